@@ -1,0 +1,2 @@
+//! What the peer scripts call.
+fn main() {}

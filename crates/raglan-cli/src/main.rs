@@ -1,0 +1,2 @@
+//! The `raglan` command.
+fn main() {}

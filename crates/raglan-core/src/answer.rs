@@ -1,0 +1,91 @@
+//! Answers whose sources can be checked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{LeftOut, Locator};
+
+/// An answer, sentence by sentence, with the passages that support it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// What was asked.
+    pub question: String,
+    /// The answer as generated.
+    #[serde(rename = "answer")]
+    pub text: String,
+    /// The answer's sentences in order.
+    pub sentences: Vec<AnswerSentence>,
+    /// The passages the answer was made from, in the order of their numbers in the prompt.
+    pub sources: Vec<Source>,
+    /// Ranked chunks that were not shown to the model.
+    pub left_out: Vec<LeftOut>,
+    /// Where the time went.
+    pub timings: Timings,
+    /// How many tokens were read and written.
+    pub tokens: TokenUsage,
+}
+
+/// A sentence of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerSentence {
+    /// The sentence.
+    pub text: String,
+    /// Index into the answer's sources of the passage that supports it.
+    pub source: Option<usize>,
+    /// Share of the sentence's content words, weighted by rarity, that the passage contains; 0 to 1.
+    pub support: f32,
+    /// How the source was found.
+    pub attribution: Attribution,
+}
+
+/// How a sentence got its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribution {
+    /// The model named it, and the passage bears it out.
+    Cited,
+    /// The passage was found by its overlap with the sentence.
+    Matched,
+    /// No passage supports the sentence.
+    Unsupported,
+}
+
+/// A passage that an answer was made from: a byte span of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// The document's path relative to the indexed folder.
+    pub path: String,
+    /// Where in the document, in a reader's terms.
+    pub locator: Locator,
+    /// First byte of the quote in the document's extracted text.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+    /// The quote: the extracted text from `start` to `end`.
+    pub text: String,
+    /// The score that brought the passage into the context.
+    pub score: f32,
+}
+
+/// Where an answer's time went, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// From the question to the ranked passages.
+    pub retrieve_s: f64,
+    /// From the passages to the first token.
+    pub prefill_s: f64,
+    /// From the first token to the last.
+    pub decode_s: f64,
+    /// From the question to the first token.
+    pub first_token_s: f64,
+}
+
+/// How many tokens the language model read and wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TokenUsage {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens of the answer.
+    pub answer: usize,
+    /// Passages shown to the model.
+    pub passages: usize,
+}

@@ -1,0 +1,93 @@
+//! The roles that parts play: small, synchronous, object-safe traits whose base case is the batch.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{
+    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DocId, Document, ParsedDocument, Query, Ranking, Result,
+};
+
+/// Counts the tokens of a text as some model does.
+pub trait TokenCounter: Send + Sync {
+    /// The byte ranges of the text's tokens, in order, without special tokens.
+    ///
+    /// Ranges of one text do not overlap and lie on character boundaries; white space may belong to none.
+    fn token_spans(&self, text: &str) -> Result<Vec<Range<usize>>>;
+
+    /// How many tokens the text has, without special tokens.
+    fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.token_spans(text)?.len())
+    }
+}
+
+/// Cuts a document into chunks.
+pub trait Chunker: Send + Sync {
+    /// The chunks of a document, in order of their starts.
+    ///
+    /// Every byte of the text that is not white space is in at least one chunk; spans lie on character boundaries,
+    /// begin and end with something other than white space, and are not empty. A document without text has no chunks.
+    fn chunk(&self, document: &ParsedDocument) -> Result<Vec<ChunkSpan>>;
+
+    /// Name, version and parameters, such as `structure/1 max_tokens=254 overlap=0`: equal strings mean equal chunks.
+    fn fingerprint(&self) -> String;
+}
+
+/// Turns texts into vectors.
+///
+/// An encoder of sparse vectors does not fit an index of dense ones; the compiler says so.
+pub trait Encoder: Send + Sync {
+    /// The kind of vector.
+    type Vector;
+
+    /// One vector for each query, in order.
+    fn encode_queries(&self, queries: &[&str]) -> Result<Vec<Self::Vector>>;
+
+    /// One vector for each passage, in order. A vector does not depend on the other passages of the batch.
+    fn encode_passages(&self, passages: &[&str]) -> Result<Vec<Self::Vector>>;
+}
+
+/// Finds the chunks whose vectors are nearest.
+pub trait VectorIndex: Send + Sync {
+    /// The kind of vector.
+    type Vector;
+
+    /// The best `k` chunks for each vector; equal scores go by lower id.
+    ///
+    /// `allowed` holds one set a query, or `None` for all chunks; only chunks of the set are returned.
+    /// A ranking is shorter than `k` only when fewer chunks are allowed.
+    fn search(&self, queries: &[Self::Vector], k: usize, allowed: &[Option<&ChunkSet>]) -> Result<Vec<Ranking>>;
+}
+
+/// Finds chunks for queries.
+pub trait Retriever: Send + Sync {
+    /// The best `k` chunks of each query, best first; equal scores go by lower id.
+    ///
+    /// There is one ranking a query, in the order of `queries`. A ranking is shorter than `k` only when fewer
+    /// chunks match.
+    fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>>;
+}
+
+/// Gives the texts of chunks.
+pub trait ChunkStore: Send + Sync {
+    /// The chunks with these ids, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`](crate::Error::Unknown) when there is no such chunk.
+    fn chunks(&self, ids: &[ChunkId]) -> Result<Vec<Chunk>>;
+
+    /// The document with this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`](crate::Error::Unknown) when there is no such document.
+    fn document(&self, id: DocId) -> Result<Arc<Document>>;
+}
+
+/// Answers questions from passages.
+pub trait Generator: Send + Sync {
+    /// One answer for each context, in order.
+    ///
+    /// `on_text` is called with the index of the context and each piece of its answer as it is made.
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Answer>>;
+}

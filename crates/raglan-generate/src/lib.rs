@@ -1,0 +1,1 @@
+//! Prompts, decoding, answers and citations.

@@ -1,0 +1,1 @@
+//! Folder walk, readers by format, chunkers.

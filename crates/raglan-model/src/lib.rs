@@ -1,0 +1,1 @@
+//! Models: registry and download, tokenizers, weights, transformer forward.

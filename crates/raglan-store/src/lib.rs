@@ -1,0 +1,1 @@
+//! The index folder: manifest, generations, ledger, chunk table, checksums, lock.

@@ -1,0 +1,1 @@
+//! Readers of evaluation collections: BEIR, TREC, chunk references.

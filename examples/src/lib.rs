@@ -1,0 +1,1 @@
+//! Literate programs on the library.

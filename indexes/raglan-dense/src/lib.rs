@@ -1,0 +1,1 @@
+//! Dense retrieval: exact scan and HNSW.

@@ -1,0 +1,1 @@
+//! Typed stages, their composition, and the recipes that describe them.
