@@ -1,1 +1,34 @@
-//! Numeric kernels of raglan: one folder an operation, each with a plain reference and fast forms.
+//! The numeric kernels that every index and model of raglan stands on.
+//!
+//! Retrieval spends its time in a few loops: inner products, normalisation, selection of the best. Each is one folder
+//! here: a contract and its dispatch in `mod.rs`, a plain reference in `cpu.rs` (loops and `f64` sums, never tuned),
+//! fast forms in files of their own that are chosen at run time, and one test body for all of them. Kernels know
+//! slices, never documents.
+//!
+//! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
+//! - [`l2_normalize`] brings vectors to unit length.
+//! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
+//! - [`device`] says what the machine offers.
+//!
+//! ```
+//! use raglan_kernels::{inner_products, l2_normalize, top_k};
+//!
+//! let mut vectors = vec![3.0, 4.0, 0.0, 2.0, 1.0, 0.0];
+//! l2_normalize(&mut vectors, 2)?; // (0.6, 0.8), (0, 1), (1, 0)
+//! let mut scores = vec![0.0; 3];
+//! inner_products(&[1.0, 0.0], &vectors, 2, &mut scores)?;
+//! let best: Vec<u32> = top_k(&scores, 2)?.into_iter().map(|(_, index)| index).collect();
+//! assert_eq!(best, [2, 0]);
+//! # Ok::<(), raglan_kernels::Error>(())
+//! ```
+
+pub mod device;
+mod error;
+mod inner_product;
+mod l2_normalize;
+mod top_k;
+
+pub use error::{Error, Result};
+pub use inner_product::{inner_product, inner_products, inner_products_at};
+pub use l2_normalize::l2_normalize;
+pub use top_k::{TopK, top_k};
