@@ -1,0 +1,72 @@
+//! Generators as stages.
+
+use std::ops::Deref;
+
+use raglan_core::{Answer, Context, Error, Generator, Result};
+
+use crate::Stage;
+
+/// Answers questions from their passages: `Vec<Context>` → `Vec<Answer>`.
+///
+/// The generator comes by reference, `Arc` or `Box`. A ranking has no texts to answer from; without
+/// [`read`](crate::read) between them the two do not fit:
+///
+/// ```compile_fail,E0277
+/// use raglan_core::{Generator, Retriever};
+/// use raglan_pipeline::{Stage, generate, retrieve};
+///
+/// fn answer(bm25: &dyn Retriever, llm: &dyn Generator) {
+///     retrieve(bm25, 10).then(generate(llm)); // this stage does not take `Vec<Ranked>`
+/// }
+/// ```
+///
+/// ```
+/// # use raglan_core::{ChunkStore, Generator, Retriever};
+/// # use raglan_pipeline::{Stage, generate, read, retrieve};
+/// fn answer(bm25: &dyn Retriever, store: &dyn ChunkStore, llm: &dyn Generator) {
+///     retrieve(bm25, 10).then(read(store)).then(generate(llm));
+/// }
+/// ```
+pub fn generate<G>(generator: G) -> Generate<G, impl Fn(usize, &str) + Send + Sync>
+where
+    G: Deref<Target: Generator> + Send + Sync,
+{
+    generate_streaming(generator, |_, _| {})
+}
+
+/// Like [`generate`], and calls `on_text` with the index of the context and each piece of its answer as it is made.
+pub fn generate_streaming<G, F>(generator: G, on_text: F) -> Generate<G, F>
+where
+    G: Deref<Target: Generator> + Send + Sync,
+    F: Fn(usize, &str) + Send + Sync,
+{
+    Generate { generator, on_text }
+}
+
+/// A generator as a stage; see [`generate`].
+#[derive(Clone, Debug)]
+pub struct Generate<G, F> {
+    generator: G,
+    on_text: F,
+}
+
+impl<G, F> Stage<Vec<Context>> for Generate<G, F>
+where
+    G: Deref<Target: Generator> + Send + Sync,
+    F: Fn(usize, &str) + Send + Sync,
+{
+    type Out = Vec<Answer>;
+
+    fn run(&self, contexts: Vec<Context>) -> Result<Vec<Answer>> {
+        let answers = self.generator.generate(&contexts, &mut |i, text| (self.on_text)(i, text))?;
+        if answers.len() == contexts.len() {
+            Ok(answers)
+        } else {
+            Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() })
+        }
+    }
+
+    fn name(&self) -> String {
+        "generate".to_owned()
+    }
+}
