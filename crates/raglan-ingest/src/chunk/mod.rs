@@ -1,0 +1,1 @@
+//! Chunkers: they cut parsed documents into passages.
