@@ -1,10 +1,40 @@
 //! Typed stages, their composition, and the recipes that describe them.
+//!
+//! A question passes through states, and each state is a type: `Vec<Query>`, then `Vec<`[`Ranked`]`>`, then
+//! `Vec<Context>`, then `Vec<Answer>`. A [`Stage`] goes from one to the next; adaptors ([`retrieve`], [`fuse`],
+//! [`read`], [`generate`]) make stages of the roles in `raglan-core`; a [`Recipe`] is the same graph as TOML, checked
+//! before anything is opened, and [bound](Recipe::bind) to its parts to become a [`Pipeline`].
+//!
+//! ```
+//! use raglan_core::{ChunkId, Hit, Query, Ranking, Result, Retriever};
+//! use raglan_pipeline::{Fusion, Stage, fuse, retrieve, select};
+//!
+//! /// Finds the same chunks whatever is asked.
+//! struct Always(Vec<(u32, f32)>);
+//!
+//! impl Retriever for Always {
+//!     fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>> {
+//!         let hits = || self.0.iter().map(|&(id, score)| Hit::new(ChunkId(id), score)).collect();
+//!         queries.iter().map(|_| Ranking::best(hits(), k)).collect()
+//!     }
+//! }
+//!
+//! let words = Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]);
+//! let meaning = Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]);
+//! let search = retrieve(&words, 100).both(retrieve(&meaning, 100)).then(fuse(Fusion::MIN_MAX, 10)).then(select(2));
+//!
+//! let found = search.run(vec!["where is the cache?".into()])?;
+//! assert_eq!(found[0].ranking.ids(), [ChunkId(1), ChunkId(3)]);
+//! assert_eq!(search.name(), "(retrieve(100) + retrieve(100)) → fuse(min-max, 10) → select(2)");
+//! # Ok::<(), raglan_core::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod fusion;
 mod generate;
 mod ranked;
 mod read;
+mod recipe;
 mod retrieve;
 mod select;
 mod stage;
@@ -13,6 +43,10 @@ pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
 pub use ranked::Ranked;
 pub use read::{Read, read};
+pub use recipe::{
+    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, StageRun,
+    StageSpec, Value,
+};
 pub use retrieve::{DenseRetriever, Retrieve, retrieve};
 pub use select::{Gate, MinScore, Select, gate, min_score, select};
 pub use stage::{Both, BoxStage, Function, Map, Stage, Then, stage};

@@ -1,0 +1,171 @@
+//! What can be wrong with a recipe, and where.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::Port;
+
+/// A mistake in a recipe: file, line, column, and what to write instead.
+///
+/// Its display is several lines: `path:line:column: problem`, then the line with the place marked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipeError {
+    /// The recipe's file, or a name for it.
+    pub path: PathBuf,
+    /// Line of the mistake, from 1.
+    pub line: usize,
+    /// Column of the mistake in characters, from 1.
+    pub column: usize,
+    /// How many characters are marked.
+    pub width: usize,
+    /// The line itself.
+    pub line_text: String,
+    /// What is wrong.
+    pub problem: RecipeProblem,
+}
+
+/// What is wrong with a recipe.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeProblem {
+    /// The text is not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A word stands where only certain others may.
+    #[error("no {what} `{word}`{}", suggestion(nearest.as_deref(), choices))]
+    UnknownWord {
+        /// What was expected: a stage kind, a parameter of `fuse`, …
+        what: String,
+        /// The word.
+        word: String,
+        /// The likeliest word that was meant.
+        nearest: Option<String>,
+        /// All words that may stand there.
+        choices: Vec<String>,
+    },
+    /// A stage's input is of the wrong kind.
+    #[error("`{stage}` takes a {expected}, but `{input}` gives {} {found}{}", article(*found), bridge(*found, *expected))]
+    WrongPort {
+        /// The stage that takes.
+        stage: String,
+        /// The stage that gives.
+        input: String,
+        /// What it should give.
+        expected: Port,
+        /// What it gives.
+        found: Port,
+    },
+    /// A value is of the wrong type.
+    #[error("`{key}` is {expected}, not {found}")]
+    WrongType {
+        /// The parameter.
+        key: String,
+        /// The type it must have, with its article.
+        expected: &'static str,
+        /// The type it has, with its article.
+        found: &'static str,
+    },
+    /// A value is outside of its domain.
+    #[error("`{key}` {problem}")]
+    OutOfRange {
+        /// The parameter.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Something that must be said is not.
+    #[error("{stage} has no `{key}`")]
+    Missing {
+        /// The stage, in backquotes, or the recipe.
+        stage: String,
+        /// The parameter.
+        key: String,
+    },
+    /// A stage has too many inputs or too few.
+    #[error("`{stage}` takes {expected}, not {found}")]
+    WrongInputCount {
+        /// The stage.
+        stage: String,
+        /// How many it takes, in words.
+        expected: String,
+        /// How many it was given.
+        found: usize,
+    },
+    /// Stages wait for each other.
+    #[error("stages go in a circle: {}", names.join(" → "))]
+    Cycle {
+        /// The stages of the circle; the last is the first again.
+        names: Vec<String>,
+    },
+    /// More than one stage could be the recipe's result.
+    #[error("`{name}` is used by no stage, and neither is `{other}`: a recipe has one result")]
+    ManyOutputs {
+        /// A stage that no other uses.
+        name: String,
+        /// Another.
+        other: String,
+    },
+}
+
+fn suggestion(nearest: Option<&str>, choices: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("; did you mean `{nearest}`?"),
+        None if choices.is_empty() => String::new(),
+        None => format!("; there {} {}", if choices.len() == 1 { "is" } else { "are" }, choices.join(", ")),
+    }
+}
+
+fn article(port: Port) -> &'static str {
+    if port == Port::Answer { "an" } else { "a" }
+}
+
+/// What stands between two ports, where there is something to say.
+fn bridge(found: Port, expected: Port) -> &'static str {
+    match (found, expected) {
+        (Port::Ranking, Port::Context) => "; put a `read` stage between them",
+        (Port::Query, Port::Ranking) => "; put a retriever such as `bm25` between them",
+        (Port::Query, Port::Context) => "; put a retriever such as `bm25` and a `read` stage between them",
+        _ => "",
+    }
+}
+
+impl RecipeError {
+    /// The problem at these bytes of the text.
+    pub(super) fn new(path: &Path, text: &str, span: Range<usize>, problem: RecipeProblem) -> Self {
+        let start = text.floor_char_boundary(span.start.min(text.len()));
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |length| start + length);
+        let end = text.floor_char_boundary(span.end.clamp(start, line_end));
+        Self {
+            path: path.to_owned(),
+            line: text[..line_start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().count() + 1,
+            width: text[start..end].trim_end().chars().count().max(1),
+            line_text: text[line_start..line_end].trim_end().to_owned(),
+            problem,
+        }
+    }
+}
+
+impl fmt::Display for RecipeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.line.to_string();
+        let gutter = " ".repeat(number.len());
+        // Tabs stay tabs, so that the carets stand below what they mark.
+        let indent: String =
+            self.line_text.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        writeln!(f, "{}:{}:{}: {}", self.path.display(), self.line, self.column, self.problem)?;
+        writeln!(f, "{gutter} |")?;
+        writeln!(f, "{number} | {}", self.line_text)?;
+        write!(f, "{gutter} | {indent}{}", "^".repeat(self.width))
+    }
+}
+
+impl std::error::Error for RecipeError {}
+
+impl From<RecipeError> for raglan_core::Error {
+    fn from(error: RecipeError) -> Self {
+        Self::part("pipeline", error)
+    }
+}

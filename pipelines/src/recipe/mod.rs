@@ -1,0 +1,155 @@
+//! Recipes: pipelines written as TOML, checked before anything is opened.
+
+mod canonical;
+mod error;
+mod parse;
+mod resolve;
+mod run;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use raglan_core::ContentHash;
+
+pub use error::{RecipeError, RecipeProblem};
+pub use run::{Part, Pipeline, StageRun, Value};
+pub use spec::{DenseMode, GenerateSpec, Port, StageSpec};
+
+/// A pipeline as a graph of stages whose ports fit.
+///
+/// As text, each stage is a table `[stage.NAME]` with its kind in `use`, its inputs by name in `input` and its
+/// parameters; see [`StageSpec`] for kinds, parameters and defaults. The name `query` stands for the questions, and is
+/// what retrievers take unless they say otherwise. The stage that no other uses is the result.
+///
+/// ```
+/// use std::path::Path;
+/// use raglan_pipeline::{Port, Recipe};
+///
+/// let text = r#"
+/// [stage.keywords]
+/// use = "bm25"
+/// k = 50
+///
+/// [stage.answer]
+/// use = "generate"
+/// input = "keywords"
+/// "#;
+/// let error = Recipe::check(Path::new("ask.toml"), text).unwrap_err();
+/// assert_eq!(error.to_string(), "\
+/// ask.toml:8:9: `answer` takes a Context, but `keywords` gives a Ranking; put a `read` stage between them
+///   |
+/// 8 | input = \"keywords\"
+///   |         ^^^^^^^^^^");
+///
+/// let search = Recipe::check(Path::new("search.toml"), &text[..text.find("[stage.answer]").unwrap()])?;
+/// assert_eq!(search.output(), Port::Ranking);
+/// # Ok::<(), raglan_pipeline::RecipeError>(())
+/// ```
+///
+/// Invariant: every input of a stage comes before it and is of the port it takes; the last stage is the only one that
+/// is no input; stages that could stand in any order go by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    stages: Vec<RecipeStage>,
+}
+
+/// A stage of a [`Recipe`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipeStage {
+    /// The stage's name in the recipe.
+    pub name: String,
+    /// What it is.
+    pub spec: StageSpec,
+    /// What it takes, in order.
+    pub inputs: Vec<Input>,
+}
+
+/// Where an input of a stage comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// The questions.
+    Query,
+    /// The stage at this place of [`Recipe::stages`].
+    Stage(usize),
+}
+
+impl Recipe {
+    /// The recipe that ranks chunks by BM25 and embeddings together: the default of searching.
+    pub const HYBRID: &'static str = include_str!("../../recipes/hybrid.toml");
+    /// The recipe that ranks chunks by BM25 alone.
+    pub const BM25: &'static str = include_str!("../../recipes/bm25.toml");
+    /// The recipe that ranks chunks by their embeddings alone.
+    pub const DENSE: &'static str = include_str!("../../recipes/dense.toml");
+    /// The recipe that answers from the passages of a hybrid search: the default of asking.
+    pub const ASK: &'static str = include_str!("../../recipes/ask.toml");
+    /// The recipe that answers from the passages of a BM25 search, for indexes without embeddings.
+    pub const ASK_BM25: &'static str = include_str!("../../recipes/ask-bm25.toml");
+    /// The shipped recipes by name.
+    pub const SHIPPED: [(&'static str, &'static str); 5] = [
+        ("hybrid", Self::HYBRID),
+        ("bm25", Self::BM25),
+        ("dense", Self::DENSE),
+        ("ask", Self::ASK),
+        ("ask-bm25", Self::ASK_BM25),
+    ];
+
+    /// Parses a recipe, resolves its names and checks its ports; `path` is for messages only.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake in the text.
+    pub fn check(path: &Path, text: &str) -> Result<Self, RecipeError> {
+        resolve::resolve(parse::parse(path, text)?)
+    }
+
+    /// The shipped recipe of this name.
+    pub fn shipped(name: &str) -> Option<Self> {
+        let (_, text) = Self::SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+        Some(Self::check(Path::new(name), text).expect("shipped recipes are correct"))
+    }
+
+    /// A recipe of these stages, in any order: the Rust form of the same graph, with the same checks and the same hash.
+    ///
+    /// Each stage is its name, what it is, and the names of its inputs.
+    ///
+    /// ```
+    /// use raglan_pipeline::{Recipe, StageSpec};
+    ///
+    /// let recipe = Recipe::build([
+    ///     ("found", StageSpec::Bm25 { k: 100 }, vec!["query"]),
+    ///     ("context", StageSpec::Read, vec!["found"]),
+    /// ])?;
+    /// let text = "stage.found = { use = 'bm25', k = 100 }\nstage.context = { use = 'read', input = 'found' }";
+    /// assert_eq!(recipe.hash(), Recipe::check("same.toml".as_ref(), text)?.hash());
+    /// # Ok::<(), raglan_pipeline::RecipeError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first mistake, placed in the text that the stages are in TOML.
+    pub fn build<'a>(
+        stages: impl IntoIterator<Item = (&'a str, StageSpec, Vec<&'a str>)>,
+    ) -> Result<Self, RecipeError> {
+        let tables: Vec<_> =
+            stages.into_iter().map(|(name, spec, inputs)| canonical::table(name, &spec, &inputs)).collect();
+        Self::check(Path::new("recipe"), &tables.join("\n"))
+    }
+
+    /// The stages; every input of a stage comes before it, and the last is the result.
+    pub fn stages(&self) -> &[RecipeStage] {
+        &self.stages
+    }
+
+    /// What the recipe gives.
+    pub fn output(&self) -> Port {
+        self.stages.last().expect("a recipe has a stage").spec.output()
+    }
+
+    /// The hash of the canonical form: equal for recipes that differ in layout, comments, order, or in whether they
+    /// spell defaults.
+    pub fn hash(&self) -> ContentHash {
+        ContentHash(*blake3::hash(self.to_string().as_bytes()).as_bytes())
+    }
+}

@@ -1,0 +1,153 @@
+//! Recipes at work.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raglan_core::{Answer, ChunkStore, Context, Error, Generator, Query, Result, Retriever};
+
+use super::{Input, Port, Recipe, RecipeStage, StageSpec};
+use crate::{Ranked, Stage, fuse, gate, min_score, read, retrieve, select};
+
+/// What a stage of a recipe needs from outside.
+#[derive(Clone)]
+pub enum Part {
+    /// For a stage from Query to Ranking.
+    Retriever(Arc<dyn Retriever>),
+    /// For `read`.
+    Store(Arc<dyn ChunkStore>),
+    /// For `generate`.
+    Generator(Arc<dyn Generator>),
+}
+
+/// A recipe with its parts in place.
+pub struct Pipeline {
+    recipe: Recipe,
+    parts: Vec<Option<Part>>,
+}
+
+/// A batch of what flows between stages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Questions.
+    Queries(Vec<Query>),
+    /// Ranked chunks.
+    Rankings(Vec<Ranked>),
+    /// Questions with passages.
+    Contexts(Vec<Context>),
+    /// Answers.
+    Answers(Vec<Answer>),
+}
+
+/// What a stage gave, and how long it took.
+#[derive(Clone, Debug)]
+pub struct StageRun {
+    /// What it gave, one item a question.
+    pub output: Value,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Value {
+    /// What it is.
+    pub fn port(&self) -> Port {
+        match self {
+            Self::Queries(_) => Port::Query,
+            Self::Rankings(_) => Port::Ranking,
+            Self::Contexts(_) => Port::Context,
+            Self::Answers(_) => Port::Answer,
+        }
+    }
+}
+
+impl Recipe {
+    /// Puts the parts in place that the recipe's stages need: retrievers, the store, the generator.
+    ///
+    /// `part` is called for those stages only, in the order of [`stages`](Self::stages).
+    ///
+    /// # Errors
+    ///
+    /// What `part` returns; [`Error::Invalid`] when a part does not fit its stage.
+    pub fn bind<E: From<Error>>(self, mut part: impl FnMut(&RecipeStage) -> Result<Part, E>) -> Result<Pipeline, E> {
+        let mut parts = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let wanted = match stage.spec {
+                StageSpec::Bm25 { .. } | StageSpec::Dense { .. } => "a retriever",
+                StageSpec::Read => "a store",
+                StageSpec::Generate(_) => "a generator",
+                StageSpec::Fuse { .. } | StageSpec::Gate { .. } | StageSpec::Select { .. } => {
+                    parts.push(None);
+                    continue;
+                }
+            };
+            let part = part(stage)?;
+            let found = match part {
+                Part::Retriever(_) => "a retriever",
+                Part::Store(_) => "a store",
+                Part::Generator(_) => "a generator",
+            };
+            if found != wanted {
+                let problem = format!("stage `{}` needs {wanted}, not {found}", stage.name);
+                return Err(Error::Invalid { what: "recipe", problem }.into());
+            }
+            parts.push(Some(part));
+        }
+        Ok(Pipeline { recipe: self, parts })
+    }
+}
+
+impl Pipeline {
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Runs every stage, and keeps what each gave: one [`StageRun`] for each of [`Recipe::stages`]; the last holds the
+    /// result.
+    ///
+    /// `on_text` is called with the index of the question and each piece of its answer as it is made.
+    pub fn trace(&self, queries: Vec<Query>, on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<StageRun>> {
+        let mut runs: Vec<StageRun> = Vec::with_capacity(self.parts.len());
+        for (stage, part) in self.recipe.stages.iter().zip(&self.parts) {
+            let start = Instant::now();
+            let rankings = |place: usize| match stage.inputs[place] {
+                Input::Stage(i) => match &runs[i].output {
+                    Value::Rankings(rankings) => rankings.clone(),
+                    _ => unreachable!("the recipe's ports fit"),
+                },
+                Input::Query => unreachable!("the recipe's ports fit"),
+            };
+            let output = match (&stage.spec, part) {
+                (StageSpec::Bm25 { k } | StageSpec::Dense { k, .. }, Some(Part::Retriever(retriever))) => {
+                    Value::Rankings(retrieve(&**retriever, *k).run(queries.clone())?)
+                }
+                (StageSpec::Fuse { fusion, weights, depth, k }, None) => {
+                    let lists: Vec<_> = (0..stage.inputs.len()).map(rankings).collect();
+                    let stage = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
+                    Value::Rankings(stage.run(lists)?)
+                }
+                (StageSpec::Select { k }, None) => Value::Rankings(select(*k).run(rankings(0))?),
+                (StageSpec::Gate { min_scores }, None) => Value::Rankings(match stage.inputs.len() {
+                    1 => min_score(min_scores[0]).run(rankings(0))?,
+                    n => gate(min_scores.clone()).run((rankings(0), (1..n).map(rankings).collect()))?,
+                }),
+                (StageSpec::Read, Some(Part::Store(store))) => Value::Contexts(read(&**store).run(rankings(0))?),
+                (StageSpec::Generate(_), Some(Part::Generator(generator))) => match stage.inputs[0] {
+                    Input::Stage(i) => match &runs[i].output {
+                        Value::Contexts(contexts) => Value::Answers(generator.generate(contexts, on_text)?),
+                        _ => unreachable!("the recipe's ports fit"),
+                    },
+                    Input::Query => unreachable!("the recipe's ports fit"),
+                },
+                _ => unreachable!("`bind` gave every stage the part it needs"),
+            };
+            runs.push(StageRun { output, time: start.elapsed() });
+        }
+        Ok(runs)
+    }
+
+    /// Runs every stage and returns what the last gave.
+    pub fn run(&self, queries: Vec<Query>) -> Result<Value> {
+        let runs = self.trace(queries, &mut |_, _| {})?;
+        Ok(runs.into_iter().next_back().expect("a recipe has a stage").output)
+    }
+}
