@@ -81,13 +81,7 @@ impl Graph {
     /// nearest first.
     ///
     /// Rows that are not kept are walked through all the same. `vectors` are the rows that the graph was built from.
-    pub fn search(
-        &self,
-        query: &[f32],
-        vectors: &[f32],
-        ef: usize,
-        keep: impl Fn(u32) -> bool,
-    ) -> Result<Vec<Near>> {
+    pub fn search(&self, query: &[f32], vectors: &[f32], ef: usize, keep: impl Fn(u32) -> bool) -> Result<Vec<Near>> {
         let dim = query.len();
         let row_of = |row: u32| &vectors[row as usize * dim..][..dim];
         let mut scores = Vec::new();

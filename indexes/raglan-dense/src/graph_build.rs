@@ -3,6 +3,8 @@
 //! hnsw_rs's own dump is not used: it holds the vectors a second time, its reader ends the process on some damaged
 //! files, and its linked nodes are several times slower to walk than arrays.
 
+use std::collections::BTreeMap;
+
 use hnsw_rs::anndists::dist::Distance;
 use hnsw_rs::hnsw::Hnsw;
 use raglan_kernels::inner_product;
@@ -88,7 +90,7 @@ fn flatten(hnsw: &Hnsw<f32, InnerProductDistance>, n: usize) -> Graph {
 fn connect(graph: &mut Graph, vectors: &[f32], dim: usize, ef: usize) -> Result<()> {
     let n = vectors.len() / dim;
     let mut reached = Bits::none(n);
-    let mut extra: Vec<(u32, u32)> = Vec::new();
+    let mut extra: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     walk(graph, graph.entry, &mut reached, &extra);
     for row in 0..n as u32 {
         if reached.contains(row) {
@@ -96,19 +98,15 @@ fn connect(graph: &mut Graph, vectors: &[f32], dim: usize, ef: usize) -> Result<
         }
         let query = &vectors[row as usize * dim..][..dim];
         let near = graph.search(query, vectors, ef, |other| reached.contains(other))?;
-        extra.push((near.first().map_or(graph.entry, |near| near.row), row));
+        extra.entry(near.first().map_or(graph.entry, |near| near.row)).or_default().push(row);
         walk(graph, row, &mut reached, &extra);
     }
     if !extra.is_empty() {
-        extra.sort_unstable();
         let lowest = &mut graph.layers[0];
         let mut linked = Layer { nodes: Vec::new(), offsets: vec![0], edges: Vec::new() };
-        let mut extra = extra.into_iter().peekable();
         for row in 0..n as u32 {
             linked.edges.extend(lowest.neighbours(row));
-            while let Some((_, to)) = extra.next_if(|&(from, _)| from == row) {
-                linked.edges.push(to);
-            }
+            linked.edges.extend(extra.get(&row).into_iter().flatten());
             linked.offsets.push(linked.edges.len() as u32);
         }
         *lowest = linked;
@@ -117,12 +115,11 @@ fn connect(graph: &mut Graph, vectors: &[f32], dim: usize, ef: usize) -> Result<
 }
 
 /// Marks what can be reached from a row in the lowest layer, and by the extra links from there.
-fn walk(graph: &Graph, from: u32, reached: &mut Bits, extra: &[(u32, u32)]) {
+fn walk(graph: &Graph, from: u32, reached: &mut Bits, extra: &BTreeMap<u32, Vec<u32>>) {
     let mut stack = vec![from];
     reached.insert(from);
     while let Some(row) = stack.pop() {
-        let more = extra.iter().filter(|link| link.0 == row).map(|link| link.1);
-        for other in graph.layers[0].neighbours(row).iter().copied().chain(more) {
+        for &other in graph.layers[0].neighbours(row).iter().chain(extra.get(&row).into_iter().flatten()) {
             if reached.insert(other) {
                 stack.push(other);
             }

@@ -130,11 +130,7 @@ impl DenseIndex {
         allowed: &[Option<&ChunkSet>],
     ) -> raglan_core::Result<Vec<Ranking>> {
         if allowed.len() != queries.len() {
-            return Err(raglan_core::Error::Shape {
-                what: "filters",
-                expected: queries.len(),
-                found: allowed.len(),
-            });
+            return Err(raglan_core::Error::Shape { what: "filters", expected: queries.len(), found: allowed.len() });
         }
         if let Some(query) = queries.iter().find(|query| query.dim() != self.dim) {
             return Err(Error::Dimension { what: "a query", expected: self.dim, found: query.dim() }.into());

@@ -193,10 +193,12 @@ impl Segment {
     /// The graph, whose file is checked when it is first asked for.
     pub fn graph(&self) -> Result<Option<&Graph>> {
         let Some(lazy) = &self.graph else { return Ok(None) };
-        let checked = lazy.checked.get_or_init(|| Graph::read(&lazy.file, self.ids.len()).map_err(|e| match e {
-            Error::Damaged { problem, .. } => problem,
-            other => other.to_string(),
-        }));
+        let checked = lazy.checked.get_or_init(|| {
+            Graph::read(&lazy.file, self.ids.len()).map_err(|e| match e {
+                Error::Damaged { problem, .. } => problem,
+                other => other.to_string(),
+            })
+        });
         match checked {
             Ok(graph) => Ok(Some(graph)),
             Err(problem) => Err(Error::damaged(lazy.file.path(), problem.clone())),

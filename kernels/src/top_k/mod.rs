@@ -2,9 +2,9 @@
 
 #[cfg(test)]
 mod cpu;
-mod threshold;
 #[cfg(test)]
 mod tests;
+mod threshold;
 
 use crate::Result;
 

@@ -41,6 +41,21 @@ fn the_order_of_arrival_does_not_matter() {
 }
 
 #[test]
+fn only_positive_scores_when_asked_for() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for n in [0, 5, 64, 700] {
+        let scores: Vec<f32> = (0..n).map(|_| rng.random_range(-3..4) as f32).collect();
+        for k in [1, 40, 1000] {
+            let mut best = TopK::new(k);
+            best.extend_positive(&scores, 0).unwrap();
+            let expected: Vec<_> = cpu::top_k(&scores, n).into_iter().filter(|hit| hit.0 > 0.0).take(k).collect();
+            assert_eq!(best.into_best_first(), expected);
+        }
+    }
+    assert!(TopK::new(1).extend_positive(&[f32::from_bits(1), f32::NAN], 0).is_err());
+}
+
+#[test]
 fn infinities_have_a_place_and_nan_has_none() {
     check(&[f32::NEG_INFINITY, 0.0, f32::INFINITY, -0.0, f32::NEG_INFINITY], 4);
     let mut scores = vec![1.0; 300];

@@ -66,10 +66,32 @@ impl TopK {
     pub fn extend(&mut self, scores: &[f32], first_index: u32) -> Result<()> {
         let mut index = first_index;
         for block in scores.chunks(BLOCK) {
-            // Not `>=`: NaN must get through to `push`, which refuses it.
-            if block.iter().fold(false, |any, &score| any | !matches!(score.partial_cmp(&self.threshold), Some(Ordering::Less))) {
+            // Negated, so that NaN gets through to `push`, which refuses it.
+            if block.iter().fold(false, |any, &score| any | !(score < self.threshold)) {
                 for (&score, index) in block.iter().zip(index..) {
                     self.push(score, index)?;
+                }
+            }
+            index += block.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// Adds those scores that are above 0, as [`extend`](Self::extend) adds all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotANumber`] when one is NaN.
+    pub fn extend_positive(&mut self, scores: &[f32], first_index: u32) -> Result<()> {
+        let mut index = first_index;
+        for block in scores.chunks(BLOCK) {
+            let threshold = self.threshold.max(f32::from_bits(1)); // The least positive number.
+            // Negated, so that NaN gets through to `push`, which refuses it.
+            if block.iter().fold(false, |any, &score| any | !(score < threshold)) {
+                for (&score, index) in block.iter().zip(index..) {
+                    if !(score <= 0.0) {
+                        self.push(score, index)?;
+                    }
                 }
             }
             index += block.len() as u32;

@@ -1,0 +1,233 @@
+//! An index over many segments.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use raglan_core::{ChunkId, ChunkSet, Hit, Query, Ranking, Retriever};
+use raglan_kernels::TopK;
+use rayon::prelude::*;
+use tantivy::postings::BlockSegmentPostings;
+
+use crate::bm25::{contribution, idf, length_norm};
+use crate::explain::{self, Bm25Explanation};
+use crate::query_terms::{QueryTerm, distinct_terms};
+use crate::segment::{Part, frequency};
+use crate::{Analyzer, AnalyzerConfig, Result};
+
+/// Looking a document up in a posting list costs as much as scoring about this many postings in a row.
+const LOOK_UP: u64 = 32;
+
+/// BM25 over the chunks of immutable segments, scored as one index: exactly, and with the statistics of all live chunks.
+pub struct Bm25Index {
+    analyzer: Analyzer,
+    parts: Vec<Part>,
+    n_chunks: u64,
+    avgdl: f64,
+}
+
+/// A query's terms, and for each part the postings of those that are there.
+struct Plan {
+    terms: Vec<QueryTerm>,
+    /// By part; the postings with the weights of their terms, in the order of the terms.
+    postings: Vec<Vec<(f32, BlockSegmentPostings)>>,
+}
+
+impl Bm25Index {
+    /// Opens the segments in these folders, without the deleted chunks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Analyzer`](crate::Error::Analyzer) when a segment was written with other parameters;
+    /// [`Error::Io`](crate::Error::Io), [`Error::Damaged`](crate::Error::Damaged),
+    /// [`Error::Version`](crate::Error::Version) or [`Error::Tantivy`](crate::Error::Tantivy) when a file cannot be
+    /// used.
+    pub fn open(segments: &[PathBuf], deleted: &ChunkSet, analyzer: &AnalyzerConfig) -> Result<Self> {
+        let mut parts = Vec::new();
+        for folder in segments {
+            parts.extend(Part::open_all(folder, deleted, analyzer)?);
+        }
+        let (mut n_chunks, mut n_terms) = (0, 0);
+        for part in &parts {
+            let length = |doc: &u32| u64::from(part.lengths[*doc as usize]);
+            n_chunks += (part.ids.len() - part.deleted.len()) as u64;
+            n_terms += part.lengths.iter().map(|&length| u64::from(length)).sum::<u64>();
+            n_terms -= part.deleted.iter().map(length).sum::<u64>();
+        }
+        // With no term at all nothing can match, and no norm matters.
+        let avgdl = if n_terms == 0 { 1.0 } else { n_terms as f64 / n_chunks as f64 };
+        for part in &mut parts {
+            part.norms = part.lengths.iter().map(|&length| length_norm(length, avgdl)).collect();
+        }
+        Ok(Self { analyzer: Analyzer::new(analyzer), parts, n_chunks, avgdl })
+    }
+
+    /// What turns texts into this index's terms.
+    pub fn analyzer(&self) -> &Analyzer {
+        &self.analyzer
+    }
+
+    /// How many live chunks there are.
+    pub fn n_chunks(&self) -> u64 {
+        self.n_chunks
+    }
+
+    /// The mean number of terms of a live chunk.
+    pub fn mean_length(&self) -> f64 {
+        self.avgdl
+    }
+
+    /// How the score of a chunk for a query comes about; none when there is no such chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) when postings cannot be read.
+    pub fn explain(&self, query: &str, chunk: ChunkId) -> Result<Option<Bm25Explanation>> {
+        let found =
+            self.parts.iter().enumerate().find_map(|(i, part)| Some((i, part.ids.binary_search(&chunk.0).ok()?)));
+        let Some((i, doc)) = found else { return Ok(None) };
+        let part = &self.parts[i];
+        if part.deleted.binary_search(&(doc as u32)).is_ok() {
+            return Ok(None);
+        }
+        let terms = self.plan(query)?.terms;
+        explain::explain(part, doc as u32, terms, self.n_chunks, self.avgdl).map(Some)
+    }
+
+    fn plan(&self, query: &str) -> Result<Plan> {
+        let mut plan = Plan { terms: Vec::new(), postings: self.parts.iter().map(|_| Vec::new()).collect() };
+        for (text, count) in distinct_terms(&self.analyzer, query) {
+            let mut df = 0;
+            let mut found = Vec::new();
+            for (i, part) in self.parts.iter().enumerate() {
+                let Some(postings) = part.postings(&text)? else { continue };
+                if part.deleted.is_empty() {
+                    df += u64::from(postings.doc_freq());
+                } else {
+                    df += part.live_df(&mut postings.clone());
+                }
+                found.push((i, postings));
+            }
+            let term = QueryTerm { text, count, df, idf: idf(self.n_chunks, df) };
+            for (i, postings) in found {
+                plan.postings[i].push((term.weight(), postings));
+            }
+            plan.terms.push(term);
+        }
+        Ok(plan)
+    }
+
+    fn search_one(&self, query: &Query, k: usize) -> raglan_core::Result<Ranking> {
+        if k == 0 {
+            return Ok(Ranking::default());
+        }
+        let plan = self.plan(&query.text)?;
+        let allowed = query.allowed.as_deref();
+        let hits = self
+            .parts
+            .par_iter()
+            .zip(plan.postings)
+            .filter(|(_, postings)| !postings.is_empty())
+            .map(|(part, postings)| search_part(part, postings, k, allowed))
+            .flatten_iter()
+            .collect();
+        Ranking::best(hits, k)
+    }
+}
+
+impl Retriever for Bm25Index {
+    /// The best chunks that have at least one of the query's terms; none for a query without terms.
+    fn search(&self, queries: &[Query], k: usize) -> raglan_core::Result<Vec<Ranking>> {
+        queries.par_iter().map(|query| self.search_one(query, k)).collect()
+    }
+}
+
+/// The best `k` of one part.
+fn search_part(
+    part: &Part,
+    mut postings: Vec<(f32, BlockSegmentPostings)>,
+    k: usize,
+    allowed: Option<&ChunkSet>,
+) -> Vec<Hit> {
+    let allowed = allowed.map(|allowed| {
+        let mut docs = part.docs_of(allowed);
+        docs.retain(|doc| part.deleted.binary_search(doc).is_err());
+        docs
+    });
+    let n_postings: u64 = postings.iter().map(|(_, postings)| u64::from(postings.doc_freq())).sum();
+    let best = match allowed {
+        Some(docs) if docs.len() as u64 * postings.len() as u64 * LOOK_UP < n_postings => {
+            score_few(part, &mut postings, k, &docs)
+        }
+        allowed => score_all(part, &mut postings, k, allowed.as_deref()),
+    };
+    best.into_best_first().into_iter().map(|(score, doc)| Hit::new(ChunkId(part.ids[doc as usize]), score)).collect()
+}
+
+/// Scores a few documents by looking each up in each posting list.
+fn score_few(part: &Part, postings: &mut [(f32, BlockSegmentPostings)], k: usize, docs: &[u32]) -> TopK {
+    let mut best = TopK::new(k);
+    for &doc in docs {
+        let mut score = 0.0;
+        for (weight, postings) in postings.iter_mut() {
+            let tf = frequency(postings, doc);
+            if tf > 0 {
+                score += contribution(*weight, tf, part.norms[doc as usize]);
+            }
+        }
+        if score > 0.0 {
+            best.push(score, doc).expect("contributions are positive numbers");
+        }
+    }
+    best
+}
+
+thread_local! {
+    /// A score for each document of a part; all 0 between searches.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Scores all documents, one posting list after the other.
+fn score_all(part: &Part, postings: &mut [(f32, BlockSegmentPostings)], k: usize, allowed: Option<&[u32]>) -> TopK {
+    SCORES.with_borrow_mut(|scores| {
+        let n = part.ids.len();
+        if scores.len() < n {
+            scores.resize(n, 0.0);
+        }
+        let scores = &mut scores[..n];
+        for (weight, postings) in postings {
+            add_contributions(*weight, postings, &part.norms, scores);
+        }
+        let mut best = TopK::new(k);
+        match allowed {
+            Some(docs) => {
+                for &doc in docs {
+                    let score = scores[doc as usize];
+                    if score > 0.0 {
+                        best.push(score, doc).expect("contributions are positive numbers");
+                    }
+                }
+            }
+            None => {
+                for &doc in &part.deleted {
+                    scores[doc as usize] = 0.0;
+                }
+                best.extend_positive(scores, 0).expect("contributions are positive numbers");
+            }
+        }
+        scores.fill(0.0);
+        best
+    })
+}
+
+fn add_contributions(weight: f32, postings: &mut BlockSegmentPostings, norms: &[f32], scores: &mut [f32]) {
+    loop {
+        let docs = postings.docs();
+        if docs.is_empty() {
+            return;
+        }
+        for (&doc, &tf) in docs.iter().zip(postings.freqs()) {
+            scores[doc as usize] += contribution(weight, tf, norms[doc as usize]);
+        }
+        postings.advance();
+    }
+}
