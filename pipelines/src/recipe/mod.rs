@@ -13,6 +13,8 @@ use std::path::Path;
 
 use raglan_core::ContentHash;
 
+use crate::Fusion;
+
 pub use error::{RecipeError, RecipeProblem};
 pub use run::{Part, Pipeline, StageRun, Value};
 pub use spec::{DenseMode, GenerateSpec, Port, StageSpec};
@@ -140,6 +142,46 @@ impl Recipe {
     /// The stages; every input of a stage comes before it, and the last is the result.
     pub fn stages(&self) -> &[RecipeStage] {
         &self.stages
+    }
+
+    /// The same recipe, giving `k` chunks a question.
+    ///
+    /// Sets the `k` of the stage that decides how many there are, and lets the stages before it find at least as many.
+    pub fn with_k(mut self, k: usize) -> Self {
+        let k = k.max(1);
+        let mut decided = false;
+        for stage in self.stages.iter_mut().rev() {
+            let set = |own: &mut usize| *own = if decided { k.max(*own) } else { k };
+            match &mut stage.spec {
+                StageSpec::Bm25 { k: own } | StageSpec::Dense { k: own, .. } | StageSpec::Select { k: own } => set(own),
+                StageSpec::Fuse { k: own, depth, .. } => {
+                    set(own);
+                    *depth = k.max(*depth);
+                }
+                StageSpec::Gate { .. } | StageSpec::Read | StageSpec::Generate(_) => continue,
+            }
+            decided = true;
+        }
+        self
+    }
+
+    /// The same recipe, its rankings fused by another method with that method's own weights.
+    pub fn with_fusion(mut self, method: &Fusion) -> Self {
+        for stage in &mut self.stages {
+            if let StageSpec::Fuse { fusion, weights, .. } = &mut stage.spec {
+                *weights = method.default_weights(stage.inputs.len());
+                *fusion = method.clone();
+            }
+        }
+        self
+    }
+
+    /// How answers are generated, to be changed; `None` when the recipe gives no answers.
+    pub fn generation_mut(&mut self) -> Option<&mut GenerateSpec> {
+        self.stages.iter_mut().find_map(|stage| match &mut stage.spec {
+            StageSpec::Generate(spec) => Some(spec),
+            _ => None,
+        })
     }
 
     /// What the recipe gives.

@@ -251,16 +251,16 @@ impl<'a> Table<'a, '_> {
         }
     }
 
-    fn out_of_range<T: PartialOrd + std::fmt::Display + Bound>(
+    fn out_of_range<T: Bound>(
         &self,
         key: &str,
         value: &Spanned<DeValue<'_>>,
         range: &RangeInclusive<T>,
     ) -> RecipeError {
-        let problem = match (range.start().bounds(), range.end().bounds()) {
-            (true, true) => format!("must be from {} to {}", range.start(), range.end()),
-            (true, false) => format!("must be at least {}", range.start()),
-            (false, _) => "must be a finite number".to_owned(),
+        let problem = match (range.start().to_text(), range.end().to_text()) {
+            (Some(least), Some(most)) => format!("must be from {least} to {most}"),
+            (Some(least), None) => format!("must be a finite number of at least {least}"),
+            (None, _) => "must be a finite number".to_owned(),
         };
         self.source.error(value.span(), RecipeProblem::OutOfRange { key: key.to_owned(), problem })
     }
@@ -280,20 +280,21 @@ impl<'a> Table<'a, '_> {
     }
 }
 
-/// Whether the end of a range says anything that a user would want to read.
+/// An end of a range.
 trait Bound {
-    fn bounds(&self) -> bool;
+    /// The end as a user wants to read it; `None` when it only says that numbers are finite.
+    fn to_text(&self) -> Option<String>;
 }
 
 impl Bound for usize {
-    fn bounds(&self) -> bool {
-        *self < u32::MAX as Self
+    fn to_text(&self) -> Option<String> {
+        Some(self.to_string())
     }
 }
 
 impl Bound for f32 {
-    fn bounds(&self) -> bool {
-        self.abs() < Self::MAX
+    fn to_text(&self) -> Option<String> {
+        (self.abs() < Self::MAX).then(|| self.to_string())
     }
 }
 

@@ -22,7 +22,12 @@ pub(super) fn resolve(draft: Draft<'_>) -> Result<Recipe, RecipeError> {
         .stages
         .into_iter()
         .zip(inputs)
-        .map(|(stage, inputs)| {
+        .map(|(mut stage, inputs)| {
+            if let StageSpec::Fuse { fusion, weights, .. } = &mut stage.spec
+                && weights.is_empty()
+            {
+                *weights = fusion.default_weights(inputs.len());
+            }
             let inputs = inputs.into_iter().map(|old| old.map_or(Input::Query, |old| Input::Stage(new_places[old])));
             Some(RecipeStage { name: stage.name, spec: stage.spec, inputs: inputs.collect() })
         })

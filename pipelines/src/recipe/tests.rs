@@ -1,1 +1,330 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use raglan_core::{
+    Answer, Chunk, ChunkId, ChunkStore, ContentHash, Context, DocId, Document, Error, Format, Generator, Hit, LeftOut,
+    LeftOutReason, Locator, Query, Ranking, Result, Retriever, Timings, TokenUsage,
+};
+
+use super::*;
+
+fn check(text: &str) -> Result<Recipe, RecipeError> {
+    Recipe::check(Path::new("r.toml"), text)
+}
+
+/// The recipe must be refused with exactly this message.
+#[track_caller]
+fn refused(text: &str, message: &str) {
+    let error = check(text).expect_err("the recipe has a mistake");
+    assert_eq!(error.to_string(), message);
+}
+
+/// The recipe must be refused at this place with a message that begins like this.
+#[track_caller]
+fn refused_at(text: &str, message: &str) {
+    let error = check(text).expect_err("the recipe has a mistake").to_string();
+    assert!(error.starts_with(message), "{error}");
+}
+
+#[test]
+fn shipped_recipes_are_correct_and_spell_every_parameter() {
+    let outputs = Recipe::SHIPPED.map(|(name, text)| {
+        let recipe = check(text).unwrap_or_else(|error| panic!("{error}"));
+        // Every line of the canonical form stands in the file, but for comments.
+        let spelled: Vec<_> = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).collect();
+        for line in recipe.to_string().lines() {
+            assert!(spelled.contains(&line), "{name}: `{line}` is not spelled");
+        }
+        recipe.output()
+    });
+    assert_eq!(outputs, [Port::Ranking, Port::Ranking, Port::Ranking, Port::Answer, Port::Answer]);
+}
+
+#[test]
+fn the_order_of_work_does_not_depend_on_the_order_of_text() {
+    let recipe = Recipe::shipped("ask").unwrap();
+    let names: Vec<_> = recipe.stages().iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["bm25", "dense", "fused", "relevant", "context", "answer"]);
+    assert_eq!(recipe.stages()[3].inputs, [Input::Stage(2), Input::Stage(0), Input::Stage(1)]);
+}
+
+#[test]
+fn layout_comments_order_and_spelled_defaults_do_not_change_the_hash() {
+    let hash = |text: &str| check(text).unwrap().hash();
+    let hybrid = hash(Recipe::HYBRID);
+    let other_layout = "
+        # The same graph.
+        stage.fused = { input = [ 'bm25', 'dense', ], use = 'fuse', k = 1_0, weights = [5e-1, 0.50] }
+        [stage]
+        dense.use = 'dense'
+        bm25.use = \"bm25\"
+        bm25.k = 0x64
+    ";
+    let other_layout = other_layout.replace("stage.fused", "fused").replace("[stage]\n", "");
+    let other_layout = format!("[stage]\n{other_layout}");
+    assert_eq!(hash(&other_layout), hybrid);
+    assert_ne!(hash(&Recipe::HYBRID.replace("k = 10\n", "k = 11\n")), hybrid);
+    assert_ne!(hash(&Recipe::HYBRID.replace("[\"bm25\", \"dense\"]", "[\"dense\", \"bm25\"]")), hybrid);
+}
+
+#[test]
+fn the_canonical_form_reads_back() {
+    for (_, text) in Recipe::SHIPPED {
+        let recipe = check(text).unwrap();
+        let again = check(&recipe.to_string()).unwrap();
+        assert_eq!(again, recipe);
+        assert_eq!(again.hash(), recipe.hash());
+    }
+    let odd = StageSpec::Generate(GenerateSpec {
+        system: "say \"no\"\\\n\tü\u{1}".to_owned(),
+        temperature: 0.1,
+        seed: i64::MAX as u64,
+        ..GenerateSpec::default()
+    });
+    let recipe = Recipe::build([
+        ("ö a", StageSpec::Bm25 { k: 3 }, vec!["query"]),
+        ("read", StageSpec::Read, vec!["ö a"]),
+        ("answer", odd.clone(), vec!["read"]),
+    ])
+    .unwrap();
+    assert_eq!(recipe.stages()[2].spec, odd);
+}
+
+#[test]
+fn ports_that_do_not_fit_are_shown() {
+    refused(
+        "[stage.ranks]\nuse = \"bm25\"\n\n[stage.say]\nuse = \"generate\"\ninput = [\"ranks\"]\n",
+        "r.toml:6:10: `say` takes a Context, but `ranks` gives a Ranking; put a `read` stage between them
+  |
+6 | input = [\"ranks\"]
+  |          ^^^^^^^",
+    );
+    refused_at(
+        "stage.c = { use = 'read', input = 'query' }",
+        "r.toml:1:35: `c` takes a Ranking, but `query` gives a Query; put a retriever such as `bm25` between them",
+    );
+    refused_at(
+        "[stage.a]\nuse='bm25'\n[stage.b]\nuse='read'\ninput='a'\n[stage.c]\nuse='generate'\ninput='b'\n\
+         [stage.d]\nuse='read'\ninput='c'",
+        "r.toml:11:7: `d` takes a Ranking, but `c` gives an Answer\n",
+    );
+}
+
+#[test]
+fn misspelled_words_get_the_nearest_one() {
+    refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
+    refused_at(
+        "[stage.a]\nuse = 'xyz'",
+        "r.toml:2:7: no stage kind `xyz`; there are bm25, dense, fuse, gate, generate, read, select",
+    );
+    refused_at(
+        "[stage.a]\nuse = 'generate'\ninput = 'b'\ntemprature = 1",
+        "r.toml:4:1: no parameter of `generate` `temprature`; did you mean `temperature`?",
+    );
+    refused_at(
+        "[stage.dense]\nuse = 'dense'\n[stage.a]\nuse = 'read'\ninput = 'dens'",
+        "r.toml:5:9: no stage `dens`; did you mean `dense`?",
+    );
+    refused_at("[stages.a]\nuse = 'bm25'", "r.toml:1:2: no table `stages`; did you mean `stage`?");
+    refused_at("stage.a = { use = 'dense', mode = 'exakt' }", "r.toml:1:35: no mode `exakt`; did you mean `exact`?");
+    let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\nstage.f={use='fuse',input=['a','b'],";
+    refused_at(&format!("{fuse}method='rff'}}"), "r.toml:3:44: no fusion method `rff`");
+    refused_at(&format!("{fuse}method='z-score',k0=60}}"), "r.toml:3:54: no parameter of `fuse` `k0`");
+}
+
+#[test]
+fn values_of_the_wrong_type_or_size_are_refused() {
+    refused_at("[stage.a]\nuse = 'bm25'\nk = '10'", "r.toml:3:5: `k` is a whole number, not a string");
+    refused_at("[stage.a]\nuse = 'bm25'\nk = 0", "r.toml:3:5: `k` must be from 1 to ");
+    refused_at("[stage.a]\nuse = 'bm25'\nk = -1", "r.toml:3:5: `k` must be from 1 to 4294967295\n");
+    refused_at("[stage.a]\nuse = 'bm25'\nk = 99999999999999999999999999", "r.toml:3:5: `k` must be");
+    refused_at("[stage.a]\nuse = 7", "r.toml:2:7: `use` is a string, not a whole number");
+    refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\ntop_p = 1.5", "r.toml:4:9: `top_p` must be from 0 to 1");
+    refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\nmin_p = nan", "r.toml:4:9: `min_p` must be from 0 to 1");
+    let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\n[stage.f]\nuse='fuse'\ninput=['a','b']\n";
+    refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:5:7: `weights` needs 2 numbers");
+    refused_at(&format!("{fuse}weights=[1.0, -1]"), "r.toml:6:15: `weights` must be a finite number of at least 0");
+    refused_at(&format!("{fuse}minima=[inf, 0]"), "r.toml:6:9: `minima` must be a finite number");
+    refused_at("stage = 3", "r.toml:1:9: `stage` is a table, not a whole number");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    refused_at("", "r.toml:1:1: the recipe has no `[stage.NAME]`");
+    refused_at("[stage]", "r.toml:1:");
+    refused_at("[stage.a]\nk = 1", "r.toml:1:8: `a` has no `use`");
+    refused_at("[stage.a]\nuse = 'read'", "r.toml:1:8: `a` has no `input`");
+    refused_at("stage.a.use='bm25'\n[stage.b]\nuse='gate'\ninput='a'", "r.toml:2:8: `b` has no `min_scores`");
+}
+
+#[test]
+fn a_recipe_is_a_graph_without_circles_with_one_result() {
+    refused_at(
+        "[stage.a]\nuse='select'\ninput='c'\n[stage.b]\nuse='select'\ninput='a'\n[stage.c]\nuse='select'\ninput='b'",
+        "r.toml:3:7: stages go in a circle: a → b → c → a\n",
+    );
+    refused_at("[stage.a]\nuse='select'\ninput='a'", "r.toml:3:7: stages go in a circle: a → a\n");
+    refused_at(
+        "stage.x.use='bm25'\nstage.y.use='dense'",
+        "r.toml:1:7: `x` is used by no stage, and neither is `y`: a recipe has one result",
+    );
+    refused_at(
+        "stage.a.use='bm25'\n[stage.f]\nuse='fuse'\ninput='a'",
+        "r.toml:4:7: `f` takes at least 2 inputs, not 1",
+    );
+    refused_at("stage.a.use='bm25'\n[stage.f]\nuse='fuse'\ninput=['a','a']", "r.toml:4:12: `input` has `a` twice");
+    refused_at("stage.query.use='bm25'", "r.toml:1:7: `query` is what the questions are called");
+}
+
+#[test]
+fn syntax_errors_and_doubled_keys_have_a_place() {
+    refused_at("[stage.a]\nuse = \n", "r.toml:2:");
+    refused_at("[stage.a]\nuse = 'bm25'\nuse = 'bm25'", "r.toml:3:1:");
+    refused_at("[stage.é]\nuse = 'bm25'", "r.toml:1:");
+}
+
+#[test]
+fn the_mark_stands_below_tabs_and_wide_letters() {
+    refused(
+        "stage = { 'é' = {\tuse = 'bm26' } }",
+        "r.toml:1:25: no stage kind `bm26`; did you mean `bm25`?
+  |
+1 | stage = { 'é' = {\tuse = 'bm26' } }
+  |                  \t      ^^^^^^",
+    );
+}
+
+#[test]
+fn checking_is_fast() {
+    let best = (0..5).map(|_| {
+        let start = Instant::now();
+        check(Recipe::ASK).unwrap();
+        start.elapsed()
+    });
+    assert!(best.min().unwrap() < Duration::from_millis(5));
+}
+
+#[test]
+fn the_number_of_results_reaches_every_stage_that_limits_it() {
+    let hybrid = Recipe::shipped("hybrid").unwrap();
+    let ks = |recipe: &Recipe| -> Vec<usize> {
+        let k = |stage: &RecipeStage| match stage.spec {
+            StageSpec::Bm25 { k } | StageSpec::Dense { k, .. } | StageSpec::Fuse { k, .. } => k,
+            _ => panic!("no such stage in hybrid"),
+        };
+        recipe.stages().iter().map(k).collect()
+    };
+    assert_eq!(ks(&hybrid.clone().with_k(3)), [100, 100, 3]);
+    assert_eq!(ks(&hybrid.clone().with_k(500)), [500, 500, 500]);
+    let rrf = hybrid.with_fusion(&Fusion::RECIPROCAL_RANK);
+    assert!(rrf.to_string().contains("method = \"reciprocal-rank\"\nk0 = 60.0\nweights = [1.0, 1.0]"));
+}
+
+/// A retriever that finds the same chunks whatever is asked.
+struct Always(Vec<(u32, f32)>);
+
+impl Retriever for Always {
+    fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>> {
+        let hits = || self.0.iter().map(|&(id, score)| Hit::new(ChunkId(id), score)).collect();
+        queries.iter().map(|_| Ranking::best(hits(), k)).collect()
+    }
+}
+
+/// A store in which chunk `n` says `text n`.
+struct Numbered;
+
+impl ChunkStore for Numbered {
+    fn chunks(&self, ids: &[ChunkId]) -> Result<Vec<Chunk>> {
+        let chunk = |&id: &ChunkId| {
+            let text = format!("text {}", id.0);
+            Chunk { id, doc: DocId(0), span: 0..text.len(), text, locator: Locator::default(), n_tokens: 2 }
+        };
+        Ok(ids.iter().map(chunk).collect())
+    }
+
+    fn document(&self, id: DocId) -> Result<Arc<Document>> {
+        Ok(Arc::new(Document {
+            id,
+            path: "a.txt".to_owned(),
+            hash: ContentHash([0; 32]),
+            size: 0,
+            mtime_ns: 0,
+            format: Format::PlainText,
+            reader: "text/1".to_owned(),
+            encoding: None,
+            title: None,
+            metadata: std::collections::BTreeMap::default(),
+        }))
+    }
+}
+
+/// A generator that repeats its passages.
+struct Repeat;
+
+impl Generator for Repeat {
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Answer>> {
+        let answer = |(i, context): (usize, &Context)| {
+            let texts: Vec<_> = context.passages.iter().map(|passage| passage.chunk.text.clone()).collect();
+            on_text(i, &texts.join("; "));
+            Answer {
+                question: context.question.clone(),
+                text: texts.join("; "),
+                sentences: vec![],
+                sources: vec![],
+                left_out: context.left_out.clone(),
+                timings: Timings::default(),
+                tokens: TokenUsage::default(),
+            }
+        };
+        Ok(contexts.iter().enumerate().map(answer).collect())
+    }
+}
+
+fn parts(stage: &RecipeStage) -> Result<Part> {
+    Ok(match stage.spec {
+        StageSpec::Bm25 { .. } => Part::Retriever(Arc::new(Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]))),
+        StageSpec::Dense { .. } => Part::Retriever(Arc::new(Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]))),
+        StageSpec::Read => Part::Store(Arc::new(Numbered)),
+        _ => Part::Generator(Arc::new(Repeat)),
+    })
+}
+
+#[test]
+fn a_bound_recipe_answers_and_keeps_what_each_stage_gave() {
+    let pipeline = Recipe::shipped("ask").unwrap().bind(parts).unwrap();
+    let mut streamed = String::new();
+    let runs = pipeline.trace(vec!["q".into()], &mut |i, text| streamed += &format!("{i}: {text}")).unwrap();
+    let ports: Vec<_> = runs.iter().map(|run| run.output.port()).collect();
+    assert_eq!(ports, [Port::Ranking, Port::Ranking, Port::Ranking, Port::Ranking, Port::Context, Port::Answer]);
+    let Value::Answers(answers) = &runs[5].output else { panic!("the last stage answers") };
+    assert_eq!(answers[0].text, "text 1; text 3; text 2"); // By min-max: 0.75, 0.5, 0.25.
+    assert_eq!(answers[0].left_out, [LeftOut { chunk: ChunkId(4), reason: LeftOutReason::Irrelevant }]);
+    assert_eq!(streamed, "0: text 1; text 3; text 2");
+}
+
+#[test]
+fn the_recipe_and_the_stages_composed_by_hand_give_the_same() {
+    use crate::{Stage, fuse, gate, generate, read, retrieve, stage};
+
+    let (bm25, dense) = (Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]), Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]));
+    let by_hand = retrieve(&bm25, 100)
+        .both(retrieve(&dense, 100))
+        .then(stage("fuse", |lists: (Vec<_>, Vec<_>)| {
+            let fused = fuse(Fusion::MIN_MAX, 10).depth(100).weights([0.5, 0.5]).run(lists.clone())?;
+            Ok((fused, vec![lists.0, lists.1]))
+        }))
+        .then(gate([8.0, 0.25]))
+        .then(read(&Numbered))
+        .then(generate(&Repeat));
+    let queries: Vec<Query> = vec!["a".into(), "b".into()];
+    let by_recipe = Recipe::shipped("ask").unwrap().bind(parts).unwrap().run(queries.clone()).unwrap();
+    assert_eq!(by_recipe, Value::Answers(by_hand.run(queries).unwrap()));
+}
+
+#[test]
+fn a_part_that_does_not_fit_is_refused() {
+    let result = Recipe::shipped("bm25").unwrap().bind(|_| Ok::<_, Error>(Part::Store(Arc::new(Numbered))));
+    let error = result.map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "recipe: stage `bm25` needs a retriever, not a store");
+}

@@ -1,0 +1,4 @@
+//! Behaviour across crates.
+#![forbid(unsafe_code)]
+
+mod arrows;
