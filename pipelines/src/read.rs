@@ -1,10 +1,11 @@
 //! From ids to texts.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use raglan_core::{ChunkStore, Context, DocId, Document, Error, Passage, Result};
+use raglan_core::{ChunkStore, Context, DocId, Document, Error, Hit, Passage, Result};
 
 use crate::{Ranked, Stage};
 
@@ -41,11 +42,11 @@ where
         }
         let mut documents: HashMap<DocId, Arc<Document>> = HashMap::new();
         for chunk in &chunks {
-            if !documents.contains_key(&chunk.doc) {
-                documents.insert(chunk.doc, self.store.document(chunk.doc)?);
+            if let Entry::Vacant(entry) = documents.entry(chunk.doc) {
+                entry.insert(self.store.document(chunk.doc)?);
             }
         }
-        let passage = |hit: &raglan_core::Hit| {
+        let passage = |hit: &Hit| {
             let chunk = chunks[ids.binary_search(&hit.chunk).expect("every hit's id was collected")].clone();
             let document = documents[&chunk.doc].clone();
             Passage { chunk, document, score: hit.score }

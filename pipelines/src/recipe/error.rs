@@ -22,7 +22,7 @@ pub struct RecipeError {
     /// The line itself.
     pub line_text: String,
     /// What is wrong.
-    pub problem: RecipeProblem,
+    pub problem: Box<RecipeProblem>,
 }
 
 /// What is wrong with a recipe.
@@ -143,7 +143,7 @@ impl RecipeError {
             column: text[line_start..start].chars().count() + 1,
             width: text[start..end].trim_end().chars().count().max(1),
             line_text: text[line_start..line_end].trim_end().to_owned(),
-            problem,
+            problem: Box::new(problem),
         }
     }
 }

@@ -23,9 +23,12 @@ pub(super) struct DraftStage {
     pub(super) name: String,
     pub(super) name_span: Range<usize>,
     pub(super) spec: StageSpec,
-    pub(super) inputs: Vec<(String, Range<usize>)>,
+    pub(super) inputs: Vec<Name>,
     pub(super) inputs_span: Range<usize>,
 }
+
+/// A name and its place in the text.
+pub(super) type Name = (String, Range<usize>);
 
 /// The text and its name, for messages.
 pub(super) struct Source<'t> {
@@ -166,7 +169,7 @@ impl<'a> Table<'a, '_> {
         })
     }
 
-    fn inputs(&mut self, spec: &StageSpec) -> Result<(Vec<(String, Range<usize>)>, Range<usize>), RecipeError> {
+    fn inputs(&mut self, spec: &StageSpec) -> Result<(Vec<Name>, Range<usize>), RecipeError> {
         let Some(value) = self.entries.get("input") else {
             if spec.input() == super::Port::Query {
                 return Ok((vec![(QUERY.to_owned(), self.name.span())], self.name.span()));
