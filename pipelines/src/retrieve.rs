@@ -93,3 +93,66 @@ where
         self.index.search(&vectors, k, &allowed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use raglan_core::{ChunkId, DenseVector, Hit};
+
+    use super::*;
+
+    /// Encodes a text as its length.
+    struct Length;
+
+    impl Encoder for Length {
+        type Vector = DenseVector;
+
+        fn encode_queries(&self, queries: &[&str]) -> Result<Vec<DenseVector>> {
+            queries.iter().map(|query| DenseVector::new(vec![query.len() as f32])).collect()
+        }
+
+        fn encode_passages(&self, passages: &[&str]) -> Result<Vec<DenseVector>> {
+            self.encode_queries(passages)
+        }
+    }
+
+    /// Ten chunks; chunk `n` stands at the number `n`, and near is good.
+    struct NumberLine;
+
+    impl VectorIndex for NumberLine {
+        type Vector = DenseVector;
+
+        fn search(&self, queries: &[DenseVector], k: usize, allowed: &[Option<&ChunkSet>]) -> Result<Vec<Ranking>> {
+            let nearest = |(query, allowed): (&DenseVector, &Option<&ChunkSet>)| {
+                let ids = (0..10).map(ChunkId).filter(|&id| allowed.is_none_or(|allowed| allowed.contains(id)));
+                let hits = ids.map(|id| Hit::new(id, -(query.as_slice()[0] - id.0 as f32).abs()));
+                Ranking::best(hits.collect(), k)
+            };
+            queries.iter().zip(allowed).map(nearest).collect()
+        }
+    }
+
+    #[test]
+    fn encoder_and_index_make_a_retriever_that_keeps_to_each_query_s_filter() {
+        let retriever = DenseRetriever::new(Arc::new(Length), Arc::new(NumberLine));
+        let even: ChunkSet = (0..10).step_by(2).map(ChunkId).collect();
+        let queries = vec![Query::new("abc"), Query::new("abc").among(Arc::new(even)), Query::new("")];
+        let found = retrieve(&retriever, 2).run(queries.clone()).unwrap();
+        let ids: Vec<_> = found.iter().map(|item| item.ranking.ids()).collect();
+        assert_eq!(ids, [[3, 2], [2, 4], [0, 1]].map(|ids| ids.map(ChunkId).to_vec()));
+        assert!(found.iter().map(|item| &item.query).eq(&queries));
+        assert!(retrieve(&retriever, 2).run(vec![]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_retriever_that_loses_a_query_is_refused() {
+        struct Loses;
+
+        impl Retriever for Loses {
+            fn search(&self, _: &[Query], _: usize) -> Result<Vec<Ranking>> {
+                Ok(vec![])
+            }
+        }
+
+        assert!(matches!(retrieve(&Loses, 1).run(vec!["q".into()]), Err(Error::Shape { .. })));
+    }
+}

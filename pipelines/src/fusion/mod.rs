@@ -12,7 +12,7 @@ mod z_score;
 use std::fmt;
 use std::str::FromStr;
 
-use raglan_core::{ChunkId, Error, Hit, Ranking, Result};
+use raglan_core::{ChunkId, Error, Hit, LeftOut, Ranking, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{Ranked, Stage};
@@ -257,11 +257,15 @@ impl<L: RankedLists> Stage<L> for Fuse {
         (0..n_queries)
             .map(|i| {
                 let rankings: Vec<&Ranking> = batches.iter().map(|batch| &batch[i].ranking).collect();
-                Ok(Ranked {
-                    query: batches[0][i].query.clone(),
-                    ranking: self.fusion.fuse(&rankings, &self.weights, self.depth, self.k)?,
-                    left_out: batches.iter().flat_map(|batch| batch[i].left_out.iter().copied()).collect(),
-                })
+                let ranking = self.fusion.fuse(&rankings, &self.weights, self.depth, self.k)?;
+                // What one list dropped may have come back by another, or have been dropped by both.
+                let mut left_out: Vec<LeftOut> = Vec::new();
+                for item in batches.iter().flat_map(|batch| &batch[i].left_out) {
+                    if !left_out.contains(item) && ranking.position(item.chunk).is_none() {
+                        left_out.push(*item);
+                    }
+                }
+                Ok(Ranked { query: batches[0][i].query.clone(), ranking, left_out })
             })
             .collect()
     }

@@ -150,3 +150,28 @@ fn parameters_outside_their_domain_are_refused() {
     assert!(fails(&Fusion::ReciprocalRank { k0: f32::INFINITY }, &[]));
     assert!("minmax".parse::<Fusion>().is_err());
 }
+
+#[test]
+fn fusing_keeps_what_was_left_out_unless_it_came_back() {
+    use raglan_core::LeftOutReason::Irrelevant;
+
+    use crate::Ranked;
+
+    let left_out = |id| LeftOut { chunk: ChunkId(id), reason: Irrelevant };
+    let item = |hits, left_out| Ranked { left_out, ..Ranked::new("q".into(), ranking(hits)) };
+    let lists = (vec![item(BM25, vec![left_out(4), left_out(8)])], vec![item(DENSE, vec![left_out(8), left_out(9)])]);
+    let fused = fuse(Fusion::MIN_MAX, 10).run(lists).unwrap();
+    assert_eq!(fused[0].left_out, [left_out(8), left_out(9)]); // Chunk 4 is in the second list.
+}
+
+#[test]
+fn any_nesting_of_lists_is_fused_in_order() {
+    use crate::Ranked;
+
+    let list = |id| vec![Ranked::new("q".into(), ranking(&[(id, 1.0)]))];
+    let stage = fuse(Fusion::RECIPROCAL_RANK, 3).weights([1.0, 3.0, 2.0]);
+    let nested = stage.run(((list(1), list(2)), list(3))).unwrap();
+    assert_eq!(nested[0].ranking.ids(), [2, 3, 1].map(ChunkId));
+    assert_eq!(stage.run(vec![list(1), list(2), list(3)]).unwrap(), nested);
+    assert!(stage.run(vec![list(1), list(2), vec![]]).is_err());
+}

@@ -131,13 +131,15 @@ impl Pipeline {
                     n => gate(min_scores.clone()).run((rankings(0), (1..n).map(rankings).collect()))?,
                 }),
                 (StageSpec::Read, Some(Part::Store(store))) => Value::Contexts(read(&**store).run(rankings(0))?),
-                (StageSpec::Generate(_), Some(Part::Generator(generator))) => match stage.inputs[0] {
-                    Input::Stage(i) => match &runs[i].output {
-                        Value::Contexts(contexts) => Value::Answers(generator.generate(contexts, on_text)?),
-                        _ => unreachable!("the recipe's ports fit"),
-                    },
-                    Input::Query => unreachable!("the recipe's ports fit"),
-                },
+                (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
+                    let Input::Stage(i) = stage.inputs[0] else { unreachable!("the recipe's ports fit") };
+                    let Value::Contexts(contexts) = &runs[i].output else { unreachable!("the recipe's ports fit") };
+                    let answers = generator.generate(contexts, on_text)?;
+                    if answers.len() != contexts.len() {
+                        return Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() });
+                    }
+                    Value::Answers(answers)
+                }
                 _ => unreachable!("`bind` gave every stage the part it needs"),
             };
             runs.push(StageRun { output, time: start.elapsed() });
