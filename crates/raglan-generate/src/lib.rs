@@ -1,1 +1,37 @@
-//! Prompts, decoding, answers and citations.
+//! Answers from passages, sentence by sentence with the passage that supports each.
+//!
+//! A small language model on a laptop reads a few passages and a question. What it writes has to be checkable:
+//! [`ChatGenerator`] numbers the passages, fits them into the model's context without ever cutting one, decodes,
+//! and then [`attribute`]s each sentence to a passage by what the words say, whether or not the model cited it.
+//! [`LanguageModel`] is one GGUF file with its tokenizer and chat template; [`GenerateOptions`] says how to decode.
+//!
+//! ```
+//! use raglan_core::Attribution;
+//! use raglan_generate::attribute;
+//!
+//! let passages = ["The tower was finished in 1889.", "Entry costs 29 euros."];
+//! let sentences = attribute("The tower was finished in 1889. It is painted yellow [2].", &passages);
+//! assert_eq!(sentences[0].source, Some(0));
+//! assert_eq!(sentences[1].attribution, Attribution::Unsupported);
+//! assert_eq!(sentences[1].text, "It is painted yellow.");
+//! ```
+#![forbid(unsafe_code)]
+
+mod attribution;
+mod error;
+mod generator;
+mod language_model;
+mod options;
+mod prompt;
+mod sampler;
+mod sentences;
+mod stop;
+
+pub use attribution::attribute;
+pub use error::{Error, Result};
+pub use generator::ChatGenerator;
+pub use language_model::LanguageModel;
+pub use options::{GenerateOptions, REFUSAL, SYSTEM_PROMPT, Sampling};
+pub use prompt::{DEFAULT_TEMPLATE, Prompt};
+pub use sampler::Sampler;
+pub use sentences::{Sentence, sentences};

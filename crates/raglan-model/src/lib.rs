@@ -1,1 +1,14 @@
 //! Models: registry and download, tokenizers, weights, transformer forward.
+#![forbid(unsafe_code)]
+
+pub mod chat_template;
+mod error;
+pub mod gguf;
+pub mod llama;
+pub mod tokenizer;
+
+pub use chat_template::*;
+pub use error::{Error, Result};
+pub use gguf::*;
+pub use llama::*;
+pub use tokenizer::*;

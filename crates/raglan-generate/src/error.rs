@@ -1,0 +1,55 @@
+//! What can go wrong in generation.
+
+/// The result of this crate's work.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure to make an answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model could not be loaded or run.
+    #[error(transparent)]
+    Model(#[from] raglan_model::Error),
+    /// An option is outside of its domain.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The prompt template is not sound, or lacks what a prompt needs.
+    #[error("prompt template: {problem}")]
+    Template {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Question and instructions, or those and any one passage, are too long.
+    #[error(
+        "a prompt of {tokens} tokens does not leave {answer} for the answer within {limit}: shorten the question or \
+         the passages, or raise the context size"
+    )]
+    NoRoom {
+        /// Tokens of the shortest prompt there is.
+        tokens: usize,
+        /// Tokens set aside for the answer.
+        answer: usize,
+        /// Tokens that prompt and answer may have together.
+        limit: usize,
+    },
+    /// The model's scores are not numbers, as with damaged weights.
+    #[error("the model's scores are not numbers; its weights are probably damaged")]
+    NotFinite,
+    /// The work was given up because its caller asked for that.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<Error> for raglan_core::Error {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Interrupted | Error::Model(raglan_model::Error::Interrupted) => Self::Interrupted,
+            e => Self::part("generate", e),
+        }
+    }
+}

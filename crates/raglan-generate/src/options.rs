@@ -1,0 +1,115 @@
+//! How answers are made.
+
+use crate::{Error, Result};
+
+/// What an answer says when there is no passage to answer from.
+pub const REFUSAL: &str = "Nothing in the indexed documents answers this question.";
+
+/// The standing instruction that the model is given.
+pub const SYSTEM_PROMPT: &str = "You answer questions using only the given passages. Be brief and exact.";
+
+/// How answers are made. The default decodes greedily.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// The most tokens of an answer.
+    pub max_tokens: usize,
+    /// The most tokens of prompt and answer together; never more than the model's context.
+    pub context_tokens: usize,
+    /// The standing instruction; none is given when it is empty.
+    pub system_prompt: String,
+    /// A template of the user's turn in the Jinja language, given `question` and `passages`, each of which has
+    /// `number`, `path`, `title`, `locator`, `heading` and `text`; [`DEFAULT_TEMPLATE`](crate::DEFAULT_TEMPLATE) if
+    /// `None`.
+    pub template: Option<String>,
+    /// What the answer says when there are no passages.
+    pub refusal: String,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Texts at which an answer ends, besides the model's own end; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// How the next token is chosen, in the order of the fields: scores of tokens already in the answer are lowered, all
+/// are divided by the temperature, and three filters thin out the candidates before one is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides positive scores of tokens already written, and multiplies negative ones; 1 leaves them (Keskar et al.
+    /// 2019, CTRL). Tokens of the prompt are not counted: a passage may be quoted.
+    pub repetition_penalty: f32,
+    /// 0 takes the best token always; higher values even out the odds.
+    pub temperature: f32,
+    /// Keeps the best so many; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the fewest best whose probabilities reach this sum (Holtzman et al. 2020); 1 keeps all.
+    pub top_p: f32,
+    /// Keeps those at least this share as probable as the best (Nguyen et al. 2024); 0 keeps all.
+    pub min_p: f32,
+    /// Equal seeds give equal answers.
+    pub seed: u64,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            context_tokens: 2048,
+            system_prompt: SYSTEM_PROMPT.to_owned(),
+            template: None,
+            refusal: REFUSAL.to_owned(),
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+        }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { repetition_penalty: 1.1, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+impl GenerateOptions {
+    /// Checks each option's domain.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Sampling { repetition_penalty, temperature, top_p, min_p, .. } = self.sampling;
+        let unit = 0.0..=1.0;
+        let checks = [
+            ("max_tokens", self.max_tokens > 0, "must be at least 1"),
+            ("context_tokens", self.context_tokens > self.max_tokens, "must be more than max_tokens"),
+            ("repetition_penalty", repetition_penalty.is_finite() && repetition_penalty > 0.0, "must be above 0"),
+            ("temperature", temperature.is_finite() && temperature >= 0.0, "must be 0 or above"),
+            ("top_p", unit.contains(&top_p) && top_p > 0.0, "must be above 0 and at most 1"),
+            ("min_p", unit.contains(&min_p), "must lie between 0 and 1"),
+            ("stop", !self.stop.iter().any(String::is_empty), "must not contain an empty text"),
+            ("refusal", !self.refusal.is_empty(), "must not be empty"),
+        ];
+        match checks.into_iter().find(|(_, sound, _)| !sound) {
+            Some((option, _, problem)) => Err(Error::Option { option, problem: problem.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(option: &str, change: fn(&mut GenerateOptions)) {
+        let mut options = GenerateOptions::default();
+        options.check().unwrap();
+        change(&mut options);
+        assert!(options.check().unwrap_err().to_string().starts_with(option));
+    }
+
+    #[test]
+    fn options_outside_of_their_domain_are_refused_by_name() {
+        check_refused("max_tokens", |options| options.max_tokens = 0);
+        check_refused("context_tokens", |options| options.context_tokens = options.max_tokens);
+        check_refused("temperature", |options| options.sampling.temperature = f32::NAN);
+        check_refused("top_p", |options| options.sampling.top_p = 0.0);
+        check_refused("min_p", |options| options.sampling.min_p = 1.5);
+        check_refused("repetition_penalty", |options| options.sampling.repetition_penalty = 0.0);
+        check_refused("stop", |options| options.stop.push(String::new()));
+    }
+}

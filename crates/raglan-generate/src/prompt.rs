@@ -1,0 +1,156 @@
+//! From a context to the text that the model reads.
+
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, context};
+use raglan_core::{Context, LeftOut, LeftOutReason, Passage};
+use raglan_model::{ChatMessage, ChatRole};
+use serde::Serialize;
+
+use crate::{Error, GenerateOptions, LanguageModel, Result};
+
+/// The user's turn when the options name no other template.
+pub const DEFAULT_TEMPLATE: &str = "\
+{% for passage in passages %}[{{ passage.number }}] {{ passage.heading }}
+{{ passage.text }}
+
+{% endfor %}Answer this question from the passages above: {{ question }}";
+
+/// How much work a template may do: a thousand times what a long prompt takes, and an end to endless loops.
+const FUEL: u64 = 10_000_000;
+
+/// What the model reads for a context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// The whole text, with the marks of the model's chat template.
+    pub text: String,
+    /// Its length in the model's tokens.
+    pub n_tokens: usize,
+    /// Indices of the context's passages that are in it, in the order of their numbers; number 1 is the first.
+    pub shown: Vec<usize>,
+    /// Passages that did not fit.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Writes prompts: a checked template and the budget of tokens.
+#[derive(Debug)]
+pub(crate) struct PromptWriter {
+    environment: Environment<'static>,
+    system_prompt: String,
+    max_tokens: usize,
+    context_tokens: usize,
+}
+
+/// A passage as templates see it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    number: usize,
+    path: &'a str,
+    title: Option<&'a str>,
+    locator: String,
+    /// The path, and the headings or else the title: what tells a reader where the text is from.
+    heading: String,
+    text: String,
+}
+
+impl PromptWriter {
+    /// Checks the options' template by writing a prompt of made-up texts, all of which must be in it.
+    pub(crate) fn new(options: &GenerateOptions, context_len: usize) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        let source = options.template.clone().unwrap_or_else(|| DEFAULT_TEMPLATE.to_owned());
+        environment.add_template_owned("user", source).map_err(|e| template_error(&e))?;
+        let writer = Self {
+            environment,
+            system_prompt: options.system_prompt.clone(),
+            max_tokens: options.max_tokens,
+            context_tokens: options.context_tokens.min(context_len),
+        };
+        let probe = |number: usize| Shown {
+            number,
+            path: "path",
+            title: Some("title"),
+            locator: "line 1".to_owned(),
+            heading: "path › title".to_owned(),
+            text: format!("PROBE-{number}"),
+        };
+        let text = writer.user_turn("PROBE-0", &[probe(1), probe(2)])?;
+        let needed = [("question", "PROBE-0"), ("first passage's text", "PROBE-1"), ("second one's", "PROBE-2")];
+        match needed.iter().find(|(_, probe)| !text.contains(probe)) {
+            Some((what, _)) => Err(Error::Template { problem: format!("it does not write the {what}") }),
+            None => Ok(writer),
+        }
+    }
+
+    /// The prompt with as many of the passages as fit, the best first.
+    ///
+    /// Each length is that of a whole prompt as the model will read it. A passage that does not fit is left out, and
+    /// a shorter one after it may still be taken.
+    pub(crate) fn write(&self, model: &LanguageModel, context: &Context) -> Result<Prompt> {
+        let room = self.context_tokens.saturating_sub(self.max_tokens);
+        let render = |shown: &[usize]| {
+            let passages: Vec<_> =
+                shown.iter().zip(1..).map(|(&i, number)| as_shown(model, number, &context.passages[i])).collect();
+            let question = model.tokenizer.defuse(&context.question);
+            let messages = [
+                ChatMessage::new(ChatRole::System, self.system_prompt.clone()),
+                ChatMessage::new(ChatRole::User, self.user_turn(&question, &passages)?),
+            ];
+            let messages = if self.system_prompt.is_empty() { &messages[1..] } else { &messages[..] };
+            let text = model.template.render(messages)?;
+            let n_tokens = model.tokenizer.encode(&text, true)?.ids.len();
+            Ok::<_, Error>((text, n_tokens))
+        };
+        let all: Vec<usize> = (0..context.passages.len()).collect();
+        let (text, n_tokens) = render(&all)?;
+        if n_tokens <= room {
+            return Ok(Prompt { text, n_tokens, shown: all, left_out: Vec::new() });
+        }
+        let mut best: Option<(String, usize)> = None;
+        let mut shortest = n_tokens;
+        let (mut shown, mut left_out) = (Vec::new(), Vec::new());
+        for i in all {
+            shown.push(i);
+            let (text, n_tokens) = render(&shown)?;
+            if n_tokens <= room {
+                best = Some((text, n_tokens));
+            } else {
+                shortest = shortest.min(n_tokens);
+                shown.pop();
+                left_out.push(LeftOut { chunk: context.passages[i].chunk.id, reason: LeftOutReason::Budget });
+            }
+        }
+        match best {
+            Some((text, n_tokens)) => Ok(Prompt { text, n_tokens, shown, left_out }),
+            None => Err(Error::NoRoom { tokens: shortest, answer: self.max_tokens, limit: self.context_tokens }),
+        }
+    }
+
+    fn user_turn(&self, question: &str, passages: &[Shown<'_>]) -> Result<String> {
+        let template = self.environment.get_template("user").map_err(|e| template_error(&e))?;
+        template.render(context! { question, passages => Serde(passages) }).map_err(|e| template_error(&e))
+    }
+}
+
+/// A passage under its number. Texts that the model would read as marks of its chat template are defused.
+fn as_shown<'a>(model: &LanguageModel, number: usize, passage: &'a Passage) -> Shown<'a> {
+    let (chunk, document) = (&passage.chunk, &passage.document);
+    let title = document.title.iter().filter(|_| chunk.locator.headings.is_empty());
+    let mut heading = document.path.clone();
+    for part in chunk.locator.headings.iter().chain(title) {
+        heading.push_str(" › ");
+        heading.push_str(part);
+    }
+    Shown {
+        number,
+        path: &document.path,
+        title: document.title.as_deref(),
+        locator: chunk.locator.to_string(),
+        heading: model.tokenizer.defuse(&heading).into_owned(),
+        text: model.tokenizer.defuse(&chunk.text).into_owned(),
+    }
+}
+
+fn template_error(e: &minijinja::Error) -> Error {
+    Error::Template { problem: format!("{e:#}") }
+}

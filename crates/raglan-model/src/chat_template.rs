@@ -1,0 +1,159 @@
+//! Chat templates: how a conversation becomes the text that a model was trained on.
+
+use std::sync::Arc;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
+use serde::Serialize;
+
+use crate::gguf::GgufFile;
+use crate::{Error, Result};
+
+/// The form that files without a template are given; most instruction-tuned models understand it.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + \
+    '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// How much work a template may do: some thousand times what those of the common models need.
+const FUEL: u64 = 10_000_000;
+
+/// A turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: ChatRole,
+    /// What is said.
+    pub content: String,
+}
+
+/// Who speaks in a [`ChatMessage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatRole {
+    /// Standing instructions.
+    System,
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl ChatMessage {
+    /// A turn of the given speaker.
+    pub fn new(role: ChatRole, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// A model's own template in the Jinja language.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Arc<Environment<'static>>,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// The template that a GGUF file carries, or ChatML if it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] when the template is not sound.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
+        let source = file.text("tokenizer.chat_template")?.unwrap_or(CHATML);
+        let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let token = |key: &str| {
+            let id = file.u32(key)?.and_then(|id| tokens.get(id as usize));
+            Ok::<_, Error>(id.cloned().unwrap_or_default())
+        };
+        let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
+        Self::new(source, bos, eos)
+    }
+
+    /// A template by its source; `bos` and `eos` are the texts it knows as `bos_token` and `eos_token`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] when the source is not sound.
+    pub fn new(source: impl Into<String>, bos: impl Into<String>, eos: impl Into<String>) -> Result<Self> {
+        let mut environment = Environment::new();
+        // Whitespace as the templates were written for: that of Hugging Face's `apply_chat_template`.
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_template_owned("chat", source.into())?;
+        Ok(Self { environment: Arc::new(environment), bos: bos.into(), eos: eos.into() })
+    }
+
+    /// The conversation as text, with the opening of the model's next turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] when the template refuses it, such as for a role that the model does not know.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
+        Ok(self.environment.get_template("chat")?.render(context! {
+            messages => Serde(messages),
+            add_generation_prompt => true,
+            bos_token => self.bos.clone(),
+            eos_token => self.eos.clone(),
+        })?)
+    }
+}
+
+/// The local date and time in the given form, as Python's `strftime` gives it.
+fn strftime_now(form: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(form, &jiff::Zoned::now())
+        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(source: &str, expected: &str) {
+        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
+        let messages = [ChatMessage::new(ChatRole::System, "Be brief."), ChatMessage::new(ChatRole::User, " Hi ")];
+        assert_eq!(template.render(&messages).unwrap(), expected);
+    }
+
+    #[test]
+    fn chatml_ends_with_the_opening_of_the_answer() {
+        check(
+            CHATML,
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
+        );
+    }
+
+    #[test]
+    fn blocks_leave_no_blank_lines_and_strings_have_python_methods() {
+        let source = "{{ bos_token }}\n{% for m in messages %}\n  {% if m.role == 'user' %}\n\
+                      {{ m['content'].strip().upper() }}\n{% endif %}\n{% endfor %}\n";
+        check(source, "<s>\nHI\n");
+    }
+
+    #[test]
+    fn loops_can_be_left_and_values_written_as_json() {
+        check("{% for m in messages %}{{ m | tojson }}{% break %}{% endfor %}", r#"{"role":"system","content":"Be brief."}"#);
+    }
+
+    #[test]
+    fn the_year_is_the_present_one() {
+        let template = ChatTemplate::new("{{ strftime_now('%Y') }}", "", "").unwrap();
+        assert!(template.render(&[]).unwrap().parse::<u32>().unwrap() >= 2024);
+    }
+
+    #[test]
+    fn a_template_can_refuse_and_cannot_run_for_ever() {
+        let refusing = ChatTemplate::new("{{ raise_exception('no system role') }}", "", "").unwrap();
+        assert!(refusing.render(&[]).unwrap_err().to_string().contains("no system role"));
+        let endless = ChatTemplate::new("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "", "");
+        assert!(matches!(endless.unwrap().render(&[]), Err(Error::Template(_))));
+        assert!(matches!(ChatTemplate::new("{% for", "", ""), Err(Error::Template(_))));
+    }
+}

@@ -1,0 +1,68 @@
+//! What can go wrong with a model's files and its forward.
+
+use std::path::PathBuf;
+
+/// The result of this crate's work.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure to load or run a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A model file is not sound.
+    #[error("`{}`: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A model file may be sound, and holds what cannot be run.
+    #[error("`{}` is not supported: {what}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What cannot be run.
+        what: String,
+    },
+    /// A text cannot be turned into tokens, or tokens into text.
+    #[error("tokenizer: {problem}")]
+    Tokenizer {
+        /// What went wrong.
+        problem: String,
+    },
+    /// A text is longer than the model can read.
+    #[error("a text of {tokens} tokens is longer than the model's context of {limit}")]
+    ContextOverflow {
+        /// The text's length.
+        tokens: usize,
+        /// The model's context.
+        limit: usize,
+    },
+    /// A token id that is not in the vocabulary.
+    #[error("token {id} is not in the model's vocabulary")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+    },
+    /// There is nothing to read.
+    #[error("a prompt must have at least one token")]
+    EmptyPrompt,
+    /// A chat template is not sound, or refuses the conversation.
+    #[error("chat template: {0:#}")]
+    Template(#[from] minijinja::Error),
+    /// The work was given up because its caller asked for that.
+    #[error("interrupted")]
+    Interrupted,
+    /// A tensor operation failed.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
