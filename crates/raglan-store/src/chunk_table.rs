@@ -32,15 +32,17 @@ use crate::{Error, Result};
 pub(crate) const CHUNKS_FILE: &str = "chunks.parquet";
 pub(crate) const BLOCKS_FILE: &str = "chunks.blocks";
 
-/// Text that is decompressed to read one chunk: a page costs about 50 µs and still compresses well.
-const TEXT_PAGE_BYTES: usize = 64 << 10;
+/// Text that is decompressed to read one chunk: small enough to be quick, large enough to compress well.
+const TEXT_PAGE_BYTES: usize = 32 << 10;
 /// Rows between two looks at whether a page is full.
 const ROWS_PER_LOOK: usize = 16;
-const ROWS_PER_PAGE: usize = 1 << 10;
+/// What bounds the pages of the other columns.
+const ROWS_PER_PAGE: usize = 256;
 const ROWS_PER_GROUP: usize = 1 << 15;
 /// Rows and bytes of text that are handed to the Parquet writer at once; columns of strings are limited to 2 GiB.
 const ROWS_PER_BATCH: usize = 4096;
 const BYTES_PER_BATCH: usize = 64 << 20;
+const ROWS_PER_READ: usize = 1024;
 const LONGEST_TEXT: usize = 1 << 30;
 
 const ID: usize = 0;
@@ -292,7 +294,7 @@ impl ChunkTable {
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), columns.iter().copied());
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
             .with_projection(mask)
-            .with_batch_size(ROWS_PER_PAGE);
+            .with_batch_size(ROWS_PER_READ);
         if let Some((groups, selection)) = rows {
             // Selectors skip whole pages, which is the point of reading by row.
             builder = builder

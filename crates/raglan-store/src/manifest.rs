@@ -180,7 +180,8 @@ impl Manifest {
             return (false, Err(error));
         }
         if let Err(error) = fs::rename(&draft, &path).at("replace", &path) {
-            return (false, Err(error));
+            // Over a network a rename may be reported as failed and have been done.
+            return (Self::read(folder).is_ok_and(|found| found == *self), Err(error));
         }
         (true, sync_folder(folder))
     }

@@ -48,6 +48,11 @@ impl Segment {
         Self { columns: OnceLock::from(columns), ..Self::new(folder, entry) }
     }
 
+    /// Whether the chunk table's files were there when the segment was opened.
+    pub(crate) fn is_held(&self) -> bool {
+        self.chunks_file.is_some() && self.blocks_file.is_some()
+    }
+
     pub(crate) fn id(&self) -> SegmentId {
         self.id
     }

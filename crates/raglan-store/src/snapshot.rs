@@ -42,18 +42,23 @@ impl Snapshot {
     pub fn open(folder: &Path) -> Result<Self> {
         let mut manifest = Manifest::read(folder)?;
         loop {
-            match read_tombstones(folder, &manifest) {
-                Ok(deleted) => return Ok(Self::assemble(folder, manifest, deleted, &[])),
-                Err(error) => {
-                    // A writer may have moved on by two generations since the manifest was read.
-                    let newer = Manifest::read(folder)?;
-                    if newer.generation <= manifest.generation {
-                        return Err(error);
-                    }
-                    manifest = newer;
-                }
+            let opened = read_tombstones(folder, &manifest)
+                .map(|deleted| Self::assemble(folder, manifest.clone(), deleted, &[]));
+            if opened.as_ref().is_ok_and(Self::is_held) {
+                return opened;
             }
+            // A writer may have moved on by two generations since the manifest was read.
+            let newer = Manifest::read(folder)?;
+            if newer.generation <= manifest.generation {
+                return opened;
+            }
+            manifest = newer;
         }
+    }
+
+    /// Whether all files that are held from the start were there.
+    fn is_held(&self) -> bool {
+        self.0.ledger_file.is_some() && self.0.segments.iter().all(|segment| segment.is_held())
     }
 
     /// A generation of this manifest, with as much of it as is open already.
@@ -165,7 +170,8 @@ impl Snapshot {
 
     /// The folder of a segment's part, such as `bm25`, after every file in it is found to be as the manifest says.
     ///
-    /// A part is checked once in the life of a snapshot.
+    /// A part is checked once in the life of a snapshot. Its files stay until the commit after next; a caller that
+    /// finds one gone opens the index again.
     ///
     /// # Errors
     ///

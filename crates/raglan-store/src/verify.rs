@@ -1,6 +1,6 @@
 //! A full check of an index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use raglan_core::DocId;
@@ -104,6 +104,7 @@ pub(crate) fn check(folder: &Path, manifest: &Manifest) -> VerifyReport {
     } else {
         None
     };
+    check_parts(folder, manifest, &mut report);
     let (mut ids, mut counts, mut tables_are_sound) = (RoaringBitmap::new(), HashMap::new(), true);
     for entry in &manifest.segments {
         if entry.files.iter().filter(|file| entry.part_of(file) == "chunks").all(is_sound) {
@@ -128,6 +129,19 @@ pub(crate) fn check(folder: &Path, manifest: &Manifest) -> VerifyReport {
     report.problems.sort_unstable();
     report.problems.dedup();
     report
+}
+
+/// Checks that every segment has the parts that any has: one without would be searched in vain.
+fn check_parts(folder: &Path, manifest: &Manifest, report: &mut VerifyReport) {
+    let parts_of = |entry: &SegmentEntry| -> BTreeSet<String> {
+        entry.files.iter().map(|file| entry.part_of(file).to_owned()).collect()
+    };
+    let all: BTreeSet<String> = manifest.segments.iter().flat_map(parts_of).collect();
+    for entry in &manifest.segments {
+        for missing in all.difference(&parts_of(entry)) {
+            report.add(&folder.join(entry.folder()), format!("it has no part `{missing}`, which other segments have"));
+        }
+    }
 }
 
 /// Checks a segment's chunk table, and takes its ids and, for chunks that are not deleted, counts by document.

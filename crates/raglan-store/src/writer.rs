@@ -285,7 +285,7 @@ impl Writer {
                     draft.committed = true;
                 }
             }
-            self.published = named.into_iter().collect();
+            self.published = names(&manifest);
             self.snapshot = Snapshot::assemble(&self.folder, manifest, deleted.into(), &opened).with_ledger(ledger);
         }
         outcome?;
