@@ -117,6 +117,12 @@ impl TextBuilder {
         Ok(())
     }
 
+    /// A row of a table, its cells parted by bars; empty cells at its end are dropped.
+    pub fn row(&mut self, cells: &[String]) -> Result<(), SkipReason> {
+        let n_cells = cells.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1);
+        self.block(BlockKind::TableRow, &cells[..n_cells].join(" | "))
+    }
+
     /// A heading: block and mark in one; its words are the title of the section.
     pub fn heading(&mut self, level: u8, title: &str) -> Result<(), SkipReason> {
         let title = collapse(title);
@@ -125,6 +131,11 @@ impl TextBuilder {
             self.block(BlockKind::Heading(level), &title)?;
         }
         Ok(())
+    }
+
+    /// Whether a page begins with the next block.
+    pub fn has_pending_page(&self) -> bool {
+        self.pending.iter().any(|kind| matches!(kind, MarkKind::Page(_)))
     }
 
     /// Whether no text has been written.
@@ -187,19 +198,27 @@ fn fill(text: &str, gap: Range<usize>, whole: &mut Vec<Block>, rest: BlockKind, 
     }
     // The end of the line on which the block before ends.
     if let Some(before) = whole.last_mut().filter(|before| before.span.end == gap.start) {
-        let line_end = text[gap.clone()].find('\n').map_or(gap.end, |at| gap.start + at);
-        if line_end < gap.end || next.is_none() {
-            before.span.end = trimmed(text, before.span.start..line_end).end;
-            gap.start = line_end;
-        }
+        let between = &text[gap.clone()];
+        let shared = if next.is_none() || between.contains('\n') {
+            between.find('\n').unwrap_or(between.len())
+        } else {
+            // Both are on this line: what touches the one before, such as a comma, is its own.
+            between.find(char::is_whitespace).unwrap_or(0)
+        };
+        before.span.end = trimmed(text, before.span.start..gap.start + shared).end;
+        gap.start += shared;
     }
     // The beginning of the line on which the block after begins.
     if let Some(next) = next {
         let line_start = text[gap.clone()].rfind('\n').map_or(gap.start, |at| gap.start + at + 1);
-        next.start = trimmed(text, line_start..next.end).start;
+        next.start = trimmed(text, line_start.max(gap.start)..next.end).start;
         gap.end = line_start;
     }
-    paragraphs(text, gap, |span| whole.push(Block { kind: rest, span }));
+    paragraphs(text, gap, |span| match whole.last_mut() {
+        // Closing brackets and rules say nothing by themselves.
+        Some(before) if !text[span.clone()].contains(char::is_alphanumeric) => before.span.end = span.end,
+        _ => whole.push(Block { kind: rest, span }),
+    });
 }
 
 /// Calls `each` with every run of lines that are not empty, trimmed.

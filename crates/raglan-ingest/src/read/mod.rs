@@ -1,10 +1,20 @@
 //! Readers: one module a format, each from a file's content to a document.
 
+mod code;
 mod delimited;
+mod docx;
+mod eml;
+mod epub;
+mod html;
 mod json;
 mod markdown;
+mod msg;
+mod package;
+mod pdf;
 mod plain;
+mod pptx;
 mod rst;
+mod xlsx;
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
@@ -125,14 +135,23 @@ fn read_text(format: Format, text: String, task: &Task<'_>) -> Result<ParsedDocu
         Format::Csv | Format::Tsv => delimited::read(format, text, task),
         Format::Json => json::read(text, task),
         Format::JsonLines => json::read_lines(text, task),
+        Format::Html => html::read(&text, task),
+        Format::Code(language) => code::read(language, text, task),
         _ => Ok(plain::read(format, text)),
     }
 }
 
 fn read_package(format: Format, bytes: Vec<u8>, task: &Task<'_>) -> Result<ParsedDocument, SkipReason> {
-    task.check_time()?;
-    let _ = bytes;
-    Err(SkipReason::UnknownFormat { what: format.to_string() })
+    match format {
+        Format::Pdf => pdf::read(&bytes, task),
+        Format::Docx => docx::read(&bytes, task),
+        Format::Pptx => pptx::read(&bytes, task),
+        Format::Xlsx => xlsx::read(&bytes, task),
+        Format::Epub => epub::read(&bytes, task),
+        Format::Eml => eml::read(&bytes, task),
+        Format::Msg => msg::read(&bytes, task),
+        text => Err(SkipReason::malformed(format!("{text} content that was not decoded"))),
+    }
 }
 
 /// The version of each reader: raised whenever the text or structure that it gives changes.
@@ -155,6 +174,8 @@ pub fn reader_versions() -> BTreeMap<String, String> {
 mod testing {
     //! What the readers' tests share.
 
+    use std::io::{Cursor, Write};
+
     use raglan_core::{MarkKind, ParsedDocument};
 
     use crate::Limits;
@@ -173,6 +194,16 @@ mod testing {
         assert!(document.format.is_plain_text(), "{}", document.format);
         assert_eq!(document.text, text);
         document
+    }
+
+    /// A zip package of these parts.
+    pub fn zip(parts: &[(&str, &str)]) -> Vec<u8> {
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, content) in parts {
+            writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+            writer.write_all(content.as_bytes()).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
     }
 
     /// The blocks: kind and text.
