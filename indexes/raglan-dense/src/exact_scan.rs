@@ -118,7 +118,8 @@ fn scan_range(
                     continue;
                 }
                 for (&score, row) in scores.iter().zip(first_row..) {
-                    if !(score < best.threshold()) && rows.contains(segment, row) {
+                    // NaN gets through to `push`, which refuses it.
+                    if (score >= best.threshold() || score.is_nan()) && rows.contains(segment, row) {
                         best.push(score, row)?;
                     }
                 }

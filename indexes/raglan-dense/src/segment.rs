@@ -74,7 +74,7 @@ fn check_vectors(ids: &[ChunkId], vectors: &[f32], dim: usize) -> Result<bool> {
     let mut unit = true;
     for (id, row) in ids.iter().zip(vectors.chunks_exact(dim)) {
         let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        if !(square.sqrt() <= MAX_LENGTH) {
+        if square.is_nan() || square.sqrt() > MAX_LENGTH {
             return refuse(format!("the vector of chunk {} is not finite, or too long", id.0));
         }
         unit &= (square - 1.0).abs() <= UNIT_TOLERANCE;

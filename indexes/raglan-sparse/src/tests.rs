@@ -93,8 +93,8 @@ fn equals_brute_force_over_segments_deletes_and_filters() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut ids: Vec<u32> = (0..900).filter(|_| rng.random_bool(0.8)).collect();
         let second = ids.split_off(ids.len() / 3);
-        let (even, odd) = second.into_iter().partition(|id| id % 2 == 0);
-        let segments = [corpus(&mut rng, ids), corpus(&mut rng, even), corpus(&mut rng, odd as Vec<u32>)];
+        let (even, odd): (Vec<u32>, Vec<u32>) = second.into_iter().partition(|id| id % 2 == 0);
+        let segments = [corpus(&mut rng, ids), corpus(&mut rng, even), corpus(&mut rng, odd)];
         let deleted = if seed % 3 == 0 { ChunkSet::new() } else { set((0..900).filter(|_| rng.random_bool(0.2))) };
         let (_root, index) = index(&segments, &deleted, 1 + seed as usize % 3);
         let live: Vec<_> = segments.concat().into_iter().filter(|(id, _)| !deleted.contains(ChunkId(*id))).collect();

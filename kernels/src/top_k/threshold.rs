@@ -66,8 +66,7 @@ impl TopK {
     pub fn extend(&mut self, scores: &[f32], first_index: u32) -> Result<()> {
         let mut index = first_index;
         for block in scores.chunks(BLOCK) {
-            // Negated, so that NaN gets through to `push`, which refuses it.
-            if block.iter().fold(false, |any, &score| any | !(score < self.threshold)) {
+            if block.iter().fold(false, |any, &score| any | (score >= self.threshold) | score.is_nan()) {
                 for (&score, index) in block.iter().zip(index..) {
                     self.push(score, index)?;
                 }
@@ -86,10 +85,9 @@ impl TopK {
         let mut index = first_index;
         for block in scores.chunks(BLOCK) {
             let threshold = self.threshold.max(f32::from_bits(1)); // The least positive number.
-            // Negated, so that NaN gets through to `push`, which refuses it.
-            if block.iter().fold(false, |any, &score| any | !(score < threshold)) {
+            if block.iter().fold(false, |any, &score| any | (score >= threshold) | score.is_nan()) {
                 for (&score, index) in block.iter().zip(index..) {
-                    if !(score <= 0.0) {
+                    if score > 0.0 || score.is_nan() {
                         self.push(score, index)?;
                     }
                 }
