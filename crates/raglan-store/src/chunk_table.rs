@@ -19,7 +19,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use raglan_core::{Chunk, ChunkId, DocId, Locator};
@@ -196,7 +196,7 @@ impl ChunkTable {
         if metadata.schema().fields() != schema().fields() {
             return Err(Error::damaged(&path, "its columns are not those of a chunk table"));
         }
-        let n_rows: i64 = metadata.metadata().row_groups().iter().map(|group| group.num_rows()).sum();
+        let n_rows: i64 = metadata.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).sum();
         if n_rows != i64::from(n_chunks) {
             return Err(Error::damaged(&path, format!("it has {n_rows} rows, the manifest says {n_chunks}")));
         }

@@ -57,7 +57,7 @@ impl WriterLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Locked { path: folder.to_owned(), holder: read_holder(&file) });
+                return Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) });
             }
             Err(TryLockError::Error(source)) => {
                 return Err(Error::Io { action: "lock", path, source });
@@ -89,9 +89,9 @@ impl Drop for WriterLock {
 }
 
 /// The holder's description; the default one while the holder has not written it yet.
-fn read_holder(file: &File) -> LockHolder {
+fn read_holder(file: File) -> LockHolder {
     let mut text = String::new();
-    match (&*file).take(1 << 20).read_to_string(&mut text) {
+    match file.take(1 << 20).read_to_string(&mut text) {
         Ok(_) => serde_json::from_str(&text).unwrap_or_default(),
         Err(_) => LockHolder::default(),
     }

@@ -123,9 +123,8 @@ impl Manifest {
         let line_end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no first line"))?;
         let (line, body) = (&bytes[..line_end], &bytes[line_end + 1..]);
         let words: Vec<&str> = std::str::from_utf8(line).unwrap_or_default().split(' ').collect();
-        let (version, xxh3) = match words[..] {
-            [FORMAT_NAME, version, xxh3] => (version, xxh3),
-            _ => return Err(damaged("its first line is not that of an index")),
+        let [FORMAT_NAME, version, xxh3] = words[..] else {
+            return Err(damaged("its first line is not that of an index"));
         };
         let found: u32 = version.parse().map_err(|_| damaged("its version is not a number"))?;
         if version != found.to_string() || checksum(found, body) != xxh3 {

@@ -97,8 +97,10 @@ impl Segment {
     pub(crate) fn part(&self, part: &str) -> Result<PathBuf> {
         let folder = format!("{}/{part}", crate::manifest::segment_folder(self.id));
         let located = self.folder.join(&folder);
-        let mut checked = self.checked_parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked.contains(part) {
+        // The lock is not held while files are checked: a thread that waits for the checks may be given other work,
+        // which may ask for a part of this segment too.
+        let checked = || self.checked_parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked().contains(part) {
             return Ok(located);
         }
         let prefix = folder + "/";
@@ -108,7 +110,7 @@ impl Segment {
         }
         let checks: Vec<Result<()>> = files.par_iter().map(|file| file.check(&self.folder)).collect();
         checks.into_iter().collect::<Result<()>>()?;
-        checked.insert(part.to_owned());
+        checked().insert(part.to_owned());
         Ok(located)
     }
 }

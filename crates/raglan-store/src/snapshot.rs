@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkStore, DocId, Document};
 use roaring::RoaringBitmap;
 
+use crate::chunk_table::ChunkTable;
 use crate::ledger_file;
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::segment::Segment;
@@ -187,7 +188,7 @@ impl Snapshot {
     ///
     /// [`Error::Damaged`] when the chunk table is not as written, [`Error::NoSegment`].
     pub fn segment_chunks(&self, segment: SegmentId) -> Result<Vec<Chunk>> {
-        let chunks = self.segment(segment)?.table().and_then(|table| table.all());
+        let chunks = self.segment(segment)?.table().and_then(ChunkTable::all);
         chunks.map_err(|error| self.or_superseded(error))
     }
 

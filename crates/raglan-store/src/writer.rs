@@ -305,7 +305,7 @@ impl Writer {
             // An index that cannot be read is not cleaned up: it is evidence until its first new generation.
             return Ok(GcReport::default());
         }
-        let drafts: HashSet<String> = lock(&self.drafts).iter().map(|id| id.to_string()).collect();
+        let drafts: HashSet<String> = lock(&self.drafts).iter().map(ToString::to_string).collect();
         garbage::collect(&self.folder, &keep, &drafts)
     }
 

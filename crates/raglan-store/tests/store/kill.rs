@@ -145,5 +145,5 @@ fn a_writer_killed_at_any_moment_loses_nothing_and_doubles_nothing() {
 }
 
 fn n_segments(folder: &Path) -> usize {
-    std::fs::read_dir(folder.join("segments")).map_or(0, |entries| entries.count())
+    std::fs::read_dir(folder.join("segments")).map_or(0, Iterator::count)
 }
