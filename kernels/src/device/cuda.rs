@@ -47,7 +47,7 @@ mod tests {
     fn the_probe_answers_with_and_without_a_device() {
         match cuda_devices() {
             Ok(devices) if devices.is_empty() => {
-                eprintln!("no CUDA device: only the probe's absence of panics is tested")
+                eprintln!("no CUDA device: only the probe's absence of panics is tested");
             }
             Ok(devices) => assert!(devices.iter().all(|device| device.ends_with("GiB"))),
             Err(error) => assert!(matches!(error, Error::Cuda { .. })),
