@@ -5,6 +5,7 @@ pub mod chat_template;
 mod error;
 pub mod gguf;
 pub mod llama;
+pub mod registry;
 pub mod tokenizer;
 
 pub use chat_template::*;
