@@ -1,6 +1,7 @@
 //! Models: registry and download, tokenizers, weights, transformer forward.
 #![forbid(unsafe_code)]
 
+pub mod bert;
 pub mod chat_template;
 mod error;
 pub mod gguf;
@@ -8,6 +9,7 @@ pub mod llama;
 pub mod registry;
 pub mod tokenizer;
 
+pub use bert::*;
 pub use chat_template::*;
 pub use error::{Error, Result};
 pub use gguf::*;

@@ -1,0 +1,117 @@
+//! How a model is to be used as an encoder.
+
+use std::path::Path;
+
+use raglan_model::BertConfig;
+use raglan_model::registry::Registry;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Error, Pooling, Result};
+
+/// How a model is to be used as an encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderConfig {
+    /// How the vectors of a text's tokens become one.
+    pub pooling: Pooling,
+    /// Whether vectors are brought to length 1.
+    pub normalize: bool,
+    /// How many tokens the encoder reads of one text, special tokens and prefix included.
+    pub max_tokens: usize,
+    /// What stands before a query.
+    pub query_prefix: String,
+    /// What stands before a passage.
+    pub passage_prefix: String,
+    /// The length of a vector.
+    pub dim: usize,
+}
+
+impl EncoderConfig {
+    /// What the files beside a model's weights say.
+    ///
+    /// `config.json` must be there. The files of sentence-transformers, `modules.json`, `1_Pooling/config.json`,
+    /// `sentence_bert_config.json` and `config_sentence_transformers.json`, are read where they are there. Where they
+    /// are not: the mean, length 1, no prefixes, and as many tokens as the registry says of a model of the folder's
+    /// name, otherwise as many as the model has positions for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Malformed`] and [`Error::Unsupported`], with the file, and what `config.json` gives.
+    pub fn for_model(dir: &Path) -> Result<Self> {
+        let bert = BertConfig::from_file(dir.join("config.json"))?;
+        let mut max_tokens = bert.max_position_embeddings;
+        let registry = Registry::builtin();
+        if let Some(entry) = dir.file_name().and_then(|name| registry.entry(name.to_str()?).ok()) {
+            max_tokens = max_tokens.min(entry.max_tokens);
+        }
+        let path = dir.join("sentence_bert_config.json");
+        if let Some(limits) = read::<Limits>(&path)? {
+            max_tokens = bert.max_position_embeddings.min(limits.max_seq_length.unwrap_or(usize::MAX));
+        }
+        if max_tokens < 3 {
+            return Err(Error::Malformed {
+                path,
+                problem: format!("max_seq_length {max_tokens} leaves no room for text"),
+            });
+        }
+        let normalize = match read::<Vec<Module>>(&dir.join("modules.json"))? {
+            Some(modules) => modules.iter().any(|module| module.kind.ends_with(".Normalize")),
+            None => true,
+        };
+        let path = dir.join("1_Pooling/config.json");
+        let pooling = match read::<Value>(&path)? {
+            Some(modes) => pooling(&modes).map_err(|what| Error::Unsupported { path, what })?,
+            None => Pooling::Mean,
+        };
+        let prompts = read::<Prompted>(&dir.join("config_sentence_transformers.json"))?.unwrap_or_default().prompts;
+        let prompt = |names: &[&str]| names.iter().find_map(|&name| prompts.get(name)?.as_str()).unwrap_or_default();
+        Ok(Self {
+            pooling,
+            normalize,
+            max_tokens,
+            query_prefix: prompt(&["query"]).to_owned(),
+            passage_prefix: prompt(&["document", "passage", "corpus"]).to_owned(),
+            dim: bert.hidden_size,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Limits {
+    max_seq_length: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Prompted {
+    #[serde(default)]
+    prompts: serde_json::Map<String, Value>,
+}
+
+fn pooling(modes: &Value) -> Result<Pooling, String> {
+    let on = |mode: &str| modes.get(mode).and_then(Value::as_bool).unwrap_or(false);
+    let all = ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"];
+    let asked: Vec<&str> = all.into_iter().filter(|mode| on(&format!("pooling_mode_{mode}"))).collect();
+    match *asked {
+        ["mean_tokens"] => Ok(Pooling::Mean),
+        ["cls_token"] => Ok(Pooling::Cls),
+        _ => Err(format!("pooling by {} (can pool by mean_tokens or cls_token)", asked.join(" and "))),
+    }
+}
+
+/// A JSON file, if it is there.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+    };
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|e| Error::Malformed { path: path.to_owned(), problem: e.to_string() })
+}

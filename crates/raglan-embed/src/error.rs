@@ -1,0 +1,61 @@
+//! What can go wrong with an encoder.
+
+use std::path::PathBuf;
+
+/// The result of this crate's work.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure to load an encoder or to encode a text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file is not sound.
+    #[error("`{}`: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file asks for what cannot be done.
+    #[error("`{}` is not supported: {what}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What cannot be done.
+        what: String,
+    },
+    /// A passage has more tokens than the encoder reads; nothing of a passage is cut off silently.
+    #[error("passage {passage} has {tokens} tokens with the special ones, and the encoder reads {limit}")]
+    TooLong {
+        /// The passage's place in the batch.
+        passage: usize,
+        /// How many tokens it has, with the special ones and the prefix.
+        tokens: usize,
+        /// How many the encoder reads.
+        limit: usize,
+    },
+    /// A worker cannot be started.
+    #[error("no thread for the encoder: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The model's files are not sound, or its forward failed.
+    #[error(transparent)]
+    Model(#[from] raglan_model::Error),
+    /// A vector is not one.
+    #[error(transparent)]
+    Vector(raglan_core::Error),
+}
+
+impl From<Error> for raglan_core::Error {
+    fn from(error: Error) -> Self {
+        Self::part("encoder", error)
+    }
+}
