@@ -93,6 +93,11 @@ fn has_controls(bytes: &[u8]) -> bool {
     zeros * 1000 > sample.len() || controls * 100 > sample.len()
 }
 
+/// Whether bytes have what text has not.
+pub(crate) fn is_binary(bytes: &[u8]) -> bool {
+    has_controls(bytes) || std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_some())
+}
+
 /// The media type of binary content, by its magic bytes.
 pub(crate) fn binary_kind(bytes: &[u8]) -> Option<&'static str> {
     let kind = infer::get(&bytes[..bytes.len().min(SAMPLE)])?;
@@ -108,8 +113,8 @@ pub(crate) fn binary_kind(bytes: &[u8]) -> Option<&'static str> {
 /// ```
 /// use raglan_ingest::source_span;
 ///
-/// assert_eq!(source_span(Some("windows-1252"), "naïve café", 7..11), Some(6..10));
-/// assert_eq!(source_span(Some("UTF-8"), "naïve café", 7..11), Some(7..11));
+/// assert_eq!(source_span(Some("windows-1252"), "naïve café", 7..12), Some(6..10));
+/// assert_eq!(source_span(Some("UTF-8"), "naïve café", 7..12), Some(7..12));
 /// ```
 pub fn source_span(encoding: Option<&str>, text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let encoding = match encoding {

@@ -19,8 +19,8 @@
 //! let pool = ReaderPool::new(Limits::default(), Isolation::InProcess, 1);
 //! let read: Vec<_> = found.files.iter().map(|file| pool.read(file).outcome).collect();
 //!
-//! assert_eq!(read[1].as_ref().unwrap_err().to_string(), "no reader for binary content");
-//! let note = read[0].as_ref().unwrap();
+//! assert_eq!(read[0].as_ref().unwrap_err().to_string(), "no reader for binary content");
+//! let note = read[1].as_ref().unwrap();
 //! assert_eq!(note.title.as_deref(), Some("Caches"));
 //! assert_eq!(&note.text[note.blocks[1].span.clone()], "A cache holds what was used last.");
 //! # Ok::<(), Box<dyn std::error::Error>>(())

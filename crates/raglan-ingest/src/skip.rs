@@ -107,6 +107,8 @@ impl SkipReason {
     }
 }
 
+impl std::error::Error for SkipReason {}
+
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

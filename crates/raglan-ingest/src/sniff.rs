@@ -21,14 +21,17 @@ const HEAD: usize = 8 << 10;
 pub(crate) fn sniff(name: &str, bytes: Vec<u8>) -> Result<Sniffed, SkipReason> {
     let unknown = |what: &str| SkipReason::UnknownFormat { what: what.to_owned() };
     let head = &bytes[..bytes.len().min(HEAD)];
-    if find(&head[..head.len().min(1024)], b"%PDF-").is_some() {
-        return Ok(Sniffed::Bytes(Format::Pdf, bytes));
-    }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         return Ok(Sniffed::Bytes(package_format(&bytes).ok_or_else(|| unknown("application/zip"))?, bytes));
     }
     if bytes.starts_with(b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1") {
         return Ok(Sniffed::Bytes(compound_format(&bytes)?, bytes));
+    }
+    // A few bytes may come before the header; but text about PDF is no PDF.
+    if bytes.starts_with(b"%PDF-")
+        || (encoding::is_binary(head) && find(&head[..head.len().min(1024)], b"%PDF-").is_some())
+    {
+        return Ok(Sniffed::Bytes(Format::Pdf, bytes));
     }
     let extension = extension(name);
     if looks_like_mail(head, &extension) {

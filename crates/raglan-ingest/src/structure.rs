@@ -71,6 +71,26 @@ pub(crate) struct TextBuilder {
     limit: usize,
     pending: Vec<MarkKind>,
     last: Option<BlockKind>,
+    last_start: usize,
+}
+
+/// Adds text with its ligatures spelled out, so that their words are found.
+fn push_spelled_out(to: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.find(|character| ('\u{FB00}'..='\u{FB06}').contains(&character)) {
+        to.push_str(&rest[..at]);
+        let mut behind = rest[at..].chars();
+        to.push_str(match behind.next() {
+            Some('\u{FB00}') => "ff",
+            Some('\u{FB01}') => "fi",
+            Some('\u{FB02}') => "fl",
+            Some('\u{FB03}') => "ffi",
+            Some('\u{FB04}') => "ffl",
+            _ => "st",
+        });
+        rest = behind.as_str();
+    }
+    to.push_str(rest);
 }
 
 impl TextBuilder {
@@ -81,6 +101,7 @@ impl TextBuilder {
             limit: usize::try_from(limits.text_bytes).unwrap_or(usize::MAX),
             pending: Vec::new(),
             last: None,
+            last_start: 0,
         }
     }
 
@@ -97,7 +118,7 @@ impl TextBuilder {
         if text.trim().is_empty() {
             return Ok(());
         }
-        if self.text.len() + text.len() + 2 > self.limit {
+        if self.text.len() + text.len() + 2 > self.limit || self.structure.marks.len() > self.limit {
             return Err(SkipReason::too_large("extracted text", self.limit as u64));
         }
         let joined = matches!(kind, BlockKind::ListItem | BlockKind::TableRow) && self.last == Some(kind);
@@ -107,13 +128,37 @@ impl TextBuilder {
             Some(_) => self.text.push_str("\n\n"),
         }
         let start = self.text.len();
+        self.last_start = start;
         for kind in self.pending.drain(..) {
             self.structure.marks.push(Mark { at: start, kind });
         }
-        self.text.push_str(text);
+        push_spelled_out(&mut self.text, text);
         let indent = text.len() - text.trim_start().len();
         self.structure.block(kind, start + indent..self.text.len());
         self.last = Some(kind);
+        Ok(())
+    }
+
+    /// Adds a block within which other things begin: each at an offset of `text`, in order.
+    pub fn block_with_marks(
+        &mut self,
+        kind: BlockKind,
+        text: &str,
+        within: impl IntoIterator<Item = (usize, MarkKind)>,
+    ) -> Result<(), SkipReason> {
+        let before = self.text.len();
+        self.block(kind, text)?;
+        let is_written = self.text.len() > before;
+        let indent = text.len() - text.trim_start().len();
+        for (offset, kind) in within {
+            if is_written {
+                // Ligatures that were spelled out may have moved what is behind them; a mark stays on a character.
+                let at = boundary(&self.text, self.last_start + offset.saturating_sub(indent));
+                self.structure.mark(at, kind);
+            } else {
+                self.pending.push(kind);
+            }
+        }
         Ok(())
     }
 

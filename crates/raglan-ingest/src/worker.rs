@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use encoding_rs::Encoding;
 use raglan_core::{Format, ParsedDocument};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Decoded;
@@ -27,7 +27,7 @@ use crate::{Limits, SkipReason};
 /// What the parent waits beyond the file's own time before it kills a worker that does not answer.
 const GRACE: Duration = Duration::from_secs(2);
 /// How much of what a worker says on its standard error is kept.
-const LAST_WORDS: usize = 2048;
+const LAST_WORDS: usize = 16 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -126,6 +126,8 @@ impl Worker {
         let (socket, theirs) = UnixStream::pair()?;
         let mut child = Command::new(program)
             .args(args)
+            // A backtrace would push the first words out of the last.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -185,7 +187,10 @@ impl Worker {
         let heard = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let heard: Vec<u8> = heard.iter().copied().collect();
         let heard = String::from_utf8_lossy(&heard);
-        if heard.contains("memory allocation of") {
+        let signal = status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
+        // No one but the system kills a worker that is reading, and it does so for want of memory.
+        let is_killed = ended.is_some() && signal == Some(Signal::KILL.as_raw());
+        if heard.contains("memory allocation of") || is_killed {
             return SkipReason::OutOfMemory { limit: limits.memory_bytes };
         }
         let problem = if heard.contains("overflowed its stack") {
@@ -252,7 +257,10 @@ fn receive(from: &mut impl Read, limit: u64) -> io::Result<Vec<u8>> {
 /// A program that gives [`Isolation::Worker`](crate::Isolation::Worker) with itself as the program calls this, and
 /// nothing before it, when it is run with the arguments named there. Standard input must be the pool's socket.
 pub fn worker_main() -> ! {
-    std::panic::set_hook(Box::new(|_| {})); // A panic is an outcome here, and goes back as such.
+    // A panic is an outcome here, and goes back as such; running out of memory is told from other ends by its words.
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(io::stderr(), "{panic}");
+    }));
     let served = io::stdin().as_fd().try_clone_to_owned().and_then(|socket| serve(UnixStream::from(socket)));
     std::process::exit(i32::from(served.is_err()))
 }

@@ -71,6 +71,8 @@ struct Body<'a, 'b> {
     page: u32,
     n_nodes: usize,
     paragraph: String,
+    /// Offsets in the paragraph at which pages begin.
+    pages_within: Vec<(usize, u32)>,
     heading: Option<u8>,
     is_item: bool,
     /// How deep in elements whose text is not the document's.
@@ -90,6 +92,7 @@ impl<'a, 'b> Body<'a, 'b> {
             page: 0,
             n_nodes: 0,
             paragraph: String::new(),
+            pages_within: Vec::new(),
             heading: None,
             is_item: false,
             n_skipped: 0,
@@ -114,7 +117,7 @@ impl<'a, 'b> Body<'a, 'b> {
                 // A paragraph within a paragraph is that of a text box.
                 self.end_paragraph()?;
                 if self.paged && self.page == 0 {
-                    self.turn_page()?;
+                    self.break_page()?;
                 }
             }
             Xml::Open("pStyle", element) => {
@@ -135,7 +138,7 @@ impl<'a, 'b> Body<'a, 'b> {
                 _ => self.paragraph.push('\n'),
             },
             Xml::Open("cr", _) => self.paragraph.push('\n'),
-            Xml::Open("lastRenderedPageBreak", _) if self.n_explicit_before() => {}
+            Xml::Open("lastRenderedPageBreak", _) if self.has_just_turned() => {}
             Xml::Open("lastRenderedPageBreak", _) => self.break_page()?,
             Xml::Close("p") => self.end_paragraph()?,
             Xml::Open("tbl", _) => {
@@ -168,26 +171,29 @@ impl<'a, 'b> Body<'a, 'b> {
     }
 
     /// Whether the page was broken just now, so that the rendered break repeats that.
-    fn n_explicit_before(&self) -> bool {
-        self.paragraph.is_empty() && self.out.has_pending_page()
+    fn has_just_turned(&self) -> bool {
+        let within = self.pages_within.last().map(|&(at, _)| at);
+        let here = self.paragraph.trim_end().len();
+        if self.paragraph.trim().is_empty() && within.is_none() {
+            self.out.has_pending_page()
+        } else {
+            within.is_some_and(|at| at >= here)
+        }
     }
 
     fn break_page(&mut self) -> Result<(), SkipReason> {
         if !self.paged {
             return Ok(());
         }
-        if self.rows.is_empty() {
-            self.write_paragraph()?;
-        }
-        self.turn_page()
-    }
-
-    fn turn_page(&mut self) -> Result<(), SkipReason> {
         self.page += 1;
         if self.page > self.task.limits.pages {
             return Err(SkipReason::too_large("number of pages", u64::from(self.task.limits.pages)));
         }
-        self.out.mark(MarkKind::Page(self.page));
+        if self.paragraph.trim().is_empty() || !self.rows.is_empty() {
+            self.out.mark(MarkKind::Page(self.page));
+        } else {
+            self.pages_within.push((self.paragraph.len(), self.page));
+        }
         Ok(())
     }
 
@@ -204,12 +210,20 @@ impl<'a, 'b> Body<'a, 'b> {
 
     fn write_paragraph(&mut self) -> Result<(), SkipReason> {
         let text = std::mem::take(&mut self.paragraph);
+        let pages = std::mem::take(&mut self.pages_within).into_iter();
+        let pages = pages.map(|(at, page)| (at, MarkKind::Page(page)));
         match self.heading {
-            Some(level) => self.out.heading(level, &text),
-            None if self.is_item && !text.trim().is_empty() => {
-                self.out.block(BlockKind::ListItem, &format!("- {}", text.trim()))
+            Some(level) => {
+                self.out.heading(level, &text)?;
+                pages.for_each(|(_, page)| self.out.mark(page));
+                Ok(())
             }
-            None => self.out.block(BlockKind::Paragraph, &text),
+            None if self.is_item && !text.trim().is_empty() => {
+                let bullet = "- ";
+                let pages = pages.map(|(at, page)| (at + bullet.len(), page));
+                self.out.block_with_marks(BlockKind::ListItem, &format!("{bullet}{}", text.trim_end()), pages)
+            }
+            None => self.out.block_with_marks(BlockKind::Paragraph, &text, pages),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! PDF: glyphs by page, put together to lines, paragraphs and headings by where they stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
 
 use pdf_extract::{Document, MediaBox, Object, OutputDev, OutputError, Transform, output_doc, output_doc_page};
@@ -34,8 +34,10 @@ pub(super) fn read(bytes: &[u8], task: &Task<'_>) -> Result<ParsedDocument, Skip
             None => SkipReason::NoText { what: format!("scanned PDF: {n_pages} pages of images without a text layer") },
         });
     }
+    let lines: Vec<(u32, Vec<Line>)> = glyphs.pages.iter().map(|(&page, glyphs)| (page, lines(glyphs))).collect();
+    let words = Words::of(&lines);
     let pages: Vec<(u32, Vec<Paragraph>)> =
-        glyphs.pages.iter().map(|(&page, runs)| (page, paragraphs(lines(runs)))).collect();
+        lines.into_iter().map(|(page, lines)| (page, paragraphs(lines, &words))).collect();
     let mut out = TextBuilder::new(task.limits);
     properties(&pdf, &mut out);
     let levels = HeadingLevels::of(&pages);
@@ -43,7 +45,12 @@ pub(super) fn read(bytes: &[u8], task: &Task<'_>) -> Result<ParsedDocument, Skip
         out.mark(MarkKind::Page(*page));
         for paragraph in paragraphs {
             match levels.level(paragraph) {
-                Some(level) => out.heading(level, &paragraph.text.replace('\n', " "))?,
+                Some(level) => {
+                    if out.structure.title.is_none() && *page == 1 && level == 1 {
+                        out.structure.title = Some(paragraph.text.clone());
+                    }
+                    out.heading(level, &paragraph.text.replace('\n', " "))?;
+                }
                 None if paragraph.is_item => out.block(BlockKind::ListItem, &paragraph.text)?,
                 None => out.block(BlockKind::Paragraph, &paragraph.text)?,
             }
@@ -65,10 +72,14 @@ fn properties(pdf: &Document, out: &mut TextBuilder) {
         Some(text.trim_end_matches('\0').to_owned()).filter(|text| !text.trim().is_empty())
     };
     out.structure.title = field(b"Title").filter(|title| !title.starts_with("Microsoft Word - "));
-    for (name, key) in
-        [("Author", "author"), ("Subject", "subject"), ("Keywords", "keywords"), ("CreationDate", "created")]
-    {
+    for (name, key) in [("Author", "author"), ("Subject", "subject"), ("Keywords", "keywords")] {
         out.structure.say(key, &field(name.as_bytes()).unwrap_or_default());
+    }
+    // `D:20221129012046Z` is the 29th of November 2022.
+    let created = field(b"CreationDate").unwrap_or_default();
+    let digits = created.trim_start_matches("D:").get(..8).filter(|day| day.bytes().all(|byte| byte.is_ascii_digit()));
+    if let Some(day) = digits {
+        out.structure.say("created", &format!("{}-{}-{}", &day[..4], &day[4..6], &day[6..]));
     }
 }
 
@@ -154,17 +165,11 @@ impl OutputDev for Glyphs {
     }
 }
 
-/// Ligatures are spelled out; control characters and soft hyphens go.
+/// White space becomes spaces; control characters and soft hyphens go.
 fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            '\u{FB00}' => cleaned.push_str("ff"),
-            '\u{FB01}' => cleaned.push_str("fi"),
-            '\u{FB02}' => cleaned.push_str("fl"),
-            '\u{FB03}' => cleaned.push_str("ffi"),
-            '\u{FB04}' => cleaned.push_str("ffl"),
-            '\u{FB05}' | '\u{FB06}' => cleaned.push_str("st"),
             '\u{AD}' => {}
             _ if character.is_whitespace() => cleaned.push(' '),
             _ if character.is_control() => {}
@@ -280,7 +285,7 @@ struct Paragraph {
 
 const BULLETS: [char; 9] = ['•', '◦', '▪', '●', '○', '■', '‣', '·', '–'];
 
-fn paragraphs(lines: Vec<Line>) -> Vec<Paragraph> {
+fn paragraphs(lines: Vec<Line>, words: &Words) -> Vec<Paragraph> {
     let mut paragraphs: Vec<Paragraph> = Vec::new();
     let mut last: Option<(Line, f64)> = None;
     for line in lines {
@@ -308,7 +313,7 @@ fn paragraphs(lines: Vec<Line>) -> Vec<Paragraph> {
                 pitch
             }
             Some((paragraph, false, pitch)) => {
-                append_line(&mut paragraph.text, &text);
+                append_line(&mut paragraph.text, &text, words);
                 paragraph.n_lines += 1;
                 pitch
             }
@@ -322,14 +327,46 @@ fn paragraphs(lines: Vec<Line>) -> Vec<Paragraph> {
     paragraphs
 }
 
+/// The words of a document as they stand within its lines: what a hyphen at a line's end is judged by.
+struct Words(HashSet<String>);
+
+impl Words {
+    fn of(pages: &[(u32, Vec<Line>)]) -> Self {
+        let mut words = HashSet::new();
+        for line in pages.iter().flat_map(|(_, lines)| lines) {
+            for word in line.text.split_whitespace() {
+                let word = word.trim_matches(|character: char| !character.is_alphanumeric() && character != '-');
+                if !word.ends_with('-') {
+                    words.insert(word.to_lowercase());
+                }
+            }
+        }
+        Self(words)
+    }
+
+    /// Whether the hyphen between two parts of a word belongs to it wherever it stands.
+    fn keeps_hyphen(&self, stem: &str, tail: &str) -> bool {
+        let (stem, tail) = (stem.to_lowercase(), tail.to_lowercase());
+        let has = |word: &str| self.0.contains(word);
+        stem.contains('-')
+            || has(&format!("{stem}-{tail}"))
+            || (!has(&format!("{stem}{tail}")) && has(&stem) && has(&tail))
+    }
+}
+
 /// Adds a line below; a word that is parted by a hyphen becomes whole.
-fn append_line(text: &mut String, line: &str) {
-    let parted = text.strip_suffix(['-', '\u{2010}']).is_some_and(|stem| stem.ends_with(char::is_lowercase))
-        && line.starts_with(char::is_lowercase);
-    if parted {
-        text.pop();
-    } else {
+fn append_line(text: &mut String, line: &str, words: &Words) {
+    let stem = text.strip_suffix(['-', '\u{2010}']).filter(|stem| stem.ends_with(char::is_lowercase));
+    let Some(stem) = stem.filter(|_| line.starts_with(char::is_lowercase)) else {
         text.push('\n');
+        text.push_str(line);
+        return;
+    };
+    let is_part = |character: char| character.is_alphanumeric() || character == '-';
+    let stem = stem.rsplit(|character| !is_part(character)).next().unwrap_or_default();
+    let tail = line.split(|character| !is_part(character)).next().unwrap_or_default();
+    if !words.keeps_hyphen(stem, tail) {
+        text.pop();
     }
     text.push_str(line);
 }
@@ -360,4 +397,85 @@ impl HeadingLevels {
 
 fn half_points(size: f64) -> i64 {
     (size * 2.0).round() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::testing::{headings, pieces, read_bytes};
+    use crate::{Limits, read_bytes as try_read};
+
+    /// A PDF whose every page shows its lines: font size, left, base and text.
+    fn pdf(pages: &[&[(u32, u32, u32, &str)]]) -> Vec<u8> {
+        let mut objects = vec![
+            "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+            format!(
+                "<< /Type /Pages /Count {} /Kids [{}] >>",
+                pages.len(),
+                (0..pages.len()).map(|page| format!("{} 0 R ", 4 + 2 * page)).collect::<String>()
+            ),
+            "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>".to_owned(),
+        ];
+        for (page, lines) in pages.iter().enumerate() {
+            let show =
+                |&(size, x, y, text): &(u32, u32, u32, &str)| format!("BT /F {size} Tf {x} {y} Td ({text}) Tj ET\n");
+            let content: String = lines.iter().map(show).collect();
+            objects.push(format!(
+                "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {} 0 R \
+                 /Resources << /Font << /F 3 0 R >> >> >>",
+                5 + 2 * page
+            ));
+            objects.push(format!("<< /Length {} >>\nstream\n{content}endstream", content.len()));
+        }
+        let mut file = "%PDF-1.4\n".to_owned();
+        let mut offsets = Vec::new();
+        for (object_idx, object) in objects.iter().enumerate() {
+            offsets.push(file.len());
+            file += &format!("{} 0 obj\n{object}\nendobj\n", object_idx + 1);
+        }
+        let start = file.len();
+        file += &format!("xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1);
+        file.extend(offsets.iter().map(|offset| format!("{offset:010} 00000 n \n")));
+        file += &format!("trailer << /Size {} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n", objects.len() + 1);
+        file.into_bytes()
+    }
+
+    #[test]
+    fn lines_become_paragraphs_headings_and_pages() {
+        let first: &[_] = &[
+            (20, 50, 700, "The Title"),
+            (10, 50, 660, "A paragraph that is well-"),
+            (10, 50, 648, "known and goes on, as retrie-"),
+            (10, 50, 636, "val does. It is well-known."),
+            (10, 50, 600, "Left"),
+            (10, 200, 600, "right"),
+        ];
+        let document = read_bytes("a.pdf", &pdf(&[first, &[(10, 50, 700, "Page two.")]]));
+        assert_eq!(
+            pieces(&document),
+            [
+                ("Heading(1)", "The Title"),
+                ("Paragraph", "A paragraph that is well-known and goes on, as retrieval does. It is well-known."),
+                ("Paragraph", "Left right"),
+                ("Paragraph", "Page two."),
+            ]
+        );
+        assert_eq!(headings(&document), [(1, "The Title")]);
+        assert_eq!(document.title.as_deref(), Some("The Title"));
+        let places = document.locate(&[0, document.text.len()]);
+        assert_eq!((places[0].page, places[1].page), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_pdf_without_text_says_so_and_a_damaged_one_does_not_panic() {
+        let limits = Limits::default();
+        let reason = try_read("a.pdf", pdf(&[&[]]), &limits).unwrap_err();
+        assert!(matches!(reason, SkipReason::NoText { .. }), "{reason}");
+        let whole = pdf(&[&[(10, 50, 700, "words")]]);
+        for cut in (10..whole.len()).step_by(23) {
+            if let Err(reason) = try_read("a.pdf", whole[..cut].to_vec(), &limits) {
+                assert!(!matches!(reason, SkipReason::Crashed { .. }), "{cut}: {reason}");
+            }
+        }
+    }
 }

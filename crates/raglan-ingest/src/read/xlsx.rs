@@ -1,6 +1,7 @@
 //! Workbooks: each row below its columns' names.
 
 use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Cursor;
 
 use calamine::{Data, Reader, Sheets, Xls, Xlsx, XlsxError, open_workbook_auto_from_rs};
@@ -21,6 +22,7 @@ pub(super) fn read(bytes: &[u8], task: &Task<'_>) -> Result<ParsedDocument, Skip
         match Xlsx::new(Cursor::new(bytes)) {
             Ok(workbook) => Sheets::Xlsx(workbook),
             Err(XlsxError::Password) => return Err(SkipReason::Encrypted),
+            Err(error) if package.has("xl/workbook.xml") => return Err(SkipReason::malformed(error)),
             Err(_) => open_workbook_auto_from_rs(Cursor::new(bytes)).map_err(SkipReason::malformed)?,
         }
     } else {
@@ -74,24 +76,47 @@ fn dense_cells(range: &calamine::Range<Data>) -> Vec<Cell> {
     filled.filter(|(_, _, text)| !text.is_empty()).collect()
 }
 
-/// Tables are what empty rows part. The first row of a table names its columns if it looks like that.
+/// Tables are what empty rows part, and what empty columns part if each part has a row of names.
 fn write_sheet(cells: &[Cell], out: &mut TextBuilder) -> Result<(), SkipReason> {
-    let mut names: Option<&[Cell]> = None;
-    let mut last_row = None;
-    for row in cells.chunk_by(|a, b| a.0 == b.0) {
-        let number = row[0].0;
-        let is_first = last_row.is_none_or(|last: u32| last + 1 != number);
-        last_row = Some(number);
-        if is_first {
-            names = header_of(row.iter().map(|(_, _, text)| Cow::Borrowed(text.as_str()))).map(|_| row);
+    for region in cells.chunk_by(|a, b| b.0 <= a.0.saturating_add(1)) {
+        let columns: BTreeSet<u32> = region.iter().map(|&(_, column, _)| column).collect();
+        let columns: Vec<u32> = columns.into_iter().collect();
+        let groups: Vec<&[u32]> = columns.chunk_by(|a, b| b - a == 1).collect();
+        // A form with cells here and there is one table.
+        if (2..=16).contains(&groups.len()) {
+            let of_group = |group: &&[u32]| -> Vec<Cell> {
+                let columns = group[0]..=group[group.len() - 1];
+                region.iter().filter(|(_, column, _)| columns.contains(column)).cloned().collect()
+            };
+            let tables: Vec<Vec<Cell>> = groups.iter().map(of_group).collect();
+            if tables.iter().all(|table| table.chunk_by(|a, b| a.0 == b.0).next().is_some_and(are_names)) {
+                tables.iter().try_for_each(|table| write_table(table, out))?;
+                continue;
+            }
         }
-        let named = |(_, column, text): &Cell| {
-            let name = names.filter(|_| !is_first)?.iter().find(|(_, named, _)| named == column)?;
-            Some(format!("{}: {text}", name.2))
+        write_table(region, out)?;
+    }
+    Ok(())
+}
+
+/// Whether a row holds names of columns.
+fn are_names(row: &[Cell]) -> bool {
+    header_of(row.iter().map(|(_, _, text)| Cow::Borrowed(text.as_str()))).is_some()
+}
+
+fn write_table(cells: &[Cell], out: &mut TextBuilder) -> Result<(), SkipReason> {
+    let mut names: HashMap<u32, &str> = HashMap::new();
+    for (row_idx, row) in cells.chunk_by(|a, b| a.0 == b.0).enumerate() {
+        let told = |(_, column, text): &Cell| match names.get(column) {
+            Some(name) => format!("{name}: {text}"),
+            None => text.clone(),
         };
-        let texts: Vec<String> = row.iter().map(|cell| named(cell).unwrap_or_else(|| cell.2.clone())).collect();
-        out.mark(MarkKind::Row(number.saturating_add(1)));
+        let texts: Vec<String> = row.iter().map(told).collect();
+        out.mark(MarkKind::Row(row[0].0.saturating_add(1)));
         out.block(BlockKind::TableRow, &texts.join(" | "))?;
+        if row_idx == 0 && are_names(row) {
+            names = row.iter().map(|(_, column, name)| (*column, name.as_str())).collect();
+        }
     }
     Ok(())
 }
@@ -138,6 +163,16 @@ mod tests {
         let document = read_bytes(
             "a.xlsx",
             &zip(&[
+                (
+                    "[Content_Types].xml",
+                    "<Types xmlns='http://schemas.openxmlformats.org/package/2006/content-types'/>",
+                ),
+                (
+                    "_rels/.rels",
+                    &relationships
+                        .replace("/worksheet'", "/officeDocument'")
+                        .replace("worksheets/sheet1", "xl/workbook"),
+                ),
                 ("xl/workbook.xml", workbook),
                 ("xl/_rels/workbook.xml.rels", relationships),
                 ("xl/worksheets/sheet1.xml", &sheet),
