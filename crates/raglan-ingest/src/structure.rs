@@ -324,9 +324,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_complete(text: &str, blocks: &[Range<usize>], expected: &[&str]) {
+    fn check_complete(text: &str, blocks: &[(usize, usize)], expected: &[&str]) {
         let mut blocks: Vec<_> =
-            blocks.iter().map(|span| Block { kind: BlockKind::Code, span: span.clone() }).collect();
+            blocks.iter().map(|&(start, end)| Block { kind: BlockKind::Code, span: start..end }).collect();
         complete(text, &mut blocks, BlockKind::Paragraph);
         let found: Vec<_> = blocks.iter().map(|block| &text[block.span.clone()]).collect();
         assert_eq!(found, expected);
@@ -334,12 +334,12 @@ mod tests {
 
     #[test]
     fn gaps_go_to_their_line_or_become_paragraphs() {
-        check_complete("> quote\n", &[2..7], &["> quote"]);
+        check_complete("> quote\n", &[(2, 7)], &["> quote"]);
         check_complete("a\n\nb\nc\n\n  d", &[], &["a", "b\nc", "d"]);
-        check_complete("one (two)", &[5..8], &["one (two)"]);
-        check_complete("head\nx\n\ntail", &[0..4], &["head", "x", "tail"]);
+        check_complete("one (two)", &[(5, 8)], &["one (two)"]);
+        check_complete("head\nx\n\ntail", &[(0, 4)], &["head", "x", "tail"]);
         check_complete("\u{FEFF}a b", &[], &["a b"]);
-        check_complete("aa bb", &[0..4, 2..5], &["aa b", "b"]);
+        check_complete("aa bb", &[(0, 4), (2, 5)], &["aa b", "b"]);
     }
 
     proptest! {

@@ -62,17 +62,18 @@ fn definitions(tree: &Tree, text: &str, structure: &mut Structure, task: &Task<'
     loop {
         let node = cursor.node();
         n_nodes += 1;
-        if n_nodes % (1 << 16) == 0 {
+        if n_nodes.is_multiple_of(1 << 16) {
             task.check_time()?;
         }
         close(&mut open, node.start_byte(), structure);
-        if open.len() < MAX_LEVEL && node.is_named() {
-            if let Some(name) = definition(node, text) {
-                let start = with_what_leads(node).max(open.last().map_or(0, |outer| outer.span.start));
-                let level = u8::try_from(open.len() + 1).expect("it is at most 32");
-                structure.mark(start, MarkKind::Heading { level, title: name });
-                open.push(Open { span: start..node.end_byte(), n_blocks: structure.blocks.len(), level });
-            }
+        if open.len() < MAX_LEVEL
+            && node.is_named()
+            && let Some(name) = definition(node, text)
+        {
+            let start = with_what_leads(node).max(open.last().map_or(0, |outer| outer.span.start));
+            let level = u8::try_from(open.len() + 1).expect("it is at most 32");
+            structure.mark(start, MarkKind::Heading { level, title: name });
+            open.push(Open { span: start..node.end_byte(), n_blocks: structure.blocks.len(), level });
         }
         if cursor.goto_first_child() {
             continue;

@@ -20,7 +20,7 @@ pub(super) fn read(format: Format, text: String, task: &Task<'_>) -> Result<Pars
         .delimiter(delimiter)
         .flexible(true)
         .has_headers(false)
-        .from_reader(text[start..].as_bytes());
+        .from_reader(&text.as_bytes()[start..]);
     let mut record = StringRecord::new();
     let (mut row, mut from, mut header) = (0_u32, start, None);
     loop {
@@ -33,10 +33,10 @@ pub(super) fn read(format: Format, text: String, task: &Task<'_>) -> Result<Pars
         if row % 4096 == 0 {
             task.check_time()?;
         }
-        if row == 2 {
-            if let Some(title) = header.take() {
-                structure.mark(from, MarkKind::Heading { level: 1, title });
-            }
+        if row == 2
+            && let Some(title) = header.take()
+        {
+            structure.mark(from, MarkKind::Heading { level: 1, title });
         }
         structure.mark(from, MarkKind::Row(row));
         structure.block(BlockKind::TableRow, from..to);

@@ -103,7 +103,7 @@ impl<'a, 'b> Body<'a, 'b> {
 
     fn node(&mut self, node: Xml<'_>) -> Result<(), SkipReason> {
         self.n_nodes += 1;
-        if self.n_nodes % 4096 == 0 {
+        if self.n_nodes.is_multiple_of(4096) {
             self.task.check_time()?;
         }
         match node {

@@ -111,7 +111,7 @@ impl Properties<'_> {
 
     /// The folders of what is attached, in order.
     fn attachments(&self) -> Vec<String> {
-        let entries = self.file.read_root_storage().filter(|entry| entry.is_storage());
+        let entries = self.file.read_root_storage().filter(cfb::Entry::is_storage);
         let names =
             entries.map(|entry| entry.name().to_owned()).filter(|name| name.starts_with("__attach_version1.0_"));
         let mut folders: Vec<String> = names.map(|name| format!("/{name}")).collect();

@@ -304,7 +304,7 @@ fn paragraphs(lines: Vec<Line>, words: &Words) -> Vec<Paragraph> {
                 && ((same_line && line.start >= last.end)
                     || bare_bullet
                     || (below && same_size && !indented && !is_item));
-            joins.then(|| (paragraph, same_line || bare_bullet, if same_line { *pitch } else { down }))
+            joins.then_some((paragraph, same_line || bare_bullet, if same_line { *pitch } else { down }))
         });
         let pitch = match joins {
             Some((paragraph, true, pitch)) => {
