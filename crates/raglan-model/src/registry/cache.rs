@@ -257,10 +257,11 @@ impl ModelCache {
         let mut stamps = Stamps::open(dir.join(STAMPS));
         let mut found = ModelFiles::empty(&entry.name, dir.clone());
         for file in &entry.files {
-            let sha256 = inspect_file(&entry.name, file, &dir, check, &mut stamps, progress)?;
-            found.add(&file.name, dir.join(&file.name), sha256);
+            let sha256 = inspect_file(&entry.name, file, &dir, check, &mut stamps, progress);
+            // Also after damage: once seen, the quick check knows of it too.
+            stamps.save();
+            found.add(&file.name, dir.join(&file.name), sha256?);
         }
-        stamps.save();
         Ok(Some(found))
     }
 
@@ -274,7 +275,7 @@ impl ModelCache {
             let mut wanted: Vec<&PinnedFile> = Vec::new();
             for file in &entry.files {
                 let whole = dir.join(&file.name).is_file()
-                    && match inspect_file(&entry.name, file, &dir, Check::Quick, &mut stamps, progress) {
+                    && match inspect_file(&entry.name, file, &dir, Check::Full, &mut stamps, progress) {
                         Ok(_) => true,
                         Err(Error::CachedTruncated { .. } | Error::CachedChanged { .. }) => false,
                         Err(e) => return Err(e),

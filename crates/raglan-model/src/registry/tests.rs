@@ -241,6 +241,7 @@ fn a_damaged_cache_is_found_and_mended() {
     assert!(matches!(cache.ensure("toy", &Silent), Err(Error::CachedChanged { .. })));
     File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
     assert!(matches!(cache.verify("toy", &Silent), Err(Error::CachedChanged { .. })));
+    assert!(matches!(cache.ensure("toy", &Silent), Err(Error::CachedChanged { .. }))); // It was told.
     cache.pull("toy", &Silent).unwrap();
     cache.verify("toy", &Silent).unwrap();
     assert_eq!(bench.names(), SETTLED);
@@ -348,11 +349,8 @@ fn the_next_source_is_tried_when_one_fails() {
     let bench = Bench::new(&WHOLE, "echo 'ERROR: No matching distribution' >&2; exit 1");
     let mirror = bench.folder.path().join("mirror");
     let sources = format!("{PIP}[[model.sources]]\nkind = \"folder\"\npath = \"{}\"\n", mirror.display());
-    let mut cache = bench.cache();
-    cache = ModelCache {
-        pip: cache.pip,
-        ..ModelCache::with_registry(toy(&sources), Some(cache.dir().into()), false).unwrap()
-    };
+    let mut cache = ModelCache::with_registry(toy(&sources), Some(bench.folder.path().join("cache")), false).unwrap();
+    cache.pip = bench.cache().pip;
     match cache.ensure("toy", &Silent).unwrap_err() {
         Error::AllSources { failures, .. } => {
             assert!(matches!(failures[0], Error::PipFailed { .. }));
