@@ -72,7 +72,7 @@ fn utf_16_of(bytes: &[u8]) -> Option<&'static Encoding> {
         _ => {}
     }
     let sample = &bytes[..bytes.len().min(SAMPLE)];
-    if sample.len() < 4 || !bytes.len().is_multiple_of(2) {
+    if sample.len() < 16 || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let zeros = |at: usize| sample.iter().skip(at).step_by(2).filter(|&&byte| byte == 0).count();
