@@ -476,3 +476,6 @@ impl Weights {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod llama;
 pub mod registry;
 pub mod tokenizer;
+pub mod word_piece;
 
 pub use bert::*;
 pub use chat_template::*;
@@ -15,3 +16,4 @@ pub use error::{Error, Result};
 pub use gguf::*;
 pub use llama::*;
 pub use tokenizer::*;
+pub use word_piece::*;
