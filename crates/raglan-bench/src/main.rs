@@ -1,2 +1,36 @@
-//! What the peer scripts call.
-fn main() {}
+//! What the peer scripts call: the same work as the peers do, timed, as JSON lines on standard output.
+//!
+//! Each line is `{area, system, metric, value, unit, n, threads, params}`; a ratio is formed of lines whose metric,
+//! unit, threads and params are equal. Every figure of quality is computed before anything is timed a second time.
+
+mod bm25;
+mod e2e;
+mod report;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "raglan-bench", version, about = "Times raglan's parts as the peer scripts time others")]
+struct Cli {
+    #[command(subcommand)]
+    area: Area,
+}
+
+#[derive(Subcommand)]
+enum Area {
+    /// Keyword search over collections
+    Bm25(bm25::Bm25),
+    /// Index a folder, answer, index again
+    E2e(e2e::E2e),
+    /// Reads files for another process
+    #[command(hide = true)]
+    ReadWorker,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().area {
+        Area::Bm25(options) => bm25::run(&options),
+        Area::E2e(options) => e2e::run(&options),
+        Area::ReadWorker => raglan::ingest::worker_main(),
+    }
+}

@@ -1,2 +1,118 @@
-//! The `raglan` command.
-fn main() {}
+//! The `raglan` command: index a folder, search it, ask it, and check what it says.
+//!
+//! Results go to standard output, progress and messages to standard error. The exit status is 0 on success, 1 when
+//! nothing was found or a check failed, and 2 on an error.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod output;
+mod progress;
+mod session;
+mod settings;
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use session::Session;
+
+/// How a command ended.
+pub enum Outcome {
+    /// It did what it was asked.
+    Success,
+    /// Nothing was found, or a check failed.
+    Nothing,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RAGLAN_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::Nothing) => ExitCode::from(1),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
+                let _ = output::json(&serde_json::json!({ "error": format!("{error:#}"), "causes": chain }));
+            }
+            eprintln!("{} {error:#}", console::style("error:").for_stderr().red().bold());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Outcome> {
+    let Cli { global, command } = cli;
+    if let Some(Command::ReadWorker) = command {
+        raglan::ingest::worker_main();
+    }
+    if let Some(Command::Completions { shell }) = command {
+        clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut std::io::stdout());
+        return Ok(Outcome::Success);
+    }
+    stop_on_ctrl_c()?;
+    let print_config = global.print_config;
+    let Some(command) = command else {
+        if print_config {
+            return commands::print_config(&Session::new(global, Vec::new())?);
+        }
+        Cli::command().print_help()?;
+        return Ok(Outcome::Nothing);
+    };
+    let session = Session::new(global, command.settings())?;
+    if print_config {
+        return commands::print_config(&session);
+    }
+    match command {
+        Command::Index(command) => commands::index::run(&session, &command),
+        Command::Ask(command) => commands::ask::run(&session, &command),
+        Command::Search(command) => commands::search::run(&session, &command),
+        Command::Chunks(command) => commands::chunks::run(&session, &command),
+        Command::Status(folder) => commands::status::run(&session, &folder),
+        Command::Verify(command) => commands::verify::run(&session, &command),
+        Command::Gc(folder) => commands::gc::run(&session, &folder),
+        Command::Explain(command) => commands::explain::run(&session, &command),
+        Command::Models(command) => commands::models::run(&session, &command),
+        Command::Eval(command) => commands::eval::run(&session, &command),
+        Command::Check(command) => commands::check::run(&session, &command),
+        Command::Doctor(folder) => commands::doctor::run(&session, &folder),
+        Command::Completions { .. } | Command::ReadWorker => unreachable!("both were served above"),
+    }
+}
+
+/// The first Ctrl-C asks for an end in good order; the second ends at once, which harms nothing either.
+fn stop_on_ctrl_c() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if progress::STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping in good order; Ctrl-C once more to stop at once");
+    })?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

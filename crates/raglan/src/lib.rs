@@ -1,1 +1,72 @@
-//! Index a folder, search it, answer from it: the parts of raglan put together.
+//! raglan answers questions from a folder of documents, on this machine, with sources that can be checked.
+//!
+//! A folder is indexed once and kept up to date by an [`Indexer`]; an [`Index`] is one generation of it, open for
+//! questions; a [`Recipe`](pipeline::Recipe) says which stages lead from a question to a ranking or an answer. This
+//! crate puts the parts together, and gives each part's own crate under its short name.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use raglan::{Filter, Library};
+//!
+//! fn main() -> Result<(), raglan::Error> {
+//!     let library = Library::open(Path::new("manuals"))?; // Reads what is new, embeds it, commits.
+//!     for found in library.search("warranty period", 5, &Filter::default())?.results {
+//!         println!("{} {}: {}", found.rank, found.path, found.snippet.text);
+//!     }
+//!     let answer = library.ask("How long is the warranty?")?;
+//!     println!("{}", answer.text);
+//!     for source in &answer.sources {
+//!         println!("{}, {}: bytes {} to {}", source.path, source.locator, source.start, source.end);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+mod chunking;
+mod embedder;
+mod error;
+mod explain;
+mod filter;
+mod index;
+mod indexer;
+mod library;
+mod location;
+mod models;
+mod search;
+mod snippet;
+mod status;
+mod threads;
+mod time;
+mod verify_answer;
+
+pub use chunking::{ChunkingRow, eval_chunking};
+pub use embedder::{DenseEncoder, Embedder};
+pub use error::{Error, Result};
+pub use explain::{ExplainedBm25, ExplainedChunk, ExplainedStage, Explanation, RankAndScore};
+pub use filter::{Filter, MetadataCondition};
+pub use index::{Index, dense_config, gc};
+pub use indexer::{IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start};
+pub use library::Library;
+pub use location::{INDEX_FOLDER, index_of};
+pub use models::{LazyGenerator, Models};
+pub use search::{SearchOutcome, SearchResult, StageTime, recipe, without_generation};
+pub use snippet::{Snippet, snippet};
+pub use status::Status;
+pub use threads::set_threads;
+pub use time::parse_time;
+pub use verify_answer::{CheckedQuote, QuoteState, verify_answer};
+
+pub use raglan_core as core;
+pub use raglan_datasets as datasets;
+pub use raglan_dense as dense;
+pub use raglan_embed as embed;
+pub use raglan_eval as eval;
+pub use raglan_generate as generate;
+pub use raglan_ingest as ingest;
+pub use raglan_kernels as kernels;
+pub use raglan_model as model;
+pub use raglan_pipeline as pipeline;
+pub use raglan_sparse as sparse;
+pub use raglan_store as store;

@@ -1,6 +1,7 @@
 //! The cache folder: from a model's name to files that are known to be the right ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,16 @@ pub enum State {
         /// What is wrong, and the remedy.
         problem: String,
     },
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("present"),
+            Self::Absent => f.write_str("absent"),
+            Self::Damaged { problem } => write!(f, "damaged: {problem}"),
+        }
+    }
 }
 
 /// A model of the registry and how it stands in the cache.

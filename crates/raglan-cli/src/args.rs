@@ -1,0 +1,464 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use raglan::MetadataCondition;
+use raglan::core::Format;
+
+/// Ask a folder of documents: index it, search it, and get answers with sources you can check. Offline.
+#[derive(Parser)]
+#[command(name = "raglan", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  raglan ask -f manuals \"How long is the warranty?\"
+  raglan index manuals --exclude '*.log'
+  raglan search -f manuals warranty -k 5 --json
+
+Settings come from flags, then RAGLAN_* variables, then raglan.toml in this folder or above, then the
+user's raglan.toml, then defaults; `raglan --print-config` shows each with its source.")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Folder of the index, when it is not `.raglan` in the folder of documents
+    #[arg(long, global = true, value_name = "DIR")]
+    pub index: Option<String>,
+    /// Folder of downloaded models
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache: Option<String>,
+    /// Never touch the network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Threads to use; 0 means one a processor
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<String>,
+    /// Memory that indexing may use for texts and vectors under way, such as 2GiB
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub max_memory: Option<String>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Print every setting with its value and source, and stop
+    #[arg(long, global = true)]
+    pub print_config: bool,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring the index of a folder up to date
+    #[command(after_help = "Examples:
+  raglan index manuals
+  raglan index . --include '*.md' --embedder none
+  raglan index manuals --rebuild --chunk-tokens 128")]
+    Index(IndexCommand),
+    /// Answer a question from a folder, with sources
+    #[command(after_help = "Examples:
+  raglan ask -f manuals \"How long is the warranty?\"
+  raglan ask -f manuals --json \"How long is the warranty?\" > answer.json
+  raglan ask -f manuals            (asks for questions until an empty line or Ctrl-D)")]
+    Ask(AskCommand),
+    /// Find passages
+    #[command(after_help = "Examples:
+  raglan search -f manuals warranty period
+  raglan search -f manuals --path 'eu/**' --format pdf --after 2024-01-01 warranty --json")]
+    Search(SearchCommand),
+    /// List the chunks of the index or of one document
+    Chunks(ChunksCommand),
+    /// Show what the index holds
+    Status(FolderArgs),
+    /// Check the index, or the quotes of an answer against the files
+    #[command(after_help = "Examples:
+  raglan verify -f manuals
+  raglan verify -f manuals --answer answer.json")]
+    Verify(VerifyCommand),
+    /// Remove files that the index no longer needs
+    Gc(FolderArgs),
+    /// Show how a query finds a chunk or document, or why it does not
+    #[command(after_help = "Examples:
+  raglan explain -f manuals \"warranty period\" eu/terms.pdf
+  raglan explain -f manuals \"warranty period\" 1042")]
+    Explain(ExplainCommand),
+    /// List, fetch and check models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Measure
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Check a recipe without loading anything
+    Check(CheckCommand),
+    /// Look at the machine, the models and the index
+    Doctor(FolderArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:
+  raglan completions bash > ~/.local/share/bash-completion/completions/raglan")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Reads files for another raglan process
+    #[command(hide = true)]
+    ReadWorker,
+}
+
+/// The folder of documents whose index is meant.
+#[derive(Args, Clone)]
+pub struct FolderArgs {
+    /// Folder of documents; without it, the nearest folder from here upwards that has an index
+    #[arg(short, long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// Which files are read and how they are cut.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Indexing")]
+pub struct IndexingArgs {
+    /// Read files that .gitignore or .ignore exclude too
+    #[arg(long)]
+    pub no_ignore: bool,
+    /// Read hidden files too
+    #[arg(long)]
+    pub hidden: bool,
+    /// Read only files that match this glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out files that match this glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Dense encoder: a model name or path, or `none` for BM25 only
+    #[arg(long, value_name = "MODEL")]
+    pub embedder: Option<String>,
+    /// How documents are cut: structure, tokens or sentences
+    #[arg(long, value_name = "KIND")]
+    pub chunker: Option<String>,
+    /// Most tokens of a chunk, by the encoder's own count
+    #[arg(long, value_name = "N")]
+    pub chunk_tokens: Option<String>,
+    /// Tokens that a chunk repeats from the one before
+    #[arg(long, value_name = "N")]
+    pub chunk_overlap: Option<String>,
+    /// Whether a chunk is embedded below the line of its headings
+    #[arg(long, value_name = "BOOL")]
+    pub prefix_headings: Option<String>,
+    /// Language of stemming and stop words, or `none`
+    #[arg(long, value_name = "NAME")]
+    pub language: Option<String>,
+    /// Larger files are skipped
+    #[arg(long, value_name = "SIZE")]
+    pub max_file_size: Option<String>,
+    /// Files with more extracted text are skipped
+    #[arg(long, value_name = "SIZE")]
+    pub max_text_size: Option<String>,
+    /// A file that takes longer to read is skipped
+    #[arg(long, value_name = "SECONDS")]
+    pub file_seconds: Option<String>,
+}
+
+/// `raglan index`
+#[derive(Args)]
+pub struct IndexCommand {
+    /// Folder of documents
+    #[arg(value_name = "FOLDER", default_value = ".")]
+    pub folder: PathBuf,
+    /// Forget the old index and read everything again
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Fail when a file was skipped
+    #[arg(long)]
+    pub strict: bool,
+    /// Which files are read and how they are cut.
+    #[command(flatten)]
+    pub indexing: IndexingArgs,
+}
+
+/// Which documents a question is about.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// Only documents whose path matches this glob; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub path: Vec<String>,
+    /// Only documents of this format, such as pdf; may be given several times
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Vec<Format>,
+    /// Only documents modified at this time or later, such as 2024-01-31 or 2024-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub after: Option<String>,
+    /// Only documents modified before this time
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<String>,
+    /// Only documents with this metadata, such as author=Ada; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub meta: Vec<MetadataCondition>,
+}
+
+/// `raglan search`
+#[derive(Args)]
+pub struct SearchCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// The words to look for, or a question
+    #[arg(required = true, value_name = "QUERY")]
+    pub query: Vec<String>,
+    /// How many results
+    #[arg(short, long, value_name = "N")]
+    pub k: Option<String>,
+    /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+    /// How rankings are fused: min-max, z-score, distribution-based or reciprocal-rank
+    #[arg(long, value_name = "METHOD")]
+    pub fusion: Option<String>,
+    /// Which documents.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// `raglan ask`
+#[derive(Args)]
+pub struct AskCommand {
+    /// Which index; it is brought up to date first.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// The question; without one, questions are read until an empty line
+    #[arg(value_name = "QUESTION")]
+    pub question: Vec<String>,
+    /// Answer from the index as it is, without looking at the folder
+    #[arg(long)]
+    pub no_update: bool,
+    /// Print the prompt instead of an answer
+    #[arg(long)]
+    pub show_prompt: bool,
+    /// Recipe: a shipped name or a TOML file whose last stage generates
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+    /// Language model: a model name or the path of a GGUF file
+    #[arg(long, value_name = "MODEL")]
+    pub generator: Option<String>,
+    /// How it decodes.
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+    /// Which documents.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Which files are read and how they are cut.
+    #[command(flatten)]
+    pub indexing: IndexingArgs,
+}
+
+/// How the language model decodes.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Decoding")]
+pub struct DecodingArgs {
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<String>,
+    /// Most tokens of the passages shown to the model
+    #[arg(long, value_name = "N")]
+    pub context_tokens: Option<String>,
+    /// 0 is greedy decoding
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<String>,
+    /// Sample among this many tokens; 0: all
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<String>,
+    /// Sample among the likeliest tokens of this total probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<String>,
+    /// Sample among tokens at least this likely, relative to the likeliest
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<String>,
+    /// 1 is none
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<String>,
+    /// Seed of sampling
+    #[arg(long, value_name = "N")]
+    pub seed: Option<String>,
+}
+
+/// `raglan chunks`
+#[derive(Args)]
+pub struct ChunksCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Path of a document relative to the folder; without it, all documents
+    #[arg(value_name = "DOCUMENT")]
+    pub document: Option<String>,
+}
+
+/// `raglan verify`
+#[derive(Args)]
+pub struct VerifyCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Check the quotes of this answer, as written by `raglan ask --json`
+    #[arg(long, value_name = "FILE")]
+    pub answer: Option<PathBuf>,
+}
+
+/// `raglan explain`
+#[derive(Args)]
+pub struct ExplainCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// The query
+    #[arg(value_name = "QUERY")]
+    pub query: String,
+    /// Number of a chunk or path of a document
+    #[arg(value_name = "CHUNK-OR-PATH")]
+    pub target: String,
+    /// Recipe: a shipped name or a TOML file
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+}
+
+/// `raglan models`
+#[derive(Subcommand)]
+pub enum ModelsCommand {
+    /// List the models that raglan knows, and which of them are here
+    List,
+    /// Fetch models: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the defaults
+    Pull {
+        /// Model names or references
+        #[arg(value_name = "MODEL")]
+        models: Vec<String>,
+    },
+    /// Print the folder of a model
+    Path {
+        /// Model name
+        model: String,
+    },
+    /// Check the files of models against their checksums; without a name, all that are here
+    Verify {
+        /// Model names
+        #[arg(value_name = "MODEL")]
+        models: Vec<String>,
+    },
+}
+
+/// `raglan eval`
+#[derive(Subcommand)]
+pub enum EvalCommand {
+    /// Recall, precision and IoU of chunkers on documents with marked reference passages
+    Chunking {
+        /// Folder with `corpora/` and `questions.jsonl[.gz]`
+        #[arg(long, value_name = "DIR")]
+        path: PathBuf,
+        /// Chunkers to compare: structure, tokens, sentences; without one, all
+        #[arg(long, value_name = "KIND")]
+        chunker: Vec<String>,
+        /// Most tokens of a chunk; may be given several times
+        #[arg(long, value_name = "N")]
+        chunk_tokens: Vec<usize>,
+        /// Chunks retrieved for each question
+        #[arg(short, long, default_value_t = 5)]
+        k: usize,
+    },
+}
+
+/// `raglan check`
+#[derive(Args)]
+pub struct CheckCommand {
+    /// Recipe: a shipped name or a TOML file
+    #[arg(value_name = "RECIPE")]
+    pub recipe: String,
+    /// How to print
+    #[arg(long, default_value = "text")]
+    pub format: CheckFormat,
+}
+
+/// How `raglan check` prints.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people
+    Text,
+    /// The canonical recipe
+    Toml,
+}
+
+/// Settings as the command line gives them: key and value, where it was given.
+pub type Flags = Vec<(&'static str, Option<String>)>;
+
+impl Command {
+    /// The settings among the command's options.
+    pub fn settings(&self) -> Flags {
+        match self {
+            Self::Index(command) => command.indexing.settings(),
+            Self::Ask(command) => {
+                let mut flags = command.indexing.settings();
+                flags.extend(command.decoding.settings());
+                flags.push(("recipe", command.recipe.clone()));
+                flags.push(("generator", command.generator.clone()));
+                flags
+            }
+            Self::Search(command) => {
+                vec![("k", command.k.clone()), ("recipe", command.recipe.clone()), ("fusion", command.fusion.clone())]
+            }
+            Self::Explain(command) => vec![("recipe", command.recipe.clone())],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Global {
+    /// The settings among the options of every command.
+    pub fn settings(&self) -> Flags {
+        vec![
+            ("index", self.index.clone()),
+            ("cache", self.cache.clone()),
+            ("offline", self.offline.then(|| "true".to_owned())),
+            ("threads", self.threads.clone()),
+            ("max-memory", self.max_memory.clone()),
+        ]
+    }
+}
+
+impl IndexingArgs {
+    fn settings(&self) -> Flags {
+        vec![
+            ("ignore-files", self.no_ignore.then(|| "false".to_owned())),
+            ("hidden", self.hidden.then(|| "true".to_owned())),
+            ("embedder", self.embedder.clone()),
+            ("chunker", self.chunker.clone()),
+            ("chunk-tokens", self.chunk_tokens.clone()),
+            ("chunk-overlap", self.chunk_overlap.clone()),
+            ("prefix-headings", self.prefix_headings.clone()),
+            ("language", self.language.clone()),
+            ("max-file-size", self.max_file_size.clone()),
+            ("max-text-size", self.max_text_size.clone()),
+            ("file-seconds", self.file_seconds.clone()),
+        ]
+    }
+}
+
+impl DecodingArgs {
+    fn settings(&self) -> Flags {
+        vec![
+            ("max-tokens", self.max_tokens.clone()),
+            ("context-tokens", self.context_tokens.clone()),
+            ("temperature", self.temperature.clone()),
+            ("top-k", self.top_k.clone()),
+            ("top-p", self.top_p.clone()),
+            ("min-p", self.min_p.clone()),
+            ("repetition-penalty", self.repetition_penalty.clone()),
+            ("seed", self.seed.clone()),
+        ]
+    }
+}

@@ -1,0 +1,195 @@
+//! `raglan ask`
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail};
+use console::style;
+use raglan::core::{Answer, Attribution, Generator};
+use raglan::pipeline::Recipe;
+use raglan::{Filter, Index, Start};
+use rustyline::error::ReadlineError;
+
+use crate::args::AskCommand;
+use crate::commands::index::update;
+use crate::output::{indented, one_line, printable};
+use crate::progress::STOP;
+use crate::session::{Session, filter};
+use crate::{Outcome, output};
+
+pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
+    let index_folder = match (&command.folder.folder, session.settings.path("index")) {
+        (Some(documents), _) => {
+            let index = session.index_of(documents)?;
+            if !command.no_update {
+                let report = update(session, documents, &index, &command.indexing, Start::Continue)?;
+                if report.interrupted {
+                    bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
+                }
+                if !report.skipped.is_empty() && report.new + report.changed > 0 {
+                    let skipped = output::count(report.skipped.len(), "file");
+                    eprintln!("{skipped} skipped; `raglan status` says which and why");
+                }
+            }
+            index
+        }
+        (None, Some(index)) => index,
+        (None, None) => session.index_folder(&command.folder)?,
+    };
+    let index = session.open(&index_folder)?;
+    let recipe = session.recipe(&index, "ask", "ask-bm25")?;
+    let filter = filter(&command.filter)?;
+    let question = command.question.join(" ");
+    let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone())?;
+    session.bars.clear();
+    if command.show_prompt {
+        return show_prompt(session, &index, &recipe, &generator, &question, &filter);
+    }
+    if question.trim().is_empty() {
+        return converse(session, &index, &recipe, &generator, &filter);
+    }
+    let answer = ask(session, &index, &recipe, &generator, &question, &filter)?;
+    Ok(if answer.sources.is_empty() { Outcome::Nothing } else { Outcome::Success })
+}
+
+fn show_prompt(
+    session: &Session,
+    index: &Index,
+    recipe: &Recipe,
+    generator: &raglan::LazyGenerator,
+    question: &str,
+    filter: &Filter,
+) -> Result<Outcome> {
+    if question.trim().is_empty() {
+        bail!("`--show-prompt` needs a question");
+    }
+    let context = index.context(recipe, question, filter)?;
+    let prompt = generator.loaded()?.prompt(&context)?;
+    if session.json {
+        output::json(&serde_json::json!({
+            "prompt": prompt.text, "tokens": prompt.n_tokens, "shown": prompt.shown, "left_out": prompt.left_out,
+        }))?;
+    } else {
+        println!("{}", printable(&prompt.text));
+        eprintln!(
+            "{} tokens, {} passages shown, {} left out",
+            prompt.n_tokens,
+            prompt.shown.len(),
+            prompt.left_out.len()
+        );
+    }
+    Ok(Outcome::Success)
+}
+
+/// Questions from a prompt, until an empty line or the end of input.
+fn converse(
+    session: &Session,
+    index: &Index,
+    recipe: &Recipe,
+    generator: &Arc<raglan::LazyGenerator>,
+    filter: &Filter,
+) -> Result<Outcome> {
+    let mut editor = rustyline::DefaultEditor::new().context("the terminal cannot be read")?;
+    let history = directories::ProjectDirs::from("", "", "raglan").map(|dirs| dirs.data_local_dir().join("history"));
+    if let Some(history) = &history {
+        let _ = editor.load_history(history); // There is none the first time.
+    }
+    loop {
+        let question = match editor.readline("? ") {
+            Ok(question) if question.trim().is_empty() => break,
+            Ok(question) => question,
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => break,
+            Err(error) => return Err(error.into()),
+        };
+        editor.add_history_entry(&question)?;
+        STOP.store(false, Ordering::Relaxed);
+        if let Err(error) = ask(session, index, recipe, generator, &question, filter) {
+            eprintln!("{} {error:#}", style("error:").for_stderr().red().bold());
+        }
+        println!();
+    }
+    if let Some(history) = &history {
+        if let Some(folder) = history.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        editor.save_history(history)?;
+    }
+    Ok(Outcome::Success)
+}
+
+fn ask(
+    session: &Session,
+    index: &Index,
+    recipe: &Recipe,
+    generator: &Arc<raglan::LazyGenerator>,
+    question: &str,
+    filter: &Filter,
+) -> Result<Answer> {
+    let generator: Arc<dyn Generator> = generator.clone();
+    let mut stream = |text: &str| {
+        if !session.json {
+            print!("{}", printable(text));
+            let _ = std::io::stdout().flush(); // A reader that has gone is noticed at the next line.
+        }
+    };
+    let answer = index.ask(recipe, generator, question, filter, &mut stream)?;
+    if session.json {
+        output::json(&answer)?;
+    } else {
+        println!();
+        print_sources(&answer);
+    }
+    Ok(answer)
+}
+
+fn print_sources(answer: &Answer) {
+    let width = usize::from(console::Term::stdout().size().1).clamp(40, 110);
+    let mut sentences = Vec::new();
+    for sentence in &answer.sentences {
+        let by = match (sentence.attribution, sentence.source) {
+            (Attribution::Cited, Some(i)) => format!("[{}] cited, {:.0} % supported", i + 1, sentence.support * 100.0),
+            (Attribution::Matched, Some(i)) => format!("[{}] {:.0} % supported", i + 1, sentence.support * 100.0),
+            _ => "unsupported by the passages".to_owned(),
+        };
+        sentences.push(format!("{} {}", printable(&sentence.text), style(format!("({by})")).dim()));
+    }
+    if !sentences.is_empty() {
+        println!("\n{}", style("Sentence by sentence").bold());
+        for sentence in sentences {
+            println!("{}", indented(&sentence, width));
+        }
+    }
+    if !answer.sources.is_empty() {
+        println!("\n{}", style("Sources").bold());
+    }
+    for (i, source) in answer.sources.iter().enumerate() {
+        let used = answer.sentences.iter().any(|sentence| sentence.source == Some(i));
+        let place = source.locator.to_string();
+        let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
+        println!(
+            "[{}] {}{place}, bytes {}–{}{}",
+            i + 1,
+            style(one_line(&source.path)).bold().cyan(),
+            source.start,
+            source.end,
+            if used { "" } else { " (not used)" }
+        );
+        if used {
+            println!("{}", style(indented(&printable(&source.text), width)).dim());
+        }
+    }
+    let (t, n) = (&answer.timings, &answer.tokens);
+    if !answer.left_out.is_empty() {
+        eprintln!("{} left out", output::count(answer.left_out.len(), "passage"));
+    }
+    eprintln!(
+        "first token after {:.2} s (retrieval {:.2}, prompt of {} tokens {:.2}), {} tokens at {:.1} per second",
+        t.first_token_s,
+        t.retrieve_s,
+        n.prompt,
+        t.prefill_s,
+        n.answer,
+        n.answer as f64 / t.decode_s.max(1e-9)
+    );
+}

@@ -1,0 +1,131 @@
+//! `raglan doctor`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use console::style;
+use raglan::model::registry::State;
+use serde::Serialize;
+
+use crate::args::FolderArgs;
+use crate::output::bytes;
+use crate::session::Session;
+use crate::{Outcome, output};
+
+/// A thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    /// Whether it works; nothing where it is only told.
+    ok: Option<bool>,
+    found: String,
+}
+
+pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
+    let mut findings = Vec::new();
+    let mut tell = |what, ok, found| findings.push(Finding { what, ok, found });
+    tell("version", None, env!("CARGO_PKG_VERSION").to_owned());
+    tell(
+        "processor",
+        None,
+        format!("{} threads in use; {}", session.threads, raglan::kernels::device::cpu_features().join(" ")),
+    );
+    tell("memory", None, memory());
+    for listing in session.models.cache().list() {
+        let ok = match listing.state {
+            State::Present => Some(true),
+            State::Absent => None,
+            State::Damaged { .. } => Some(false),
+        };
+        tell("model", ok, format!("{}: {}", listing.entry.name, listing.state));
+    }
+    tell("pip", None, pip());
+    let (found, gpu) = gpu();
+    tell("gpu", found, gpu);
+    tell("onnxruntime", None, onnxruntime());
+    match session.index_folder(folder) {
+        Err(error) => tell("index", None, error.to_string()),
+        Ok(index) => match raglan::store::verify(&index) {
+            Ok(report) if report.is_clean() => {
+                tell("index", Some(true), format!("{}: clean, {} chunks", index.display(), report.chunks_checked));
+            }
+            Ok(report) => {
+                let first = &report.problems[0];
+                let found =
+                    format!("{} problems, first `{}`: {}", report.problems.len(), first.path.display(), first.problem);
+                tell("index", Some(false), found);
+            }
+            Err(error) => tell("index", None, error.to_string()),
+        },
+    }
+    let sound = findings.iter().all(|finding| finding.ok != Some(false));
+    if session.json {
+        output::json(&findings)?;
+    } else {
+        for finding in &findings {
+            let mark = match finding.ok {
+                Some(true) => style("ok").green(),
+                Some(false) => style("!!").red().bold(),
+                None => style("--").dim(),
+            };
+            println!("{mark} {:12} {}", finding.what, finding.found);
+        }
+    }
+    Ok(if sound { Outcome::Success } else { Outcome::Nothing })
+}
+
+/// Memory in all and free, where the system tells.
+fn memory() -> String {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = |name: &str| {
+        let kib = text.lines().find_map(|line| line.strip_prefix(name))?.trim().trim_end_matches(" kB");
+        kib.parse::<u64>().ok().map(|kib| bytes(kib * 1024))
+    };
+    match (line("MemTotal:"), line("MemAvailable:")) {
+        (Some(total), Some(available)) => format!("{total}, of which {available} available"),
+        _ => "unknown on this system".to_owned(),
+    }
+}
+
+/// What runs pip here, which fetches the default models.
+fn pip() -> String {
+    let version = std::process::Command::new("python3").args(["-m", "pip", "--version"]).output();
+    match version {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).split(" from ").next().unwrap_or_default().trim().to_owned()
+        }
+        _ => "not found; it is needed only to fetch the default models".to_owned(),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> (Option<bool>, String) {
+    match raglan::kernels::device::cuda_devices() {
+        Ok(devices) if devices.is_empty() => (None, "driver found, but no device".to_owned()),
+        Ok(devices) => (Some(true), devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        Err(error) => (None, error.to_string()),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> (Option<bool>, String) {
+    let driver =
+        library("libcuda.so.1").map_or("no driver found".to_owned(), |path| format!("driver at {}", path.display()));
+    (None, format!("{driver}; this raglan was built without `--features cuda`"))
+}
+
+fn onnxruntime() -> String {
+    let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    match named.filter(|path| path.is_file()).or_else(|| library("libonnxruntime.so")) {
+        Some(path) => path.display().to_string(),
+        None => "not found (ORT_DYLIB_PATH names it); needed only for ONNX models".to_owned(),
+    }
+}
+
+/// Where the loader would find a library.
+fn library(name: &str) -> Option<PathBuf> {
+    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let folders = std::env::split_paths(&listed).chain(usual.iter().map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|path| path.exists())
+}

@@ -1,0 +1,52 @@
+//! `raglan search`
+
+use anyhow::Result;
+use console::style;
+use raglan::SearchOutcome;
+
+use crate::args::SearchCommand;
+use crate::output::{highlighted, indented, one_line, printable};
+use crate::session::{Session, filter};
+use crate::{Outcome, output};
+
+pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
+    let index = session.open(&session.index_folder(&command.folder)?)?;
+    let recipe = session.recipe(&index, "hybrid", "bm25")?;
+    let query = command.query.join(" ");
+    let outcome = index.search(&recipe, &query, &filter(&command.filter)?)?;
+    session.bars.clear();
+    if session.json {
+        output::json(&outcome)?;
+    } else {
+        print(&outcome);
+    }
+    Ok(if outcome.results.is_empty() { Outcome::Nothing } else { Outcome::Success })
+}
+
+fn print(outcome: &SearchOutcome) {
+    let width = usize::from(console::Term::stdout().size().1).clamp(40, 110);
+    for result in &outcome.results {
+        let place = result.locator.to_string();
+        let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
+        println!(
+            "{} {}{place}  {}",
+            style(format!("{:2}.", result.rank)).dim(),
+            style(one_line(&result.path)).bold().cyan(),
+            style(format!("{:.3}  [chunk {}]", result.score, result.chunk)).dim()
+        );
+        let snippet = &result.snippet;
+        let text = if snippet.text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            printable(&snippet.text)
+        } else {
+            highlighted(&snippet.text, &snippet.highlights)
+        };
+        let (before, after) = (if snippet.cut_before { "… " } else { "" }, if snippet.cut_after { " …" } else { "" });
+        println!("{}\n", indented(&format!("{before}{text}{after}"), width));
+    }
+    let times: Vec<_> = outcome.stages.iter().map(|s| format!("{} {:.1} ms", s.stage, s.seconds * 1e3)).collect();
+    let found = output::count(outcome.results.len(), "passage");
+    eprintln!("{found} in {:.1} ms ({})", outcome.seconds * 1e3, times.join(", "));
+    if outcome.results.is_empty() {
+        println!("nothing found");
+    }
+}

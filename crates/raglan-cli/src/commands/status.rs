@@ -1,0 +1,49 @@
+//! `raglan status`
+
+use anyhow::Result;
+use raglan::Status;
+
+use crate::args::FolderArgs;
+use crate::output::{bytes, count, one_line};
+use crate::session::Session;
+use crate::{Outcome, output};
+
+pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
+    let index = session.open(&session.index_folder(folder)?)?;
+    let status = index.status()?;
+    if session.json {
+        output::json(&status)?;
+    } else {
+        print(&status);
+    }
+    Ok(Outcome::Success)
+}
+
+fn print(status: &Status) {
+    println!("index       {}", status.index.display());
+    if let Some(folder) = &status.folder {
+        println!("folder      {}", folder.display());
+    }
+    println!("generation  {}", status.generation);
+    let formats: Vec<_> = status.formats.iter().map(|(format, n)| format!("{n} {format}")).collect();
+    println!("documents   {} ({})", status.documents, formats.join(", "));
+    let segments: Vec<_> = status.segments.iter().map(u32::to_string).collect();
+    println!(
+        "chunks      {} in {} ({}), {} deleted",
+        status.chunks,
+        count(status.segments.len(), "segment"),
+        segments.join(" + "),
+        status.deleted_chunks
+    );
+    let parts: Vec<_> = status.bytes.iter().map(|(part, n)| format!("{part} {}", bytes(*n))).collect();
+    println!("on disk     {} ({})", bytes(status.bytes.values().sum()), parts.join(", "));
+    match &status.passport.embedder {
+        Some(model) => println!("embedder    {} ({} dimensions)", model.name, model.dim),
+        None => println!("embedder    none: BM25 only"),
+    }
+    println!("chunker     {}", status.passport.chunker);
+    println!("analyzer    {}", status.passport.analyzer);
+    for skipped in &status.skipped {
+        println!("skipped     {}: {}", one_line(&skipped.path), one_line(&skipped.reason));
+    }
+}

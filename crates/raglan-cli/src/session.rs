@@ -1,0 +1,203 @@
+//! What every command needs: settings, models, and the index that is meant.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use raglan::ingest::chunk::{ChunkerKind, WordCounter};
+use raglan::ingest::{Isolation, Limits, WalkOptions};
+use raglan::pipeline::Recipe;
+use raglan::sparse::AnalyzerConfig;
+use raglan::{Embedder, Filter, Index, IndexSettings, Indexer, Models};
+
+use crate::args::{FilterArgs, Flags, FolderArgs, Global, IndexingArgs};
+use crate::progress::Bars;
+use crate::settings::Settings;
+
+/// The settings in force and what was made of them.
+pub struct Session {
+    pub settings: Settings,
+    pub json: bool,
+    pub bars: Arc<Bars>,
+    pub models: Models,
+    pub threads: usize,
+}
+
+impl Session {
+    /// Resolves the settings and sets up the threads.
+    pub fn new(global: Global, flags: Flags) -> Result<Self> {
+        let mut all = global.settings();
+        all.extend(flags);
+        let settings = Settings::resolve(&all)?;
+        let mut threads: usize = settings.parse("threads")?;
+        if threads == 0 {
+            threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        }
+        raglan::set_threads(threads)?;
+        let bars = Arc::new(Bars::new(global.quiet));
+        let models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
+        Ok(Self { settings, json: global.json, bars, models, threads })
+    }
+
+    /// The index folder of a folder of documents.
+    pub fn index_of(&self, documents: &Path) -> Result<PathBuf> {
+        match self.settings.path("index") {
+            Some(index) => Ok(index),
+            None => Ok(raglan::index_of(documents)?),
+        }
+    }
+
+    /// The index folder that a command means: the setting, the folder's, or the nearest from here upwards.
+    pub fn index_folder(&self, folder: &FolderArgs) -> Result<PathBuf> {
+        if let Some(index) = self.settings.path("index") {
+            return Ok(index);
+        }
+        if let Some(documents) = &folder.folder {
+            return Ok(raglan::index_of(documents)?);
+        }
+        let here = std::env::current_dir().context("the current folder cannot be read")?;
+        for folder in here.ancestors() {
+            if let Ok(index) = raglan::index_of(folder)
+                && index.join("manifest.json").is_file()
+            {
+                return Ok(index);
+            }
+        }
+        bail!("no index here or above; name the folder with `-f FOLDER`, or make an index with `raglan index FOLDER`")
+    }
+
+    /// Opens an index for questions.
+    pub fn open(&self, index: &Path) -> Result<Index> {
+        Ok(Index::open(index, |name| self.models.embedder(name))?)
+    }
+
+    /// The encoder of the settings, if there is to be one.
+    pub fn embedder(&self) -> Result<Option<Arc<Embedder>>> {
+        match self.settings.text("embedder") {
+            "none" => Ok(None),
+            name => Ok(Some(self.models.embedder(name)?)),
+        }
+    }
+
+    /// How many bytes a file and its text may have, and how long it may take.
+    pub fn limits(&self) -> Result<Limits> {
+        let seconds: f64 = self.settings.parse("file-seconds")?;
+        let time = std::time::Duration::try_from_secs_f64(seconds).context("setting `file-seconds`")?;
+        Ok(Limits {
+            file_bytes: self.settings.bytes("max-file-size")?,
+            text_bytes: self.settings.bytes("max-text-size")?,
+            time,
+            ..Limits::default()
+        })
+    }
+
+    /// Files of risky formats are read by this program in a process of their own.
+    pub fn isolation(&self) -> Result<Isolation> {
+        let program = std::env::current_exe().context("this program's own path is unknown")?;
+        Ok(Isolation::Worker { program, args: vec!["read-worker".into()] })
+    }
+
+    /// An indexer of a folder by the settings.
+    pub fn indexer(&self, documents: &Path, index: &Path, args: &IndexingArgs) -> Result<Indexer> {
+        let settings = &self.settings;
+        let embedder = self.embedder()?;
+        let max_tokens: usize = settings.parse("chunk-tokens")?;
+        let overlap: usize = settings.parse("chunk-overlap")?;
+        let prefix_headings: bool = settings.parse("prefix-headings")?;
+        if let Some(embedder) = &embedder {
+            // The encoder adds two special tokens.
+            let most = embedder.stamp().max_tokens.saturating_sub(2);
+            if max_tokens > most {
+                bail!("setting `chunk-tokens` = {max_tokens}: `{}` reads at most {most} tokens", embedder.stamp().name);
+            }
+        }
+        let counter = embedder.as_ref().map_or_else(|| Arc::new(WordCounter) as _, |embedder| embedder.counter());
+        let kind: ChunkerKind = settings.parse("chunker")?;
+        let chunker = kind.build(max_tokens, overlap, prefix_headings, counter)?;
+        let mut analyzer = AnalyzerConfig::default();
+        match settings.text("language") {
+            "none" => {
+                analyzer.language = raglan::sparse::StemLanguage::None;
+                analyzer.stop_words = false;
+            }
+            _ => analyzer.language = settings.parse("language")?,
+        }
+        let max_memory = settings.bytes("max-memory")?;
+        Ok(Indexer::new(
+            documents,
+            index,
+            IndexSettings {
+                walk: WalkOptions {
+                    respect_ignore_files: settings.parse("ignore-files")?,
+                    hidden: settings.parse("hidden")?,
+                    include: args.include.clone(),
+                    exclude: args.exclude.clone(),
+                    ..WalkOptions::default()
+                },
+                limits: self.limits()?,
+                isolation: self.isolation()?,
+                chunker: chunker.into(),
+                prefix_headings,
+                embedder,
+                analyzer,
+                dense: raglan::dense_config(),
+                threads: self.threads,
+                pending_bytes: (max_memory / 16).max(1 << 20),
+                commit_every: std::time::Duration::from_secs(settings.parse("commit-seconds")?),
+            },
+        ))
+    }
+
+    /// The recipe of the settings, or the default for an index with or without vectors.
+    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<Recipe> {
+        let recipe = match self.settings.text("recipe") {
+            "" => raglan::recipe(if index.has_dense() { with_vectors } else { words_only })?,
+            name => raglan::recipe(name)?,
+        };
+        self.adjusted(recipe)
+    }
+
+    /// The recipe with the parameters that the settings give.
+    fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
+        let settings = &self.settings;
+        if let Some(k) = settings.parse_given("k")? {
+            recipe = recipe.with_k(k);
+        }
+        if let Some(method) = settings.parse_given("fusion")? {
+            recipe = recipe.with_fusion(&method);
+        }
+        if let Some(generate) = recipe.generation_mut() {
+            fn take<T: std::str::FromStr<Err: std::fmt::Display>>(
+                settings: &Settings,
+                key: &str,
+                place: &mut T,
+            ) -> Result<()> {
+                if let Some(value) = settings.parse_given(key)? {
+                    *place = value;
+                }
+                Ok(())
+            }
+            take(settings, "max-tokens", &mut generate.max_tokens)?;
+            take(settings, "context-tokens", &mut generate.context_tokens)?;
+            take(settings, "temperature", &mut generate.temperature)?;
+            take(settings, "top-k", &mut generate.top_k)?;
+            take(settings, "top-p", &mut generate.top_p)?;
+            take(settings, "min-p", &mut generate.min_p)?;
+            take(settings, "repetition-penalty", &mut generate.repetition_penalty)?;
+            take(settings, "seed", &mut generate.seed)?;
+        }
+        Ok(recipe)
+    }
+}
+
+/// The filter of a command's options.
+pub fn filter(args: &FilterArgs) -> Result<Filter> {
+    let time = |text: &Option<String>| text.as_deref().map(raglan::parse_time).transpose();
+    Ok(Filter {
+        paths: args.path.clone(),
+        formats: args.format.clone(),
+        modified_from: time(&args.after).context("option `--after`")?,
+        modified_before: time(&args.before).context("option `--before`")?,
+        metadata: args.meta.clone(),
+    })
+}

@@ -1,0 +1,140 @@
+//! The command's manners: exit codes, JSON, settings, and what changes between two runs.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn raglan(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    command
+        .args(args)
+        .current_dir(folder)
+        .env("RAGLAN_EMBEDDER", "none")
+        .env("NO_COLOR", "1")
+        .env_remove("RAGLAN_INDEX");
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = raglan(folder, &[args, &["--json"]].concat());
+    assert_ne!(output.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("warranty.md", "# Warranty\n\nThe warranty lasts twenty-four months from the day of delivery.\n");
+    write("returns.txt", "Goods may be returned within thirty days.\n");
+    write("lib.rs", "/// Reads the manifest.\npub fn read_manifest(path: &str) -> u32 { path.len() as u32 }\n");
+    folder
+}
+
+#[test]
+fn a_folder_is_indexed_searched_and_brought_up_to_date() {
+    let folder = folder();
+    let path = folder.path();
+    let report = json(path, &["index", "."]);
+    assert_eq!((report["found"].as_u64(), report["new"].as_u64()), (Some(3), Some(3)));
+    assert_eq!(json(path, &["index", "."])["unchanged"], 3);
+
+    let found = json(path, &["search", "how long is the warranty"]);
+    let best = &found["results"][0];
+    assert_eq!(best["path"], "warranty.md");
+    let text = std::fs::read_to_string(path.join("warranty.md")).unwrap();
+    let span = best["start"].as_u64().unwrap() as usize..best["end"].as_u64().unwrap() as usize;
+    assert_eq!(best["text"], text[span]);
+    assert_eq!(json(path, &["search", "read_manifest"])["results"][0]["path"], "lib.rs");
+    assert_eq!(json(path, &["search", "manifest", "--format", "markdown"])["results"], Value::Array(vec![]));
+    assert_eq!(json(path, &["search", "warranty", "--path", "w*"])["results"].as_array().unwrap().len(), 1);
+
+    std::fs::rename(path.join("returns.txt"), path.join("sent-back.txt")).unwrap();
+    std::fs::write(path.join("lib.rs"), "pub fn write_ledger() {}\n").unwrap();
+    std::fs::remove_file(path.join("warranty.md")).unwrap();
+    let report = json(path, &["index", "."]);
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!((count("moved"), count("changed"), count("deleted"), count("unchanged")), (1, 1, 1, 0), "{report}");
+    assert_eq!(json(path, &["search", "returned"])["results"][0]["path"], "sent-back.txt");
+    assert_eq!(json(path, &["search", "warranty"])["results"], Value::Array(vec![]));
+    assert_eq!(json(path, &["verify"])["clean"], true);
+    assert_eq!(json(path, &["status"])["documents"], 2);
+}
+
+#[test]
+fn exit_codes_tell_found_from_not_found_from_failed() {
+    let folder = folder();
+    let path = folder.path();
+    let code = |args: &[&str]| raglan(path, args).status.code().unwrap();
+    assert_eq!(code(&["search", "anything"]), 2, "there is no index yet");
+    assert_eq!(code(&["index", "."]), 0);
+    assert_eq!(code(&["search", "goods"]), 0);
+    assert_eq!(code(&["search", "xylophone"]), 1);
+    assert_eq!(code(&["search", "goods", "-k", "many"]), 2);
+    assert_eq!(code(&["index", "nowhere"]), 2);
+    assert_eq!(code(&["check", "hybrid"]), 0);
+    assert_eq!(code(&["search", "goods", "--recipe", "dense"]), 2, "the index has no vectors");
+}
+
+#[test]
+fn errors_name_the_thing_and_the_remedy() {
+    let folder = folder();
+    let path = folder.path();
+    let error = |args: &[&str]| String::from_utf8(raglan(path, args).stderr).unwrap();
+    assert!(error(&["search", "x"]).contains("raglan index"), "{}", error(&["search", "x"]));
+    raglan(path, &["index", "."]);
+    let other = error(&["index", ".", "--chunk-tokens", "64"]);
+    assert!(other.contains("--rebuild") && other.contains("max_tokens=64"), "{other}");
+    std::fs::write(path.join("mine.toml"), "[stage.found]\nuse = \"bm26\"\n").unwrap();
+    let recipe = error(&["check", "mine.toml"]);
+    assert!(recipe.contains("mine.toml:2:") && recipe.contains("bm25"), "{recipe}");
+    std::fs::write(path.join("raglan.toml"), "chunk_tokens = 3\n").unwrap();
+    let setting = error(&["status"]);
+    assert!(setting.contains("raglan.toml") && setting.contains("chunk-tokens"), "{setting}");
+}
+
+#[test]
+fn explain_says_why_and_why_not() {
+    let folder = folder();
+    let path = folder.path();
+    raglan(path, &["index", "."]);
+    let why = json(path, &["explain", "warranty months", "warranty.md"]);
+    assert_eq!(why["chunks"][0]["bm25"]["rank"], 1);
+    assert_eq!(why["chunks"][0]["found"], true);
+    let why_not = json(path, &["explain", "warranty months", "returns.txt"]);
+    assert_eq!(why_not["chunks"][0]["bm25"], Value::Null);
+    assert_eq!(why_not["chunks"][0]["found"], false);
+}
+
+#[test]
+fn quotes_are_checked_against_the_files() {
+    let folder = folder();
+    let path = folder.path();
+    let text = std::fs::read_to_string(path.join("returns.txt")).unwrap();
+    let source = |path: &str, start: usize, end: usize, text: &str| serde_json::json!({ "path": path, "locator": {}, "start": start, "end": end, "text": text, "score": 1.0 });
+    let answer = serde_json::json!({ "sources": [
+        source("returns.txt", 0, 9, &text[..9]),
+        source("returns.txt", 0, 5, &text[6..11]),
+        source("gone.txt", 0, 1, "x"),
+        source("../outside.txt", 0, 1, "x"),
+    ]});
+    std::fs::write(path.join("answer.json"), answer.to_string()).unwrap();
+    let checked = json(path, &["verify", "-f", ".", "--answer", "answer.json"]);
+    let states: Vec<_> =
+        checked["quotes"].as_array().unwrap().iter().map(|quote| quote["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["ok", "changed", "missing", "missing"]);
+    assert_eq!(checked["quotes"][1]["now_at"], 6);
+}
+
+#[test]
+fn settings_say_where_they_are_from() {
+    let folder = folder();
+    std::fs::write(folder.path().join("raglan.toml"), "chunk-tokens = 99\n").unwrap();
+    let settings = json(folder.path(), &["--print-config"]);
+    let of = |key: &str| settings.as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(of("embedder")["from"], "RAGLAN_EMBEDDER");
+    assert_eq!(of("chunk-tokens")["value"], "99");
+    assert!(of("chunk-tokens")["from"].as_str().unwrap().ends_with("raglan.toml"));
+    assert_eq!(of("language")["from"], "default");
+}

@@ -1,0 +1,129 @@
+//! What can go wrong when the parts work together.
+
+use std::path::PathBuf;
+
+/// The result of the façade's work.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure of indexing, searching or answering.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no folder to index.
+    #[error("`{}` is not a folder", path.display())]
+    NoFolder {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The folder cannot be written, and the platform has no place for application data.
+    #[error("`{}` cannot be written; name a place for its index with `--index`", path.display())]
+    NoPlaceForIndex {
+        /// The folder of documents.
+        path: PathBuf,
+    },
+    /// A path pattern is malformed.
+    #[error("path pattern `{pattern}`: {source}")]
+    Glob {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+    /// Identifiers ran out.
+    #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
+    Full {
+        /// What there are too many of.
+        what: &'static str,
+    },
+    /// A chunk of an index with vectors has none.
+    #[error("chunk {chunk} has no vector; build the index anew with `raglan index --rebuild`")]
+    NoVector {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// A recipe asks for vectors of an index that has none.
+    #[error("`{}` has no vectors: it was indexed with BM25 only; use `--recipe bm25` or index it again with an embedder", index.display())]
+    NoDense {
+        /// The index folder.
+        index: PathBuf,
+    },
+    /// A recipe does not do what is asked of it.
+    #[error("recipe `{recipe}` gives {found}, where {wanted} is needed")]
+    RecipeEnd {
+        /// The recipe's name.
+        recipe: String,
+        /// What its last stage gives.
+        found: String,
+        /// What was needed.
+        wanted: &'static str,
+    },
+    /// A recipe that is neither shipped nor a file.
+    #[error("no recipe `{name}`: it is not a file, and the shipped recipes are {}", shipped.join(", "))]
+    NoRecipe {
+        /// What was asked for.
+        name: String,
+        /// The names of the shipped recipes.
+        shipped: Vec<String>,
+    },
+    /// The path or chunk is not in the index.
+    #[error("`{name}` is neither a chunk nor a document of the index")]
+    NotIndexed {
+        /// What was asked for.
+        name: String,
+    },
+    /// A text that is no time.
+    #[error("`{text}` is no time; write 2024-01-31, 2024-01-31T12:00 or 2024-01-31T12:00:00Z")]
+    Time {
+        /// The text.
+        text: String,
+    },
+    /// A model could not be loaded, and why was told before.
+    #[error("the language model could not be loaded")]
+    Loading,
+    /// A file could not be read or written.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("`{}`: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A role's failure.
+    #[error(transparent)]
+    Core(#[from] raglan_core::Error),
+    /// The index folder.
+    #[error(transparent)]
+    Store(#[from] raglan_store::Error),
+    /// Walking and reading.
+    #[error(transparent)]
+    Ingest(#[from] raglan_ingest::Error),
+    /// BM25.
+    #[error(transparent)]
+    Sparse(#[from] raglan_sparse::Error),
+    /// Vectors.
+    #[error(transparent)]
+    Dense(#[from] raglan_dense::Error),
+    /// Encoders.
+    #[error(transparent)]
+    Embed(#[from] raglan_embed::Error),
+    /// Models and their files.
+    #[error(transparent)]
+    Registry(#[from] raglan_model::registry::Error),
+    /// Answers.
+    #[error(transparent)]
+    Generate(#[from] raglan_generate::Error),
+    /// Evaluation collections.
+    #[error(transparent)]
+    Datasets(#[from] raglan_datasets::Error),
+    /// Recipes.
+    #[error(transparent)]
+    Recipe(#[from] raglan_pipeline::RecipeError),
+}

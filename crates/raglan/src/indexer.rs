@@ -1,0 +1,366 @@
+//! Brings an index up to date with its folder.
+
+mod batch;
+mod merge;
+mod plan;
+mod read;
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use raglan_core::{ChunkSet, Chunker, DocId, Document};
+use raglan_dense::DenseConfig;
+use raglan_ingest::{Isolation, Limits, ReaderPool, WalkOptions};
+use raglan_sparse::AnalyzerConfig;
+use raglan_store::{Passport, Skipped, Snapshot, Writer};
+use serde::Serialize;
+
+use crate::embedder::Embedder;
+use crate::{Error, Result};
+use batch::Batch;
+use plan::Plan;
+use read::{Content, Ready, read_in_order};
+
+/// How a folder is indexed.
+pub struct IndexSettings {
+    /// Which files are looked at.
+    pub walk: WalkOptions,
+    /// How much of a file is read.
+    pub limits: Limits,
+    /// Whether files of risky formats are read in a process of their own.
+    pub isolation: Isolation,
+    /// Cuts documents into chunks.
+    pub chunker: Arc<dyn Chunker>,
+    /// Whether chunks are embedded below the line of their headings.
+    pub prefix_headings: bool,
+    /// Makes the vectors of chunks; without one the index has BM25 only.
+    pub embedder: Option<Arc<Embedder>>,
+    /// How text is cut into terms for BM25.
+    pub analyzer: AnalyzerConfig,
+    /// How vectors are stored and searched.
+    pub dense: DenseConfig,
+    /// Threads that read files.
+    pub threads: usize,
+    /// Bytes of text and vectors that may wait for a commit.
+    pub pending_bytes: u64,
+    /// Uncommitted work is committed after this long.
+    pub commit_every: Duration,
+}
+
+/// What happens while a folder is indexed.
+#[derive(Clone, Debug)]
+pub enum IndexEvent<'a> {
+    /// The folder was walked.
+    Walked {
+        /// Files to read, and their size in bytes.
+        to_read: usize,
+        /// Sum of their sizes.
+        bytes: u64,
+        /// Files that have not changed.
+        unchanged: usize,
+    },
+    /// A file was read and cut into chunks, or skipped.
+    Read {
+        /// Path relative to the folder.
+        path: &'a str,
+        /// Size of the file in bytes.
+        bytes: u64,
+        /// How many chunks it gave.
+        chunks: usize,
+        /// How many files are done, this one among them.
+        files_done: usize,
+        /// How many files there are to read.
+        files: usize,
+    },
+    /// Chunks were embedded.
+    Embedded {
+        /// How many.
+        chunks: usize,
+    },
+    /// Everything up to here is durable.
+    Committed {
+        /// The generation that readers now see.
+        generation: u64,
+    },
+    /// Segments are being merged.
+    Merging {
+        /// How many segments become one.
+        segments: usize,
+    },
+}
+
+/// Is told what happens while a folder is indexed.
+pub trait IndexProgress: Sync {
+    /// Takes note of an event.
+    fn event(&self, event: IndexEvent<'_>);
+}
+
+impl IndexProgress for () {
+    fn event(&self, _: IndexEvent<'_>) {}
+}
+
+/// A file that was found and is not in the index.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SkippedFile {
+    /// Path relative to the folder.
+    pub path: String,
+    /// Why it was skipped.
+    pub reason: String,
+}
+
+/// What an update did. Every file found is in exactly one of `new`, `changed`, `moved`, `unchanged` and `skipped`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct IndexReport {
+    /// Files found in the folder.
+    pub found: usize,
+    /// Files indexed for the first time.
+    pub new: usize,
+    /// Files indexed again because their content changed.
+    pub changed: usize,
+    /// Files that were in the index under another path.
+    pub moved: usize,
+    /// Files whose content is in the index already.
+    pub unchanged: usize,
+    /// Files that were found and are not in the index.
+    pub skipped: Vec<SkippedFile>,
+    /// Documents dropped because their files are gone or were skipped.
+    pub deleted: usize,
+    /// Whether the update was interrupted before all files were read; the next one goes on.
+    pub interrupted: bool,
+    /// Files that an interrupted update did not come to.
+    pub not_reached: usize,
+    /// Chunks written.
+    pub chunks_written: usize,
+    /// Bytes of extracted text written.
+    pub text_bytes: u64,
+    /// Live chunks in the index now.
+    pub chunks: usize,
+    /// Documents in the index now.
+    pub documents: usize,
+    /// Where the time went.
+    pub timings: IndexTimings,
+}
+
+/// Where an update's time went, in seconds. Reading and chunking run beside the rest, on several threads.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct IndexTimings {
+    /// Walking the folder and comparing it with the index.
+    pub walk_s: f64,
+    /// Reading files, summed over threads.
+    pub read_s: f64,
+    /// Cutting documents into chunks, summed over threads.
+    pub chunk_s: f64,
+    /// Embedding chunks.
+    pub embed_s: f64,
+    /// Writing BM25 segments.
+    pub bm25_s: f64,
+    /// Writing vectors and graphs.
+    pub dense_s: f64,
+    /// Writing chunk tables and ledgers and making them durable.
+    pub commit_s: f64,
+    /// Merging segments.
+    pub merge_s: f64,
+    /// All of it, by the clock.
+    pub total_s: f64,
+}
+
+/// What an update starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The index as it is.
+    Continue,
+    /// Nothing: the old index is given up once the new one is there.
+    Rebuild,
+}
+
+/// Keeps the index of one folder.
+pub struct Indexer {
+    root: PathBuf,
+    index: PathBuf,
+    settings: IndexSettings,
+}
+
+impl Indexer {
+    /// An indexer of the files below `root`, whose index is in the folder `index`.
+    pub fn new(root: &Path, index: &Path, settings: IndexSettings) -> Self {
+        Self { root: root.to_owned(), index: index.to_owned(), settings }
+    }
+
+    /// What the index's vectors, chunks and terms are made with.
+    pub fn passport(&self) -> Passport {
+        Passport {
+            embedder: self.settings.embedder.as_ref().map(|embedder| embedder.stamp().clone()),
+            chunker: self.settings.chunker.fingerprint(),
+            prefix_headings: self.settings.prefix_headings,
+            analyzer: self.settings.analyzer.fingerprint(),
+            ..Passport::default()
+        }
+    }
+
+    /// Reads what is new or changed, forgets what is gone, and commits.
+    ///
+    /// When `stop` becomes true the update commits what it has and returns a report that says so.
+    ///
+    /// # Errors
+    ///
+    /// Failures of single files are in the report. An error means that the index could not be written; what was
+    /// committed before it stays.
+    pub fn update(&self, start: Start, progress: &dyn IndexProgress, stop: &AtomicBool) -> Result<IndexReport> {
+        let started = Instant::now();
+        let root = self.root.canonicalize().ok().filter(|path| path.is_dir());
+        let root = root.ok_or_else(|| Error::NoFolder { path: self.root.clone() })?;
+        let mut writer = match start {
+            Start::Continue => Writer::open_or_create(&self.index, self.passport())?,
+            Start::Rebuild => Writer::rebuild(&self.index, self.passport())?,
+        };
+        let mut walk_options = self.settings.walk.clone();
+        walk_options.exclude_paths.push(self.index.clone());
+        let walk = raglan_ingest::walk(&root, &walk_options)?;
+        let mut report = IndexReport { found: walk.files.len() + walk.skipped.len(), ..IndexReport::default() };
+        let plan = Plan::new(walk, writer.snapshot().ledger()?);
+        report.unchanged = plan.unchanged;
+        report.skipped.clone_from(&plan.skipped);
+        report.timings.walk_s = started.elapsed().as_secs_f64();
+        let bytes = plan.to_read.iter().map(|file| file.size).sum();
+        progress.event(IndexEvent::Walked { to_read: plan.to_read.len(), bytes, unchanged: plan.unchanged });
+
+        let mut ledger = writer.snapshot().ledger()?.clone();
+        let mut gone = plan.gone(&ledger);
+        let old_chunks = OldChunks::new(writer.snapshot());
+        let mut batch = Batch::new(&self.settings, &writer, progress, stop);
+
+        let pool =
+            ReaderPool::new(self.settings.limits.clone(), self.settings.isolation.clone(), self.settings.threads);
+        let clocks = read::Clocks::default();
+        let mut reached = 0;
+        read_in_order(&pool, &plan.to_read, &*self.settings.chunker, self.settings.threads, stop, &clocks, |ready| {
+            let Ready { file, outcome } = ready;
+            reached += 1;
+            let known = ledger.by_path(&file.name).map(|entry| Document::clone(&entry.document));
+            let mut n_chunks = 0;
+            match outcome {
+                Ok(Content { hash, parsed, spans }) => {
+                    let document = |id| Document {
+                        id,
+                        path: file.name.clone(),
+                        hash,
+                        size: file.size,
+                        mtime_ns: file.mtime_ns,
+                        format: parsed.format,
+                        reader: parsed.reader.clone(),
+                        encoding: parsed.encoding.clone(),
+                        title: parsed.title.clone(),
+                        metadata: parsed.metadata.clone(),
+                    };
+                    let same = |old: &Document| old.hash == hash && old.reader == parsed.reader;
+                    if let Some(old) = known.as_ref().filter(|old| same(old)) {
+                        ledger.insert_document(document(old.id), spans.len() as u32);
+                        report.unchanged += 1;
+                    } else if let Some(old) = gone.take_same(&ledger, hash, &parsed.reader) {
+                        ledger.remove(&old.path);
+                        if let Some(replaced) = &known {
+                            batch.delete(old_chunks.of(replaced.id)?);
+                        }
+                        ledger.insert_document(document(old.id), spans.len() as u32);
+                        report.moved += 1;
+                    } else {
+                        n_chunks = spans.len();
+                        let Some(doc) = batch.add(&parsed.text, spans)? else {
+                            reached -= 1;
+                            return Ok(());
+                        };
+                        match &known {
+                            Some(old) => {
+                                batch.delete(old_chunks.of(old.id)?);
+                                report.changed += 1;
+                            }
+                            None => report.new += 1,
+                        }
+                        ledger.insert_document(document(doc), n_chunks as u32);
+                        report.chunks_written += n_chunks;
+                        report.text_bytes += parsed.text.len() as u64;
+                    }
+                }
+                Err(reason) => {
+                    if let Some(old) = known {
+                        batch.delete(old_chunks.of(old.id)?);
+                        ledger.remove(&old.path);
+                        report.deleted += 1;
+                    }
+                    ledger.insert_skipped(Skipped {
+                        path: file.name.clone(),
+                        size: file.size,
+                        mtime_ns: file.mtime_ns,
+                        reason: reason.to_string(),
+                        reader_version: plan::READERS.clone(),
+                    });
+                    report.skipped.push(SkippedFile { path: file.name.clone(), reason: reason.to_string() });
+                }
+            }
+            progress.event(IndexEvent::Read {
+                path: &file.name,
+                bytes: file.size,
+                chunks: n_chunks,
+                files_done: reached,
+                files: plan.to_read.len(),
+            });
+            if batch.is_due() {
+                batch.commit(&mut writer, &ledger, &mut report.timings)?;
+            }
+            Ok(())
+        })?;
+
+        report.interrupted = stop.load(Ordering::Relaxed) && reached < plan.to_read.len();
+        report.not_reached = plan.to_read.len() - reached;
+        if !report.interrupted {
+            for document in gone.rest(&ledger) {
+                batch.delete(old_chunks.of(document.id)?);
+                ledger.remove(&document.path);
+                report.deleted += 1;
+            }
+            plan.forget_skipped(&mut ledger);
+        }
+        batch.commit(&mut writer, &ledger, &mut report.timings)?;
+        if !report.interrupted {
+            let merging = Instant::now();
+            merge::merge_segments(&mut writer, &self.settings, progress, stop)?;
+            report.timings.merge_s = merging.elapsed().as_secs_f64();
+            writer.gc()?;
+        }
+        crate::index::note_root(&self.index, &root)?;
+        let snapshot = writer.snapshot();
+        report.chunks = snapshot.n_chunks();
+        report.documents = snapshot.ledger()?.documents().len();
+        (report.timings.read_s, report.timings.chunk_s) = clocks.seconds();
+        report.timings.total_s = started.elapsed().as_secs_f64();
+        report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(report)
+    }
+}
+
+/// The chunks that documents had before the update, looked up when first asked for.
+struct OldChunks {
+    snapshot: Snapshot,
+    by_document: OnceCell<HashMap<DocId, ChunkSet>>,
+}
+
+impl OldChunks {
+    fn new(snapshot: &Snapshot) -> Self {
+        Self { snapshot: snapshot.clone(), by_document: OnceCell::new() }
+    }
+
+    fn of(&self, document: DocId) -> Result<Option<&ChunkSet>> {
+        if self.by_document.get().is_none() {
+            let mut by_document: HashMap<DocId, ChunkSet> = HashMap::new();
+            for &(chunk, doc) in self.snapshot.chunk_docs()?.iter() {
+                by_document.entry(doc).or_default().insert(chunk);
+            }
+            let _ = self.by_document.set(by_document);
+        }
+        Ok(self.by_document.get().and_then(|chunks| chunks.get(&document)))
+    }
+}

@@ -1,0 +1,168 @@
+//! Chunks on their way into the index.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DocId};
+use raglan_sparse::Bm25SegmentWriter;
+use raglan_store::{Commit, Ledger, SegmentDraft, Writer};
+
+use super::{IndexEvent, IndexProgress, IndexSettings, IndexTimings};
+use crate::{Error, Result};
+
+/// How many chunks are embedded at a time: enough to sort by length, few enough to show progress.
+const EMBED: usize = 128;
+
+/// Chunks, vectors and deletions that wait for a commit.
+pub(super) struct Batch<'a> {
+    settings: &'a IndexSettings,
+    progress: &'a dyn IndexProgress,
+    stop: &'a AtomicBool,
+    next_chunk: u32,
+    next_doc: u32,
+    chunks: Vec<Chunk>,
+    vectors: Vec<f32>,
+    n_embedded: usize,
+    delete: ChunkSet,
+    bytes: u64,
+    since: Instant,
+    embed_s: f64,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        settings: &'a IndexSettings,
+        writer: &Writer,
+        progress: &'a dyn IndexProgress,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            settings,
+            progress,
+            stop,
+            next_chunk: writer.next_chunk_id().0,
+            next_doc: writer.next_doc_id().0,
+            chunks: Vec::new(),
+            vectors: Vec::new(),
+            n_embedded: 0,
+            delete: ChunkSet::new(),
+            bytes: 0,
+            since: Instant::now(),
+            embed_s: 0.0,
+        }
+    }
+
+    /// Takes the chunks of a new document and gives it an id.
+    ///
+    /// Returns `None`, and takes nothing, when the work is stopped on the way.
+    pub(super) fn add(&mut self, text: &str, spans: Vec<ChunkSpan>) -> Result<Option<DocId>> {
+        let (first, n_before) = (self.next_chunk, self.chunks.len());
+        let doc = DocId(self.next_doc);
+        let next_doc = self.next_doc.checked_add(1).ok_or(Error::Full { what: "documents" })?;
+        for ChunkSpan { span, locator, n_tokens } in spans {
+            let id = ChunkId(self.next_chunk);
+            self.next_chunk = self.next_chunk.checked_add(1).ok_or(Error::Full { what: "chunks" })?;
+            let text = text[span.clone()].to_owned();
+            self.bytes += text.len() as u64;
+            self.chunks.push(Chunk { id, doc, span, text, locator, n_tokens });
+        }
+        while self.chunks.len() - self.n_embedded >= EMBED {
+            if self.stop.load(Ordering::Relaxed) {
+                self.chunks.truncate(n_before);
+                self.n_embedded = self.n_embedded.min(n_before);
+                let dim = self.settings.embedder.as_ref().map_or(0, |embedder| embedder.stamp().dim);
+                self.vectors.truncate(self.n_embedded * dim);
+                self.next_chunk = first;
+                return Ok(None);
+            }
+            self.embed_next()?;
+        }
+        self.next_doc = next_doc;
+        Ok(Some(doc))
+    }
+
+    /// Takes note that chunks are to be deleted.
+    pub(super) fn delete(&mut self, chunks: Option<&ChunkSet>) {
+        for id in chunks.into_iter().flat_map(ChunkSet::iter) {
+            self.delete.insert(id);
+        }
+    }
+
+    /// Whether it is time for a commit.
+    pub(super) fn is_due(&self) -> bool {
+        self.bytes >= self.settings.pending_bytes
+            || !self.chunks.is_empty() && self.since.elapsed() >= self.settings.commit_every
+    }
+
+    fn embed_next(&mut self) -> Result<()> {
+        let next = self.chunks.len().min(self.n_embedded + EMBED);
+        if let Some(embedder) = &self.settings.embedder {
+            let started = Instant::now();
+            let chunks = &self.chunks[self.n_embedded..next];
+            let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
+            let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+            for vector in embedder.encoder()?.encode_passages(&texts)? {
+                self.vectors.extend_from_slice(vector.as_slice());
+                self.bytes += 4 * vector.dim() as u64;
+            }
+            self.embed_s += started.elapsed().as_secs_f64();
+            self.progress.event(IndexEvent::Embedded { chunks: texts.len() });
+        }
+        self.n_embedded = next;
+        Ok(())
+    }
+
+    /// Writes a segment of everything that waits and makes it durable together with the ledger.
+    pub(super) fn commit(&mut self, writer: &mut Writer, ledger: &Ledger, timings: &mut IndexTimings) -> Result<()> {
+        while self.n_embedded < self.chunks.len() {
+            self.embed_next()?;
+        }
+        timings.embed_s += std::mem::take(&mut self.embed_s);
+        if !self.chunks.is_empty() || !self.delete.is_empty() || writer.snapshot().ledger()? != ledger {
+            let mut add = Vec::new();
+            if !self.chunks.is_empty() {
+                add.push(write_segment(writer, self.settings, &self.chunks, &self.vectors, timings)?);
+            }
+            let started = Instant::now();
+            let delete = std::mem::take(&mut self.delete);
+            let snapshot = writer.commit(Commit { add, drop: Vec::new(), delete, ledger: ledger.clone() })?;
+            timings.commit_s += started.elapsed().as_secs_f64();
+            self.progress.event(IndexEvent::Committed { generation: snapshot.generation() });
+        }
+        self.chunks.clear();
+        self.vectors.clear();
+        self.n_embedded = 0;
+        self.bytes = 0;
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// Writes the chunks, their terms and their vectors as a segment that is not committed yet.
+pub(super) fn write_segment(
+    writer: &mut Writer,
+    settings: &IndexSettings,
+    chunks: &[Chunk],
+    vectors: &[f32],
+    timings: &mut IndexTimings,
+) -> Result<SegmentDraft> {
+    let started = Instant::now();
+    let mut draft = writer.new_segment()?;
+    draft.write_chunks(chunks)?;
+    let bm25 = Instant::now();
+    timings.commit_s += (bm25 - started).as_secs_f64();
+    let mut terms = Bm25SegmentWriter::create(&draft.part_dir("bm25")?, &settings.analyzer, settings.threads)?;
+    for chunk in chunks {
+        terms.add(chunk.id, &chunk.embedded_text(settings.prefix_headings))?;
+    }
+    terms.finish()?;
+    let dense = Instant::now();
+    timings.bm25_s += (dense - bm25).as_secs_f64();
+    if let Some(embedder) = &settings.embedder {
+        let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
+        let dir = draft.part_dir("dense")?;
+        raglan_dense::write_segment(&dir, &ids, vectors, embedder.stamp().dim, &settings.dense, settings.threads)?;
+        timings.dense_s += dense.elapsed().as_secs_f64();
+    }
+    Ok(draft)
+}

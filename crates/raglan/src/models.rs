@@ -1,0 +1,164 @@
+//! Models by name, fetched, checked and loaded when they are needed.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use raglan_core::{Answer, Context, Generator};
+use raglan_embed::{EncoderConfig, SentenceEncoder};
+use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
+use raglan_model::registry::{ModelCache, ModelFiles, Progress};
+use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
+use raglan_store::ModelStamp;
+
+use crate::embedder::Embedder;
+use crate::{Error, Result};
+
+/// The models of a machine: where they lie, and how their fetching is shown.
+pub struct Models {
+    cache: Arc<ModelCache>,
+    progress: Arc<dyn Progress>,
+    threads: usize,
+}
+
+impl Models {
+    /// Models in a folder, by the platform's convention when there is none; `offline` fetches nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the platform has no such convention.
+    pub fn new(folder: Option<PathBuf>, offline: bool, threads: usize, progress: Arc<dyn Progress>) -> Result<Self> {
+        Ok(Self { cache: Arc::new(ModelCache::new(folder, offline)?), progress, threads })
+    }
+
+    /// Where the models lie.
+    pub fn cache(&self) -> &ModelCache {
+        &self.cache
+    }
+
+    /// Fetches a model unless it is here.
+    ///
+    /// # Errors
+    ///
+    /// Each with its remedy.
+    pub fn ensure(&self, reference: &str) -> Result<ModelFiles> {
+        Ok(self.cache.ensure(reference, &*self.progress)?)
+    }
+
+    /// A dense encoder by name, or by the folder of its files.
+    ///
+    /// # Errors
+    ///
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
+    pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
+        let files = self.ensure(name)?;
+        let config = EncoderConfig::for_model(&files.dir)?;
+        let stamp = ModelStamp {
+            name: name.to_owned(),
+            weights_sha256: sha256(&files, "model.safetensors"),
+            tokenizer_sha256: sha256(&files, "tokenizer.json"),
+            pooling: config.pooling.to_string(),
+            normalized: config.normalize,
+            query_prefix: config.query_prefix.clone(),
+            passage_prefix: config.passage_prefix.clone(),
+            max_tokens: config.max_tokens,
+            dim: config.dim,
+            dtype: "f32".into(),
+        };
+        let (dir, threads) = (files.dir, self.threads);
+        let counter_dir = dir.clone();
+        Ok(Arc::new(Embedder::new(
+            stamp,
+            move || Ok(raglan_embed::token_counter(&counter_dir)?),
+            move || Ok(Arc::new(SentenceEncoder::load(&dir, config.clone(), threads)?)),
+        )))
+    }
+
+    /// The generator that a recipe asks for, on a language model by name or by the path of its GGUF file.
+    ///
+    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens.
+    ///
+    /// # Errors
+    ///
+    /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
+    pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
+        let path = if Path::new(name).is_file() { PathBuf::from(name) } else { gguf(&self.ensure(name)?)? };
+        let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
+            StageSpec::Generate(spec) => Some(spec.clone()),
+            _ => None,
+        });
+        let options = generate_options(&spec.unwrap_or_default());
+        let threads = self.threads;
+        let load = move || -> Result<ChatGenerator> {
+            let model = Arc::new(LanguageModel::load(&path, threads)?);
+            Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))
+        };
+        Ok(Arc::new(LazyGenerator::new(load)))
+    }
+}
+
+fn sha256(files: &ModelFiles, name: &str) -> String {
+    files.sha256.get(name).cloned().unwrap_or_default()
+}
+
+fn gguf(files: &ModelFiles) -> Result<PathBuf> {
+    let found = files.files.values().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    found.cloned().ok_or_else(|| Error::Malformed {
+        path: files.dir.clone(),
+        problem: "this model has no GGUF file, which generating needs".into(),
+    })
+}
+
+/// A recipe's parameters in the generator's own terms.
+fn generate_options(spec: &GenerateSpec) -> GenerateOptions {
+    let default = GenerateOptions::default();
+    GenerateOptions {
+        max_tokens: spec.max_tokens,
+        context_tokens: if spec.context_tokens == 0 { default.context_tokens } else { spec.context_tokens },
+        system_prompt: if spec.system.is_empty() { default.system_prompt.clone() } else { spec.system.clone() },
+        sampling: Sampling {
+            repetition_penalty: spec.repetition_penalty,
+            temperature: spec.temperature,
+            top_k: spec.top_k,
+            top_p: spec.top_p,
+            min_p: spec.min_p,
+            seed: spec.seed,
+        },
+        ..default
+    }
+}
+
+/// A generator whose weights are being loaded while the passages are sought.
+pub struct LazyGenerator {
+    loaded: OnceLock<ChatGenerator>,
+    loading: std::sync::Mutex<Option<JoinHandle<Result<ChatGenerator>>>>,
+}
+
+impl LazyGenerator {
+    fn new(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
+        let loading = std::sync::Mutex::new(Some(std::thread::spawn(load)));
+        Self { loaded: OnceLock::new(), loading }
+    }
+
+    /// The generator, once it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// Whatever loading gave; after an error, that loading failed.
+    pub fn loaded(&self) -> Result<&ChatGenerator> {
+        let mut loading = self.loading.lock().expect("no thread panics while it holds the handle");
+        if let Some(handle) = loading.take() {
+            let generator = handle.join().map_err(|_| Error::Loading)??;
+            let _ = self.loaded.set(generator);
+        }
+        self.loaded.get().ok_or(Error::Loading)
+    }
+}
+
+impl Generator for LazyGenerator {
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
+        let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
+        generator.generate(contexts, on_text)
+    }
+}

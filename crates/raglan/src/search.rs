@@ -1,0 +1,248 @@
+//! Recipes at work on an index.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query};
+use raglan_dense::SearchMode;
+use raglan_pipeline::{
+    DenseMode, Input, Part, Pipeline, Port, Recipe, RecipeStage, Stage, StageRun, StageSpec, Value, read,
+};
+use serde::Serialize;
+
+use crate::filter::Filter;
+use crate::index::Index;
+use crate::snippet::{Snippet, snippet};
+use crate::{Error, Result};
+
+/// About how many bytes of a chunk a search result shows.
+const SNIPPET: usize = 280;
+
+/// A passage that was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct SearchResult {
+    /// Place in the ranking, from 1.
+    pub rank: usize,
+    /// Score of the recipe's last ranking stage.
+    pub score: f32,
+    /// The chunk's id, which `raglan explain` takes.
+    pub chunk: u32,
+    /// The document's path relative to the folder.
+    pub path: String,
+    /// The document's title.
+    pub title: Option<String>,
+    /// The document's format.
+    pub format: Format,
+    /// Where in the document, in a reader's terms.
+    pub locator: Locator,
+    /// First byte of the passage in the document's extracted text.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+    /// The passage.
+    pub text: String,
+    /// The part of it that shows why it was found.
+    pub snippet: Snippet,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Serialize)]
+pub struct SearchOutcome {
+    /// What was looked for.
+    pub query: String,
+    /// The canonical hash of the recipe.
+    pub recipe: String,
+    /// The passages, best first.
+    pub results: Vec<SearchResult>,
+    /// Seconds of each stage, in order.
+    pub stages: Vec<StageTime>,
+    /// Seconds of all stages and of reading the passages.
+    pub seconds: f64,
+}
+
+/// How long a stage took.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageTime {
+    /// The stage's name in the recipe.
+    pub stage: String,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// The shipped recipe of this name, or the one in this file.
+///
+/// # Errors
+///
+/// [`Error::NoRecipe`] when there is neither; [`Error::Recipe`] with file, line and column of a mistake.
+pub fn recipe(name: &str) -> Result<Recipe> {
+    if let Some(recipe) = Recipe::shipped(name) {
+        return Ok(recipe);
+    }
+    let path = Path::new(name);
+    if !path.is_file() {
+        let shipped = Recipe::SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect();
+        return Err(Error::NoRecipe { name: name.to_owned(), shipped });
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    Ok(Recipe::check(path, &text)?)
+}
+
+/// The stages of a recipe before those that generate, if what is left still is one pipeline.
+///
+/// # Errors
+///
+/// [`Error::Recipe`] when several ends are left.
+pub fn without_generation(recipe: &Recipe) -> Result<Recipe> {
+    let stages = recipe.stages();
+    let kept = stages.iter().filter(|stage| !matches!(stage.spec, StageSpec::Generate(_)));
+    let kept = kept.map(|stage| (stage.name.as_str(), stage.spec.clone(), input_names(recipe, stage)));
+    Ok(Recipe::build(kept.collect::<Vec<_>>())?)
+}
+
+fn input_names<'a>(recipe: &'a Recipe, stage: &RecipeStage) -> Vec<&'a str> {
+    let name = |input: &Input| match *input {
+        Input::Query => "query",
+        Input::Stage(i) => recipe.stages()[i].name.as_str(),
+    };
+    stage.inputs.iter().map(name).collect()
+}
+
+impl Index {
+    /// The recipe with this index's parts in place; `generator` serves its `generate` stages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDense`] when the recipe wants vectors and the index has none; damaged files; models that cannot be
+    /// loaded.
+    pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
+        recipe.bind(|stage| {
+            Ok(match stage.spec {
+                StageSpec::Bm25 { .. } => Part::Retriever(self.bm25()?.clone()),
+                StageSpec::Dense { mode, .. } => Part::Retriever(self.dense_retriever(match mode {
+                    DenseMode::Auto => SearchMode::Auto,
+                    DenseMode::Exact => SearchMode::Exact,
+                    DenseMode::Graph => SearchMode::Graph,
+                })?),
+                StageSpec::Read => Part::Store(Arc::new(self.snapshot().clone())),
+                _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
+                    recipe: stage.name.clone(),
+                    found: "an Answer".into(),
+                    wanted: "a Ranking",
+                })?),
+            })
+        })
+    }
+
+    /// A question with the filter's chunks, for a pipeline to run on.
+    ///
+    /// # Errors
+    ///
+    /// A malformed filter, or a damaged chunk table.
+    pub fn query(&self, text: &str, filter: &Filter) -> Result<Query> {
+        let query = Query::new(text);
+        Ok(match filter.allowed(self.snapshot())? {
+            None => query,
+            Some(allowed) => query.among(Arc::new(allowed)),
+        })
+    }
+
+    /// Finds passages by a recipe that ends in a ranking or a context.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RecipeEnd`] when the recipe goes on to an answer; else as [`pipeline`](Self::pipeline).
+    pub fn search(&self, recipe: &Recipe, query: &str, filter: &Filter) -> Result<SearchOutcome> {
+        let started = Instant::now();
+        let hash = recipe.hash().to_string();
+        let pipeline = self.pipeline(recipe.clone(), None)?;
+        let mut runs = pipeline.trace(vec![self.query(query, filter)?], &mut |_, _| {})?;
+        let stages = stage_times(&pipeline, &runs);
+        let passages = match runs.pop().map(|run| run.output) {
+            Some(Value::Contexts(contexts)) => contexts.into_iter().flat_map(|context| context.passages).collect(),
+            Some(Value::Rankings(ranked)) => {
+                let contexts = read(self.snapshot()).run(ranked)?;
+                contexts.into_iter().flat_map(|context| context.passages).collect::<Vec<Passage>>()
+            }
+            _ => {
+                let found = pipeline.recipe().output().to_string();
+                return Err(Error::RecipeEnd { recipe: hash, found, wanted: "a Ranking" });
+            }
+        };
+        let results = passages.into_iter().enumerate().map(|(i, passage)| SearchResult {
+            rank: i + 1,
+            score: passage.score,
+            chunk: passage.chunk.id.0,
+            path: passage.document.path.clone(),
+            title: passage.document.title.clone(),
+            format: passage.document.format,
+            locator: passage.chunk.locator,
+            start: passage.chunk.span.start,
+            end: passage.chunk.span.end,
+            snippet: snippet(self.analyzer(), query, &passage.chunk.text, SNIPPET),
+            text: passage.chunk.text,
+        });
+        let results = results.collect();
+        Ok(SearchOutcome {
+            query: query.to_owned(),
+            recipe: hash,
+            results,
+            stages,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Answers a question by a recipe that ends in an answer; `on_text` is called with each piece as it is made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RecipeEnd`] when the recipe ends before an answer; else as [`pipeline`](Self::pipeline).
+    pub fn ask(
+        &self,
+        recipe: &Recipe,
+        generator: Arc<dyn Generator>,
+        question: &str,
+        filter: &Filter,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Answer> {
+        if recipe.output() != Port::Answer {
+            let found = recipe.output().to_string();
+            return Err(Error::RecipeEnd { recipe: recipe.hash().to_string(), found, wanted: "an Answer" });
+        }
+        let started = Instant::now();
+        let pipeline = self.pipeline(recipe.clone(), Some(generator))?;
+        let query = self.query(question, filter)?;
+        let opened = started.elapsed().as_secs_f64();
+        let mut runs = pipeline.trace(vec![query], &mut |_, text| on_text(text))?;
+        let generating = runs.pop().expect("a recipe has a stage");
+        let Value::Answers(answers) = generating.output else { unreachable!("the recipe ends in an answer") };
+        let mut answer = answers.into_iter().next().expect("one answer a question");
+        answer.timings.retrieve_s = opened + runs.iter().map(|run| run.time.as_secs_f64()).sum::<f64>();
+        let loading = generating.time.as_secs_f64() - answer.timings.prefill_s - answer.timings.decode_s;
+        answer.timings.first_token_s = answer.timings.retrieve_s + loading.max(0.0) + answer.timings.prefill_s;
+        Ok(answer)
+    }
+
+    /// The context that a recipe for answers would answer from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RecipeEnd`] when the recipe has no context; else as [`pipeline`](Self::pipeline).
+    pub fn context(&self, recipe: &Recipe, question: &str, filter: &Filter) -> Result<Context> {
+        let retrieval = without_generation(recipe)?;
+        let pipeline = self.pipeline(retrieval, None)?;
+        match pipeline.run(vec![self.query(question, filter)?])? {
+            Value::Contexts(contexts) => Ok(contexts.into_iter().next().expect("one context a question")),
+            other => Err(Error::RecipeEnd {
+                recipe: recipe.hash().to_string(),
+                found: other.port().to_string(),
+                wanted: "a Context",
+            }),
+        }
+    }
+}
+
+fn stage_times(pipeline: &Pipeline, runs: &[StageRun]) -> Vec<StageTime> {
+    let stages = pipeline.recipe().stages().iter().zip(runs);
+    stages.map(|(stage, run)| StageTime { stage: stage.name.clone(), seconds: run.time.as_secs_f64() }).collect()
+}
