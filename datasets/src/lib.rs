@@ -1,1 +1,36 @@
-//! Readers of evaluation collections: BEIR, TREC, chunk references.
+//! Readers of evaluation collections: BEIR folders, TREC judgements and runs, chunk references.
+//!
+//! Numbers of different systems compare only when all of them saw the same documents, the same queries and the same
+//! judgements. These readers take the layouts in which the field shares those, refuse what is malformed with the file
+//! and the line, and open `name`, `name.gz` or `name.zst`, whichever is there.
+//!
+//! - [`beir::read`] gives a [`Collection`]: documents, queries and judgements.
+//! - [`Qrels`] are judgements: for each query, the grades of the documents someone looked at.
+//! - [`Run`] is what a system retrieved: for each query, documents and scores.
+//! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
+//!
+//! ```
+//! use raglan_datasets::{Qrels, Run};
+//!
+//! let mut qrels = Qrels::default();
+//! qrels.insert("q1", "d7", 2);
+//! assert!(qrels.contains_query("q1"));
+//!
+//! let mut run = Run::default();
+//! run.insert("q1", "d3", 0.5);
+//! run.insert("q1", "d7", 0.9);
+//! assert_eq!(run.ranking("q1"), [("d7", 0.9), ("d3", 0.5)]);
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod beir;
+pub mod chunking;
+mod error;
+mod lines;
+mod qrels;
+mod run;
+
+pub use beir::{Collection, Document, Query};
+pub use error::{Error, Result};
+pub use qrels::Qrels;
+pub use run::Run;

@@ -1,1 +1,37 @@
 //! Metrics of retrieval and chunking.
+//!
+//! A figure is worth something when another program gives the same one for the same files. Retrieval is scored with
+//! the conventions of `trec_eval`, to the last digits that its sums leave; chunking with the definitions of Chroma's
+//! `chunking_evaluation`, on bytes.
+//!
+//! - [`Metric`] names what is computed: `ndcg@10`, `recall@100`, `map`, `mrr@10`, `p@5`.
+//! - [`evaluate`] scores a run against judgements and gives an [`Evaluation`]: every query's value and the means.
+//! - [`chunking::score`] and [`chunking::precision_omega`] compare retrieved chunks with reference passages.
+//!
+//! ```
+//! use raglan_datasets::{Qrels, Run};
+//! use raglan_eval::{Metric, evaluate};
+//!
+//! let mut qrels = Qrels::default();
+//! qrels.insert("q1", "a", 2);
+//! qrels.insert("q1", "b", 1);
+//! let mut run = Run::default();
+//! for (document, score) in [("a", 0.9), ("c", 0.8), ("b", 0.7)] {
+//!     run.insert("q1", document, score);
+//! }
+//!
+//! let metric: Metric = "ndcg@10".parse()?;
+//! let ndcg = evaluate(&run, &qrels, metric).mean;
+//! assert!((ndcg - 2.5 / 2.63093).abs() < 1e-5); // (2/1 + 1/2) / (2/1 + 1/log2(3))
+//! # Ok::<(), raglan_eval::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod chunking;
+mod error;
+mod evaluate;
+mod metric;
+
+pub use error::{Error, Result};
+pub use evaluate::{Evaluation, evaluate, evaluate_all};
+pub use metric::Metric;

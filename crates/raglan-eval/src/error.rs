@@ -1,0 +1,13 @@
+/// What can go wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A name is none of the metrics'.
+    #[error("no metric `{name}`; there are ndcg, ndcg@K, recall@K, p@K, map, map@K, mrr and mrr@K, with K at least 1")]
+    UnknownMetric {
+        /// The name that was given.
+        name: String,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,41 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a collection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither the file nor a compressed form of it is there.
+    #[error("`{}` is missing, also as `.gz` and `.zst`", path.display())]
+    Missing {
+        /// The plain file's path.
+        path: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line is not what the format asks for.
+    #[error("`{}` line {line}: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An id cannot stand in a TREC file, whose fields are separated by white space.
+    #[error("`{}`: id `{id}` is empty or holds white space, which TREC files cannot express", path.display())]
+    Id {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// The id.
+        id: String,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

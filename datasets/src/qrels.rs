@@ -1,0 +1,92 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::{Result, lines};
+
+/// Relevance judgements: for each query, the grades of the documents that were judged for it.
+///
+/// A grade of at least 1 says relevant, more says more so; 0 and below say not relevant. Documents without a grade
+/// were never judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Qrels {
+    queries: BTreeMap<String, BTreeMap<String, i32>>,
+}
+
+impl Qrels {
+    /// Reads TREC judgements: lines of `query iteration document grade`, separated by white space.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or unreadable, a line has other fields, or a pair has two different grades.
+    pub fn read_trec(path: &Path) -> Result<Self> {
+        let mut qrels = Self::default();
+        lines::each(path, |_, line| {
+            let [query, _iteration, document, grade] = lines::fields(line)?;
+            qrels.judge(query, document, grade)
+        })?;
+        Ok(qrels)
+    }
+
+    /// Writes TREC judgements, ordered by query and document.
+    ///
+    /// # Errors
+    ///
+    /// When an id holds white space, or the file cannot be written.
+    pub fn write_trec(&self, path: &Path) -> Result<()> {
+        for (query, grades) in self.iter() {
+            lines::check_ids(path, std::iter::once(query).chain(grades.keys().map(String::as_str)))?;
+        }
+        lines::write(path, |out| {
+            for (query, grades) in self.iter() {
+                for (document, grade) in grades {
+                    writeln!(out, "{query} 0 {document} {grade}")?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Sets a document's grade for a query, replacing an earlier one.
+    pub fn insert(&mut self, query: &str, document: &str, grade: i32) {
+        // Looked up first, as most calls name a query that is there.
+        match self.queries.get_mut(query) {
+            Some(grades) => grades.insert(document.to_owned(), grade),
+            None => self.queries.entry(query.to_owned()).or_default().insert(document.to_owned(), grade),
+        };
+    }
+
+    /// Whether any document was judged for the query.
+    pub fn contains_query(&self, query: &str) -> bool {
+        self.queries.contains_key(query)
+    }
+
+    /// How many queries have judgements.
+    pub fn n_queries(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// The grades of the documents judged for a query, if there are any.
+    pub fn grades(&self, query: &str) -> Option<&BTreeMap<String, i32>> {
+        self.queries.get(query)
+    }
+
+    /// The queries and their grades, in the order of the query ids.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, i32>)> {
+        self.queries.iter().map(|(query, grades)| (query.as_str(), grades))
+    }
+
+    /// Adds a judgement as it stands in a file; the same one twice is let pass, two different ones are not.
+    pub(crate) fn judge(&mut self, query: &str, document: &str, grade: &str) -> Result<(), String> {
+        let grade: i32 = grade.parse().map_err(|_| format!("grade `{grade}` is not an integer"))?;
+        match self.grades(query).and_then(|grades| grades.get(document)) {
+            Some(&earlier) if earlier != grade => {
+                Err(format!("document `{document}` has grade {grade} for query `{query}`, and {earlier} further up"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.insert(query, document, grade);
+                Ok(())
+            }
+        }
+    }
+}
