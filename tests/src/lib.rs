@@ -1,2 +1,2 @@
-//! Behaviour across crates: the tests themselves are in `tests/tests/`, one binary.
+//! Behaviour across crates: the tests themselves are in `tests/tests/behaviour/`, one binary.
 #![forbid(unsafe_code)]

@@ -2,3 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod arrows;
+mod common;
+mod damage;
+mod indexing;
