@@ -41,7 +41,7 @@ pub fn attribute(answer: &str, passages: &[&str]) -> Vec<AnswerSentence> {
         let total: f32 = words.iter().map(|word| weight(word)).sum();
         let support = |i: usize| {
             let shared: f32 = words.iter().filter(|&word| stems[i].contains(word)).map(|word| weight(word)).sum();
-            (i, if total > 0.0 { shared / total } else { 0.0 })
+            (i, if shared > 0.0 { shared / total } else { 0.0 })
         };
         let better = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
         let cited = sentence.cited.iter().map(|number| support(number - 1)).reduce(better);

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use raglan_core::{Answer, AnswerSentence, Attribution, Chunk, Context, Generator, Passage, Source, Timings, TokenUsage};
+use raglan_core::{
+    Answer, AnswerSentence, Attribution, Chunk, Context, Generator, Passage, Source, Timings, TokenUsage,
+};
 
 use crate::prompt::PromptWriter;
+use crate::repetition::ends_in_a_loop;
 use crate::stop::StopFilter;
 use crate::{Error, GenerateOptions, LanguageModel, Prompt, Result, Sampler, attribute};
 
@@ -23,7 +26,7 @@ pub struct ChatGenerator {
 /// What decoding gave.
 struct Decoded {
     text: String,
-    n_tokens: usize,
+    tokens: Vec<u32>,
     first_token_s: f64,
 }
 
@@ -69,7 +72,7 @@ impl ChatGenerator {
         }
         let begin = Instant::now();
         let prompt = self.prompt(context)?;
-        let Decoded { text, n_tokens, first_token_s } = self.decode(&prompt, begin, on_text)?;
+        let Decoded { text, tokens, first_token_s } = self.decode(&prompt, begin, on_text)?;
         let decode_s = begin.elapsed().as_secs_f64() - first_token_s;
         let shown: Vec<&Passage> = prompt.shown.iter().map(|&i| &context.passages[i]).collect();
         let texts: Vec<String> =
@@ -82,7 +85,7 @@ impl ChatGenerator {
             sources: shown.into_iter().map(source).collect(),
             left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
             timings: Timings { retrieve_s: 0.0, prefill_s: first_token_s, decode_s, first_token_s },
-            tokens: TokenUsage { prompt: prompt.n_tokens, answer: n_tokens, passages: texts.len() },
+            tokens: TokenUsage { prompt: prompt.n_tokens, answer: tokens.len(), passages: texts.len() },
         })
     }
 
@@ -93,7 +96,7 @@ impl ChatGenerator {
         let mut sampler = Sampler::new(self.options.sampling.clone());
         let mut stream = tokenizer.decode_stream();
         let mut stop = StopFilter::new(&self.options.stop);
-        let mut answer = Decoded { text: String::new(), n_tokens: 0, first_token_s: 0.0 };
+        let mut answer = Decoded { text: String::new(), tokens: Vec::new(), first_token_s: 0.0 };
         let mut emit = |piece: &str, text: &mut String| {
             // White space before the first word is no part of an answer.
             let piece = if text.is_empty() { piece.trim_start() } else { piece };
@@ -104,19 +107,19 @@ impl ChatGenerator {
         };
         loop {
             let token = sampler.next(&mut logits)?;
-            if answer.n_tokens == 0 {
+            if answer.tokens.is_empty() {
                 answer.first_token_s = begin.elapsed().as_secs_f64();
             }
             if transformer.config().end_tokens.contains(&token) {
                 break;
             }
-            answer.n_tokens += 1;
+            answer.tokens.push(token);
             let passed = stop.push(&stream.push(token)?);
             emit(&passed.text, &mut answer.text);
             if passed.stopped {
                 return Ok(answer);
             }
-            if answer.n_tokens == self.options.max_tokens {
+            if answer.tokens.len() == self.options.max_tokens || ends_in_a_loop(&answer.tokens) {
                 break;
             }
             if self.go_on().is_break() {
@@ -141,23 +144,15 @@ impl ChatGenerator {
 }
 
 impl Generator for ChatGenerator {
-    fn generate(
-        &self,
-        contexts: &[Context],
-        on_text: &mut dyn FnMut(usize, &str),
-    ) -> raglan_core::Result<Vec<Answer>> {
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
         let answer = |(i, context)| Ok(self.answer(context, &mut |piece| on_text(i, piece))?);
         contexts.iter().enumerate().map(answer).collect()
     }
 }
 
 fn refusal(context: &Context, text: &str) -> Answer {
-    let sentence = AnswerSentence {
-        text: text.to_owned(),
-        source: None,
-        support: 0.0,
-        attribution: Attribution::Unsupported,
-    };
+    let sentence =
+        AnswerSentence { text: text.to_owned(), source: None, support: 0.0, attribution: Attribution::Unsupported };
     Answer {
         question: context.question.clone(),
         text: text.to_owned(),

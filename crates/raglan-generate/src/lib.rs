@@ -23,6 +23,7 @@ mod generator;
 mod language_model;
 mod options;
 mod prompt;
+mod repetition;
 mod sampler;
 mod sentences;
 mod stop;

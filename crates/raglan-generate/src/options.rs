@@ -11,7 +11,7 @@ pub const SYSTEM_PROMPT: &str = "You answer questions using only the given passa
 /// How answers are made. The default decodes greedily.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// The most tokens of an answer.
+    /// The most tokens of an answer. An answer also ends when it has said the same three times in a row.
     pub max_tokens: usize,
     /// The most tokens of prompt and answer together; never more than the model's context.
     pub context_tokens: usize,
@@ -34,7 +34,8 @@ pub struct GenerateOptions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Divides positive scores of tokens already written, and multiplies negative ones; 1 leaves them (Keskar et al.
-    /// 2019, CTRL). Tokens of the prompt are not counted: a passage may be quoted.
+    /// 2019, CTRL). Tokens of the prompt are not counted: a passage may be quoted. Mind that it changes numbers where a
+    /// tokenizer splits digits; an answer that goes in circles is ended in any case.
     pub repetition_penalty: f32,
     /// 0 takes the best token always; higher values even out the odds.
     pub temperature: f32,
@@ -64,7 +65,7 @@ impl Default for GenerateOptions {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { repetition_penalty: 1.1, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 

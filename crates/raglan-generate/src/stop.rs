@@ -49,7 +49,7 @@ mod tests {
 
     #[track_caller]
     fn check(stops: &[&str], text: &str, expected: &str) {
-        let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
+        let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
         // However the text is cut into pieces of one to five characters, the outcome is the same.
         for step in 1..=5 {
             let chars: Vec<char> = text.chars().collect();

@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn loops_can_be_left_and_values_written_as_json() {
-        check("{% for m in messages %}{{ m | tojson }}{% break %}{% endfor %}", r#"{"role":"system","content":"Be brief."}"#);
+        check("{% for m in messages %}{{ m.content | tojson }}{% break %}{% endfor %}", "\"Be brief.\"");
     }
 
     #[test]
@@ -152,7 +152,8 @@ mod tests {
     fn a_template_can_refuse_and_cannot_run_for_ever() {
         let refusing = ChatTemplate::new("{{ raise_exception('no system role') }}", "", "").unwrap();
         assert!(refusing.render(&[]).unwrap_err().to_string().contains("no system role"));
-        let endless = ChatTemplate::new("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "", "");
+        let endless =
+            ChatTemplate::new("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "", "");
         assert!(matches!(endless.unwrap().render(&[]), Err(Error::Template(_))));
         assert!(matches!(ChatTemplate::new("{% for", "", ""), Err(Error::Template(_))));
     }

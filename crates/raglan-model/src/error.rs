@@ -65,4 +65,7 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A product of vectors failed.
+    #[error(transparent)]
+    Kernel(#[from] raglan_kernels::Error),
 }

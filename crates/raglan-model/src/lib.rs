@@ -1,19 +1,43 @@
-//! Models: registry and download, tokenizers, weights, transformer forward.
+//! Models: where their files come from, how they read text, and their forward.
+//!
+//! A model is a few files that must be exactly the right bytes, a tokenizer, and a transformer. The [`registry`] pins
+//! and fetches the files. A [`Tokenizer`] comes from a `tokenizer.json` or from a GGUF file's metadata. [`BertModel`]
+//! turns texts into hidden states; [`LlamaModel`] reads a prompt and goes on, token by token, in a [`Session`]; a
+//! [`ChatTemplate`] writes a conversation as the model was trained on it. All files are read as hostile input.
+//!
+//! ```
+//! use raglan_model::{ChatMessage, ChatRole, ChatTemplate};
+//!
+//! let template = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", "", "")?;
+//! assert_eq!(template.render(&[ChatMessage::new(ChatRole::User, "Hi")])?, "<user>Hi");
+//! # Ok::<(), raglan_model::Error>(())
+//! ```
+//!
+//! ```no_run
+//! use raglan_model::{GgufFile, LlamaModel, Tokenizer};
+//!
+//! let file = GgufFile::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+//! let (tokenizer, model) = (Tokenizer::from_gguf(&file)?, LlamaModel::from_gguf(&file, 2)?);
+//! let mut session = model.session();
+//! let logits = session.prefill(&tokenizer.encode("The capital of France is", true)?.ids)?;
+//! assert_eq!(logits.len(), model.config().vocab_size);
+//! # Ok::<(), raglan_model::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
-pub mod bert;
-pub mod chat_template;
+mod bert;
+mod chat_template;
 mod error;
-pub mod gguf;
-pub mod llama;
+mod gguf;
+mod llama;
 pub mod registry;
-pub mod tokenizer;
-pub mod word_piece;
+mod tokenizer;
+mod word_piece;
 
-pub use bert::*;
-pub use chat_template::*;
+pub use bert::{Activation, BertConfig, BertModel, HiddenStates};
+pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
 pub use error::{Error, Result};
-pub use gguf::*;
-pub use llama::*;
-pub use tokenizer::*;
-pub use word_piece::*;
+pub use gguf::{GgufFile, GgufTensor, GgufValue};
+pub use llama::{LlamaConfig, LlamaModel, Session};
+pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
+pub use word_piece::WordPieceCounter;

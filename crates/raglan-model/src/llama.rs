@@ -1,16 +1,16 @@
 //! Decoder-only transformers of the Llama family from GGUF files: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and 3.
 //!
-//! Weights are made `f32` at load and multiplied by the `gemm` crate through candle: for a file in Q4_1 that prefills
-//! some ten times faster than candle's own product with four-bit blocks, which has no SIMD form on x86. Single tokens
-//! are bound by memory instead and are multiplied with a copy of the weights in Q8_0, a quarter of the size; logits
-//! then differ from those of a prefill in the second or third digit.
+//! Weights are made `f32` at load. A prompt is multiplied by the `gemm` crate through candle: for a file in Q4_1 that
+//! prefills some ten times faster than candle's own product with four-bit blocks, which has no SIMD form on x86. Single
+//! tokens go through `raglan-kernels` on the model's own threads. Candle's eight-bit product would read a quarter of the
+//! bytes, but its worker threads meet at a barrier after each product: as soon as a core is busy with something else,
+//! a token takes ten times longer.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use candle_nn::{ops, rotary_emb};
 use rayon::prelude::*;
 
@@ -291,7 +291,7 @@ impl Ends {
         let tied = !file.tensors().contains_key("output.weight");
         let output = if tied { embedding.clone() } else { file.dequantize("output.weight", &shape)? };
         let norm = file.dequantize("output_norm.weight", &[config.hidden_dim])?;
-        Ok(Self { embedding, norm, output: Linear::new(output, None)? })
+        Ok(Self { embedding, norm, output: Linear { weight: output, bias: None } })
     }
 }
 
@@ -301,34 +301,41 @@ struct Linear {
     /// `[n_out, n_in]`.
     weight: Tensor,
     bias: Option<Tensor>,
-    /// The weight again, for single rows; absent when a row is not a whole number of blocks.
-    blocks: Option<QMatMul>,
 }
 
 impl Linear {
-    fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let whole_blocks = weight.dim(1)? % GgmlDType::Q8_0.block_size() == 0;
-        let blocks = whole_blocks.then(|| QTensor::quantize(&weight, GgmlDType::Q8_0)).transpose()?;
-        Ok(Self { weight, bias, blocks: blocks.map(QMatMul::from_qtensor).transpose()? })
-    }
-
     /// Several linear maps of one input as one: fewer, larger products.
     fn stacked(parts: Vec<(Tensor, Option<Tensor>)>) -> Result<Self> {
         let (weights, biases): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let biases: Option<Vec<_>> = biases.into_iter().collect();
         let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Self::new(Tensor::cat(&weights, 0)?, bias)
+        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.blocks {
-            Some(blocks) if x.dim(0)? == 1 => blocks.forward(x)?,
-            _ => x.matmul(&self.weight.t()?)?,
-        };
+        let y = if x.dim(0)? == 1 { self.single_row(x)? } else { x.matmul(&self.weight.t()?)? };
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         })
+    }
+
+    /// The product for one row, which is bound by memory: each thread reads its share of the weights once.
+    fn single_row(&self, x: &Tensor) -> Result<Tensor> {
+        const SHARE: usize = 1 << 16; // Weights in one piece of work: long against the cost of handing it out.
+        let (n_out, n_in) = self.weight.dims2()?;
+        let x: Vec<f32> = x.flatten_all()?.to_vec1()?;
+        let (storage, layout) = self.weight.storage_and_layout();
+        let (Storage::Cpu(CpuStorage::F32(weights)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+        else {
+            unreachable!("weights are made contiguous `f32` on the CPU at load");
+        };
+        let n_rows = (SHARE / n_in).max(1);
+        let mut y = vec![0.0; n_out];
+        y.par_chunks_mut(n_rows)
+            .zip(weights[start..end].par_chunks(n_rows * n_in))
+            .try_for_each(|(y, rows)| raglan_kernels::inner_products(&x, rows, n_in, y))?;
+        Ok(Tensor::from_vec(y, (1, n_out), &Device::Cpu)?)
     }
 }
 
@@ -379,13 +386,13 @@ impl Layer {
                 matrix("attn_v", kv_dim, hidden_dim)?,
             ])?,
             query_key_norm: query_norm.zip(key_norm),
-            attention_output: Linear::new(output, output_bias)?,
+            attention_output: Linear { weight: output, bias: output_bias },
             ffn_norm: norm("ffn_norm.weight")?,
             gate_up: Linear::stacked(vec![
                 matrix("ffn_gate", ffn_dim, hidden_dim)?,
                 matrix("ffn_up", ffn_dim, hidden_dim)?,
             ])?,
-            down: Linear::new(down, down_bias)?,
+            down: Linear { weight: down, bias: down_bias },
         })
     }
 

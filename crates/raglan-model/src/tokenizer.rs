@@ -111,7 +111,8 @@ impl Tokenizer {
             Ok::<_, Error>(id.and_then(|id| tokens.get(id as usize).map(|token| (token.clone(), id))))
         };
         let bos = token("tokenizer.ggml.bos_token_id")?;
-        if let Some((bos, id)) = bos.filter(|_| file.bool("tokenizer.ggml.add_bos_token").is_ok_and(|add| add == Some(true)))
+        if let Some((bos, id)) =
+            bos.filter(|_| file.bool("tokenizer.ggml.add_bos_token").is_ok_and(|add| add == Some(true)))
         {
             let template = TemplateProcessing::builder()
                 .try_single(vec![bos.clone(), "$0".to_owned()])
@@ -126,8 +127,11 @@ impl Tokenizer {
 
     fn new(inner: tokenizers::Tokenizer) -> Self {
         let added = inner.get_added_tokens_decoder();
-        let mut special: Vec<String> =
-            added.into_values().filter(|token| token.special && token.content.len() > 1).map(|token| token.content).collect();
+        let mut special: Vec<String> = added
+            .into_values()
+            .filter(|token| token.special && token.content.len() > 1)
+            .map(|token| token.content)
+            .collect();
         special.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         Self { inner, special }
     }
@@ -161,6 +165,11 @@ impl Tokenizer {
     /// The id of a token, given as it stands in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// A token as it stands in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// The text, changed so that no part of it reads as a special token: a zero-width space follows the first

@@ -1,0 +1,221 @@
+//! The forward against candle's own, on small models with random weights.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
+use raglan_model::{Error, LlamaModel};
+
+const HIDDEN: usize = 96;
+const HEADS: usize = 6;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = HIDDEN / HEADS;
+const FFN: usize = 160;
+const VOCAB: usize = 67;
+const CONTEXT: u32 = 700;
+
+/// Writes a model of two layers with seeded random weights.
+fn write_model(path: &Path, architecture: &str, dtype: GgmlDType) {
+    let mut state = 1_u64;
+    let mut tensor = |shape: &[usize], around: f32, spread: f32, dtype| {
+        let n = shape.iter().product();
+        let values: Vec<f32> = (0..n)
+            .map(|_| {
+                // Knuth's MMIX generator; its upper bits are good enough for weights.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                around + spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0)
+            })
+            .collect();
+        QTensor::quantize(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap(), dtype).unwrap()
+    };
+    let mut tensors = vec![
+        ("token_embd.weight".to_owned(), tensor(&[VOCAB, HIDDEN], 0.0, 1.0, dtype)),
+        ("output_norm.weight".to_owned(), tensor(&[HIDDEN], 1.0, 0.2, GgmlDType::F32)),
+    ];
+    for layer in 0..2 {
+        let mut add = |name: &str, tensor| tensors.push((format!("blk.{layer}.{name}"), tensor));
+        for (name, n_out, n_in) in [
+            ("attn_q", HIDDEN, HIDDEN),
+            ("attn_k", KV_HEADS * HEAD_DIM, HIDDEN),
+            ("attn_v", KV_HEADS * HEAD_DIM, HIDDEN),
+            ("attn_output", HIDDEN, HIDDEN),
+            ("ffn_gate", FFN, HIDDEN),
+            ("ffn_up", FFN, HIDDEN),
+            ("ffn_down", HIDDEN, FFN),
+        ] {
+            add(&format!("{name}.weight"), tensor(&[n_out, n_in], 0.0, 0.3, dtype));
+            if architecture == "qwen2" && ["attn_q", "attn_k", "attn_v"].contains(&name) {
+                add(&format!("{name}.bias"), tensor(&[n_out], 0.0, 0.5, GgmlDType::F32));
+            }
+        }
+        for name in ["attn_norm.weight", "ffn_norm.weight"] {
+            add(name, tensor(&[HIDDEN], 1.0, 0.2, GgmlDType::F32));
+        }
+        if architecture == "qwen3" {
+            for name in ["attn_q_norm.weight", "attn_k_norm.weight"] {
+                add(name, tensor(&[HEAD_DIM], 1.0, 0.2, GgmlDType::F32));
+            }
+        }
+    }
+    let metadata: HashMap<String, Value> = [
+        ("block_count", Value::U32(2)),
+        ("context_length", Value::U32(CONTEXT)),
+        ("embedding_length", Value::U32(HIDDEN as u32)),
+        ("feed_forward_length", Value::U32(FFN as u32)),
+        ("attention.head_count", Value::U32(HEADS as u32)),
+        ("attention.head_count_kv", Value::U32(KV_HEADS as u32)),
+        ("attention.key_length", Value::U32(HEAD_DIM as u32)),
+        ("rope.dimension_count", Value::U32(HEAD_DIM as u32)),
+        ("rope.freq_base", Value::F32(10_000.0)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (format!("{architecture}.{name}"), value))
+    .collect();
+    let mut metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let name = Value::String(architecture.to_owned());
+    metadata.push(("general.architecture", &name));
+    metadata.push(("general.dtype", &Value::U32(0))); // Candle's Qwen 3 rotates in half precision otherwise.
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+fn prompt(len: u32) -> Vec<u32> {
+    (0..len).map(|i| (i * i + 3 * i) % VOCAB as u32).collect()
+}
+
+/// Candle's logits after the prompt.
+fn oracle(path: &Path, architecture: &str, tokens: &[u32]) -> Vec<f32> {
+    let mut file = File::open(path).unwrap();
+    let content = gguf_file::Content::read(&mut file).unwrap();
+    let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let device = Device::Cpu;
+    let logits = match architecture {
+        "llama" => {
+            quantized_llama::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap()
+        }
+        "qwen2" => {
+            quantized_qwen2::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap()
+        }
+        _ => quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap(),
+    };
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The greatest difference between logits, whose standard deviation in these models is about 7.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |most, (a, b)| if (a - b).abs() <= most { most } else { (a - b).abs() })
+}
+
+fn load(architecture: &str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_model(&path, architecture, dtype);
+    let model = LlamaModel::load_gguf(path, 2).unwrap();
+    (folder, model)
+}
+
+#[track_caller]
+fn check_against_oracle(architecture: &str) {
+    let (folder, model) = load(architecture, GgmlDType::F32);
+    for len in [1, 2, 50] {
+        let tokens = prompt(len);
+        let expected = oracle(&folder.path().join("model.gguf"), architecture, &tokens);
+        let got = model.session().prefill(&tokens).unwrap();
+        let distance = distance(&got, &expected);
+        assert!(distance <= 2e-3, "{architecture}, {len} tokens: {distance}");
+    }
+}
+
+#[test]
+fn logits_are_those_of_candle() {
+    check_against_oracle("llama");
+    check_against_oracle("qwen2");
+    check_against_oracle("qwen3");
+}
+
+#[test]
+fn a_prompt_read_in_pieces_gives_the_same_logits() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let tokens = prompt(600); // Three internal chunks at once; across their borders in pieces.
+    let at_once = model.session().prefill(&tokens).unwrap();
+    let mut session = model.session();
+    let mut in_pieces = Vec::new();
+    for piece in [&tokens[..100], &tokens[100..397], &tokens[397..]] {
+        in_pieces = session.prefill(piece).unwrap();
+    }
+    assert!(distance(&at_once, &in_pieces) <= 2e-3, "{}", distance(&at_once, &in_pieces));
+    assert_eq!(session.n_tokens(), 600);
+}
+
+#[test]
+fn single_steps_agree_with_a_prefill() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let tokens = prompt(40);
+    let whole = model.session().prefill(&tokens).unwrap();
+    let mut session = model.session();
+    session.prefill(&tokens[..30]).unwrap();
+    let stepped = tokens[30..].iter().map(|&token| session.step(token).unwrap()).last().unwrap();
+    assert!(distance(&whole, &stepped) <= 2e-3, "{}", distance(&whole, &stepped));
+}
+
+#[test]
+fn a_shortened_session_goes_on_as_if_it_had_never_been_longer() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let tokens = prompt(50);
+    let mut session = model.session();
+    session.prefill(&tokens[..20]).unwrap();
+    session.prefill(&[5, 6, 7]).unwrap();
+    session.truncate(20);
+    let again = session.prefill(&tokens[20..]).unwrap();
+    let mut fresh = model.session();
+    fresh.prefill(&tokens[..20]).unwrap();
+    assert_eq!(again, fresh.prefill(&tokens[20..]).unwrap());
+}
+
+#[test]
+fn too_long_a_text_an_unknown_token_and_no_tokens_are_errors_that_change_nothing() {
+    let (_folder, model) = load("llama", GgmlDType::Q8_0);
+    let mut session = model.session();
+    session.prefill(&prompt(CONTEXT)).unwrap();
+    assert!(matches!(session.step(1), Err(Error::ContextOverflow { tokens: 701, limit: 700 })));
+    session.truncate(3);
+    assert!(matches!(session.prefill(&[1, VOCAB as u32]), Err(Error::UnknownToken { id: 67 })));
+    assert!(matches!(session.prefill(&[]), Err(Error::EmptyPrompt)));
+    assert_eq!(session.n_tokens(), 3);
+    session.step(1).unwrap();
+}
+
+#[test]
+fn a_prefill_can_be_interrupted() {
+    let (_folder, model) = load("llama", GgmlDType::Q8_0);
+    let mut heard = Vec::new();
+    let result = model.session().prefill_with(&prompt(600), &mut |n_read| {
+        heard.push(n_read);
+        if heard.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(Error::Interrupted)));
+    assert_eq!(heard, [256, 512]);
+}
+
+#[test]
+fn another_architecture_and_a_missing_tensor_are_typed_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_model(&path, "rwkv", GgmlDType::F32);
+    assert!(matches!(LlamaModel::load_gguf(&path, 1), Err(Error::Unsupported { .. })));
+    write_model(&path, "llama", GgmlDType::F32);
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(16).position(|name| name == b"blk.1.ffn_up.wei").unwrap();
+    let mut renamed = bytes;
+    renamed[at + 4] = b'9';
+    std::fs::write(&path, renamed).unwrap();
+    let problem = LlamaModel::load_gguf(&path, 1).unwrap_err().to_string();
+    assert!(problem.contains("no tensor `blk.1.ffn_up.weight`") && problem.contains("model.gguf"), "{problem}");
+}
