@@ -187,7 +187,8 @@ fn references_that_miss_their_quote_are_named() {
         fs::write(folder.path().join("questions.jsonl"), line).unwrap();
         chunking::read(folder.path())
     };
-    assert_eq!(question("a", "bc", 3).unwrap().questions[0].references, [2..4]);
+    let found = question("a", "bc", 3).unwrap();
+    assert!(found.questions[0].references.iter().eq([&(2..4)]));
     is_malformed(question("a", "äb", 3), "questions.jsonl", 1, "another text at 1..3");
     is_malformed(question("a", "bc", 4), "questions.jsonl", 1, "another text at 1..4");
     is_malformed(question("b", "bc", 3), "questions.jsonl", 1, "no document `b`");
