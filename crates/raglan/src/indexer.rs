@@ -233,8 +233,7 @@ impl Indexer {
         let old_chunks = OldChunks::new(writer.snapshot());
         let mut batch = Batch::new(&self.settings, &writer, progress, stop);
 
-        let pool =
-            ReaderPool::new(self.settings.limits.clone(), self.settings.isolation.clone(), self.settings.threads);
+        let pool = ReaderPool::new(self.settings.limits, self.settings.isolation.clone(), self.settings.threads);
         let clocks = read::Clocks::default();
         let mut reached = 0;
         read_in_order(&pool, &plan.to_read, &*self.settings.chunker, self.settings.threads, stop, &clocks, |ready| {
@@ -356,7 +355,7 @@ impl OldChunks {
     fn of(&self, document: DocId) -> Result<Option<&ChunkSet>> {
         if self.by_document.get().is_none() {
             let mut by_document: HashMap<DocId, ChunkSet> = HashMap::new();
-            for &(chunk, doc) in self.snapshot.chunk_docs()?.iter() {
+            for &(chunk, doc) in &self.snapshot.chunk_docs()? {
                 by_document.entry(doc).or_default().insert(chunk);
             }
             let _ = self.by_document.set(by_document);
