@@ -58,6 +58,7 @@ pub struct Global {
 
 /// What to do.
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in the life of the process")]
 pub enum Command {
     /// Bring the index of a folder up to date
     #[command(after_help = "Examples:
