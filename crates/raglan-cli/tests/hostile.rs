@@ -88,7 +88,7 @@ fn a_hostile_folder_is_accounted_for() {
     let fifo = Command::new("mkfifo").arg(folder.join("pipe.txt")).status();
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("socket.txt")).unwrap();
     write("secret.txt", b"unreadable, unless the reader is root");
-    std::fs::set_permissions(folder.join("secret.txt"), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(folder.join("secret.txt"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
 
     let (code, report) = raglan(folder, &["index", "."]);
     assert_eq!(code, 0, "{report}");

@@ -34,7 +34,9 @@ impl Encoder for HashingEncoder {
 fn vector(text: &str) -> Vec<f32> {
     let mut vector = [1e-3; DIM];
     for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-        let hash = word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = word
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         vector[(hash >> 20) as usize % DIM] += 1.0;
         vector[(hash >> 40) as usize % DIM] -= 0.5;
     }

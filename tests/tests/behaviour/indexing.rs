@@ -29,9 +29,11 @@ fn an_index_kept_up_to_date_answers_like_a_fresh_one() {
     let kept = place.path().join("kept");
     update(&documents, &kept, 2).unwrap();
     for round in 0..6 {
-        std::fs::write(documents.join(format!("{round:03}.md")), format!("# New {round}\n\ncache of round {round}\n")).unwrap();
+        std::fs::write(documents.join(format!("{round:03}.md")), format!("# New {round}\n\ncache of round {round}\n"))
+            .unwrap();
         std::fs::remove_file(documents.join(format!("{:03}.md", 10 + round))).unwrap();
-        std::fs::rename(documents.join(format!("{:03}.md", 20 + round)), documents.join(format!("moved-{round}.md"))).unwrap();
+        std::fs::rename(documents.join(format!("{:03}.md", 20 + round)), documents.join(format!("moved-{round}.md")))
+            .unwrap();
         let report = update(&documents, &kept, 2).unwrap();
         assert_eq!((report.changed, report.deleted, report.moved, report.new), (1, 1, 1, 0), "{report:?}");
         assert_eq!(report.found, report.unchanged + report.changed + report.moved);
@@ -45,7 +47,9 @@ fn an_index_kept_up_to_date_answers_like_a_fresh_one() {
         // Ids differ, and with them the order of equal scores.
         kept.sort();
         fresh.sort();
-        let scores = |results: &[(String, u32)]| results.iter().map(|(_, score)| *score).collect::<std::collections::BTreeSet<_>>();
+        let scores = |results: &[(String, u32)]| {
+            results.iter().map(|(_, score)| *score).collect::<std::collections::BTreeSet<_>>()
+        };
         assert_eq!(scores(&kept), scores(&fresh), "{recipe}: {query}");
     }
 }
@@ -60,7 +64,11 @@ fn the_number_of_threads_changes_nothing() {
     for threads in [1, 2, 4] {
         let index = place.path().join(threads.to_string());
         update(&documents, &index, threads).unwrap();
-        all.push((everything(&index), searched(&index, "hybrid", "cache manifest"), searched(&index, "bm25", "ranking")));
+        all.push((
+            everything(&index),
+            searched(&index, "hybrid", "cache manifest"),
+            searched(&index, "bm25", "ranking"),
+        ));
     }
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
@@ -103,7 +111,9 @@ fn an_interrupted_update_goes_on_where_it_stopped() {
     loop {
         let stop = std::sync::atomic::AtomicBool::new(false);
         let progress = StopAfter(7.into(), &stop);
-        let report = raglan::Indexer::new(&documents, &stopped, settings(2)).update(raglan::Start::Continue, &progress, &stop).unwrap();
+        let report = raglan::Indexer::new(&documents, &stopped, settings(2))
+            .update(raglan::Start::Continue, &progress, &stop)
+            .unwrap();
         assert!(raglan::store::verify(&stopped).unwrap().is_clean());
         runs += 1;
         if !report.interrupted {
