@@ -5,6 +5,7 @@
 
 mod bm25;
 mod e2e;
+mod latency;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +23,8 @@ enum Area {
     Bm25(bm25::Bm25),
     /// Index a folder, answer, index again
     E2e(e2e::E2e),
+    /// Queries on a large index, with vectors of hashed words
+    Latency(latency::Latency),
     /// Reads files for another process
     #[command(hide = true)]
     ReadWorker,
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().area {
         Area::Bm25(options) => bm25::run(&options),
         Area::E2e(options) => e2e::run(&options),
+        Area::Latency(options) => latency::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }
 }
