@@ -128,7 +128,8 @@ pub fn run(options: &E2e) -> Result<()> {
 fn ask(options: &E2e, index_folder: &Path, models: &Models, report: &Report) -> Result<()> {
     let index = Index::open(index_folder, |name| models.embedder(name))?;
     let recipe = raglan::recipe(if index.has_dense() { "hybrid" } else { "bm25" })?.with_k(TOP);
-    let text = std::fs::read_to_string(&options.questions)?;
+    let text =
+        std::fs::read_to_string(&options.questions).with_context(|| format!("`{}`", options.questions.display()))?;
     let questions: Vec<String> = text
         .lines()
         .take(20)

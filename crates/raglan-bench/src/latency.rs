@@ -112,7 +112,7 @@ pub fn run(options: &Latency) -> Result<()> {
 
     let opening = Instant::now();
     let index = Index::open(&options.index, |_| Ok(embedder))?;
-    let text = std::fs::read_to_string(&options.queries)?;
+    let text = std::fs::read_to_string(&options.queries).with_context(|| format!("`{}`", options.queries.display()))?;
     let queries = text.lines().take(options.n_queries).map(|line| {
         let value: serde_json::Value = serde_json::from_str(line)?;
         Ok(value["text"].as_str().context("a query has no `text`")?.to_owned())
