@@ -21,6 +21,8 @@
 mod fixed_tokens;
 mod kind;
 mod pack;
+mod prefix;
+mod sentence;
 mod sentences;
 mod split;
 mod structure;

@@ -3,10 +3,10 @@
 use raglan_core::{ChunkSpan, Chunker, ParsedDocument, Result};
 
 use super::Ceiling;
-use super::pack::{Prefixes, Unit, pack};
-use super::split::{Seam, at_seams};
+use super::pack::{Role, pack};
+use super::split::Seam;
 
-/// Packs sentences (Unicode Standard Annex 29) into chunks, whatever the document's structure.
+/// Packs whole sentences into chunks, whatever the document's structure.
 pub struct SentenceChunker {
     ceiling: Ceiling,
 }
@@ -25,14 +25,7 @@ impl SentenceChunker {
 
 impl Chunker for SentenceChunker {
     fn chunk(&self, document: &ParsedDocument) -> Result<Vec<ChunkSpan>> {
-        let spans = at_seams(&document.text, super::content(document), Seam::Sentence);
-        let prefixes = Prefixes::new(document, &self.ceiling)?;
-        let units = spans.into_iter().map(|span| {
-            let n_tokens = self.ceiling.counter.count(&document.text[span.clone()])?;
-            let n_prefix = prefixes.at(span.start);
-            Ok(Unit::new(span, n_tokens, n_prefix, Seam::Sentence))
-        });
-        pack(document, &self.ceiling, units)
+        pack(document, &self.ceiling, [(super::content(document), Role::Body, Seam::Sentence)])
     }
 
     fn fingerprint(&self) -> String {

@@ -2,39 +2,101 @@
 
 use std::ops::Range;
 
-use raglan_core::{Result, TokenCounter};
-use unicode_segmentation::UnicodeSegmentation;
+use super::sentence::sentences;
 
-/// Where a text is cut first.
+/// Where a text is cut first; what has no such seam is cut at the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seam {
+    /// Between groups of lines: code.
+    EmptyLine,
+    /// Between lines: tables.
+    Line,
     /// Between sentences: prose.
     Sentence,
-    /// Between lines: code, tables.
-    Line,
+    /// Between words.
+    Word,
+    /// Between tokens.
+    Token,
 }
 
-/// The sentences or lines of `text[span]`, trimmed, as spans of `text`.
-pub(super) fn at_seams(text: &str, span: Range<usize>, seam: Seam) -> Vec<Range<usize>> {
-    let part = &text[span.clone()];
-    let pieces: Vec<(usize, &str)> = match seam {
-        Seam::Sentence => part.split_sentence_bound_indices().collect(),
-        Seam::Line => {
-            let mut at = 0;
-            let line = |line: &'_ str| {
-                let start = at;
-                at += line.len();
-                start
-            };
-            let starts: Vec<usize> = part.split_inclusive('\n').map(line).collect();
-            let ends = starts.iter().copied().skip(1).chain([part.len()]);
-            starts.iter().copied().zip(ends).map(|(start, end)| (start, &part[start..end])).collect()
+impl Seam {
+    /// The next finer seam.
+    pub(super) fn finer(self) -> Option<Self> {
+        match self {
+            Self::EmptyLine => Some(Self::Line),
+            Self::Line => Some(Self::Sentence),
+            Self::Sentence => Some(Self::Word),
+            Self::Word => Some(Self::Token),
+            Self::Token => None,
         }
-    };
-    pieces
-        .into_iter()
-        .filter_map(|(start, piece)| trimmed(text, span.start + start..span.start + start + piece.len()))
-        .collect()
+    }
+
+    /// The parts of `text[span]`, trimmed and in order; `tokens` are those of that part of the text.
+    pub(super) fn parts(self, text: &str, span: Range<usize>, tokens: &[Range<usize>]) -> Vec<Range<usize>> {
+        let part = &text[span.clone()];
+        match self {
+            Self::EmptyLine => {
+                let mut groups: Vec<Range<usize>> = Vec::new();
+                let mut goes_on = false;
+                for line in spans(span.start, part.split_inclusive('\n')) {
+                    match (trimmed(text, line), groups.last_mut()) {
+                        (Some(line), Some(group)) if goes_on => group.end = line.end,
+                        (Some(line), _) => {
+                            groups.push(line);
+                            goes_on = true;
+                        }
+                        (None, _) => goes_on = false,
+                    }
+                }
+                groups
+            }
+            Self::Line => {
+                spans(span.start, part.split_inclusive('\n')).filter_map(|line| trimmed(text, line)).collect()
+            }
+            Self::Sentence => {
+                spans(span.start, sentences(part).into_iter()).filter_map(|sentence| trimmed(text, sentence)).collect()
+            }
+            Self::Word => spans(span.start, part.split_inclusive(char::is_whitespace))
+                .filter_map(|word| trimmed(text, word))
+                .collect(),
+            Self::Token => between_tokens(text, span, tokens),
+        }
+    }
+}
+
+/// Where consecutive pieces of a text lie, the first at `at`.
+fn spans<'a>(mut at: usize, pieces: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Range<usize>> {
+    pieces.map(move |piece| {
+        let start = at;
+        at += piece.len();
+        start..at
+    })
+}
+
+/// A token that is longer than this stands for a word that the vocabulary does not know.
+pub(super) const BYTES_PER_TOKEN: usize = 64;
+
+/// One part a token, with what lies between it and the next; long tokens are cut again.
+fn between_tokens(text: &str, span: Range<usize>, tokens: &[Range<usize>]) -> Vec<Range<usize>> {
+    let starts = tokens.iter().skip(1).map(|token| span.start + token.start);
+    let mut parts = Vec::with_capacity(tokens.len());
+    let mut start = span.start;
+    for end in starts.chain([span.end]) {
+        while end - start > BYTES_PER_TOKEN {
+            let cut = boundary_before(text, start + BYTES_PER_TOKEN);
+            parts.extend(trimmed(text, start..cut));
+            start = cut;
+        }
+        parts.extend(trimmed(text, start..end));
+        start = end;
+    }
+    if parts.len() < 2 && span.len() > 1 {
+        // The counter sees one token: halves, if there are two characters.
+        let cut = boundary_before(text, span.start + span.len().div_ceil(2));
+        let cut = if cut > span.start { cut } else { boundary_after(text, span.start + 1) };
+        parts = [span.start..cut, cut..span.end].into_iter().filter_map(|half| trimmed(text, half)).collect();
+    }
+    parts
 }
 
 /// The span without white space at its ends, or nothing if it has nothing else.
@@ -45,75 +107,17 @@ pub(super) fn trimmed(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     (start < end).then_some(start..end)
 }
 
-/// Cuts `text[span]` into pieces of at most `budget` tokens: between words, and within words that are too long.
-///
-/// Pieces are trimmed, in order, and cover everything but white space. Their own number of tokens may still differ
-/// from what is counted here, by a tokenizer that looks across the cut.
-pub(super) fn at_words(
-    text: &str,
-    span: Range<usize>,
-    budget: usize,
-    counter: &dyn TokenCounter,
-) -> Result<Vec<Range<usize>>> {
-    let tokens = counter.token_spans(&text[span.clone()])?;
-    let mut pieces = Vec::new();
-    let mut start = span.start;
-    let mut first_token = 0;
-    while start < span.end {
-        let beyond = first_token + budget;
-        let Some(limit) = tokens.get(beyond).map(|token| span.start + token.start) else {
-            pieces.extend(within_word(text, start..span.end, budget));
-            break;
-        };
-        // The last white space before the token that is too many, or that token itself in the middle of a word.
-        let end = match text[start..limit].rfind(char::is_whitespace) {
-            Some(at) if !text[start..start + at].trim().is_empty() => start + at,
-            _ => limit.max(next_boundary(text, start + 1)),
-        };
-        pieces.extend(within_word(text, start..end, budget));
-        start = end;
-        first_token = tokens.partition_point(|token| span.start + token.start < start);
-    }
-    Ok(pieces)
-}
-
-/// A stretch that counts as few tokens may still be one endless word that the vocabulary does not know.
-const BYTES_PER_TOKEN: usize = 64;
-
-fn within_word(text: &str, span: Range<usize>, budget: usize) -> Vec<Range<usize>> {
-    let most = budget * BYTES_PER_TOKEN;
-    let mut pieces = Vec::new();
-    let mut start = span.start;
-    while span.end - start > most {
-        let end = next_boundary(text, start + most);
-        pieces.extend(trimmed(text, start..end));
-        start = end;
-    }
-    pieces.extend(trimmed(text, start..span.end));
-    pieces
-}
-
-/// Cuts `text[span]` in two at white space near the middle, or in the middle of a word.
-pub(super) fn in_halves(text: &str, span: Range<usize>) -> [Option<Range<usize>>; 2] {
-    let middle = next_boundary(text, span.start + (span.end - span.start) / 2);
-    let cut = match text[span.start..middle].rfind(char::is_whitespace) {
-        Some(at) if at * 4 > span.end - span.start => span.start + at,
-        _ if middle < span.end => middle,
-        _ => previous_boundary(text, span.end - 1),
-    };
-    [trimmed(text, span.start..cut), trimmed(text, cut..span.end)]
-}
-
-fn next_boundary(text: &str, mut at: usize) -> usize {
+/// The last character boundary at or before `at`.
+pub(super) fn boundary_before(text: &str, mut at: usize) -> usize {
     while !text.is_char_boundary(at) {
-        at += 1;
+        at -= 1;
     }
     at
 }
 
-fn previous_boundary(text: &str, mut at: usize) -> usize {
+fn boundary_after(text: &str, mut at: usize) -> usize {
     while !text.is_char_boundary(at) {
-        at -= 1;
+        at += 1;
     }
     at
 }

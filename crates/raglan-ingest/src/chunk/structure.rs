@@ -3,14 +3,14 @@
 use raglan_core::{BlockKind, ChunkSpan, Chunker, ParsedDocument, Result};
 
 use super::Ceiling;
-use super::pack::{Prefixes, Unit, pack};
+use super::pack::{Role, pack};
 use super::split::Seam;
 
 /// Packs whole blocks — paragraphs, list items, rows, definitions — into chunks.
 ///
-/// A heading begins a chunk unless the open one is less than a third full, so that small sections share a chunk and
-/// others do not. A heading is never the end of a chunk. A block that is too long is cut between sentences (lines, for
-/// code and tables), then words, then within a word.
+/// A heading or a definition begins a chunk unless the open one is less than a third full, so that small sections share
+/// a chunk and others do not. A heading stays with what follows it. A block that is too long is cut between sentences
+/// (code at empty lines, then lines; table rows at lines), then words, then tokens.
 pub struct StructureChunker {
     ceiling: Ceiling,
 }
@@ -29,19 +29,17 @@ impl StructureChunker {
 
 impl Chunker for StructureChunker {
     fn chunk(&self, document: &ParsedDocument) -> Result<Vec<ChunkSpan>> {
-        let prefixes = Prefixes::new(document, &self.ceiling)?;
-        let units = document.blocks.iter().filter_map(|block| {
-            let n_prefix = prefixes.at(block.span.start);
-            let span = super::split::trimmed(&document.text, block.span.clone())?;
-            let seam = match block.kind {
-                BlockKind::Heading(_) | BlockKind::Paragraph | BlockKind::ListItem => Seam::Sentence,
-                BlockKind::TableRow | BlockKind::Code | BlockKind::Definition => Seam::Line,
+        let pieces = document.blocks.iter().map(|block| {
+            let (role, seam) = match block.kind {
+                BlockKind::Heading(_) => (Role::Heading, Seam::Sentence),
+                BlockKind::Paragraph | BlockKind::ListItem => (Role::Body, Seam::Sentence),
+                BlockKind::TableRow => (Role::Body, Seam::Line),
+                BlockKind::Code => (Role::Body, Seam::EmptyLine),
+                BlockKind::Definition => (Role::Opening, Seam::EmptyLine),
             };
-            let n_tokens = self.ceiling.counter.count(&document.text[span.clone()]);
-            let is_heading = matches!(block.kind, BlockKind::Heading(_));
-            Some(n_tokens.map(|n_tokens| Unit { is_heading, ..Unit::new(span, n_tokens, n_prefix, seam) }))
+            (block.span.clone(), role, seam)
         });
-        pack(document, &self.ceiling, units)
+        pack(document, &self.ceiling, pieces)
     }
 
     fn fingerprint(&self) -> String {
