@@ -2,6 +2,7 @@
 //!
 //! Each line is `{area, system, metric, value, unit, n, threads, params}`; a ratio is formed of lines whose metric,
 //! unit, threads and params are equal. Every figure of quality is computed before anything is timed a second time.
+#![forbid(unsafe_code)]
 
 mod bm25;
 mod e2e;

@@ -68,7 +68,7 @@ pub fn after(offset: usize, count: usize, width: usize) -> Option<usize> {
     offset.checked_add(count.checked_mul(width)?)?.checked_next_multiple_of(ALIGNMENT)
 }
 
-/// Writes a new file, part after part, each aligned, and makes it durable.
+/// Writes a new file, part after part, each aligned; whoever commits the folder makes it durable.
 pub fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let write = || {
         let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
@@ -76,7 +76,7 @@ pub fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
             out.write_all(part)?;
             out.write_all(&[0; ALIGNMENT][..part.len().next_multiple_of(ALIGNMENT) - part.len()])?;
         }
-        out.into_inner()?.sync_all()
+        out.flush()
     };
     write().map_err(Error::io(path))
 }

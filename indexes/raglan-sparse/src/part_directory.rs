@@ -91,7 +91,7 @@ impl Directory for PartDirectory {
     fn open_write(&self, path: &Path) -> Result<WritePtr, OpenWriteError> {
         let file = self.check_writable().and_then(|()| File::create_new(self.path(path)));
         match file {
-            Ok(file) => Ok(BufWriter::with_capacity(1 << 17, Box::new(DurableFile(file)))),
+            Ok(file) => Ok(BufWriter::with_capacity(1 << 17, Box::new(PartFile(file)))),
             Err(error) => Err(OpenWriteError::IoError { io_error: Arc::new(error), filepath: path.to_owned() }),
         }
     }
@@ -116,12 +116,11 @@ impl Directory for PartDirectory {
             segment["segment_id"] = SEGMENT_ID.into();
         }
         let mut file = File::create(self.path(path))?;
-        file.write_all(&serde_json::to_vec(&meta)?)?;
-        file.sync_all()
+        file.write_all(&serde_json::to_vec(&meta)?)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        Ok(()) // The writer does that once, for all parts.
+        Ok(()) // Whoever commits the folder makes it durable, all at once.
     }
 
     fn acquire_lock(&self, _: &Lock) -> Result<DirectoryLock, LockError> {
@@ -133,10 +132,10 @@ impl Directory for PartDirectory {
     }
 }
 
-/// A file that is on the disk when it is closed.
-struct DurableFile(File);
+/// A file of a part; whoever commits the folder makes it durable.
+struct PartFile(File);
 
-impl Write for DurableFile {
+impl Write for PartFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -146,8 +145,8 @@ impl Write for DurableFile {
     }
 }
 
-impl TerminatingWrite for DurableFile {
+impl TerminatingWrite for PartFile {
     fn terminate_ref(&mut self, _: AntiCallToken) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.flush()
     }
 }

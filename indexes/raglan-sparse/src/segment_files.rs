@@ -37,7 +37,7 @@ pub struct PartDocs {
     pub lengths: Vec<u32>,
 }
 
-/// Writes both files, durably, and with them the folder's entries.
+/// Writes both files; whoever commits the folder makes them durable.
 pub fn write(folder: &Path, analyzer: &AnalyzerConfig, parts: &[PartDocs]) -> Result<()> {
     let mut docs = Vec::new();
     for number in parts.iter().flat_map(|part| part.ids.iter().chain(&part.lengths)) {
@@ -46,17 +46,11 @@ pub fn write(folder: &Path, analyzer: &AnalyzerConfig, parts: &[PartDocs]) -> Re
     let sizes = parts.iter().map(|part| (part.part, part.ids.len() as u32)).collect();
     let header = Header { version: VERSION, analyzer: analyzer.clone(), parts: sizes };
     write_file(&folder.join(DOCS), &docs)?;
-    write_file(&folder.join(HEADER), &serde_json::to_vec(&header).expect("plain fields"))?;
-    if cfg!(unix) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
-    }
-    Ok(())
+    write_file(&folder.join(HEADER), &serde_json::to_vec(&header).expect("plain fields"))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    File::create_new(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(Error::io(path))
+    File::create_new(path).and_then(|mut file| file.write_all(bytes)).map_err(Error::io(path))
 }
 
 /// Reads both files; fails when the segment was written with another analyzer.

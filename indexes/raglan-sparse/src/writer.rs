@@ -29,7 +29,7 @@ const QUEUE: usize = 2;
 ///
 /// Texts go in batches to the threads in turn, each of which builds parts of its own; so the segment's bytes depend on
 /// the chunks and the number of threads, not on how the threads are scheduled, and rankings depend on neither. All
-/// files are durable when [`finish`](Self::finish) returns; without it the folder holds nothing that can be opened.
+/// files are complete when [`finish`](Self::finish) returns; without it the folder holds nothing that can be opened.
 pub struct Bm25SegmentWriter {
     folder: PathBuf,
     analyzer: AnalyzerConfig,

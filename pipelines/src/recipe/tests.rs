@@ -296,8 +296,9 @@ fn a_bound_recipe_answers_and_keeps_what_each_stage_gave() {
     let mut streamed = String::new();
     let runs = pipeline.trace(vec!["q".into()], &mut |i, text| streamed += &format!("{i}: {text}")).unwrap();
     let ports: Vec<_> = runs.iter().map(|run| run.output.port()).collect();
-    assert_eq!(ports, [Port::Ranking, Port::Ranking, Port::Ranking, Port::Ranking, Port::Context, Port::Answer]);
-    let Value::Answers(answers) = &runs[5].output else { panic!("the last stage answers") };
+    let rankings = [Port::Ranking; 5];
+    assert_eq!(ports, [&rankings[..], &[Port::Context, Port::Answer]].concat());
+    let Value::Answers(answers) = &runs[6].output else { panic!("the last stage answers") };
     assert_eq!(answers[0].text, "text 1; text 3; text 2"); // By min-max: 0.75, 0.5, 0.25.
     assert_eq!(answers[0].left_out, [LeftOut { chunk: ChunkId(4), reason: LeftOutReason::Irrelevant }]);
     assert_eq!(streamed, "0: text 1; text 3; text 2");
@@ -305,7 +306,7 @@ fn a_bound_recipe_answers_and_keeps_what_each_stage_gave() {
 
 #[test]
 fn the_recipe_and_the_stages_composed_by_hand_give_the_same() {
-    use crate::{Stage, fuse, gate, generate, read, retrieve, stage};
+    use crate::{Stage, fuse, gate, generate, read, retrieve, select, stage};
 
     let (bm25, dense) = (Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]), Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]));
     let by_hand = retrieve(&bm25, 100)
@@ -315,6 +316,7 @@ fn the_recipe_and_the_stages_composed_by_hand_give_the_same() {
             Ok((fused, vec![lists.0, lists.1]))
         }))
         .then(gate([8.0, 0.25]))
+        .then(select(3))
         .then(read(&Numbered))
         .then(generate(&Repeat));
     let queries: Vec<Query> = vec!["a".into(), "b".into()];
