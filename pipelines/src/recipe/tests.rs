@@ -45,7 +45,7 @@ fn shipped_recipes_are_correct_and_spell_every_parameter() {
 fn the_order_of_work_does_not_depend_on_the_order_of_text() {
     let recipe = Recipe::shipped("ask").unwrap();
     let names: Vec<_> = recipe.stages().iter().map(|stage| stage.name.as_str()).collect();
-    assert_eq!(names, ["bm25", "dense", "fused", "relevant", "context", "answer"]);
+    assert_eq!(names, ["bm25", "dense", "fused", "relevant", "best", "context", "answer"]);
     assert_eq!(recipe.stages()[3].inputs, [Input::Stage(2), Input::Stage(0), Input::Stage(1)]);
 }
 
