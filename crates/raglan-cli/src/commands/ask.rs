@@ -154,7 +154,7 @@ fn print_sources(answer: &Answer) {
         };
         sentences.push(format!("{} {}", printable(&sentence.text), style(format!("({by})")).dim()));
     }
-    if !sentences.is_empty() {
+    if !sentences.is_empty() && !answer.sources.is_empty() {
         println!("\n{}", style("Sentence by sentence").bold());
         for sentence in sentences {
             println!("{}", indented(&sentence, width));
