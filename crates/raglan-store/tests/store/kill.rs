@@ -131,7 +131,7 @@ fn a_writer_killed_at_any_moment_loses_nothing_and_doubles_nothing() {
     println!("{kills} kills, {kills_at_work} after new batches, {left_behind} with files left behind, {last_seen:?}");
     assert!(kills < 10 || kills_at_work > kills / 4, "too few of the kills came while batches were written");
 
-    // A re-run ends as a run that was never interrupted, to the byte.
+    // A re-run ends as a run that was never interrupted, to the byte of every file that it names.
     let n = last_seen.unwrap_or(0) + 5;
     let uninterrupted = temporary.path().join("uninterrupted");
     run_to(&folder, n);
@@ -140,7 +140,16 @@ fn a_writer_killed_at_any_moment_loses_nothing_and_doubles_nothing() {
     assert_clean(&resumed);
     assert_eq!(texts(&resumed), after(n));
     assert_eq!(resumed.segments(), straight.segments());
-    let manifest = |folder: &Path| std::fs::read_to_string(folder.join("manifest.json")).unwrap();
+    // A generation whose writer was killed leaves files behind, and its number is not used again: numbers may differ.
+    let manifest = |folder: &Path| {
+        let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
+        let (_, body) = text.split_once('\n').unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_str(body).unwrap();
+        for place in ["/generation", "/ledger/path", "/tombstones/path", "/retired"] {
+            *manifest.pointer_mut(place).unwrap() = serde_json::Value::Null;
+        }
+        manifest
+    };
     assert_eq!(manifest(&folder), manifest(&uninterrupted));
 }
 
