@@ -84,7 +84,7 @@ pub fn run(options: &E2e) -> Result<()> {
         let indexer = Indexer::new(copy.path(), &index_folder, settings);
         Ok(indexer.update(Start::Continue, &(), &AtomicBool::new(false))?)
     };
-    let (first, seconds, cpu) = timed(&update);
+    let (first, seconds, cpu) = timed(update);
     let first = first?;
     let n = json!({ "files": options.files, "n": first.documents });
     report.emit("index_s", seconds, "s", n.clone());
@@ -115,10 +115,10 @@ pub fn run(options: &E2e) -> Result<()> {
     for name in &touched {
         append(&copy.path().join(name))?;
     }
-    let (again, seconds, _) = timed(&update);
+    let (again, seconds, _) = timed(update);
     anyhow::ensure!(again?.changed == touched.len(), "not every touched file was indexed again");
     report.emit("reindex_1pct_s", seconds, "s", json!({ "files": options.files, "n": touched.len() }));
-    let (nothing, seconds, _) = timed(&update);
+    let (nothing, seconds, _) = timed(update);
     anyhow::ensure!(nothing?.changed == 0, "a file was indexed again that had not changed");
     report.emit("own_reindex_nothing_s", seconds, "s", params());
     report.emit("peak_rss", peak_rss_mb(), "MB", params());
