@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let json = cli.global.json;
+    end_quietly_when_nobody_reads();
     match run(cli) {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
@@ -41,9 +42,9 @@ fn main() -> ExitCode {
         Err(error) => {
             if json {
                 let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
-                let _ = output::json(&serde_json::json!({ "error": format!("{error:#}"), "causes": chain }));
+                let _ = output::json(&serde_json::json!({ "error": told(&error), "causes": chain }));
             }
-            eprintln!("{} {error:#}", console::style("error:").for_stderr().red().bold());
+            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), told(&error)););
             ExitCode::from(2)
         }
     }
@@ -55,7 +56,9 @@ fn run(cli: Cli) -> Result<Outcome> {
         raglan::ingest::worker_main();
     }
     if let Some(Command::Completions { shell }) = command {
-        clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut script);
+        print!("{}", String::from_utf8_lossy(&script));
         return Ok(Outcome::Success);
     }
     stop_on_ctrl_c()?;
@@ -99,6 +102,30 @@ fn stop_on_ctrl_c() -> Result<()> {
     Ok(())
 }
 
+/// The error with its causes, each said once: some errors quote the error below them.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told += if told.is_empty() { "" } else { ": " };
+            told += &cause;
+        }
+    }
+    told
+}
+
+/// `println!` panics when the reader of a pipe has gone, as with `raglan chunks | head`; that is an end like any other.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
@@ -110,6 +137,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file").context("a.toml: no such file").context("reading settings");
+        assert_eq!(told(&error), "reading settings: a.toml: no such file");
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -161,6 +161,9 @@ impl Session {
     fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
         let settings = &self.settings;
         if let Some(k) = settings.parse_given("k")? {
+            if k == 0 {
+                bail!("setting `k` = 0: at least one result must be wanted");
+            }
             recipe = recipe.with_k(k);
         }
         if let Some(method) = settings.parse_given("fusion")? {

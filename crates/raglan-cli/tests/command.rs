@@ -72,6 +72,8 @@ fn exit_codes_tell_found_from_not_found_from_failed() {
     assert_eq!(code(&["search", "goods"]), 0);
     assert_eq!(code(&["search", "xylophone"]), 1);
     assert_eq!(code(&["search", "goods", "-k", "many"]), 2);
+    assert_eq!(code(&["search", "goods", "-k", "0"]), 2);
+    assert_eq!(code(&["search", " "]), 2);
     assert_eq!(code(&["index", "nowhere"]), 2);
     assert_eq!(code(&["check", "hybrid"]), 0);
     assert_eq!(code(&["search", "goods", "--recipe", "dense"]), 2, "the index has no vectors");

@@ -1,6 +1,6 @@
 //! `raglan search`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use console::style;
 use raglan::SearchOutcome;
 
@@ -10,6 +10,9 @@ use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
+    if command.query.iter().all(|word| word.trim().is_empty()) {
+        bail!("the query is empty");
+    }
     let index = session.open(&session.index_folder(&command.folder)?)?;
     let recipe = session.recipe(&index, "hybrid", "bm25")?;
     let query = command.query.join(" ");
