@@ -44,7 +44,7 @@ fn main() -> ExitCode {
                 let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
                 let _ = output::json(&serde_json::json!({ "error": told(&error), "causes": chain }));
             }
-            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), told(&error)););
+            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), told(&error));
             ExitCode::from(2)
         }
     }
