@@ -117,7 +117,7 @@ fn told(error: &anyhow::Error) -> String {
 /// `println!` panics when the reader of a pipe has gone, as with `raglan chunks | head`; that is an end like any other.
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::::new(move |panic| {
+    std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
         if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
             std::process::exit(0);
