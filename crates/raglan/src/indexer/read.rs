@@ -87,7 +87,9 @@ pub(super) fn read_in_order<'a>(
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => break,
                 };
-                while let Some(ready) = early.remove(&due) {
+                while !stop.load(Ordering::Relaxed)
+                    && let Some(ready) = early.remove(&due)
+                {
                     due += 1;
                     take(ready)?;
                     // Fails only once all readers have ended.
