@@ -6,55 +6,79 @@ mod cuda;
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_devices;
 
-/// The instruction set that a kernel's fast form is written for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use std::sync::OnceLock;
+
+/// The instruction set that a kernel's fast form is written for, from the slowest to the fastest.
+///
+/// A kernel that has no form for one uses the next lower that the processor runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CpuForm {
-    /// x86-64 with AVX-512F.
-    Avx512,
-    /// x86-64 with AVX2 and FMA.
-    Avx2,
-    /// 64-bit ARM.
-    Neon,
     /// Any processor: loops that the compiler vectorises.
     Portable,
+    /// 64-bit ARM.
+    Neon,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with VNNI: products of bytes that add up four at a time.
+    Avx512Vnni,
+    /// AVX-512 with VNNI and the tiles of AMX, for bytes and for bf16.
+    Amx,
 }
 
 impl CpuForm {
-    /// The fastest form that this processor runs.
+    const ALL: [Self; 6] = [Self::Amx, Self::Avx512Vnni, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+
+    /// The name that `RAGLAN_CPU` knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Amx => "amx",
+        }
+    }
+
+    /// The fastest form that this processor runs, and that the environment variable `RAGLAN_CPU` allows: a form's
+    /// name there hides all that is faster.
     #[inline]
     pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            return Self::Neon;
-        }
-        Self::Portable
+        static BEST: OnceLock<CpuForm> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let name = std::env::var("RAGLAN_CPU").unwrap_or_default();
+            let limit = Self::ALL.into_iter().find(|form| form.name() == name).unwrap_or(Self::Amx);
+            Self::ALL.into_iter().find(|&form| form <= limit && form.runs_here()).unwrap_or(Self::Portable)
+        })
     }
 
     /// Every form that this processor runs, fastest first; [`CpuForm::Portable`] is always the last.
     pub fn available() -> Vec<Self> {
-        let best = Self::best();
-        let mut forms = vec![best];
+        Self::ALL.into_iter().filter(|form| form.runs_here()).collect()
+    }
+
+    fn runs_here(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if best == Self::Avx512
-            && std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma")
-        {
-            forms.push(Self::Avx2);
+        macro_rules! all {
+            ($($name:tt),*) => { true $(&& std::arch::is_x86_feature_detected!($name))* };
         }
-        if best != Self::Portable {
-            forms.push(Self::Portable);
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => all!("avx2", "fma", "f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.runs_here() && all!("avx512f", "avx512bw", "avx512dq", "avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.runs_here() && all!("avx512vnni"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            _ => false,
         }
-        forms
     }
 }
 
@@ -67,7 +91,7 @@ pub fn cpu_features() -> Vec<&'static str> {
         macro_rules! detect {
             ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { features.push($name); })* };
         }
-        detect!("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16");
+        detect!("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16");
         detect!("avx512fp16", "avxvnni");
     }
     #[cfg(target_arch = "aarch64")]
@@ -85,9 +109,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_portable_form_is_always_there_and_the_best_comes_first() {
+    fn the_portable_form_is_always_there_and_forms_are_in_order() {
         let forms = CpuForm::available();
-        assert_eq!(forms.first(), Some(&CpuForm::best()));
+        assert!(forms.contains(&CpuForm::best()));
+        assert!(forms.is_sorted_by(|a, b| a > b));
         assert_eq!(forms.last(), Some(&CpuForm::Portable));
     }
 
@@ -98,6 +123,6 @@ mod tests {
         features.sort_unstable();
         features.dedup();
         assert_eq!(features.len(), n);
-        assert_eq!(CpuForm::best() == CpuForm::Avx512, features.contains(&"avx512f"));
+        assert_eq!(CpuForm::available().contains(&CpuForm::Avx512), features.contains(&"avx512dq"));
     }
 }

@@ -127,8 +127,8 @@ fn products<const Q: usize>(form: CpuForm, queries: [&[f32]; Q], vector: &[f32],
     assert!(queries.iter().all(|query| query.len() == vector.len()), "queries and vector are of one length");
     match form {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the form is chosen only where the processor has AVX-512F, and the lengths are equal.
-        CpuForm::Avx512 => unsafe { avx512::products(queries, vector, out) },
+        // SAFETY: these forms are chosen only where the processor has AVX-512F, and the lengths are equal.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512::products(queries, vector, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the form is chosen only where the processor has AVX2 and FMA, and the lengths are equal.
         CpuForm::Avx2 => unsafe { avx2::products(queries, vector, out) },
