@@ -1,0 +1,91 @@
+//! AVX-512: up to twenty-four sums of sixteen lanes in registers.
+
+use std::arch::x86_64::*;
+
+use super::{PANEL, TileShape};
+
+/// Lanes of a register.
+const LANES: usize = 16;
+
+/// The sums of `n_rows` rows with `n_panels` panels: `[n_rows, n_panels · 16]`.
+///
+/// # Safety
+///
+/// The processor has AVX-512F; `rows` is `[n_rows, n_in]`, `panels` `[n_panels, n_in, 16]`, `sums` as long as said, and
+/// `first + n_inputs` is at most `n_in`.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn tile(n_rows: usize, n_panels: usize, rows: &[f32], panels: &[f32], shape: TileShape, sums: &mut [f32]) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match (n_rows, n_panels) {
+            (1, 1) => registers::<1, 1, 1>(rows, panels, shape, sums),
+            (1, 2) => registers::<1, 2, 2>(rows, panels, shape, sums),
+            (1, 4) => registers::<1, 4, 4>(rows, panels, shape, sums),
+            (2, 1) => registers::<2, 1, 1>(rows, panels, shape, sums),
+            (2, 2) => registers::<2, 2, 2>(rows, panels, shape, sums),
+            (2, 4) => registers::<2, 4, 4>(rows, panels, shape, sums),
+            (3, 1) => registers::<3, 1, 1>(rows, panels, shape, sums),
+            (3, 2) => registers::<3, 2, 2>(rows, panels, shape, sums),
+            (4, 1) => registers::<4, 1, 1>(rows, panels, shape, sums),
+            (4, 2) => registers::<4, 2, 2>(rows, panels, shape, sums),
+            (5, 1) => registers::<5, 1, 1>(rows, panels, shape, sums),
+            (5, 2) => registers::<5, 2, 2>(rows, panels, shape, sums),
+            (6, 1) => registers::<6, 1, 1>(rows, panels, shape, sums),
+            (6, 2) => registers::<6, 2, 2>(rows, panels, shape, sums),
+            (7, 1) => registers::<7, 1, 1>(rows, panels, shape, sums),
+            (7, 2) => registers::<7, 2, 2>(rows, panels, shape, sums),
+            (8, 1) => registers::<8, 1, 1>(rows, panels, shape, sums),
+            (8, 2) => registers::<8, 2, 2>(rows, panels, shape, sums),
+            (9, 1) => registers::<9, 1, 1>(rows, panels, shape, sums),
+            (9, 2) => registers::<9, 2, 2>(rows, panels, shape, sums),
+            (10, 1) => registers::<10, 1, 1>(rows, panels, shape, sums),
+            (10, 2) => registers::<10, 2, 2>(rows, panels, shape, sums),
+            (11, 1) => registers::<11, 1, 1>(rows, panels, shape, sums),
+            (11, 2) => registers::<11, 2, 2>(rows, panels, shape, sums),
+            (12, 1) => registers::<12, 1, 1>(rows, panels, shape, sums),
+            (12, 2) => registers::<12, 2, 2>(rows, panels, shape, sums),
+            _ => unreachable!("no tile is larger"),
+        }
+    }
+}
+
+/// `R` rows by `P` panels of `V / P` registers each.
+///
+/// # Safety
+///
+/// As for [`tile`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn registers<const R: usize, const P: usize, const V: usize>(
+    rows: &[f32],
+    panels: &[f32],
+    shape: TileShape,
+    sums: &mut [f32],
+) {
+    let TileShape { n_in, first, n_inputs } = shape;
+    let mut acc = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: every row has `n_in` inputs and every panel `n_in` times sixteen weights, of which those from `first` to
+    // `first + n_inputs` are read; `sums` has `R` times `P` times sixteen places.
+    unsafe {
+        let row = rows.as_ptr().add(first);
+        let panel = panels.as_ptr().add(first * PANEL);
+        for i in 0..n_inputs {
+            let mut weights = [_mm512_setzero_ps(); V];
+            for (v, weights) in weights.iter_mut().enumerate() {
+                let (p, part) = (v * LANES / PANEL, v * LANES % PANEL);
+                *weights = _mm512_loadu_ps(panel.add((p * n_in + i) * PANEL + part));
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*row.add(r * n_in + i));
+                for (acc, weights) in acc.iter_mut().zip(&weights) {
+                    *acc = _mm512_fmadd_ps(x, *weights, *acc);
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                _mm512_storeu_ps(sums.as_mut_ptr().add(r * P * PANEL + v * LANES), *acc);
+            }
+        }
+    }
+}
