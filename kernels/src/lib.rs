@@ -7,7 +7,7 @@
 //!
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
-//! - [`matrix_product`] multiplies rows by packed weights.
+//! - [`matrix_product`] multiplies rows by packed weights, [`int8_product`] by weights in bytes.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`device`] says what the machine offers.
 //!
@@ -26,6 +26,7 @@
 pub mod device;
 mod error;
 mod inner_product;
+mod int8_product;
 mod l2_normalize;
 mod matrix_product;
 mod parallel;
@@ -33,6 +34,7 @@ mod top_k;
 
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
+pub use int8_product::{Int8Matrix, int8_product};
 pub use l2_normalize::l2_normalize;
 pub use matrix_product::{Output, PackedMatrix, matrix_product};
 pub use top_k::{TopK, top_k};
