@@ -8,6 +8,7 @@
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`matrix_product`] multiplies rows by packed weights, [`int8_product`] by weights in bytes.
+//! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`device`] says what the machine offers.
 //!
@@ -23,6 +24,7 @@
 //! # Ok::<(), raglan_kernels::Error>(())
 //! ```
 
+mod block_product;
 pub mod device;
 mod error;
 mod inner_product;
@@ -32,6 +34,7 @@ mod matrix_product;
 mod parallel;
 mod top_k;
 
+pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use int8_product::{Int8Matrix, int8_product};
