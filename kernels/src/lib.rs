@@ -8,6 +8,7 @@
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
+//! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -22,12 +23,17 @@
 //! # Ok::<(), raglan_kernels::Error>(())
 //! ```
 
+mod attention;
 pub mod device;
 mod error;
 mod inner_product;
 mod l2_normalize;
 mod top_k;
 
+pub use attention::{
+    AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
+    causal_attention, merge_attention,
+};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use l2_normalize::l2_normalize;
