@@ -10,6 +10,7 @@
 //! - [`matrix_product`] multiplies rows by packed weights, [`int8_product`] by weights in bytes.
 //! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
+//! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -25,6 +26,7 @@
 //! ```
 
 mod block_product;
+mod attention;
 pub mod device;
 mod error;
 mod inner_product;
@@ -35,6 +37,10 @@ mod parallel;
 mod top_k;
 
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
+pub use attention::{
+    AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
+    causal_attention, merge_attention,
+};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use int8_product::{Int8Matrix, int8_product};
