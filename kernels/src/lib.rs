@@ -8,6 +8,7 @@
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
+//! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -22,13 +23,21 @@
 //! # Ok::<(), raglan_kernels::Error>(())
 //! ```
 
+mod activation;
 pub mod device;
+mod elementary;
 mod error;
+mod forms;
 mod inner_product;
 mod l2_normalize;
+mod layer_norm;
+mod rms_norm;
 mod top_k;
 
+pub use activation::{Activation, activate, gated};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use l2_normalize::l2_normalize;
+pub use layer_norm::{add_layer_norm, layer_norm};
+pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use top_k::{TopK, top_k};

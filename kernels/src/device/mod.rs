@@ -70,9 +70,7 @@ impl CpuForm {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => all!("avx2", "fma", "f16c"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                Self::Avx2.runs_here() && all!("avx512f", "avx512bw", "avx512dq", "avx512vl")
-            }
+            Self::Avx512 => Self::Avx2.runs_here() && all!("avx512f", "avx512bw", "avx512dq", "avx512vl"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.runs_here() && all!("avx512vnni"),
             #[cfg(target_arch = "aarch64")]
@@ -91,7 +89,19 @@ pub fn cpu_features() -> Vec<&'static str> {
         macro_rules! detect {
             ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { features.push($name); })* };
         }
-        detect!("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16");
+        detect!(
+            "sse4.2",
+            "avx",
+            "avx2",
+            "fma",
+            "f16c",
+            "avx512f",
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "avx512vnni",
+            "avx512bf16"
+        );
         detect!("avx512fp16", "avxvnni");
     }
     #[cfg(target_arch = "aarch64")]
