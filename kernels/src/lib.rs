@@ -9,6 +9,8 @@
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
+//! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
+//! - [`mean_pool`] makes one vector of a sequence's.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -31,7 +33,9 @@ mod forms;
 mod inner_product;
 mod l2_normalize;
 mod layer_norm;
+mod mean_pool;
 mod rms_norm;
+mod rotary;
 mod top_k;
 
 pub use activation::{Activation, activate, gated};
@@ -39,5 +43,7 @@ pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
+pub use mean_pool::mean_pool;
 pub use rms_norm::{rms_norm, rms_norm_in_place};
+pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use top_k::{TopK, top_k};
