@@ -20,6 +20,12 @@ pub enum Error {
     /// Vectors without components.
     #[error("the dimension is zero")]
     ZeroDimension,
+    /// A number that must be positive and finite.
+    #[error("{what} must be positive and finite")]
+    NotPositive {
+        /// The number, or the difference.
+        what: &'static str,
+    },
     /// A row that is not there.
     #[error("row {row} of {n_rows}")]
     Row {

@@ -11,6 +11,9 @@
 //! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
+//! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
+//! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
+//! - [`mean_pool`] makes one vector of a sequence's.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -27,8 +30,11 @@
 
 mod block_product;
 mod attention;
+mod activation;
 pub mod device;
+mod elementary;
 mod error;
+mod forms;
 mod inner_product;
 mod int8_product;
 mod l2_normalize;
@@ -41,9 +47,20 @@ pub use attention::{
     AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
     causal_attention, merge_attention,
 };
+mod layer_norm;
+mod mean_pool;
+mod rms_norm;
+mod rotary;
+mod top_k;
+
+pub use activation::{Activation, activate, gated};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use int8_product::{Int8Matrix, int8_product};
 pub use l2_normalize::l2_normalize;
 pub use matrix_product::{Output, PackedMatrix, matrix_product};
+pub use layer_norm::{add_layer_norm, layer_norm};
+pub use mean_pool::mean_pool;
+pub use rms_norm::{rms_norm, rms_norm_in_place};
+pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use top_k::{TopK, top_k};

@@ -1,0 +1,70 @@
+//! Loops without branches over the functions of [`crate::elementary`].
+
+use super::Activation;
+use crate::device::CpuForm;
+use crate::elementary::{erfc, exp};
+use crate::forms::{fma, forms};
+
+forms! {
+    /// Replaces each value.
+    pub fn activate(values: &mut [f32], activation: Activation) {
+        match activation {
+            Activation::Gelu => each(values, gelu::<FMA>),
+            Activation::GeluTanh => each(values, gelu_tanh::<FMA>),
+            Activation::Relu => each(values, relu),
+            Activation::Silu => each(values, silu::<FMA>),
+        }
+    }
+
+    /// `out = activation(gate) · up`; the lengths fit and `dim` is not 0.
+    pub fn gated(gate_up: &[f32], dim: usize, activation: Activation, out: &mut [f32]) {
+        match activation {
+            Activation::Gelu => each_gated(gate_up, dim, out, gelu::<FMA>),
+            Activation::GeluTanh => each_gated(gate_up, dim, out, gelu_tanh::<FMA>),
+            Activation::Relu => each_gated(gate_up, dim, out, relu),
+            Activation::Silu => each_gated(gate_up, dim, out, silu::<FMA>),
+        }
+    }
+}
+
+#[inline(always)]
+fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in values {
+        *x = f(*x);
+    }
+}
+
+#[inline(always)]
+fn each_gated(gate_up: &[f32], dim: usize, out: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (row, out) in gate_up.chunks_exact(2 * dim).zip(out.chunks_exact_mut(dim)) {
+        let (gate, up) = row.split_at(dim);
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = f(gate) * up;
+        }
+    }
+}
+
+/// `max(0, x) - |x|/2 · erfc(|x|/√2)`, which loses nothing where `1 + erf` would cancel.
+#[inline(always)]
+fn gelu<const FMA: bool>(x: f32) -> f32 {
+    let magnitude = x.abs();
+    fma::<FMA>(-0.5 * magnitude, erfc::<FMA>(magnitude * std::f32::consts::FRAC_1_SQRT_2), relu(x))
+}
+
+/// `(1 + tanh u) / 2 = 1 / (1 + e^(-2u))`.
+#[inline(always)]
+fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
+    const MINUS_2_SQRT_2_PI: f32 = -1.595_769_1; // -2 · √(2/π)
+    x / (1.0 + exp::<FMA>(x * fma::<FMA>(MINUS_2_SQRT_2_PI * 0.044_715, x * x, MINUS_2_SQRT_2_PI)))
+}
+
+/// Written so that NaN stays.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+#[inline(always)]
+fn silu<const FMA: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FMA>(-x))
+}
