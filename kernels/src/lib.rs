@@ -28,9 +28,9 @@
 //! # Ok::<(), raglan_kernels::Error>(())
 //! ```
 
-mod block_product;
-mod attention;
 mod activation;
+mod attention;
+mod block_product;
 pub mod device;
 mod elementary;
 mod error;
@@ -38,28 +38,26 @@ mod forms;
 mod inner_product;
 mod int8_product;
 mod l2_normalize;
-mod matrix_product;
-mod parallel;
-mod top_k;
-
-pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
-pub use attention::{
-    AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
-    causal_attention, merge_attention,
-};
 mod layer_norm;
+mod matrix_product;
 mod mean_pool;
+mod parallel;
 mod rms_norm;
 mod rotary;
 mod top_k;
 
 pub use activation::{Activation, activate, gated};
+pub use attention::{
+    AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
+    causal_attention, merge_attention,
+};
+pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use int8_product::{Int8Matrix, int8_product};
 pub use l2_normalize::l2_normalize;
-pub use matrix_product::{Output, PackedMatrix, matrix_product};
 pub use layer_norm::{add_layer_norm, layer_norm};
+pub use matrix_product::{Output, PackedMatrix, matrix_product};
 pub use mean_pool::mean_pool;
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};

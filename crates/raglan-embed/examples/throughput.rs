@@ -1,4 +1,4 @@
-//! Times an encoder and its token counter: `throughput <folder of the model> <text file> [threads]`.
+//! Times an encoder and its token counter: `throughput <folder of the model> <text file> [threads] [products]`.
 //!
 //! Each line of the file that is not blank is a text; what of it is too long is cut. The best of three runs is shown,
 //! loading left out.
@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use raglan_core::Encoder;
 use raglan_embed::{EncoderConfig, SentenceEncoder, token_counter};
+use raglan_model::Products;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(dir), Some(path)) = (arguments.next().map(PathBuf::from), arguments.next()) else {
-        return Err("usage: throughput <folder of the model> <text file> [threads]".into());
+        return Err("usage: throughput <folder of the model> <text file> [threads] [stored|int8|candle]".into());
     };
     let threads = arguments.next().map_or(Ok(1), |threads| threads.parse())?;
+    let products = arguments.next().map_or(Ok(Products::default()), |products| products.parse())?;
     let file = std::fs::read_to_string(path)?;
     let counter = token_counter(&dir)?;
     let lines: Vec<&str> = file.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -23,11 +25,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("counter: {n_tokens} tokens, {:.1} MB/s", file.len() as f64 / 1e6 / seconds);
 
     let start = Instant::now();
-    let encoder = SentenceEncoder::load(&dir, EncoderConfig::for_model(&dir)?, threads)?;
+    let config = EncoderConfig { products, ..EncoderConfig::for_model(&dir)? };
+    let encoder = SentenceEncoder::load(&dir, config, threads)?;
     println!("load: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let seconds = best_of_three(|| encoder.encode_queries(&lines).map(|_| ()))?;
     println!(
-        "encoder on {threads} threads: {} texts, {:.1} texts/s, {:.0} tokens/s",
+        "encoder ({}) on {threads} threads: {} texts, {:.1} texts/s, {:.0} tokens/s",
+        products.name(),
         lines.len(),
         lines.len() as f64 / seconds,
         (n_tokens + 2 * lines.len()) as f64 / seconds

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use raglan_model::BertConfig;
+use raglan_model::{BertConfig, Products};
 use raglan_model::registry::Registry;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +25,8 @@ pub struct EncoderConfig {
     pub passage_prefix: String,
     /// The length of a vector.
     pub dim: usize,
+    /// How the model multiplies by its weights.
+    pub products: Products,
 }
 
 impl EncoderConfig {
@@ -73,6 +75,7 @@ impl EncoderConfig {
             query_prefix: prompt(&["query"]).to_owned(),
             passage_prefix: prompt(&["document", "passage", "corpus"]).to_owned(),
             dim: bert.hidden_size,
+            products: Products::default(),
         })
     }
 }

@@ -17,7 +17,7 @@ const BATCH_TOKENS: usize = 1024;
 
 /// Turns texts into vectors by a BERT and pooling, as sentence-transformers does.
 ///
-/// A vector is the same, up to rounding, whatever else is in the batch and however many threads work.
+/// A vector has the same bits whatever else is in the batch and however many threads work.
 /// Queries that are too long are cut with a warning; passages that are too long are [`Error::TooLong`].
 pub struct SentenceEncoder {
     config: EncoderConfig,
@@ -25,8 +25,10 @@ pub struct SentenceEncoder {
     tokenizer: Tokenizer,
     /// What the tokenizer puts before and after every text.
     frame: [u32; 2],
-    /// One thread each: batches run side by side, and within a batch matrix products find no second thread to wait for.
+    /// One thread each: batches run side by side, and within a batch nothing waits for a second thread.
     workers: Vec<ThreadPool>,
+    /// All threads, for work that is only one batch.
+    together: ThreadPool,
 }
 
 impl fmt::Debug for SentenceEncoder {
@@ -69,10 +71,13 @@ impl SentenceEncoder {
                 what: "it does not put one token before and one after a text".into(),
             });
         };
-        let model = BertModel::load(dir.join("model.safetensors"), bert)?;
-        let pool = |i| ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("encoder-{i}")).build();
-        let workers = (0..threads.max(1)).map(pool).collect::<Result<_, _>>()?;
-        Ok(Self { config, model, tokenizer, frame, workers })
+        let model = BertModel::load(dir.join("model.safetensors"), bert, config.products)?;
+        let pool = |name: &'static str, n| {
+            ThreadPoolBuilder::new().num_threads(n).thread_name(move |i| format!("{name}-{i}")).build()
+        };
+        let workers = (0..threads.max(1)).map(|_| pool("encoder", 1)).collect::<Result<_, _>>()?;
+        let together = pool("query-encoder", threads.max(1))?;
+        Ok(Self { config, model, tokenizer, frame, workers, together })
     }
 
     /// How it turns texts into vectors.
@@ -99,6 +104,14 @@ impl SentenceEncoder {
     /// One vector for each text in tokens, in order.
     fn encode(&self, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
         let batches = batches(texts);
+        if let [batch] = &*batches {
+            // All threads work at the one batch; what it gives does not depend on how many there are.
+            return self.together.install(|| self.encode_batch(texts, batch)).map(|vectors| {
+                let mut done: Vec<_> = batch.iter().zip(vectors).collect();
+                done.sort_unstable_by_key(|(text, _)| **text);
+                done.into_iter().map(|(_, vector)| vector).collect()
+            });
+        }
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::with_capacity(texts.len()));
         let work = || -> Result<()> {

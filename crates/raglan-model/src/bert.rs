@@ -1,16 +1,17 @@
 //! BERT: texts, as token ids, to a vector a token.
 //!
 //! Sequences are packed one behind the other, never padded: what one sequence gives cannot depend on the lengths of
-//! the others, and no work is done for padding. The large products run on candle's matrix multiplication, what lies
-//! between them in plain loops over rows.
+//! the others, and no work is done for padding.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use raglan_kernels::{AttentionShape, Output, activate, bidirectional_attention, layer_norm};
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::linear::Linear;
+use crate::{Error, Products, Result};
 
 /// The shape of a BERT model, as its `config.json` gives it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -119,7 +120,7 @@ impl BertConfig {
     }
 }
 
-/// A BERT model in single precision.
+/// A BERT model.
 #[derive(Debug)]
 pub struct BertModel {
     config: BertConfig,
@@ -173,7 +174,7 @@ impl BertModel {
     ///
     /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] when it is truncated, lacks a tensor, or a tensor
     /// is of another shape than `config` says or holds something that is not a finite number.
-    pub fn load(path: impl AsRef<Path>, config: BertConfig) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>, config: BertConfig, products: Products) -> Result<Self> {
         let path = path.as_ref();
         config.check().map_err(|problem| Error::Malformed { path: path.to_owned(), problem })?;
         let weights = Weights::read(path)?;
@@ -191,11 +192,11 @@ impl BertModel {
             let name = |part: &str| format!("encoder.layer.{i}.{part}");
             let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
             layers.push(Layer {
-                qkv: weights.linear(&qkv, hidden, hidden)?,
-                attended: weights.linear(&[name("attention.output.dense")], hidden, hidden)?,
+                qkv: weights.linear(&qkv, hidden, hidden, products)?,
+                attended: weights.linear(&[name("attention.output.dense")], hidden, hidden, products)?,
                 attended_norm: weights.layer_norm(&name("attention.output.LayerNorm"), &config)?,
-                widen: weights.linear(&[name("intermediate.dense")], hidden, inner)?,
-                narrow: weights.linear(&[name("output.dense")], inner, hidden)?,
+                widen: weights.linear(&[name("intermediate.dense")], hidden, inner, products)?,
+                narrow: weights.linear(&[name("output.dense")], inner, hidden, products)?,
                 output_norm: weights.layer_norm(&name("output.LayerNorm"), &config)?,
             });
         }
@@ -209,7 +210,7 @@ impl BertModel {
 
     /// The last layer's vector for each token of each sequence. Special tokens are the caller's to add.
     ///
-    /// A sequence's vectors do not depend on the other sequences, except for rounding.
+    /// A sequence's vectors do not depend on the other sequences, to the bit.
     ///
     /// # Errors
     ///
@@ -231,94 +232,61 @@ impl BertModel {
             }
             ends.push(rows.len() / dim);
         }
-        self.norm.apply(&mut rows);
-        if !rows.is_empty() {
-            for layer in &self.layers {
-                rows = layer.forward(rows, &ends, &self.config)?;
-            }
+        self.norm.apply(&mut rows)?;
+        let mut scratch = Scratch::default();
+        for layer in &self.layers {
+            layer.forward(&mut rows, &ends, &self.config, &mut scratch)?;
         }
         Ok(HiddenStates { dim, rows, ends })
     }
 }
 
+/// Rows that pass through the feed-forward part together: what they hold there stays in the second-level cache.
+const FEED_FORWARD_ROWS: usize = 128;
+
 impl Layer {
-    fn forward(&self, input: Vec<f32>, ends: &[usize], config: &BertConfig) -> Result<Vec<f32>> {
-        let dim = config.hidden_size;
-        let n_rows = input.len() / dim;
-        let input = Tensor::from_vec(input, (n_rows, dim), &Device::Cpu)?;
-        let qkv = self.qkv.apply(&input)?;
-        let mixed = Tensor::from_vec(attend(&qkv, ends, config)?, (n_rows, dim), &Device::Cpu)?;
-        let mut rows = self.attended.apply(&mixed)?;
-        add(&mut rows, &values(&input)?);
-        self.attended_norm.apply(&mut rows);
-
-        let rows = Tensor::from_vec(rows, (n_rows, dim), &Device::Cpu)?;
-        let mut wide = self.widen.apply(&rows)?;
-        config.hidden_act.apply(&mut wide);
-        let wide = Tensor::from_vec(wide, (n_rows, config.intermediate_size), &Device::Cpu)?;
-        let mut output = self.narrow.apply(&wide)?;
-        add(&mut output, &values(&rows)?);
-        self.output_norm.apply(&mut output);
-        Ok(output)
-    }
-}
-
-/// Self-attention within each sequence: `softmax(q kᵀ / √d) v` for each head.
-///
-/// `qkv` is `[n_rows, 3 · hidden]`, the result `[n_rows, hidden]`.
-fn attend(qkv: &[f32], ends: &[usize], config: &BertConfig) -> Result<Vec<f32>> {
-    let (dim, n_heads) = (config.hidden_size, config.num_attention_heads);
-    let head_dim = dim / n_heads;
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut mixed = vec![0.0; qkv.len() / 3];
-    let mut start = 0;
-    for &end in ends {
-        let len = end - start;
-        if len == 0 {
-            continue;
-        }
-        let rows = &qkv[start * 3 * dim..end * 3 * dim];
-        // Rows by token, `[len, 3, heads, head_dim]`, become rows by head, `[heads, len, head_dim]`.
-        let part = |which: usize, scale: f32| {
-            let mut by_head = Vec::with_capacity(len * dim);
-            for head in 0..n_heads {
-                let at = which * dim + head * head_dim;
-                for row in rows.chunks_exact(3 * dim) {
-                    by_head.extend(row[at..at + head_dim].iter().map(|x| x * scale));
-                }
-            }
-            Tensor::from_vec(by_head, (n_heads, len, head_dim), &Device::Cpu)
+    /// Replaces the rows by what the layer makes of them.
+    fn forward(&self, rows: &mut [f32], ends: &[usize], config: &BertConfig, scratch: &mut Scratch) -> Result<()> {
+        let (dim, inner) = (config.hidden_size, config.intermediate_size);
+        let n_rows = rows.len() / dim;
+        let qkv = Scratch::of(&mut scratch.wide, n_rows * 3 * dim);
+        self.qkv.apply(rows, Output::Replace, qkv)?;
+        let mixed = Scratch::of(&mut scratch.narrow, n_rows * dim);
+        let head_dim = dim / config.num_attention_heads;
+        let shape = AttentionShape {
+            n_heads: config.num_attention_heads,
+            n_kv_heads: config.num_attention_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
         };
-        let (q, k, v) = (part(0, scale)?, part(1, 1.0)?, part(2, 1.0)?);
-        let mut weights = values(&q.matmul(&k.transpose(1, 2)?)?)?;
-        weights.chunks_exact_mut(len).for_each(softmax);
-        let by_head = values(&Tensor::from_vec(weights, (n_heads, len, len), &Device::Cpu)?.matmul(&v)?)?;
-        for (head, block) in by_head.chunks_exact(len * head_dim).enumerate() {
-            let rows = mixed[start * dim..end * dim].chunks_exact_mut(dim);
-            for (to, from) in rows.zip(block.chunks_exact(head_dim)) {
-                to[head * head_dim..(head + 1) * head_dim].copy_from_slice(from);
-            }
+        bidirectional_attention(&shape, qkv, ends, mixed)?;
+        self.attended.apply(mixed, Output::Add, rows)?;
+        self.attended_norm.apply(rows)?;
+        for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
+            let wide = Scratch::of(&mut scratch.wide, rows.len() / dim * inner);
+            self.widen.apply(rows, Output::Replace, wide)?;
+            activate(wide, config.hidden_act.into());
+            self.narrow.apply(wide, Output::Add, rows)?;
+            self.output_norm.apply(rows)?;
         }
-        start = end;
+        Ok(())
     }
-    Ok(mixed)
 }
 
-/// `x W + b`, for each row `x`.
-#[derive(Debug)]
-struct Linear {
-    /// `[inputs, outputs]`
-    weight: Tensor,
-    bias: Vec<f32>,
+/// Room that the layers share.
+#[derive(Default)]
+struct Scratch {
+    wide: Vec<f32>,
+    narrow: Vec<f32>,
 }
 
-impl Linear {
-    fn apply(&self, rows: &Tensor) -> Result<Vec<f32>> {
-        let mut out = values(&rows.matmul(&self.weight)?)?;
-        for row in out.chunks_exact_mut(self.bias.len()) {
-            add(row, &self.bias);
+impl Scratch {
+    /// The first `len` places, made if they are not there.
+    fn of(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+        if room.len() < len {
+            room.resize(len, 0.0);
         }
-        Ok(out)
+        &mut room[..len]
     }
 }
 
@@ -331,83 +299,19 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
-    fn apply(&self, rows: &mut [f32]) {
-        for row in rows.chunks_exact_mut(self.scale.len()) {
-            let n = row.len() as f32;
-            let mean = sum(row, |x| x) / n;
-            let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
-            let inverse = 1.0 / (variance + self.epsilon).sqrt();
-            for ((x, scale), shift) in row.iter_mut().zip(&self.scale).zip(&self.shift) {
-                *x = (*x - mean) * inverse * scale + shift;
-            }
-        }
+    fn apply(&self, rows: &mut [f32]) -> Result<()> {
+        Ok(layer_norm(rows, &self.scale, &self.shift, self.epsilon)?)
     }
 }
 
-impl Activation {
-    fn apply(self, row: &mut [f32]) {
-        match self {
-            Self::Gelu => row.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2))),
-            Self::GeluNew => {
-                let c = (2.0 / std::f32::consts::PI).sqrt();
-                row.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + (c * (*x + 0.044_715 * *x * *x * *x)).tanh()));
-            }
-            Self::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
+impl From<Activation> for raglan_kernels::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Gelu => Self::Gelu,
+            Activation::GeluNew => Self::GeluTanh,
+            Activation::Relu => Self::Relu,
         }
     }
-}
-
-/// The error function to single precision: the minimax ratio of two polynomials on [-4, 4], beyond which it is ±1.
-///
-/// Plain arithmetic, so that the compiler makes vector code of a loop over it.
-fn erf(x: f32) -> f32 {
-    let x = x.clamp(-4.0, 4.0);
-    let z = x * x;
-    let over = [
-        -2.726_142_3e-10,
-        2.770_681_4e-8,
-        -2.101_024e-6,
-        -5.692_506_4e-5,
-        -7.349_906_3e-4,
-        -2.954_6e-3,
-        -1.609_603_3e-2,
-    ];
-    let under = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
-    let horner = |coefficients: &[f32]| coefficients.iter().fold(0.0, |sum, c| sum * z + c);
-    x * horner(&over) / horner(&under)
-}
-
-/// `eˣ` to single precision for `x ≤ 0`: `2ⁿ · 2ᶠ` with a polynomial for the fraction.
-///
-/// Plain arithmetic, so that the compiler makes vector code of a loop over it.
-fn exp_negative(x: f32) -> f32 {
-    let x = x.max(-87.0); // Below it the result is no normal number; as an attention weight it is nothing.
-    let n = (x * std::f32::consts::LOG2_E - 0.5).trunc();
-    // ln 2 in two parts, the first exact when multiplied by a small integer.
-    let f = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let taylor = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let fraction = taylor.iter().fold(0.0, |sum, c| sum * f + c);
-    fraction * f32::from_bits(((n as i32 + 127) as u32) << 23)
-}
-
-fn softmax(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|x| *x = exp_negative(*x - max));
-    let inverse = 1.0 / sum(row, |x| x);
-    row.iter_mut().for_each(|x| *x *= inverse);
-}
-
-/// The sum of `f` over a row, in eight partial sums, which the compiler keeps in one register.
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut partial = [0.0f32; 8];
-    let blocks = row.chunks_exact(8);
-    let rest: f32 = blocks.remainder().iter().map(|&x| f(x)).sum();
-    for block in blocks {
-        for (sum, &x) in partial.iter_mut().zip(block) {
-            *sum += f(x);
-        }
-    }
-    partial.iter().sum::<f32>() + rest
 }
 
 fn add(to: &mut [f32], from: &[f32]) {
@@ -455,14 +359,13 @@ impl Weights {
     }
 
     /// Linear maps of one input side by side, as one.
-    fn linear(&self, names: &[String], inputs: usize, outputs: usize) -> Result<Linear> {
+    fn linear(&self, names: &[String], inputs: usize, outputs: usize, products: Products) -> Result<Linear> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weights.extend(self.tensor(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(self.tensor(&format!("{name}.bias"), &[outputs])?);
         }
-        let weight = Tensor::from_vec(weights, (bias.len(), inputs), &Device::Cpu)?.t()?.contiguous()?;
-        Ok(Linear { weight, bias })
+        Linear::new(&weights, Some(bias), inputs, products)
     }
 
     fn layer_norm(&self, name: &str, config: &BertConfig) -> Result<LayerNorm> {

@@ -69,7 +69,11 @@ impl Saved {
     }
 
     fn load(&self) -> Result<BertModel> {
-        BertModel::load(self.path(), BertConfig::from_file(self.dir.path().join("config.json"))?)
+        self.load_with(Products::Stored)
+    }
+
+    fn load_with(&self, products: Products) -> Result<BertModel> {
+        BertModel::load(self.path(), BertConfig::from_file(self.dir.path().join("config.json"))?, products)
     }
 
     #[track_caller]
