@@ -11,6 +11,8 @@
 //! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
 //! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
 //! - [`mean_pool`] makes one vector of a sequence's.
+//! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
+//! - [`inner_products_i8`] and [`hamming`] score vectors kept as bytes or bits.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -34,8 +36,11 @@ mod inner_product;
 mod l2_normalize;
 mod layer_norm;
 mod mean_pool;
+mod quantized_score;
 mod rms_norm;
 mod rotary;
+mod softmax;
+mod splade_pool;
 mod top_k;
 
 pub use activation::{Activation, activate, gated};
@@ -44,6 +49,9 @@ pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use mean_pool::mean_pool;
+pub use quantized_score::{binarize, hamming, inner_products_i8, quantize_i8};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
+pub use softmax::{log_softmax_at, log_sum_exp, softmax};
+pub use splade_pool::{log_relu_max, log1p_relu, running_max};
 pub use top_k::{TopK, top_k};
