@@ -42,8 +42,8 @@ fn sum_by_fours(eight: __m256i) -> i32 {
 ///
 /// # Safety
 ///
-/// The processor has AVX2, `query` is not empty, and `bits` is `[out.len(), query.len()]`.
-#[target_feature(enable = "avx2")]
+/// The processor has AVX2 and POPCNT, `query` is not empty, and `bits` is `[out.len(), query.len()]`.
+#[target_feature(enable = "avx2,popcnt")]
 pub unsafe fn hamming(query: &[u64], bits: &[u64], out: &mut [u32]) {
     let n_words = query.len();
     let counts = _mm256_setr_epi8(

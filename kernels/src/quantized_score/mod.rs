@@ -8,6 +8,7 @@ mod avx2;
 #[cfg(test)]
 mod cpu;
 mod portable;
+mod quantize;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,8 @@ const MAX_DIM: usize = 131_071;
 
 /// Quantises each vector to bytes: `scales[v] = max_d |vectors[v, d]| / 127`, `codes = round(vectors / scales)`.
 ///
-/// Row-major shapes: `vectors` and `codes` are `[n, dim]`, `scales` is `[n]`. Codes lie in `-127..=127`, halves go away
-/// from zero; a vector of zeros has scale 0.
+/// Row-major shapes: `vectors` and `codes` are `[n, dim]`, `scales` is `[n]`. Codes lie in `-127..=127`, halves go to
+/// the even code; a vector of zeros has scale 0.
 ///
 /// # Errors
 ///
@@ -31,14 +32,7 @@ pub fn quantize_i8(vectors: &[f32], dim: usize, codes: &mut [i8], scales: &mut [
     same("codes", vectors.len(), codes.len())?;
     same("scales", n, scales.len())?;
     finite(vectors)?;
-    for ((vector, codes), scale) in vectors.chunks_exact(dim).zip(codes.chunks_exact_mut(dim)).zip(scales) {
-        let greatest = vector.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
-        *scale = greatest / 127.0;
-        for (code, &x) in codes.iter_mut().zip(vector) {
-            // The greatest first, so that what is subnormal is not divided by a scale that has lost its bits.
-            *code = if greatest > 0.0 { (x / greatest * 127.0).round() as i8 } else { 0 };
-        }
-    }
+    quantize::quantize_i8(CpuForm::best(), vectors, dim, codes, scales);
     Ok(())
 }
 
@@ -126,10 +120,13 @@ fn inner_product(form: CpuForm, query: &[i16], codes: &[i8]) -> i32 {
 fn distances(form: CpuForm, query: &[u64], bits: &[u64], out: &mut [u32]) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: these forms are chosen only where the processor has AVX2, and the lengths fit.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
-            avx2::hamming(query, bits, out);
-        },
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2
+            if std::arch::is_x86_feature_detected!("popcnt") =>
+        {
+            // SAFETY: these forms are chosen only where the processor has AVX2, POPCNT was looked for, and the lengths
+            // fit.
+            unsafe { avx2::hamming(query, bits, out) }
+        }
         _ => portable::hamming(query, bits, out),
     }
 }

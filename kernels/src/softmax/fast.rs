@@ -1,7 +1,7 @@
 //! Maxima and sums side by side, in the order in which they are written.
 
 use crate::device::CpuForm;
-use crate::elementary::exp;
+use crate::elementary::exp_nonpositive;
 use crate::forms::{fold_lanes, forms};
 
 /// A tile's 16 KiB stay in the nearest cache between its maximum and its sum.
@@ -15,8 +15,9 @@ forms! {
             row.fill(0.0);
             return;
         }
+        // +∞ less itself is NaN, so that nothing here is above 0.
         for x in row.iter_mut() {
-            *x = exp::<FMA>(*x - max);
+            *x = exp_nonpositive::<FMA>(*x - max);
         }
         let mut sum = 0.0f64;
         for tile in row.chunks(TILE) {
@@ -39,7 +40,7 @@ forms! {
             }
             // Where there is only -∞ yet, nothing is added: -∞ less itself is no number.
             let origin = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            sum += f64::from(fold_lanes(tile, 0.0, |sum, x| sum + exp::<FMA>(x - origin), |a, b| a + b));
+            sum += f64::from(fold_lanes(tile, 0.0, |sum, x| sum + exp_nonpositive::<FMA>(x - origin), |a, b| a + b));
         }
         // With a maximum of -∞ the sum is 0 or NaN, and so is what is returned.
         if max == f32::NEG_INFINITY { sum.ln() as f32 } else { (f64::from(max) + sum.ln()) as f32 }

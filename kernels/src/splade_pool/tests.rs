@@ -10,7 +10,7 @@ use crate::device::CpuForm;
 #[test]
 fn every_form_equals_the_reference_in_tiles_of_any_height() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for n_terms in [1, 3, 8, 17, 1000] {
+    for n_terms in [1, 3, 8, 17, 9001] {
         let logits: Vec<f32> = (0..7 * n_terms).map(|_| rng.random_range(-9.0..1.0)).collect();
         let want = cpu::log_relu_max(&logits, n_terms);
         for form in CpuForm::available() {
