@@ -1,7 +1,6 @@
 //! Loops without branches over the functions of [`crate::elementary`].
 
 use super::Activation;
-use crate::device::CpuForm;
 use crate::elementary::{erfc, exp};
 use crate::forms::{fma, forms};
 

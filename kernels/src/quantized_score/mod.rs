@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(test)]
 mod cpu;
+#[cfg(target_arch = "x86_64")]
+mod popcnt;
 mod portable;
 mod quantize;
 #[cfg(test)]
@@ -123,9 +125,8 @@ fn distances(form: CpuForm, query: &[u64], bits: &[u64], out: &mut [u32]) {
         CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2
             if std::arch::is_x86_feature_detected!("popcnt") =>
         {
-            // SAFETY: these forms are chosen only where the processor has AVX2, POPCNT was looked for, and the lengths
-            // fit.
-            unsafe { avx2::hamming(query, bits, out) }
+            // SAFETY: POPCNT was looked for.
+            unsafe { popcnt::hamming(query, bits, out) }
         }
         _ => portable::hamming(query, bits, out),
     }

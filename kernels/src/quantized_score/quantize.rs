@@ -1,6 +1,5 @@
 //! From vectors to bytes.
 
-use crate::device::CpuForm;
 use crate::forms::{fold_lanes, forms};
 
 /// 1.5 · 2²³: a sum with it is rounded to an integer, which its low bits hold.

@@ -1,6 +1,5 @@
 //! Maxima and sums side by side, in the order in which they are written.
 
-use crate::device::CpuForm;
 use crate::elementary::exp_nonpositive;
 use crate::forms::{fold_lanes, forms};
 

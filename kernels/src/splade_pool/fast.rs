@@ -1,6 +1,5 @@
 //! Terms side by side, tokens one after the other.
 
-use crate::device::CpuForm;
 use crate::forms::forms;
 
 /// So many terms' maxima stay in the nearest cache from token to token.
