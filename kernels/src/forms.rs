@@ -17,6 +17,9 @@ macro_rules! forms {
             fn body<const FMA: bool>($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
+            use $crate::device::CpuForm;
+
+            #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($argument: $type),*) $(-> $result)? {
                 body::<true>($($argument),*)

@@ -14,6 +14,8 @@
 //! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
 //! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
 //! - [`mean_pool`] makes one vector of a sequence's.
+//! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
+//! - [`inner_products_i8`] and [`hamming`] score vectors kept as bytes or bits.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -42,8 +44,11 @@ mod layer_norm;
 mod matrix_product;
 mod mean_pool;
 mod parallel;
+mod quantized_score;
 mod rms_norm;
 mod rotary;
+mod softmax;
+mod splade_pool;
 mod top_k;
 
 pub use activation::{Activation, activate, gated};
@@ -59,6 +64,9 @@ pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use matrix_product::{Output, PackedMatrix, matrix_product};
 pub use mean_pool::mean_pool;
+pub use quantized_score::{binarize, hamming, inner_products_i8, quantize_i8};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
+pub use softmax::{log_softmax_at, log_sum_exp, softmax};
+pub use splade_pool::{log_relu_max, log1p_relu, running_max};
 pub use top_k::{TopK, top_k};

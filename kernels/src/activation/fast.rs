@@ -1,7 +1,6 @@
 //! Loops without branches over the functions of [`crate::elementary`].
 
 use super::Activation;
-use crate::device::CpuForm;
 use crate::elementary::{erfc, exp};
 use crate::forms::{fma, forms};
 
@@ -54,7 +53,7 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
 /// `(1 + tanh u) / 2 = 1 / (1 + e^(-2u))`.
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
-    const MINUS_2_SQRT_2_PI: f32 = -1.595_769_1; // -2 · √(2/π)
+    const MINUS_2_SQRT_2_PI: f32 = -1.595_769; // -2 · √(2/π)
     x / (1.0 + exp::<FMA>(x * fma::<FMA>(MINUS_2_SQRT_2_PI * 0.044_715, x * x, MINUS_2_SQRT_2_PI)))
 }
 

@@ -1,6 +1,5 @@
 //! Two passes over a row that lies in the nearest cache: the mean, then the variance about it.
 
-use crate::device::CpuForm;
 use crate::forms::{fma, fold_lanes, forms};
 
 forms! {

@@ -1,6 +1,5 @@
 //! Columns side by side, rows one after the other.
 
-use crate::device::CpuForm;
 use crate::forms::forms;
 
 forms! {

@@ -1,6 +1,5 @@
 //! One pass for the squares, one for the products.
 
-use crate::device::CpuForm;
 use crate::forms::{fma, fold_lanes, forms};
 
 forms! {

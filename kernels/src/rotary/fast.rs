@@ -1,7 +1,6 @@
 //! One table of cosines and sines for all heads of a token.
 
 use super::RotaryPairs;
-use crate::device::CpuForm;
 use crate::forms::{fma, forms};
 
 forms! {

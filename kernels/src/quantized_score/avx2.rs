@@ -1,0 +1,33 @@
+//! AVX2: bytes widened to 16 bits and multiplied in pairs.
+
+use std::arch::x86_64::*;
+
+/// The sum of products.
+///
+/// # Safety
+///
+/// The processor has AVX2, and the slices are of one length.
+#[target_feature(enable = "avx2")]
+pub unsafe fn inner_product(query: &[i16], codes: &[i8]) -> i32 {
+    let dim = codes.len();
+    let mut even = _mm256_setzero_si256();
+    let mut odd = _mm256_setzero_si256();
+    let mut d = 0;
+    while d + 32 <= dim {
+        // SAFETY: both slices have `dim` components and `d + 32 <= dim`.
+        unsafe {
+            let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().add(d).cast()));
+            let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().add(d + 16).cast()));
+            let query_low = _mm256_loadu_si256(query.as_ptr().add(d).cast());
+            let query_high = _mm256_loadu_si256(query.as_ptr().add(d + 16).cast());
+            even = _mm256_add_epi32(even, _mm256_madd_epi16(low, query_low));
+            odd = _mm256_add_epi32(odd, _mm256_madd_epi16(high, query_high));
+        }
+        d += 32;
+    }
+    let eight = _mm256_add_epi32(even, odd);
+    let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+    let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    let one = _mm_add_epi32(two, _mm_shuffle_epi32::<1>(two));
+    _mm_cvtsi128_si32(one) + super::portable::inner_product(&query[d..], &codes[d..])
+}

@@ -1,0 +1,152 @@
+//! Scores of vectors kept as bytes or as bits.
+//!
+//! Both are exact in integers, so every form gives the same bits. They rank roughly: the best are scored again with
+//! the vectors they came from.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(test)]
+mod cpu;
+#[cfg(target_arch = "x86_64")]
+mod popcnt;
+mod portable;
+mod quantize;
+#[cfg(test)]
+mod tests;
+
+use crate::device::CpuForm;
+use crate::{Error, Result};
+
+/// Beyond this, a sum of products of bytes could leave `i32`: `131 071 · 128 · 128 < 2³¹`.
+const MAX_DIM: usize = 131_071;
+
+/// Quantises each vector to bytes: `scales[v] = max_d |vectors[v, d]| / 127`, `codes = round(vectors / scales)`.
+///
+/// Row-major shapes: `vectors` and `codes` are `[n, dim]`, `scales` is `[n]`. Codes lie in `-127..=127`, halves go to
+/// the even code; a vector of zeros has scale 0.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`] when `dim` is 0; [`Error::NotANumber`] when a
+/// component is NaN or infinite. Nothing is written then.
+pub fn quantize_i8(vectors: &[f32], dim: usize, codes: &mut [i8], scales: &mut [f32]) -> Result<()> {
+    let n = rows("vectors", vectors.len(), dim)?;
+    same("codes", vectors.len(), codes.len())?;
+    same("scales", n, scales.len())?;
+    finite(vectors)?;
+    quantize::quantize_i8(CpuForm::best(), vectors, dim, codes, scales);
+    Ok(())
+}
+
+/// Scores bytes against one query's: `out[v] = query_scale · scales[v] · Σ_d query_codes[d] · codes[v, d]`.
+///
+/// Shapes: `query_codes` is `[dim]`, `codes` is `[n, dim]`, `scales` and `out` are `[n]`. The sum is exact.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit, or `dim` is above 131 071, where the sum might not fit;
+/// [`Error::ZeroDimension`] when `dim` is 0.
+pub fn inner_products_i8(
+    query_codes: &[i8],
+    query_scale: f32,
+    codes: &[i8],
+    scales: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let n = rows("codes", codes.len(), dim)?;
+    same("query_codes", dim, query_codes.len())?;
+    same("scales", n, scales.len())?;
+    same("out", n, out.len())?;
+    if dim > MAX_DIM {
+        return Err(Error::Shape { what: "dim", expected: MAX_DIM, found: dim });
+    }
+    let query: Vec<i16> = query_codes.iter().map(|&code| i16::from(code)).collect();
+    let form = CpuForm::best();
+    for ((out, codes), scale) in out.iter_mut().zip(codes.chunks_exact(dim)).zip(scales) {
+        *out = inner_product(form, &query, codes) as f32 * (query_scale * scale);
+    }
+    Ok(())
+}
+
+/// Keeps the sign of each component: bit `d % 64` of word `d / 64` is set where `vectors[v, d] > 0`.
+///
+/// Row-major shapes: `vectors` is `[n, dim]`, `bits` is `[n, ⌈dim / 64⌉]`; the bits beyond `dim` are 0.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`] when `dim` is 0; [`Error::NotANumber`] when a
+/// component is NaN or infinite. Nothing is written then.
+pub fn binarize(vectors: &[f32], dim: usize, bits: &mut [u64]) -> Result<()> {
+    let n = rows("vectors", vectors.len(), dim)?;
+    let n_words = dim.div_ceil(64);
+    same("bits", n * n_words, bits.len())?;
+    finite(vectors)?;
+    for (vector, words) in vectors.chunks_exact(dim).zip(bits.chunks_exact_mut(n_words)) {
+        for (word, components) in words.iter_mut().zip(vector.chunks(64)) {
+            *word = components.iter().enumerate().fold(0, |word, (d, &x)| word | u64::from(x > 0.0) << d);
+        }
+    }
+    Ok(())
+}
+
+/// Counts the bits in which vectors differ from one query: `out[v] = Σ_w popcount(query[w] ^ bits[v, w])`.
+///
+/// Shapes: `query` is `[n_words]`, `bits` is `[n, n_words]`, `out` is `[n]`.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`] when `query` is empty.
+pub fn hamming(query: &[u64], bits: &[u64], out: &mut [u32]) -> Result<()> {
+    let n = rows("bits", bits.len(), query.len())?;
+    same("out", n, out.len())?;
+    distances(CpuForm::best(), query, bits, out);
+    Ok(())
+}
+
+/// The sum of products; the lengths are equal and at most [`MAX_DIM`], and `form` is available.
+#[inline]
+fn inner_product(form: CpuForm, query: &[i16], codes: &[i8]) -> i32 {
+    assert_eq!(query.len(), codes.len(), "query and vector are of one length");
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: these forms are chosen only where the processor has AVX2, and the lengths are equal.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
+            avx2::inner_product(query, codes)
+        },
+        _ => portable::inner_product(query, codes),
+    }
+}
+
+/// The distances; the lengths fit, `query` is not empty, and `form` is available.
+fn distances(form: CpuForm, query: &[u64], bits: &[u64], out: &mut [u32]) {
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2
+            if std::arch::is_x86_feature_detected!("popcnt") =>
+        {
+            // SAFETY: POPCNT was looked for.
+            unsafe { popcnt::hamming(query, bits, out) }
+        }
+        _ => portable::hamming(query, bits, out),
+    }
+}
+
+fn rows(what: &'static str, len: usize, dim: usize) -> Result<usize> {
+    if dim == 0 {
+        return Err(Error::ZeroDimension);
+    }
+    same(what, len.next_multiple_of(dim), len)?;
+    Ok(len / dim)
+}
+
+fn same(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::Shape { what, expected, found }) }
+}
+
+fn finite(vectors: &[f32]) -> Result<()> {
+    match vectors.iter().position(|x| !x.is_finite()) {
+        Some(index) => Err(Error::NotANumber { index }),
+        None => Ok(()),
+    }
+}
