@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use raglan_model::{ChatTemplate, GgufFile, LlamaModel, Tokenizer};
+use raglan_model::{ChatTemplate, GgufFile, LlamaModel, Products, Tokenizer};
 
 use crate::Result;
 
@@ -20,18 +20,18 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a GGUF file of a Llama-family model, to run on `threads` threads.
+    /// Loads a GGUF file of a Llama-family model, to run on `threads` threads with one kind of products.
     ///
     /// # Errors
     ///
     /// [`Error::Model`](crate::Error::Model) when the file is not sound or holds a model of another kind.
-    pub fn load(gguf: impl AsRef<Path>, threads: usize) -> Result<Self> {
+    pub fn load(gguf: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
         let gguf = gguf.as_ref();
         let file = GgufFile::open(gguf)?;
         // The tokenizer takes one core a while; the weights meanwhile use the others.
         let (transformer, tokenizer) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::from_gguf(&file));
-            let transformer = LlamaModel::from_gguf(&file, threads);
+            let transformer = LlamaModel::from_gguf(&file, threads, products);
             (transformer, tokenizer.join().expect("reading a tokenizer does not panic"))
         });
         let stem = || gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -56,6 +56,12 @@ pub enum Error {
     /// There is nothing to read.
     #[error("a prompt must have at least one token")]
     EmptyPrompt,
+    /// Rows of a forward that do not fit together.
+    #[error("{problem}")]
+    Rows {
+        /// What does not fit.
+        problem: &'static str,
+    },
     /// A chat template is not sound, or refuses the conversation.
     #[error("chat template: {0:#}")]
     Template(#[from] minijinja::Error),

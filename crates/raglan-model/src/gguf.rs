@@ -9,8 +9,9 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::Device;
 use candle_core::quantized::{GgmlDType, ggml_file};
-use candle_core::{Device, Tensor};
+use raglan_kernels::{BlockFormat, dequantize_blocks};
 
 use crate::{Error, Result};
 
@@ -57,6 +58,42 @@ pub struct GgufTensor {
     pub start: u64,
     /// Length in bytes.
     pub n_bytes: usize,
+}
+
+impl GgufTensor {
+    /// The format, if raglan's kernels know it.
+    pub(crate) fn format(&self) -> Option<BlockFormat> {
+        Some(match self.dtype {
+            GgmlDType::F32 => BlockFormat::F32,
+            GgmlDType::F16 => BlockFormat::F16,
+            GgmlDType::BF16 => BlockFormat::Bf16,
+            GgmlDType::Q4_0 => BlockFormat::Q4_0,
+            GgmlDType::Q4_1 => BlockFormat::Q4_1,
+            GgmlDType::Q5_0 => BlockFormat::Q5_0,
+            GgmlDType::Q5_1 => BlockFormat::Q5_1,
+            GgmlDType::Q8_0 => BlockFormat::Q8_0,
+            GgmlDType::Q4K => BlockFormat::Q4K,
+            GgmlDType::Q5K => BlockFormat::Q5K,
+            GgmlDType::Q6K => BlockFormat::Q6K,
+            _ => return None,
+        })
+    }
+}
+
+/// A matrix whose rows are made `f32` when they are read.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    format: BlockFormat,
+    row_bytes: usize,
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    /// Reads a row, which is there.
+    pub fn read(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let bytes = &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
+        Ok(dequantize_blocks(self.format, bytes, out)?)
+    }
 }
 
 /// An open GGUF file whose header has been checked.
@@ -173,7 +210,51 @@ impl GgufFile {
     /// # Errors
     ///
     /// [`Error::Malformed`] when there is no such tensor or its shape is another one; [`Error::Io`].
-    pub fn dequantize(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    pub fn dequantize(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.expect_shape(name, shape)?;
+        let bytes = self.bytes(name, shape)?;
+        if let Some(format) = tensor.format() {
+            let mut numbers = vec![0.0; shape.iter().product()];
+            dequantize_blocks(format, &bytes, &mut numbers)?;
+            return Ok(numbers);
+        }
+        let quantized = ggml_file::qtensor_from_ggml(tensor.dtype, &bytes, shape.to_vec(), &Device::Cpu)?;
+        Ok(quantized.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Reads a tensor as it is stored.
+    ///
+    /// # Errors
+    ///
+    /// As for [`dequantize`](Self::dequantize).
+    pub fn bytes(&self, name: &str, shape: &[usize]) -> Result<Vec<u8>> {
+        let tensor = self.expect_shape(name, shape)?;
+        let mut bytes = vec![0; tensor.n_bytes];
+        let io = |source| Error::Io { path: self.path.clone(), source };
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(tensor.start)).map_err(io)?;
+        file.read_exact(&mut bytes).map_err(io)?;
+        Ok(bytes)
+    }
+
+    /// A matrix whose rows are read one by one, kept as it is stored where that can be.
+    pub(crate) fn rows(&self, name: &str, shape: [usize; 2]) -> Result<Rows> {
+        let [n_rows, dim] = shape;
+        match self.expect_shape(name, &shape)?.format() {
+            Some(format) => {
+                let bytes = self.bytes(name, &shape)?;
+                Ok(Rows { format, row_bytes: bytes.len() / n_rows, bytes })
+            }
+            None => {
+                let numbers = self.dequantize(name, &shape)?;
+                let bytes = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+                Ok(Rows { format: BlockFormat::F32, row_bytes: dim * size_of::<f32>(), bytes })
+            }
+        }
+    }
+
+    /// The tensor of a name, which must have this shape.
+    pub(crate) fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&GgufTensor> {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(self.malformed(format!("there is no tensor `{name}`")));
         };
@@ -181,15 +262,7 @@ impl GgufFile {
             let problem = format!("tensor `{name}` has shape {:?} where {shape:?} is needed", tensor.shape);
             return Err(self.malformed(problem));
         }
-        let mut bytes = vec![0; tensor.n_bytes];
-        {
-            let io = |source| Error::Io { path: self.path.clone(), source };
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(tensor.start)).map_err(io)?;
-            file.read_exact(&mut bytes).map_err(io)?;
-        }
-        let quantized = ggml_file::qtensor_from_ggml(tensor.dtype, &bytes, shape.to_vec(), &Device::Cpu)?;
-        Ok(quantized.dequantize(&Device::Cpu)?)
+        Ok(tensor)
     }
 
     pub(crate) fn malformed(&self, problem: impl Into<String>) -> Error {

@@ -14,10 +14,10 @@
 //! ```
 //!
 //! ```no_run
-//! use raglan_model::{GgufFile, LlamaModel, Tokenizer};
+//! use raglan_model::{GgufFile, LlamaModel, Products, Tokenizer};
 //!
 //! let file = GgufFile::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
-//! let (tokenizer, model) = (Tokenizer::from_gguf(&file)?, LlamaModel::from_gguf(&file, 2)?);
+//! let (tokenizer, model) = (Tokenizer::from_gguf(&file)?, LlamaModel::from_gguf(&file, 2, Products::Stored)?);
 //! let mut session = model.session();
 //! let logits = session.prefill(&tokenizer.encode("The capital of France is", true)?.ids)?;
 //! assert_eq!(logits.len(), model.config().vocab_size);
@@ -29,8 +29,10 @@ mod bert;
 mod chat_template;
 mod error;
 mod gguf;
+mod kv_cache;
 mod linear;
 mod llama;
+mod llama_config;
 pub mod registry;
 mod tokenizer;
 mod word_piece;
@@ -39,7 +41,9 @@ pub use bert::{Activation, BertConfig, BertModel, HiddenStates};
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
+pub use kv_cache::{KvCache, KvPrecision};
 pub use linear::Products;
-pub use llama::{LlamaConfig, LlamaModel, Session};
+pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};
+pub use llama_config::LlamaConfig;
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

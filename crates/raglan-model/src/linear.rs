@@ -8,6 +8,7 @@ use raglan_kernels::{
     matrix_product,
 };
 
+use crate::gguf::{GgufFile, GgufTensor};
 use crate::Result;
 
 /// How a model multiplies by its weights.
@@ -74,19 +75,37 @@ impl Linear {
         Ok(Self { weights, bias, n_out })
     }
 
-    /// A map with weights in GGUF's blocks.
-    pub fn from_blocks(
-        format: BlockFormat,
-        bytes: &[u8],
+    /// A map of `n_out` outputs whose weights lie in tensors of a GGUF file, one above the other.
+    ///
+    /// [`Products::Stored`] keeps blocks of one format as they are; all else becomes single precision.
+    pub fn from_gguf(
+        file: &GgufFile,
+        names: &[&str],
         bias: Option<Vec<f32>>,
         n_out: usize,
         n_in: usize,
+        products: Products,
     ) -> Result<Self> {
-        Ok(Self { weights: Weights::Blocks(BlockMatrix::new(format, bytes, n_out, n_in)?), bias, n_out })
-    }
-
-    pub fn n_out(&self) -> usize {
-        self.n_out
+        let shape = |name: &str| match names {
+            [_] => [n_out, n_in],
+            _ => [file.tensors().get(name).map_or(0, |tensor| tensor.shape[0]), n_in],
+        };
+        if products == Products::Stored
+            && let Some(format) = common_format(file, names)
+            && !matches!(format, BlockFormat::F32 | BlockFormat::F16 | BlockFormat::Bf16)
+        {
+            let mut bytes = Vec::new();
+            for name in names {
+                bytes.extend(file.bytes(name, &shape(name))?);
+            }
+            let weights = Weights::Blocks(BlockMatrix::new(format, &bytes, n_out, n_in)?);
+            return Ok(Self { weights, bias, n_out });
+        }
+        let mut weights = Vec::new();
+        for name in names {
+            weights.extend(file.dequantize(name, &shape(name))?);
+        }
+        Self::new(&weights, bias, n_in, products)
     }
 
     /// The map of each row of `input`, in `out` or added to it.
@@ -117,11 +136,80 @@ impl Linear {
         Ok(())
     }
 
+    fn n_in(&self) -> usize {
+        match &self.weights {
+            Weights::F32(weights) => weights.n_in(),
+            Weights::Int8(weights) => weights.n_in(),
+            Weights::Blocks(weights) => weights.n_in(),
+            Weights::Candle(weights) => weights.dims()[0],
+        }
+    }
+
     fn add_bias(&self, out: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
+    }
+}
+
+/// The format that all of some tensors are stored in.
+fn common_format(file: &GgufFile, names: &[&str]) -> Option<BlockFormat> {
+    let mut formats = names.iter().map(|name| file.tensors().get(*name).and_then(GgufTensor::format));
+    let first = formats.next()??;
+    formats.all(|format| format == Some(first)).then_some(first)
+}
+
+/// Linear maps of one input whose outputs stand side by side.
+#[derive(Debug)]
+pub(crate) struct Stacked {
+    /// One map when all could be packed together, as their formats allow.
+    parts: Vec<Linear>,
+}
+
+impl Stacked {
+    /// The maps of some parts of a layer, each with its number of outputs.
+    pub fn from_gguf(file: &GgufFile, parts: &[(String, usize)], n_in: usize, products: Products) -> Result<Self> {
+        let bias = |(part, n_out): &(String, usize)| {
+            let name = format!("{part}.bias");
+            file.tensors().contains_key(&name).then(|| file.dequantize(&name, &[*n_out])).transpose()
+        };
+        let names: Vec<String> = parts.iter().map(|(part, _)| format!("{part}.weight")).collect();
+        for (name, (_, n_out)) in names.iter().zip(parts) {
+            file.expect_shape(name, &[*n_out, n_in])?;
+        }
+        let biases = parts.iter().map(bias).collect::<Result<Vec<_>>>()?;
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let together = products != Products::Stored || common_format(file, &all).is_some();
+        if together && (biases.iter().all(Option::is_some) || biases.iter().all(Option::is_none)) {
+            let bias: Option<Vec<Vec<f32>>> = biases.into_iter().collect();
+            let n_out = parts.iter().map(|(_, n_out)| n_out).sum();
+            let all = Linear::from_gguf(file, &all, bias.map(|bias| bias.concat()), n_out, n_in, products)?;
+            return Ok(Self { parts: vec![all] });
+        }
+        let parts = names.iter().zip(parts).zip(biases);
+        let linear = |((name, (_, n_out)), bias): ((&String, &(String, usize)), Option<Vec<f32>>)| {
+            Linear::from_gguf(file, &[name], bias, *n_out, n_in, products)
+        };
+        Ok(Self { parts: parts.map(linear).collect::<Result<_>>()? })
+    }
+
+    /// The maps of each row of `input`, side by side in each row of `out`.
+    pub fn apply(&self, input: &[f32], out: &mut [f32]) -> Result<()> {
+        if let [all] = &*self.parts {
+            return all.apply(input, Output::Replace, out);
+        }
+        let width: usize = self.parts.iter().map(|part| part.n_out).sum();
+        let mut first = 0;
+        for part in &self.parts {
+            let mut rows = vec![0.0; input.len() / part.n_in() * part.n_out];
+            part.apply(input, Output::Replace, &mut rows)?;
+            for (out, row) in out.chunks_exact_mut(width).zip(rows.chunks_exact(part.n_out)) {
+                out[first..first + part.n_out].copy_from_slice(row);
+            }
+            first += part.n_out;
+        }
+        Ok(())
     }
 }

@@ -1,73 +1,83 @@
 //! Decoder-only transformers of the Llama family from GGUF files: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and 3.
 //!
-//! Weights are made `f32` at load. A prompt is multiplied by the `gemm` crate through candle: for a file in Q4_1 that
-//! prefills some ten times faster than candle's own product with four-bit blocks, which has no SIMD form on x86. Single
-//! tokens go through `raglan-kernels` on the model's own threads. Candle's eight-bit product would read a quarter of the
-//! bytes, but its worker threads meet at a barrier after each product: as soon as a core is busy with something else,
-//! a token takes ten times longer.
+//! One forward serves all: any tokens at any positions, whose keys and values go to any slots of a [`KvCache`], and
+//! which see what is in it. A token's result has the same bits whatever other tokens pass with it.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use candle_nn::{ops, rotary_emb};
+use raglan_kernels::{
+    Activation, AttentionMask, AttentionShape, Output, QueryRows, RotaryEmbedding, RotaryPairs, RotaryScaling,
+    attention_mass, causal_attention, gated, rms_norm, rms_norm_in_place,
+};
 use rayon::prelude::*;
 
-use crate::gguf::GgufFile;
-use crate::{Error, Result};
+use crate::gguf::{GgufFile, Rows};
+use crate::kv_cache::{KvCache, KvPrecision};
+use crate::linear::{Linear, Stacked};
+use crate::{Error, LlamaConfig, Products, Result};
 
-/// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that
-/// attention scores stay small and an interruption is heard soon.
+/// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
+/// interruption is heard soon.
 const CHUNK: usize = 256;
-
-/// The shape of a model and the constants of its forward.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LlamaConfig {
-    /// The file's name for the family, such as `llama` or `qwen2`.
-    pub architecture: String,
-    /// Transformer layers.
-    pub n_layers: usize,
-    /// Length of a token's hidden state.
-    pub hidden_dim: usize,
-    /// Length of the feed-forward's inner state.
-    pub ffn_dim: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
-    /// Length of a head's query, key and value.
-    pub head_dim: usize,
-    /// Base of the rotary embedding's frequencies.
-    pub rope_base: f64,
-    /// Added to the mean square in RMS normalisation.
-    pub rms_eps: f32,
-    /// The most tokens the model was trained to read at once.
-    pub context_len: usize,
-    /// Number of token ids.
-    pub vocab_size: usize,
-    /// Tokens that end an answer.
-    pub end_tokens: BTreeSet<u32>,
-    /// The token that begins every text, for models that want one.
-    pub bos: Option<u32>,
-}
+/// Rows of a gated layer's middle that one thread takes.
+const GATED_ROWS: usize = 32;
 
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
 pub struct LlamaModel {
     config: LlamaConfig,
+    embedding: Rows,
     layers: Vec<Layer>,
-    ends: Ends,
-    rope: Rope,
+    norm: Vec<f32>,
+    output: Linear,
+    rotary: RotaryEmbedding,
+    kv_precision: KvPrecision,
     pool: rayon::ThreadPool,
+}
+
+/// Tokens that pass through a model together.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardRows<'a> {
+    /// The token of each row.
+    pub tokens: &'a [u32],
+    /// Where each token stands, which is what its rotation and its view of the keys go by.
+    pub positions: &'a [u32],
+    /// Where in the cache each token's keys and values go: over what is there, or, without a gap, behind it.
+    pub slots: &'a [usize],
+    /// The segment of each token, if there are any; see [`raglan_kernels::QueryRows`].
+    pub segments: Option<&'a [u32]>,
+    /// Which keys a token sees besides.
+    pub mask: AttentionMask,
+}
+
+/// What a forward is to give back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Want<'a> {
+    /// Rows whose logits are wanted.
+    pub logits: &'a [usize],
+    /// Rows whose last hidden state, before the final norm, is wanted.
+    pub hidden: &'a [usize],
+    /// Rows whose attention is wanted, summed, and the ranges of slots it is summed over.
+    pub attention: Option<(&'a [usize], &'a [Range<usize>])>,
+}
+
+/// What a forward gave, in the order of what was wanted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Forwarded {
+    /// `[n, vocab_size]`
+    pub logits: Vec<f32>,
+    /// `[n, hidden_dim]`
+    pub hidden: Vec<f32>,
+    /// `[n_layers, n_heads, n_ranges]`: attention summed over the rows and over the keys of a range.
+    pub attention: Vec<f32>,
 }
 
 /// A text in the course of being read and written: the keys and values of its tokens so far.
 #[derive(Debug)]
 pub struct Session<'m> {
     model: &'m LlamaModel,
-    cache: Vec<LayerCache>,
-    n_past: usize,
+    cache: KvCache,
 }
 
 impl LlamaModel {
@@ -77,31 +87,46 @@ impl LlamaModel {
     ///
     /// [`Error::Io`], [`Error::Malformed`] when the file is not sound, [`Error::Unsupported`] when it holds another
     /// kind of model.
-    pub fn load_gguf(path: impl Into<PathBuf>, threads: usize) -> Result<Self> {
-        Self::from_gguf(&GgufFile::open(path)?, threads)
+    pub fn load_gguf(path: impl Into<PathBuf>, threads: usize, products: Products) -> Result<Self> {
+        Self::from_gguf(&GgufFile::open(path)?, threads, products)
     }
 
     /// Loads a model from an open GGUF file, to run on `threads` threads.
     ///
+    /// With [`Products::Stored`], keys and values are kept in half precision, otherwise in single.
+    ///
     /// # Errors
     ///
     /// As for [`load_gguf`](Self::load_gguf).
-    pub fn from_gguf(file: &GgufFile, threads: usize) -> Result<Self> {
+    pub fn from_gguf(file: &GgufFile, threads: usize, products: Products) -> Result<Self> {
         let config = LlamaConfig::from_gguf(file)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|i| format!("raglan-llm-{i}"))
             .build()
             .map_err(|e| Error::Io { path: file.path().to_owned(), source: std::io::Error::other(e) })?;
-        let rope = Rope::from_gguf(file, &config)?;
-        let (layers, ends) = pool.install(|| {
-            let layer = |i| Layer::from_gguf(file, &config, i);
+        let shape = [config.vocab_size, config.hidden_dim];
+        let tied = !file.tensors().contains_key("output.weight");
+        let output = if tied { "token_embd.weight" } else { "output.weight" };
+        let (layers, output) = pool.install(|| {
             rayon::join(
-                || (0..config.n_layers).into_par_iter().map(layer).collect::<Result<Vec<_>>>(),
-                || Ends::from_gguf(file, &config),
+                || {
+                    let layers = (0..config.n_layers).into_par_iter();
+                    layers.map(|i| Layer::from_gguf(file, &config, i, products)).collect::<Result<Vec<_>>>()
+                },
+                || Linear::from_gguf(file, &[output], None, shape[0], shape[1], products),
             )
         });
-        Ok(Self { layers: layers?, ends: ends?, config, rope, pool })
+        Ok(Self {
+            embedding: file.rows("token_embd.weight", shape)?,
+            layers: layers?,
+            norm: file.dequantize("output_norm.weight", &[config.hidden_dim])?,
+            output: output?,
+            rotary: rotary(file, &config)?,
+            kv_precision: if products == Products::Stored { KvPrecision::F16 } else { KvPrecision::F32 },
+            config,
+            pool,
+        })
     }
 
     /// The model's shape.
@@ -111,30 +136,113 @@ impl LlamaModel {
 
     /// Begins a text.
     pub fn session(&self) -> Session<'_> {
-        Session { model: self, cache: vec![LayerCache::default(); self.config.n_layers], n_past: 0 }
+        Session { model: self, cache: self.cache() }
     }
 
-    /// The hidden state of each of `tokens`, which follow `n_past` tokens whose keys and values are in `cache`.
-    fn forward(&self, tokens: &[u32], cache: &mut [LayerCache], n_past: usize) -> Result<Tensor> {
-        let ids = Tensor::new(tokens, &Device::Cpu)?;
-        let mut hidden = self.ends.embedding.embedding(&ids)?;
-        let step = Step {
-            config: &self.config,
-            rotation: self.rope.at(n_past, tokens.len())?,
-            mask: causal_mask(tokens.len(), n_past)?,
-            n_past,
-        };
-        for (layer, cache) in self.layers.iter().zip(cache) {
-            hidden = layer.forward(&hidden, &step, cache)?;
+    /// An empty cache for this model.
+    pub fn cache(&self) -> KvCache {
+        KvCache::new(self.config.n_layers, self.config.n_kv_heads * self.config.head_dim, self.kv_precision)
+    }
+
+    /// Sends tokens through the model; their keys and values are in the cache then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyPrompt`] without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a position beyond
+    /// the model's context; [`Error::Rows`] when positions, slots or segments are not as many as tokens, slots leave a
+    /// gap, or a wanted row or range is not there. The cache is as it was then.
+    pub fn forward(&self, rows: &ForwardRows<'_>, cache: &mut KvCache, want: &Want<'_>) -> Result<Forwarded> {
+        self.check(rows, cache, want)?;
+        self.pool.install(|| self.forward_checked(rows, cache, want))
+    }
+
+    fn check(&self, rows: &ForwardRows<'_>, cache: &KvCache, want: &Want<'_>) -> Result<()> {
+        let n_rows = rows.tokens.len();
+        if n_rows == 0 {
+            return Err(Error::EmptyPrompt);
         }
-        Ok(hidden)
+        if let Some(&id) = rows.tokens.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::UnknownToken { id });
+        }
+        let limit = self.config.context_len;
+        if let Some(&position) = rows.positions.iter().find(|&&position| position as usize >= limit) {
+            return Err(Error::ContextOverflow { tokens: position as usize + 1, limit });
+        }
+        let refuse = |problem: &'static str| Err(Error::Rows { problem });
+        if rows.positions.len() != n_rows || rows.slots.len() != n_rows {
+            return refuse("positions and slots are not as many as tokens");
+        }
+        if rows.segments.is_some_and(|segments| segments.len() != n_rows) {
+            return refuse("segments are not as many as tokens");
+        }
+        let mut len = cache.len();
+        for &slot in rows.slots {
+            if slot > len {
+                return refuse("a slot leaves a gap behind those that are taken");
+            }
+            len = len.max(slot + 1);
+        }
+        let (attending, ranges) = want.attention.unwrap_or_default();
+        if want.logits.iter().chain(want.hidden).chain(attending).any(|&row| row >= n_rows) {
+            return refuse("a wanted row is not among the tokens");
+        }
+        if ranges.iter().any(|range| range.start > range.end || range.end > len) {
+            return refuse("a range runs past the cache");
+        }
+        Ok(())
     }
 
-    /// The logits of the token after the last row of `hidden`.
-    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
-        let normed = ops::rms_norm(&last, &self.ends.norm, self.config.rms_eps)?;
-        Ok(self.ends.output.forward(&normed)?.flatten_all()?.to_vec1()?)
+    fn forward_checked(&self, rows: &ForwardRows<'_>, cache: &mut KvCache, want: &Want<'_>) -> Result<Forwarded> {
+        let (dim, n_rows) = (self.config.hidden_dim, rows.tokens.len());
+        let mut hidden = vec![0.0; n_rows * dim];
+        for (hidden, &token) in hidden.chunks_exact_mut(dim).zip(rows.tokens) {
+            self.embedding.read(token as usize, hidden)?;
+        }
+        cache.place(rows.slots, rows.positions, rows.segments);
+        let mut forwarded = Forwarded::default();
+        let mut scratch = Scratch::new(&self.config, n_rows);
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.forward(self, i, &mut hidden, rows, cache, &mut scratch)?;
+            if let Some((attending, ranges)) = want.attention {
+                forwarded.attention.extend(self.attention(i, rows, cache, &scratch, attending, ranges)?);
+            }
+        }
+        for &row in want.hidden {
+            forwarded.hidden.extend_from_slice(&hidden[row * dim..(row + 1) * dim]);
+        }
+        let mut wanted = Vec::with_capacity(want.logits.len() * dim);
+        for &row in want.logits {
+            wanted.extend_from_slice(&hidden[row * dim..(row + 1) * dim]);
+        }
+        rms_norm_in_place(&mut wanted, &self.norm, self.config.rms_eps)?;
+        forwarded.logits = vec![0.0; want.logits.len() * self.config.vocab_size];
+        self.output.apply(&wanted, Output::Replace, &mut forwarded.logits)?;
+        Ok(forwarded)
+    }
+
+    /// The attention of some rows in the layer that was last computed, summed over ranges of slots.
+    fn attention(
+        &self,
+        layer: usize,
+        rows: &ForwardRows<'_>,
+        cache: &KvCache,
+        scratch: &Scratch,
+        attending: &[usize],
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<f32>> {
+        let config = &self.config;
+        let q_dim = config.n_heads * config.head_dim;
+        let gather = |from: &[f32], width: usize| -> Vec<f32> {
+            attending.iter().flat_map(|&row| &from[row * width..(row + 1) * width]).copied().collect()
+        };
+        let (queries, lse) = (gather(&scratch.queries, q_dim), gather(&scratch.lse, config.n_heads));
+        let positions: Vec<u32> = attending.iter().map(|&row| rows.positions[row]).collect();
+        let segments: Option<Vec<u32>> =
+            rows.segments.map(|segments| attending.iter().map(|&row| segments[row]).collect());
+        let queries = QueryRows { rows: &queries, positions: &positions, segments: segments.as_deref() };
+        let mut mass = vec![0.0; config.n_heads * ranges.len()];
+        attention_mass(&config.attention_shape(), &queries, &[cache.run(layer)], &rows.mask, &lse, ranges, &mut mass)?;
+        Ok(mass)
     }
 }
 
@@ -159,26 +267,28 @@ impl Session<'_> {
         tokens: &[u32],
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<f32>> {
-        let model = self.model;
-        let (len, limit) = (self.n_past + tokens.len(), model.config.context_len);
+        let config = &self.model.config;
+        let (len, limit) = (self.cache.len() + tokens.len(), config.context_len);
         if len > limit {
             return Err(Error::ContextOverflow { tokens: len, limit });
         }
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= model.config.vocab_size) {
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
             return Err(Error::UnknownToken { id });
         }
-        let mut hidden = None;
         let mut n_read = 0;
         for chunk in tokens.chunks(CHUNK) {
-            hidden = Some(model.pool.install(|| model.forward(chunk, &mut self.cache, self.n_past))?);
-            self.n_past += chunk.len();
             n_read += chunk.len();
-            if n_read < tokens.len() && on_progress(n_read).is_break() {
+            let is_last = n_read == tokens.len();
+            let last = [chunk.len() - 1];
+            let logits = self.append(chunk, if is_last { &last } else { &[] })?;
+            if is_last {
+                return Ok(logits);
+            }
+            if on_progress(n_read).is_break() {
                 return Err(Error::Interrupted);
             }
         }
-        let hidden = hidden.ok_or(Error::EmptyPrompt)?;
-        model.pool.install(|| model.logits(&hidden))
+        Err(Error::EmptyPrompt)
     }
 
     /// Reads one token and returns the logits of the next.
@@ -190,178 +300,97 @@ impl Session<'_> {
         self.prefill(&[token])
     }
 
+    /// Reads a few tokens at once and returns the logits after each of them, `[n_tokens, vocab_size]`: what
+    /// [`step`](Self::step) would give for one after the other, to the bit.
+    ///
+    /// # Errors
+    ///
+    /// As for [`prefill`](Self::prefill).
+    pub fn steps(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let all: Vec<usize> = (0..tokens.len()).collect();
+        self.append(tokens, &all)
+    }
+
+    fn append(&mut self, tokens: &[u32], logits: &[usize]) -> Result<Vec<f32>> {
+        let slots: Vec<usize> = (self.cache.len()..self.cache.len() + tokens.len()).collect();
+        let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
+        let mask = AttentionMask::default();
+        let rows = ForwardRows { tokens, positions: &positions, slots: &slots, segments: None, mask };
+        Ok(self.model.forward(&rows, &mut self.cache, &Want { logits, ..Want::default() })?.logits)
+    }
+
     /// Number of tokens read.
     pub fn n_tokens(&self) -> usize {
-        self.n_past
+        self.cache.len()
     }
 
     /// Forgets all but the first `n_tokens` tokens.
     pub fn truncate(&mut self, n_tokens: usize) {
-        self.n_past = self.n_past.min(n_tokens);
+        self.cache.truncate(n_tokens);
     }
 }
 
 impl LlamaConfig {
-    /// Reads the shape from a file's metadata.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] for another family of models; [`Error::Malformed`] when an entry is missing or absurd.
-    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
-        let architecture = file.required("general.architecture", file.text("general.architecture"))?.to_owned();
-        let unsupported = |what: String| Error::Unsupported { path: file.path().to_owned(), what };
-        if !matches!(architecture.as_str(), "llama" | "qwen2" | "qwen3") {
-            return Err(unsupported(format!("architecture `{architecture}` (can read llama, qwen2, qwen3)")));
+    fn attention_shape(&self) -> AttentionShape {
+        let &Self { n_heads, n_kv_heads, head_dim, .. } = self;
+        AttentionShape { n_heads, n_kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+    }
+}
+
+/// The model's rotation: GGUF's `llama` files hold queries and keys permuted so that neighbours turn together.
+fn rotary(file: &GgufFile, config: &LlamaConfig) -> Result<RotaryEmbedding> {
+    let pairs = if config.architecture == "llama" { RotaryPairs::Neighbours } else { RotaryPairs::Halves };
+    // Llama 3.1 slows its low frequencies; the file holds the divisors.
+    let scaling = if file.tensors().contains_key("rope_freqs.weight") {
+        let divisors = file.dequantize("rope_freqs.weight", &[config.head_dim / 2])?;
+        RotaryScaling::Divisors(divisors.into_iter().map(f64::from).collect())
+    } else {
+        RotaryScaling::None
+    };
+    RotaryEmbedding::new(config.head_dim, config.rope_base, pairs, &scaling)
+        .map_err(|error| file.malformed(format!("the rotary embedding: {error}")))
+}
+
+/// Room that the layers share.
+struct Scratch {
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    queries: Vec<f32>,
+    mixed: Vec<f32>,
+    lse: Vec<f32>,
+    gate_up: Vec<f32>,
+    inner: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(config: &LlamaConfig, n_rows: usize) -> Self {
+        let room = |width: usize| vec![0.0; n_rows * width];
+        let q_dim = config.n_heads * config.head_dim;
+        Self {
+            normed: room(config.hidden_dim),
+            qkv: room(q_dim + 2 * config.n_kv_heads * config.head_dim),
+            queries: room(q_dim),
+            mixed: room(q_dim),
+            lse: room(config.n_heads),
+            gate_up: room(2 * config.ffn_dim),
+            inner: room(config.ffn_dim),
         }
-        let optional = |name: &str| {
-            let key = format!("{architecture}.{name}");
-            Ok::<_, Error>(file.u32(&key)?.map(|n| n as usize))
-        };
-        let number = |name: &str| {
-            let value = optional(name)?.filter(|&n| n > 0 && n <= 1 << 24);
-            value.ok_or_else(|| file.malformed(format!("metadata lacks a sound `{architecture}.{name}`")))
-        };
-        if optional("expert_count")?.is_some_and(|n| n > 0) {
-            return Err(unsupported("a mixture of experts".to_owned()));
-        }
-        let (hidden_dim, n_heads) = (number("embedding_length")?, number("attention.head_count")?);
-        let n_kv_heads = optional("attention.head_count_kv")?.unwrap_or(n_heads);
-        let head_dim = optional("attention.key_length")?.unwrap_or(hidden_dim / n_heads);
-        let rope_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
-        let value_dim = optional("attention.value_length")?.unwrap_or(head_dim);
-        if n_kv_heads == 0 || n_heads % n_kv_heads != 0 || head_dim == 0 || head_dim % 2 != 0 {
-            return Err(file.malformed(format!("{n_heads} heads of {head_dim} cannot share {n_kv_heads} keys")));
-        }
-        if rope_dim != head_dim || value_dim != head_dim {
-            return Err(unsupported("rotation or values of a part of a head".to_owned()));
-        }
-        let rms_eps = format!("{architecture}.attention.layer_norm_rms_epsilon");
-        let rope_base = format!("{architecture}.rope.freq_base");
-        let Some(embedding) = file.tensors().get("token_embd.weight").filter(|tensor| tensor.shape.len() == 2) else {
-            return Err(file.malformed("there is no sound tensor `token_embd.weight`"));
-        };
-        let vocab_size = embedding.shape[0];
-        Ok(Self {
-            n_layers: number("block_count")?,
-            ffn_dim: number("feed_forward_length")?,
-            context_len: number("context_length")?,
-            rms_eps: file.required(&rms_eps, file.f64(&rms_eps))? as f32,
-            rope_base: file.f64(&rope_base)?.unwrap_or(10_000.0),
-            end_tokens: end_tokens(file)?,
-            bos: file.u32("tokenizer.ggml.bos_token_id")?,
-            architecture,
-            hidden_dim,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            vocab_size,
-        })
     }
-}
-
-/// Every token that ends a turn: those the file names, and control tokens known by their text, because many files
-/// name only one of two.
-fn end_tokens(file: &GgufFile) -> Result<BTreeSet<u32>> {
-    const KNOWN: [&str; 7] =
-        ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "</s>", "<end_of_turn>"];
-    const CONTROL: i64 = 3; // The token type of special tokens.
-    let mut ends = BTreeSet::new();
-    for key in ["eos", "eot", "eom"] {
-        ends.extend(file.u32(&format!("tokenizer.ggml.{key}_token_id"))?);
-    }
-    let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
-    let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
-    let control = tokens.iter().zip(types).enumerate().filter(|(_, (_, kind))| **kind == CONTROL);
-    ends.extend(control.filter(|(_, (text, _))| KNOWN.contains(&text.as_str())).map(|(id, _)| id as u32));
-    Ok(ends)
-}
-
-/// What stands before and after the layers.
-#[derive(Debug)]
-struct Ends {
-    embedding: Tensor,
-    norm: Tensor,
-    output: Linear,
-}
-
-impl Ends {
-    fn from_gguf(file: &GgufFile, config: &LlamaConfig) -> Result<Self> {
-        let shape = [config.vocab_size, config.hidden_dim];
-        let embedding = file.dequantize("token_embd.weight", &shape)?;
-        let tied = !file.tensors().contains_key("output.weight");
-        let output = if tied { embedding.clone() } else { file.dequantize("output.weight", &shape)? };
-        let norm = file.dequantize("output_norm.weight", &[config.hidden_dim])?;
-        Ok(Self { embedding, norm, output: Linear { weight: output, bias: None } })
-    }
-}
-
-/// `y = x · Wᵀ + b`.
-#[derive(Debug)]
-struct Linear {
-    /// `[n_out, n_in]`.
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// Several linear maps of one input as one: fewer, larger products.
-    fn stacked(parts: Vec<(Tensor, Option<Tensor>)>) -> Result<Self> {
-        let (weights, biases): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let biases: Option<Vec<_>> = biases.into_iter().collect();
-        let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = if x.dim(0)? == 1 { self.single_row(x)? } else { x.matmul(&self.weight.t()?)? };
-        Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        })
-    }
-
-    /// The product for one row, which is bound by memory: each thread reads its share of the weights once.
-    fn single_row(&self, x: &Tensor) -> Result<Tensor> {
-        const SHARE: usize = 1 << 16; // Weights in one piece of work: long against the cost of handing it out.
-        let (n_out, n_in) = self.weight.dims2()?;
-        let x: Vec<f32> = x.flatten_all()?.to_vec1()?;
-        let (storage, layout) = self.weight.storage_and_layout();
-        let (Storage::Cpu(CpuStorage::F32(weights)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-        else {
-            unreachable!("weights are made contiguous `f32` on the CPU at load");
-        };
-        let n_rows = (SHARE / n_in).max(1);
-        let mut y = vec![0.0; n_out];
-        y.par_chunks_mut(n_rows)
-            .zip(weights[start..end].par_chunks(n_rows * n_in))
-            .try_for_each(|(y, rows)| raglan_kernels::inner_products(&x, rows, n_in, y))?;
-        Ok(Tensor::from_vec(y, (1, n_out), &Device::Cpu)?)
-    }
-}
-
-/// What all layers share when some tokens go through.
-struct Step<'a> {
-    config: &'a LlamaConfig,
-    /// Cosines and sines, `[n_tokens, head_dim / 2]` each, and which coordinates turn together.
-    rotation: Rotation,
-    /// What is added to the scores: 0 where a token may look, −∞ where it may not; `None` when it may look everywhere.
-    mask: Option<Tensor>,
-    n_past: usize,
 }
 
 #[derive(Debug)]
 struct Layer {
-    attention_norm: Tensor,
-    qkv: Linear,
-    query_key_norm: Option<(Tensor, Tensor)>,
+    attention_norm: Vec<f32>,
+    qkv: Stacked,
+    query_key_norm: Option<(Vec<f32>, Vec<f32>)>,
     attention_output: Linear,
-    ffn_norm: Tensor,
-    gate_up: Linear,
+    ffn_norm: Vec<f32>,
+    gate_up: Stacked,
     down: Linear,
 }
 
 impl Layer {
-    fn from_gguf(file: &GgufFile, config: &LlamaConfig, i: usize) -> Result<Self> {
+    fn from_gguf(file: &GgufFile, config: &LlamaConfig, i: usize, products: Products) -> Result<Self> {
         let name = |part: &str| format!("blk.{i}.{part}");
         let LlamaConfig { hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, .. } = *config;
         let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
@@ -369,166 +398,65 @@ impl Layer {
             let name = name(part);
             file.tensors().contains_key(&name).then(|| file.dequantize(&name, &[len])).transpose()
         };
-        let matrix = |part: &str, n_out: usize, n_in: usize| {
-            let weight = file.dequantize(&name(&format!("{part}.weight")), &[n_out, n_in])?;
-            Ok::<_, Error>((weight, vector(&format!("{part}.bias"), n_out)?))
+        let stacked = |parts: &[(&str, usize)]| {
+            let parts: Vec<_> = parts.iter().map(|(part, n_out)| (name(part), *n_out)).collect();
+            Stacked::from_gguf(file, &parts, hidden_dim, products)
+        };
+        let linear = |part: &str, n_out: usize, n_in: usize| {
+            let bias = vector(&format!("{part}.bias"), n_out)?;
+            Linear::from_gguf(file, &[&name(&format!("{part}.weight"))], bias, n_out, n_in, products)
         };
         let norm = |part: &str| file.dequantize(&name(part), &[hidden_dim]);
         let query_norm = vector("attn_q_norm.weight", head_dim)?;
         let key_norm = vector("attn_k_norm.weight", head_dim)?;
-        let (output, output_bias) = matrix("attn_output", hidden_dim, q_dim)?;
-        let (down, down_bias) = matrix("ffn_down", hidden_dim, ffn_dim)?;
         Ok(Self {
             attention_norm: norm("attn_norm.weight")?,
-            qkv: Linear::stacked(vec![
-                matrix("attn_q", q_dim, hidden_dim)?,
-                matrix("attn_k", kv_dim, hidden_dim)?,
-                matrix("attn_v", kv_dim, hidden_dim)?,
-            ])?,
+            qkv: stacked(&[("attn_q", q_dim), ("attn_k", kv_dim), ("attn_v", kv_dim)])?,
             query_key_norm: query_norm.zip(key_norm),
-            attention_output: Linear { weight: output, bias: output_bias },
+            attention_output: linear("attn_output", hidden_dim, q_dim)?,
             ffn_norm: norm("ffn_norm.weight")?,
-            gate_up: Linear::stacked(vec![
-                matrix("ffn_gate", ffn_dim, hidden_dim)?,
-                matrix("ffn_up", ffn_dim, hidden_dim)?,
-            ])?,
-            down: Linear { weight: down, bias: down_bias },
+            gate_up: stacked(&[("ffn_gate", ffn_dim), ("ffn_up", ffn_dim)])?,
+            down: linear("ffn_down", hidden_dim, ffn_dim)?,
         })
     }
 
-    fn forward(&self, x: &Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
-        let eps = step.config.rms_eps;
-        let attention = self.attention(&ops::rms_norm(x, &self.attention_norm, eps)?, step, cache)?;
-        let x = (x + attention)?;
-        let inner = ops::swiglu(&self.gate_up.forward(&ops::rms_norm(&x, &self.ffn_norm, eps)?)?)?;
-        Ok((x + self.down.forward(&inner)?)?)
-    }
-
-    /// Grouped-query attention: the `n_heads / n_kv_heads` query heads that share a key head are rows of one product.
-    fn attention(&self, x: &Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
-        let &LlamaConfig { n_heads, n_kv_heads, head_dim, rms_eps, .. } = step.config;
-        let n_tokens = x.dim(0)?;
-        let qkv = self.qkv.forward(x)?.reshape((n_tokens, n_heads + 2 * n_kv_heads, head_dim))?;
-        let heads = |first: usize, n: usize| qkv.narrow(1, first, n)?.transpose(0, 1)?.contiguous();
-        let (mut q, mut k) = (heads(0, n_heads)?, heads(n_heads, n_kv_heads)?);
+    fn forward(
+        &self,
+        model: &LlamaModel,
+        layer: usize,
+        hidden: &mut [f32],
+        rows: &ForwardRows<'_>,
+        cache: &mut KvCache,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let config = &model.config;
+        let Scratch { normed, qkv, queries, mixed, lse, gate_up, inner } = scratch;
+        let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+        let qkv_dim = q_dim + 2 * kv_dim;
+        rms_norm(hidden, &self.attention_norm, config.rms_eps, normed)?;
+        self.qkv.apply(normed, qkv)?;
         if let Some((query_norm, key_norm)) = &self.query_key_norm {
-            q = ops::rms_norm(&q, query_norm, rms_eps)?;
-            k = ops::rms_norm(&k, key_norm, rms_eps)?;
-        }
-        let (q, k) = (step.rotation.apply(&q)?, step.rotation.apply(&k)?);
-        let v = heads(n_heads + n_kv_heads, n_kv_heads)?;
-        let (k, v) = cache.append(&k, &v, step.n_past)?;
-        let n_keys = step.n_past + n_tokens;
-        let grouped = (n_kv_heads, n_heads / n_kv_heads * n_tokens, head_dim);
-        let q = (q * (head_dim as f64).powf(-0.5))?.reshape(grouped)?;
-        let mut scores = q.matmul(&k.t()?)?;
-        if let Some(mask) = &step.mask {
-            scores = scores.reshape((n_heads, n_tokens, n_keys))?.broadcast_add(mask)?;
-        }
-        let weights = ops::softmax_last_dim(&scores)?.reshape((grouped.0, grouped.1, n_keys))?;
-        let mixed = weights.matmul(&v)?.reshape((n_heads, n_tokens, head_dim))?;
-        self.attention_output.forward(&mixed.transpose(0, 1)?.reshape((n_tokens, n_heads * head_dim))?)
-    }
-}
-
-/// Additive mask `[n_tokens, n_past + n_tokens]` under which no token sees a later one.
-fn causal_mask(n_tokens: usize, n_past: usize) -> Result<Option<Tensor>> {
-    if n_tokens == 1 {
-        return Ok(None);
-    }
-    let n_keys = n_past + n_tokens;
-    let visible = |i: usize, j: usize| if j <= n_past + i { 0.0 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> = (0..n_tokens).flat_map(|i| (0..n_keys).map(move |j| visible(i, j))).collect();
-    Ok(Some(Tensor::from_vec(mask, (n_tokens, n_keys), &Device::Cpu)?))
-}
-
-/// Keys and values of one layer, `[n_kv_heads, capacity, head_dim]` each.
-#[derive(Clone, Debug, Default)]
-struct LayerCache {
-    key_value: Option<(Tensor, Tensor)>,
-}
-
-impl LayerCache {
-    /// Writes keys and values after the first `n_past` and returns all of them.
-    fn append(&mut self, k: &Tensor, v: &Tensor, n_past: usize) -> Result<(Tensor, Tensor)> {
-        let (n_kv_heads, n_tokens, head_dim) = k.dims3()?;
-        let len = n_past + n_tokens;
-        let (keys, values) = match self.key_value.take() {
-            Some((keys, values)) if keys.dim(1)? >= len => (keys, values),
-            smaller => {
-                let capacity = len.next_multiple_of(CHUNK).max(n_past + n_past / 2);
-                let grown = |old: Option<&Tensor>| {
-                    let new = Tensor::zeros((n_kv_heads, capacity, head_dim), DType::F32, &Device::Cpu)?;
-                    if let Some(old) = old {
-                        new.slice_set(&old.narrow(1, 0, n_past)?.contiguous()?, 1, 0)?;
-                    }
-                    Ok::<_, Error>(new)
-                };
-                let (keys, values) = smaller.as_ref().map(|(k, v)| (k, v)).unzip();
-                (grown(keys)?, grown(values)?)
+            for row in qkv.chunks_exact_mut(qkv_dim) {
+                rms_norm_in_place(&mut row[..q_dim], query_norm, config.rms_eps)?;
+                rms_norm_in_place(&mut row[q_dim..q_dim + kv_dim], key_norm, config.rms_eps)?;
             }
-        };
-        keys.slice_set(k, 1, n_past)?;
-        values.slice_set(&v.contiguous()?, 1, n_past)?;
-        let all = (keys.narrow(1, 0, len)?, values.narrow(1, 0, len)?);
-        self.key_value = Some((keys, values));
-        Ok(all)
-    }
-}
-
-/// Rotary position embedding: the pair of coordinates `i` at position `p` turns by `p · base^(−2i / head_dim)`.
-#[derive(Debug)]
-struct Rope {
-    frequencies: Vec<f64>,
-    pairs: Pairs,
-}
-
-/// Which coordinates of a head turn together.
-#[derive(Clone, Copy, Debug)]
-enum Pairs {
-    /// `2i` with `2i + 1`: the order of GGUF's `llama` files, whose converter permutes queries and keys to it.
-    Neighbours,
-    /// `i` with `i + head_dim / 2`.
-    Halves,
-}
-
-/// The rotation of a run of tokens.
-struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-    pairs: Pairs,
-}
-
-impl Rope {
-    fn from_gguf(file: &GgufFile, config: &LlamaConfig) -> Result<Self> {
-        let half = config.head_dim / 2;
-        let frequency = |i: usize| config.rope_base.powf(-(i as f64) / half as f64);
-        let mut frequencies: Vec<f64> = (0..half).map(frequency).collect();
-        // Llama 3.1 slows its low frequencies; the file holds the divisors.
-        if file.tensors().contains_key("rope_freqs.weight") {
-            let divisors = file.dequantize("rope_freqs.weight", &[half])?.to_vec1::<f32>()?;
-            frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= f64::from(divisor));
         }
-        let pairs = if config.architecture == "llama" { Pairs::Neighbours } else { Pairs::Halves };
-        Ok(Self { frequencies, pairs })
-    }
+        model.rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, rows.positions)?;
+        for ((row, query), &slot) in qkv.chunks_exact(qkv_dim).zip(queries.chunks_exact_mut(q_dim)).zip(rows.slots) {
+            query.copy_from_slice(&row[..q_dim]);
+            cache.write(layer, slot, &row[q_dim..q_dim + kv_dim], &row[q_dim + kv_dim..]);
+        }
+        let seen = QueryRows { rows: queries, positions: rows.positions, segments: rows.segments };
+        causal_attention(&config.attention_shape(), &seen, &[cache.run(layer)], &rows.mask, mixed, Some(lse))?;
+        self.attention_output.apply(mixed, Output::Add, hidden)?;
 
-    fn at(&self, first: usize, n_tokens: usize) -> Result<Rotation> {
-        let angles = (first..first + n_tokens).flat_map(|p| self.frequencies.iter().map(move |f| p as f64 * f));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        let table = |values| Tensor::from_vec(values, (n_tokens, self.frequencies.len()), &Device::Cpu);
-        Ok(Rotation { cos: table(cos)?, sin: table(sin)?, pairs: self.pairs })
-    }
-}
-
-impl Rotation {
-    /// Turns heads of shape `[n_heads, n_tokens, head_dim]`.
-    fn apply(&self, heads: &Tensor) -> Result<Tensor> {
-        let batch = heads.unsqueeze(0)?;
-        let turned = match self.pairs {
-            Pairs::Neighbours => rotary_emb::rope_i(&batch, &self.cos, &self.sin)?,
-            Pairs::Halves => rotary_emb::rope(&batch, &self.cos, &self.sin)?,
-        };
-        Ok(turned.squeeze(0)?)
+        rms_norm(hidden, &self.ffn_norm, config.rms_eps, normed)?;
+        self.gate_up.apply(normed, gate_up)?;
+        let ffn_dim = config.ffn_dim;
+        gate_up
+            .par_chunks(2 * ffn_dim * GATED_ROWS)
+            .zip(inner.par_chunks_mut(ffn_dim * GATED_ROWS))
+            .try_for_each(|(gate_up, inner)| gated(gate_up, ffn_dim, Activation::Silu, inner))?;
+        self.down.apply(inner, Output::Add, hidden)
     }
 }

@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
-use raglan_model::{Error, LlamaModel};
+use raglan_model::{Error, LlamaModel, Products};
 
 const HIDDEN: usize = 96;
 const HEADS: usize = 6;
@@ -117,7 +117,7 @@ fn load(architecture: &str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel)
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write_model(&path, architecture, dtype);
-    let model = LlamaModel::load_gguf(path, 2).unwrap();
+    let model = LlamaModel::load_gguf(path, 2, Products::F32).unwrap();
     (folder, model)
 }
 
@@ -209,13 +209,13 @@ fn another_architecture_and_a_missing_tensor_are_typed_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write_model(&path, "rwkv", GgmlDType::F32);
-    assert!(matches!(LlamaModel::load_gguf(&path, 1), Err(Error::Unsupported { .. })));
+    assert!(matches!(LlamaModel::load_gguf(&path, 1, Products::Stored), Err(Error::Unsupported { .. })));
     write_model(&path, "llama", GgmlDType::F32);
     let bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(16).position(|name| name == b"blk.1.ffn_up.wei").unwrap();
     let mut renamed = bytes;
     renamed[at + 4] = b'9';
     std::fs::write(&path, renamed).unwrap();
-    let problem = LlamaModel::load_gguf(&path, 1).unwrap_err().to_string();
+    let problem = LlamaModel::load_gguf(&path, 1, Products::Stored).unwrap_err().to_string();
     assert!(problem.contains("no tensor `blk.1.ffn_up.weight`") && problem.contains("model.gguf"), "{problem}");
 }

@@ -91,7 +91,7 @@ impl Models {
         let options = generate_options(&spec.unwrap_or_default());
         let threads = self.threads;
         let load = move || -> Result<ChatGenerator> {
-            let model = Arc::new(LanguageModel::load(&path, threads)?);
+            let model = Arc::new(LanguageModel::load(&path, threads, products)?);
             Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))
         };
         Ok(Arc::new(LazyGenerator::new(load)))
