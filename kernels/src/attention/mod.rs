@@ -235,12 +235,11 @@ fn causal(
 ) -> Result<()> {
     let job = job_of(shape, queries, runs, mask)?;
     check_length("out", out.len(), queries.rows.len())?;
-    let mut lse = lse;
     if let Some(lse) = &lse {
         check_length("lse", lse.len(), job.n_tokens * shape.n_heads)?;
     }
     let out = Cells::new(out);
-    let lse = lse.as_deref_mut().map(Cells::new);
+    let lse = lse.map(Cells::new);
     let finish = |state: &mut State, tokens: Range<usize>, kv_head: usize| {
         for row in 0..tokens.len() * job.group {
             let cell = (tokens.start + row / job.group) * shape.n_heads + kv_head * job.group + row % job.group;
