@@ -163,6 +163,7 @@ pub unsafe fn attend<S: Simd>(
     let outputs = state.outputs.reserve(n_rows * padded_dim).as_mut_ptr();
     pack_queries(job, kv_head, &tokens, scratch.queries.reserve(n_rows * dim));
     let scores = scratch.scores.reserve(ROWS * BLOCK).as_mut_ptr();
+    let once = n_rows <= ROWS && padded_dim == dim;
     for block in blocks {
         let keys = job.keys_of(block);
         let mut packed = false;
@@ -175,10 +176,13 @@ pub unsafe fn attend<S: Simd>(
                 unsafe {
                     if !packed {
                         pack_keys::<S>(job, kv_head, keys.clone(), scratch);
-                        pack_values::<S>(job, kv_head, keys.clone(), padded_dim, scratch);
+                        if !once {
+                            pack_values::<S>(job, kv_head, keys.clone(), padded_dim, scratch);
+                        }
                         packed = true;
                     }
                     let call = Call {
+                        unpacked: once.then_some((job, kv_head, &keys)),
                         queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * dim),
                         panels: scratch.keys.0.as_ptr().cast(),
                         values: scratch.values.0.as_ptr().cast(),
@@ -238,6 +242,7 @@ pub unsafe fn mass_of_block<S: Simd>(
                     packed = true;
                 }
                 let call = Call {
+                    unpacked: None,
                     queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * dim),
                     panels: scratch.keys.0.as_ptr().cast(),
                     values: std::ptr::null(),
@@ -466,7 +471,9 @@ impl Group<'_> {
 }
 
 /// The buffers of one group and one block.
-struct Call {
+struct Call<'a> {
+    /// Where the values are read when they are used once only, and packing would not pay.
+    unpacked: Option<(&'a Job<'a>, usize, &'a Range<usize>)>,
     /// `[dim, rows]`.
     queries: *const f32,
     /// `[n / PANEL, dim, PANEL]`.
@@ -480,7 +487,7 @@ struct Call {
     padded_dim: usize,
 }
 
-impl Call {
+impl Call<'_> {
     /// Fills `scores` up to a whole panel: `-inf` where a row may not see or no key is.
     #[inline(always)]
     unsafe fn scores<S: Simd, const R: usize>(&self, group: &Group, keys: &Range<usize>, view: View) {
@@ -612,6 +619,40 @@ impl Call {
         }
     }
 
+    /// Adds to the sums of `R` rows `n` keys from the block's `first`, of which `load(key, c)` gives a vector.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd, const R: usize, const C: usize>(
+        &self,
+        first: usize,
+        n: usize,
+        load: impl Fn(usize, usize) -> S::Vector,
+        sums: &mut [[S::Vector; C]; R],
+    ) {
+        // SAFETY: the pointers have the shapes that the fields name.
+        unsafe {
+            for key in 0..n {
+                let share = |r: usize| S::splat(*self.scores.add(r * BLOCK + first + key));
+                if R <= 3 {
+                    let shares: [S::Vector; R] = std::array::from_fn(share);
+                    for c in 0..C {
+                        let values = load(key, c);
+                        for (sums, &share) in sums.iter_mut().zip(&shares) {
+                            sums[c] = S::fma(share, values, sums[c]);
+                        }
+                    }
+                    continue;
+                }
+                let values: [S::Vector; C] = std::array::from_fn(|c| load(key, c));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let share = share(r);
+                    for (sum, values) in sums.iter_mut().zip(values) {
+                        *sum = S::fma(share, values, *sum);
+                    }
+                }
+            }
+        }
+    }
+
     /// `C` vectors of the outputs of `R` rows, each summed over ascending keys.
     #[inline(always)]
     unsafe fn columns<S: Simd, const R: usize, const C: usize>(
@@ -624,25 +665,33 @@ impl Call {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             let mut sums = [[S::splat(0.0); C]; R];
-            for key in 0..n {
-                let from = self.values.add(key * self.padded_dim + column);
-                if R <= 3 {
-                    let shares: [S::Vector; R] = std::array::from_fn(|r| S::splat(*self.scores.add(r * BLOCK + key)));
-                    for c in 0..C {
-                        let values = S::load(from.add(c * S::LANES));
-                        for (sums, &share) in sums.iter_mut().zip(&shares) {
-                            sums[c] = S::fma(share, values, sums[c]);
+            if let Some((job, kv_head, keys)) = self.unpacked {
+                let mut key = keys.start;
+                let mut at = job.sources.partition_point(|source| source.start <= key).saturating_sub(1);
+                while key < keys.end {
+                    let source = &job.sources[at];
+                    let end = keys.end.min(source.start + source.len);
+                    let offset = (key - source.start) * job.kv_stride + kv_head * job.dim + column;
+                    let (first, n) = (key - keys.start, end - key);
+                    match &source.values {
+                        KvSlice::F32(numbers) => {
+                            let from = numbers[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
+                            let load = |key, c| S::load(from.add(key * job.kv_stride + c * S::LANES));
+                            self.weigh::<S, R, C>(first, n, load, &mut sums);
+                        }
+                        KvSlice::F16(bits) => {
+                            let from = bits[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
+                            let load = |key, c| S::load_f16(from.add(key * job.kv_stride + c * S::LANES));
+                            self.weigh::<S, R, C>(first, n, load, &mut sums);
                         }
                     }
-                    continue;
+                    key = end;
+                    at += 1;
                 }
-                let values: [S::Vector; C] = std::array::from_fn(|c| S::load(from.add(c * S::LANES)));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let share = S::splat(*self.scores.add(r * BLOCK + key));
-                    for (sum, values) in sums.iter_mut().zip(values) {
-                        *sum = S::fma(share, values, *sum);
-                    }
-                }
+            } else {
+                let from = self.values.add(column);
+                let load = |key, c| S::load(from.add(key * self.padded_dim + c * S::LANES));
+                self.weigh::<S, R, C>(0, n, load, &mut sums);
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (c, sum) in sums.into_iter().enumerate() {
