@@ -96,6 +96,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(line: *const u8) {
+        // SAFETY: every x86-64 has SSE, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller has AVX2 and squares of eight rows and columns.
         unsafe {

@@ -22,8 +22,8 @@ pub fn scores(shape: &AttentionShape, queries: &QueryRows, runs: &[KvRun], mask:
                             || key_position < mask.sinks)
                         && (key_segment == 0 || key_segment == segment || segment == u32::MAX);
                     let mut sum = 0.0;
-                    for d in 0..dim {
-                        sum += f64::from(query[d]) * number(&run.keys, (key * shape.n_kv_heads + kv_head) * dim + d);
+                    for (d, &query) in query.iter().enumerate() {
+                        sum += f64::from(query) * number(&run.keys, (key * shape.n_kv_heads + kv_head) * dim + d);
                     }
                     let log_weight = run.log_weights.map_or(0.0, |weights| f64::from(weights[key]));
                     let score = sum * f64::from(shape.scale) + log_weight;

@@ -3,12 +3,12 @@
 use super::simd::Simd;
 
 // (2^f - 1) / f at the six Chebyshev points of [-1/2, 1/2], interpolated.
-const C1: f32 = 6.9314718803e-01;
-const C2: f32 = 2.4022650761e-01;
-const C3: f32 = 5.5503571142e-02;
-const C4: f32 = 9.6180825573e-03;
-const C5: f32 = 1.3390863365e-03;
-const C6: f32 = 1.5453162940e-04;
+const C1: f32 = std::f32::consts::LN_2;
+const C2: f32 = 0.2402265;
+const C3: f32 = 0.05550357;
+const C4: f32 = 0.009618083;
+const C5: f32 = 0.0013390863;
+const C6: f32 = 0.00015453163;
 
 /// `2^x` of each lane, within two units in the last place; 0 below the smallest normal number, `2^127` above it.
 ///

@@ -235,12 +235,11 @@ fn causal(
 ) -> Result<()> {
     let job = job_of(shape, queries, runs, mask)?;
     check_length("out", out.len(), queries.rows.len())?;
-    let mut lse = lse;
     if let Some(lse) = &lse {
         check_length("lse", lse.len(), job.n_tokens * shape.n_heads)?;
     }
     let out = Cells::new(out);
-    let lse = lse.as_deref_mut().map(Cells::new);
+    let lse = lse.map(Cells::new);
     let finish = |state: &mut State, tokens: Range<usize>, kv_head: usize| {
         for row in 0..tokens.len() * job.group {
             let cell = (tokens.start + row / job.group) * shape.n_heads + kv_head * job.group + row % job.group;
@@ -261,9 +260,20 @@ fn causal(
     let n_threads = rayon::current_num_threads();
     let n_tasks = tiles.len() * shape.n_kv_heads;
     if n_threads == 1 || job.n_tokens * job.n_keys * shape.n_heads * job.dim * 2 < WORTH_THREADS {
-        let mut scratch = Default::default();
+        let mut scratch = Scratch::default();
+        let mut states: Vec<State> = (0..shape.n_kv_heads).map(|_| State::default()).collect();
         for tokens in &tiles {
-            (0..shape.n_kv_heads).for_each(|kv_head| whole(&mut scratch, tokens.clone(), kv_head));
+            states.iter_mut().for_each(|state| state.reset(tokens.len() * job.group, job.dim));
+            // All heads of some blocks before the next, since they lie side by side in memory.
+            for first in (0..job.n_blocks()).step_by(BLOCKS) {
+                let blocks = first..(first + BLOCKS).min(job.n_blocks());
+                for (kv_head, state) in states.iter_mut().enumerate() {
+                    attend_tile(form, &job, kv_head, tokens.clone(), blocks.clone(), &mut scratch, state);
+                }
+            }
+            for (kv_head, state) in states.iter_mut().enumerate() {
+                finish(state, tokens.clone(), kv_head);
+            }
         }
     } else if tiles.len() > 1 || n_tasks >= 4 * n_threads {
         (0..n_tasks).into_par_iter().for_each_init(Default::default, |scratch, i| {

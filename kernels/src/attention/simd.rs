@@ -29,6 +29,10 @@ pub trait Simd: Copy {
     unsafe fn zero_below(x: Self::Vector, limit: f32, y: Self::Vector) -> Self::Vector;
     /// Transposes a square of `LANES` rows; strides count numbers.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
+    /// Asks for a cache line, from any address.
+    #[inline(always)]
+    fn prefetch(_line: *const u8) {}
 }
 
 /// Four lanes in plain loops, which is what every 64-bit processor has.

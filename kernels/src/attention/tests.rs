@@ -341,11 +341,11 @@ fn lengths_that_do_not_fit_are_refused() {
     assert!(refused(attend(&shape, &queries, KvRun { values: KvSlice::F32(&[]), ..run }), "values"));
     assert!(refused(attend(&shape, &queries, KvRun { log_weights: Some(&[]), ..run }), "log weights"));
     assert!(refused(causal_attention(&shape, &queries, &[run], &NO_MASK, &mut [0.0; 3], None), "out"));
-    let mass = |ranges: &[Range<usize>], mass: &mut [f32]| {
-        attention_mass(&shape, &queries, &[run], &NO_MASK, &[0.0; 2], ranges, mass)
+    let mass = |range: Range<usize>, mass: &mut [f32]| {
+        attention_mass(&shape, &queries, &[run], &NO_MASK, &[0.0; 2], &[range], mass)
     };
-    assert_eq!(mass(&[0..2], &mut [0.0; 2]), Err(Error::Row { row: 2, n_rows: 1 }));
-    assert!(refused(mass(&[0..1], &mut [0.0; 1]), "mass"));
+    assert_eq!(mass(0..2, &mut [0.0; 2]), Err(Error::Row { row: 2, n_rows: 1 }));
+    assert!(refused(mass(0..1, &mut [0.0; 1]), "mass"));
     let encoder = AttentionShape { n_kv_heads: 2, ..shape };
     assert!(refused(bidirectional_attention(&shape, &[], &[], &mut []), "n_kv_heads"));
     assert!(refused(bidirectional_attention(&encoder, &[0.0; 24], &[2, 1], &mut [0.0; 8]), "qkv"));

@@ -15,6 +15,9 @@ pub const BLOCK: usize = 128;
 /// Query rows that meet a panel together: six rows of two vectors leave registers for the panel.
 pub const ROWS: usize = 6;
 
+/// Tokens ahead whose numbers are asked for: a head's rows lie too far apart for the processor to guess.
+const AHEAD: usize = 16;
+
 /// Keys and values of some tokens in a row, each token's `stride` after the one before.
 pub struct Source<'a> {
     pub keys: KvSlice<'a>,
@@ -160,6 +163,7 @@ pub unsafe fn attend<S: Simd>(
     let outputs = state.outputs.reserve(n_rows * padded_dim).as_mut_ptr();
     pack_queries(job, kv_head, &tokens, scratch.queries.reserve(n_rows * dim));
     let scores = scratch.scores.reserve(ROWS * BLOCK).as_mut_ptr();
+    let once = n_rows <= ROWS && padded_dim == dim;
     for block in blocks {
         let keys = job.keys_of(block);
         let mut packed = false;
@@ -172,10 +176,13 @@ pub unsafe fn attend<S: Simd>(
                 unsafe {
                     if !packed {
                         pack_keys::<S>(job, kv_head, keys.clone(), scratch);
-                        pack_values::<S>(job, kv_head, keys.clone(), padded_dim, scratch);
+                        if !once {
+                            pack_values::<S>(job, kv_head, keys.clone(), padded_dim, scratch);
+                        }
                         packed = true;
                     }
                     let call = Call {
+                        unpacked: once.then_some((job, kv_head, &keys)),
                         queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * dim),
                         panels: scratch.keys.0.as_ptr().cast(),
                         values: scratch.values.0.as_ptr().cast(),
@@ -235,6 +242,7 @@ pub unsafe fn mass_of_block<S: Simd>(
                     packed = true;
                 }
                 let call = Call {
+                    unpacked: None,
                     queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * dim),
                     panels: scratch.keys.0.as_ptr().cast(),
                     values: std::ptr::null(),
@@ -369,13 +377,14 @@ unsafe fn copy_rows<S: Simd>(
             KvSlice::F32(numbers) => {
                 for key in key..end {
                     let row = &numbers[offset(key)..][..dim];
+                    prefetch::<S, _>(row, AHEAD * job.kv_stride);
                     // SAFETY: `to` has room for `dim` numbers a key, `row` has them.
                     unsafe {
                         for d in (0..whole).step_by(S::LANES) {
                             S::store(to.add(d), S::load(row.as_ptr().add(d)));
                         }
-                        for d in whole..dim {
-                            *to.add(d) = row[d];
+                        for (d, &number) in row.iter().enumerate().skip(whole) {
+                            *to.add(d) = number;
                         }
                         to = to.add(to_stride);
                     }
@@ -384,13 +393,14 @@ unsafe fn copy_rows<S: Simd>(
             KvSlice::F16(bits) => {
                 for key in key..end {
                     let row = &bits[offset(key)..][..dim];
+                    prefetch::<S, _>(row, AHEAD * job.kv_stride);
                     // SAFETY: `to` has room for `dim` numbers a key, `row` has them.
                     unsafe {
                         for d in (0..whole).step_by(S::LANES) {
                             S::store(to.add(d), S::load_f16(row.as_ptr().add(d)));
                         }
-                        for d in whole..dim {
-                            *to.add(d) = super::simd::f16_to_f32(row[d]);
+                        for (d, &bits) in row.iter().enumerate().skip(whole) {
+                            *to.add(d) = super::simd::f16_to_f32(bits);
                         }
                         to = to.add(to_stride);
                     }
@@ -399,6 +409,15 @@ unsafe fn copy_rows<S: Simd>(
         }
         key = end;
         at += 1;
+    }
+}
+
+/// Asks for what stands `distance` numbers after a row, of which nothing is read.
+#[inline(always)]
+fn prefetch<S: Simd, T>(row: &[T], distance: usize) {
+    let ahead = row.as_ptr().wrapping_add(distance).cast::<u8>();
+    for byte in (0..size_of_val(row)).step_by(64) {
+        S::prefetch(ahead.wrapping_add(byte));
     }
 }
 
@@ -452,7 +471,9 @@ impl Group<'_> {
 }
 
 /// The buffers of one group and one block.
-struct Call {
+struct Call<'a> {
+    /// Where the values are read when they are used once only, and packing would not pay.
+    unpacked: Option<(&'a Job<'a>, usize, &'a Range<usize>)>,
     /// `[dim, rows]`.
     queries: *const f32,
     /// `[n / PANEL, dim, PANEL]`.
@@ -466,7 +487,7 @@ struct Call {
     padded_dim: usize,
 }
 
-impl Call {
+impl Call<'_> {
     /// Fills `scores` up to a whole panel: `-inf` where a row may not see or no key is.
     #[inline(always)]
     unsafe fn scores<S: Simd, const R: usize>(&self, group: &Group, keys: &Range<usize>, view: View) {
@@ -474,23 +495,19 @@ impl Call {
         let n_panels = n.div_ceil(S::PANEL);
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
-            for panel in 0..n_panels {
-                let from = self.panels.add(panel * job.dim * S::PANEL);
-                let mut sums = [[S::splat(0.0); 2]; R];
-                for d in 0..job.dim {
-                    let low = S::load(from.add(d * S::PANEL));
-                    let high = S::load(from.add(d * S::PANEL + S::LANES));
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let query = S::splat(*self.queries.add(d * R + r));
-                        sums[0] = S::fma(query, low, sums[0]);
-                        sums[1] = S::fma(query, high, sums[1]);
-                    }
-                }
-                for (r, sums) in sums.into_iter().enumerate() {
-                    let to = self.scores.add(r * BLOCK + panel * S::PANEL);
-                    S::store(to, sums[0]);
-                    S::store(to.add(S::LANES), sums[1]);
-                }
+            let mut panel = 0;
+            // Few rows take more panels at once: eight sums are what hides the latency of a multiplication.
+            while R == 1 && panel + 4 <= n_panels {
+                self.panels::<S, R, 4>(job.dim, panel);
+                panel += 4;
+            }
+            while R <= 3 && panel + 2 <= n_panels {
+                self.panels::<S, R, 2>(job.dim, panel);
+                panel += 2;
+            }
+            while panel < n_panels {
+                self.panels::<S, R, 1>(job.dim, panel);
+                panel += 1;
             }
             if let Some(log_weights) = &job.log_weights {
                 let log_weights = &log_weights[keys.clone()];
@@ -547,24 +564,139 @@ impl Call {
                 let block_l = fold::<S>(sum, |a, b| a + b);
                 (of_old[r], of_block[r]) = merge::<S>(&mut sums[r], (block_m, block_l));
             }
-            for column in (0..self.padded_dim).step_by(2 * S::LANES) {
-                let mut products = [[S::splat(0.0); 2]; R];
-                for key in 0..n {
-                    let from = self.values.add(key * self.padded_dim + column);
-                    let low = S::load(from);
-                    let high = S::load(from.add(S::LANES));
-                    for (r, products) in products.iter_mut().enumerate() {
-                        let share = S::splat(*self.scores.add(r * BLOCK + key));
-                        products[0] = S::fma(share, low, products[0]);
-                        products[1] = S::fma(share, high, products[1]);
+            let mut column = 0;
+            while R == 1 && column + 8 * S::LANES <= self.padded_dim {
+                self.columns::<S, R, 8>(n, column, &of_old, &of_block);
+                column += 8 * S::LANES;
+            }
+            while R <= 3 && column + 4 * S::LANES <= self.padded_dim {
+                self.columns::<S, R, 4>(n, column, &of_old, &of_block);
+                column += 4 * S::LANES;
+            }
+            while column < self.padded_dim {
+                self.columns::<S, R, 2>(n, column, &of_old, &of_block);
+                column += 2 * S::LANES;
+            }
+        }
+    }
+
+    /// The products of `R` rows with the keys of `P` panels, each summed over ascending `d`.
+    #[inline(always)]
+    unsafe fn panels<S: Simd, const R: usize, const P: usize>(&self, dim: usize, first: usize) {
+        // SAFETY: the pointers have the shapes that the fields name.
+        unsafe {
+            let mut sums = [[[S::splat(0.0); 2]; P]; R];
+            let from = self.panels.add(first * dim * S::PANEL);
+            for d in 0..dim {
+                let at = |p: usize, half: usize| from.add((p * dim + d) * S::PANEL + half * S::LANES);
+                if R <= 3 {
+                    // Few rows stay in registers while keys pass, many the other way round.
+                    let queries: [S::Vector; R] = std::array::from_fn(|r| S::splat(*self.queries.add(d * R + r)));
+                    for i in 0..2 * P {
+                        let keys = S::load(at(i / 2, i % 2));
+                        for (sums, &query) in sums.iter_mut().zip(&queries) {
+                            sums[i / 2][i % 2] = S::fma(query, keys, sums[i / 2][i % 2]);
+                        }
+                    }
+                    continue;
+                }
+                let keys: [[S::Vector; 2]; P] = std::array::from_fn(|p| [S::load(at(p, 0)), S::load(at(p, 1))]);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let query = S::splat(*self.queries.add(d * R + r));
+                    for (sums, keys) in sums.iter_mut().zip(keys) {
+                        sums[0] = S::fma(query, keys[0], sums[0]);
+                        sums[1] = S::fma(query, keys[1], sums[1]);
                     }
                 }
-                for r in 0..R {
-                    let to = self.outputs.add(r * self.padded_dim + column);
-                    for (half, product) in products[r].into_iter().enumerate() {
-                        let to = to.add(half * S::LANES);
-                        S::store(to, weighted::<S>(S::load(to), of_old[r], product, of_block[r]));
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (p, sums) in sums.into_iter().enumerate() {
+                    let to = self.scores.add(r * BLOCK + (first + p) * S::PANEL);
+                    S::store(to, sums[0]);
+                    S::store(to.add(S::LANES), sums[1]);
+                }
+            }
+        }
+    }
+
+    /// Adds to the sums of `R` rows `n` keys from the block's `first`, of which `load(key, c)` gives a vector.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd, const R: usize, const C: usize>(
+        &self,
+        first: usize,
+        n: usize,
+        load: impl Fn(usize, usize) -> S::Vector,
+        sums: &mut [[S::Vector; C]; R],
+    ) {
+        // SAFETY: the pointers have the shapes that the fields name.
+        unsafe {
+            for key in 0..n {
+                let share = |r: usize| S::splat(*self.scores.add(r * BLOCK + first + key));
+                if R <= 3 {
+                    let shares: [S::Vector; R] = std::array::from_fn(share);
+                    for c in 0..C {
+                        let values = load(key, c);
+                        for (sums, &share) in sums.iter_mut().zip(&shares) {
+                            sums[c] = S::fma(share, values, sums[c]);
+                        }
                     }
+                    continue;
+                }
+                let values: [S::Vector; C] = std::array::from_fn(|c| load(key, c));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let share = share(r);
+                    for (sum, values) in sums.iter_mut().zip(values) {
+                        *sum = S::fma(share, values, *sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `C` vectors of the outputs of `R` rows, each summed over ascending keys.
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const R: usize, const C: usize>(
+        &self,
+        n: usize,
+        column: usize,
+        of_old: &[f32; R],
+        of_block: &[f32; R],
+    ) {
+        // SAFETY: the pointers have the shapes that the fields name.
+        unsafe {
+            let mut sums = [[S::splat(0.0); C]; R];
+            if let Some((job, kv_head, keys)) = self.unpacked {
+                let mut key = keys.start;
+                let mut at = job.sources.partition_point(|source| source.start <= key).saturating_sub(1);
+                while key < keys.end {
+                    let source = &job.sources[at];
+                    let end = keys.end.min(source.start + source.len);
+                    let offset = (key - source.start) * job.kv_stride + kv_head * job.dim + column;
+                    let (first, n) = (key - keys.start, end - key);
+                    match &source.values {
+                        KvSlice::F32(numbers) => {
+                            let from = numbers[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
+                            let load = |key, c| S::load(from.add(key * job.kv_stride + c * S::LANES));
+                            self.weigh::<S, R, C>(first, n, load, &mut sums);
+                        }
+                        KvSlice::F16(bits) => {
+                            let from = bits[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
+                            let load = |key, c| S::load_f16(from.add(key * job.kv_stride + c * S::LANES));
+                            self.weigh::<S, R, C>(first, n, load, &mut sums);
+                        }
+                    }
+                    key = end;
+                    at += 1;
+                }
+            } else {
+                let from = self.values.add(column);
+                let load = |key, c| S::load(from.add(key * self.padded_dim + c * S::LANES));
+                self.weigh::<S, R, C>(0, n, load, &mut sums);
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (c, sum) in sums.into_iter().enumerate() {
+                    let to = self.outputs.add(r * self.padded_dim + column + c * S::LANES);
+                    S::store(to, weighted::<S>(S::load(to), of_old[r], sum, of_block[r]));
                 }
             }
         }
