@@ -15,6 +15,9 @@ pub(super) unsafe fn tile<L: Layout, const R: usize>(records: &[u8], rows: [Row<
     let n_blocks = records.len() / L::RECORD_BYTES;
     debug_assert!(rows.iter().all(|row| row.scales.len() == n_blocks && row.quants.len() == n_blocks * BLOCK));
     let ones = _mm256_set1_epi16(1);
+    // A count that the compiler does not know keeps it from unrolling the steps, reordering them by row and spilling
+    // the unpacked weights.
+    let n_pairs = if R == 1 { 4 } else { std::hint::black_box(4) };
     let mut out = [[_mm256_setzero_ps(); 2]; R];
     for b in 0..n_blocks {
         // SAFETY: there are `n_blocks` records of `RECORD_BYTES`, which are a multiple of 32 and begin where 32 bytes
@@ -26,7 +29,7 @@ pub(super) unsafe fn tile<L: Layout, const R: usize>(records: &[u8], rows: [Row<
             if L::NIBBLES {
                 // 8 steps of two products each: 16 · 15 · 127 = 30480 fits 16 bits.
                 let mut sums = [[_mm256_setzero_si256(); 2]; R];
-                for pair in 0..4 {
+                for pair in 0..n_pairs {
                     let nibbles = _mm256_set1_epi8(15);
                     let raw = [0, 1].map(|v| _mm256_load_si256(packed.add(pair * 64 + v * 32).cast()));
                     let low = raw.map(|raw| _mm256_and_si256(raw, nibbles));

@@ -154,18 +154,20 @@ impl SubBlock {
     /// The `sub`-th 32 numbers of a block, which has the length that the quantised `format` gives it.
     #[inline(always)]
     pub(super) fn read(format: BlockFormat, block: &[u8], sub: usize) -> Self {
+        let block = &block[..format.block_bytes()];
         let half = |at: usize| f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
         let nibble = |at: usize, i: usize| (block[at + i % 16] >> (i / 16 * 4)) & 15;
         let high_bit = |at: usize, i: usize| ((block[at + i / 8] >> (i % 8)) & 1) << 4;
-        let simple =
-            |d: f32, min, q: &dyn Fn(usize) -> i8| Self { values: std::array::from_fn(q), scales: [d; 2], min };
+        fn simple(d: f32, min: Option<f32>, q: impl Fn(usize) -> i8) -> SubBlock {
+            SubBlock { values: std::array::from_fn(q), scales: [d; 2], min }
+        }
         match format {
             BlockFormat::F32 | BlockFormat::F16 | BlockFormat::Bf16 => unreachable!("the format is quantised"),
-            BlockFormat::Q4_0 => simple(half(0), None, &|i| nibble(2, i) as i8 - 8),
-            BlockFormat::Q4_1 => simple(half(0), Some(half(2)), &|i| nibble(4, i) as i8),
-            BlockFormat::Q5_0 => simple(half(0), None, &|i| (nibble(6, i) | high_bit(2, i)) as i8 - 16),
-            BlockFormat::Q5_1 => simple(half(0), Some(half(2)), &|i| (nibble(8, i) | high_bit(4, i)) as i8),
-            BlockFormat::Q8_0 => simple(half(0), None, &|i| block[2 + i] as i8),
+            BlockFormat::Q4_0 => simple(half(0), None, |i| nibble(2, i) as i8 - 8),
+            BlockFormat::Q4_1 => simple(half(0), Some(half(2)), |i| nibble(4, i) as i8),
+            BlockFormat::Q5_0 => simple(half(0), None, |i| (nibble(6, i) | high_bit(2, i)) as i8 - 16),
+            BlockFormat::Q5_1 => simple(half(0), Some(half(2)), |i| (nibble(8, i) | high_bit(4, i)) as i8),
+            BlockFormat::Q8_0 => simple(half(0), None, |i| block[2 + i] as i8),
             BlockFormat::Q4K | BlockFormat::Q5K => {
                 let b = &block[4..16];
                 let (scale, min) = if sub < 4 {
@@ -176,9 +178,9 @@ impl SubBlock {
                 let (d, min) = (half(0) * f32::from(scale), -(half(2) * f32::from(min)));
                 let (first, shift) = (sub / 2 * 32, sub % 2 * 4);
                 if format == BlockFormat::Q4K {
-                    simple(d, Some(min), &|i| ((block[16 + first + i] >> shift) & 15) as i8)
+                    simple(d, Some(min), |i| ((block[16 + first + i] >> shift) & 15) as i8)
                 } else {
-                    simple(d, Some(min), &|i| {
+                    simple(d, Some(min), |i| {
                         let high = ((block[16 + i] >> sub) & 1) << 4;
                         (((block[48 + first + i] >> shift) & 15) | high) as i8
                     })

@@ -209,12 +209,11 @@ fn pack<L: Layout>(format: BlockFormat, row: &[u8], o: usize, group: &mut [u8]) 
                 }
             }
             let offset = if L::SCALES == Scales::HalfCentred { 8 } else { 0 };
-            for (i, value) in values.into_iter().enumerate() {
-                let (step, within) = (i / 4, 4 * o + i % 4);
-                if L::NIBBLES {
-                    packed[step / 2 * 64 + within] |= ((value + offset) as u8) << (step % 2 * 4);
-                } else {
-                    packed[step * 64 + within] = value as u8;
+            for (step, four) in values.as_chunks::<4>().0.iter().enumerate() {
+                let four = four.map(|value| (value + offset) as u8);
+                let (at, shift) = if L::NIBBLES { (step / 2, step % 2 * 4) } else { (step, 0) };
+                for (packed, value) in packed[at * 64 + 4 * o..][..4].iter_mut().zip(four) {
+                    *packed |= value << shift;
                 }
             }
         }
