@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use raglan::generate::{ChatGenerator, GenerateOptions, LanguageModel};
+use raglan::model::Products;
 use raglan::model::registry::{ModelCache, Silent};
 use raglan::{Filter, Library, recipe};
 
@@ -15,7 +16,7 @@ fn main() -> anyhow::Result<()> {
 
     let files = ModelCache::new(None, false)?.ensure("smollm2-135m-instruct", &Silent)?;
     let gguf = files.files.values().find(|path| path.extension().is_some_and(|e| e == "gguf"));
-    let model = LanguageModel::load(gguf.expect("the model is a GGUF file"), 2)?;
+    let model = LanguageModel::load(gguf.expect("the model is a GGUF file"), 2, Products::Stored)?;
 
     // The template is Jinja; it is checked here, before any question.
     let options = GenerateOptions {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use raglan_model::{BertConfig, Products};
 use raglan_model::registry::Registry;
+use raglan_model::{BertConfig, Products};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

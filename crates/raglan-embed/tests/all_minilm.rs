@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{EncoderConfig, Pooling, SentenceEncoder, token_counter};
+use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 use serde::Deserialize;
 
@@ -144,4 +145,20 @@ fn the_counter_counts_what_the_encoder_reads() {
         assert!(spans.iter().all(|span| text.get(span.clone()).is_some()), "{spans:?}");
     }
     assert_eq!(counter.token_spans("Naïve 漢字").unwrap(), [0..6, 7..10, 10..13]);
+}
+
+#[test]
+fn in_bytes_vectors_stay_near_and_through_candle_they_are_the_same() {
+    let Some(folder) = model() else { return };
+    let Reference { texts, vectors } = reference();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Inputs have only 128 steps where the processor has no VNNI.
+    for (products, mean, least) in [(Products::Int8, 0.999, 0.996), (Products::Candle, 0.999_999, 0.999_999)] {
+        let config = EncoderConfig { products, ..EncoderConfig::for_model(&folder).unwrap() };
+        let got = SentenceEncoder::load(&folder, config, 2).unwrap().encode_passages(&texts).unwrap();
+        let cosine = |(got, want): (&DenseVector, &Vec<f32>)| got.cosine(&DenseVector::new(want.clone()).unwrap());
+        let cosines: Vec<f64> = got.iter().zip(&vectors).map(cosine).collect();
+        assert!(cosines.iter().all(|&cosine| cosine >= least), "{products:?}: {cosines:?}");
+        assert!(cosines.iter().sum::<f64>() >= mean * cosines.len() as f64, "{products:?}: {cosines:?}");
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{EncoderConfig, Error, Pooling, SentenceEncoder, token_counter};
+use raglan_model::Products;
 use serde_json::json;
 
 const HIDDEN: usize = 16;
@@ -171,6 +172,7 @@ fn files_of_sentence_transformers_are_followed() {
         query_prefix: "q: ".into(),
         passage_prefix: "d: ".into(),
         dim: HIDDEN,
+        products: Products::Stored,
     };
     assert_eq!(EncoderConfig::for_model(dir.path()).unwrap(), want);
     write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));

@@ -10,6 +10,7 @@ use raglan_core::{
     Locator, Passage,
 };
 use raglan_generate::{ChatGenerator, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling};
+use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 
 /// Appends to a GGUF file in the making.
@@ -112,7 +113,7 @@ fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bytes.gguf");
     write_model(&path);
-    Arc::new(LanguageModel::load(path, 1).unwrap())
+    Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
 }
 
 fn context(question: &str, texts: &[&str]) -> Context {
@@ -259,7 +260,9 @@ fn a_raised_flag_interrupts() {
 fn smollm2() -> Option<Arc<LanguageModel>> {
     let found = ModelCache::new(None, true).and_then(|cache| cache.path("smollm2-135m-instruct"));
     match found {
-        Ok(folder) => Some(Arc::new(LanguageModel::load(folder.join("SmolLM2-135M-Instruct.Q4_1.gguf"), 2).unwrap())),
+        Ok(folder) => Some(Arc::new(
+            LanguageModel::load(folder.join("SmolLM2-135M-Instruct.Q4_1.gguf"), 2, Products::Stored).unwrap(),
+        )),
         Err(e) if std::env::var_os("RAGLAN_REQUIRE_MODELS").is_some() => panic!("{e}"),
         Err(e) => {
             eprintln!("skipped, for want of the model: {e}");

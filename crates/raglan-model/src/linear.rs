@@ -8,8 +8,8 @@ use raglan_kernels::{
     matrix_product,
 };
 
-use crate::gguf::{GgufFile, GgufTensor};
 use crate::Result;
+use crate::gguf::{GgufFile, GgufTensor};
 
 /// How a model multiplies by its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

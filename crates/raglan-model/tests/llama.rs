@@ -9,7 +9,8 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
-use raglan_model::{Error, LlamaModel, Products};
+use raglan_kernels::AttentionMask;
+use raglan_model::{Error, ForwardRows, LlamaModel, Products, Want};
 
 const HIDDEN: usize = 96;
 const HEADS: usize = 6;
@@ -113,12 +114,16 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |most, (a, b)| if (a - b).abs() <= most { most } else { (a - b).abs() })
 }
 
-fn load(architecture: &str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
+fn load_with(architecture: &str, dtype: GgmlDType, products: Products) -> (tempfile::TempDir, LlamaModel) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write_model(&path, architecture, dtype);
-    let model = LlamaModel::load_gguf(path, 2, Products::F32).unwrap();
+    let model = LlamaModel::load_gguf(path, 2, products).unwrap();
     (folder, model)
+}
+
+fn load(architecture: &str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
+    load_with(architecture, dtype, Products::F32)
 }
 
 #[track_caller]
@@ -218,4 +223,101 @@ fn another_architecture_and_a_missing_tensor_are_typed_errors() {
     std::fs::write(&path, renamed).unwrap();
     let problem = LlamaModel::load_gguf(&path, 1, Products::Stored).unwrap_err().to_string();
     assert!(problem.contains("no tensor `blk.1.ffn_up.weight`") && problem.contains("model.gguf"), "{problem}");
+}
+
+#[test]
+fn candles_products_and_ours_agree_and_blocks_are_near() {
+    let tokens = prompt(50);
+    for architecture in ["llama", "qwen2", "qwen3"] {
+        let logits = |dtype, products| load_with(architecture, dtype, products).1.session().prefill(&tokens).unwrap();
+        let ours = logits(GgmlDType::F32, Products::F32);
+        assert!(distance(&ours, &logits(GgmlDType::F32, Products::Candle)) <= 2e-3);
+        assert!(distance(&ours, &logits(GgmlDType::F32, Products::Stored)) <= 0.1); // Keys and values in half precision.
+        for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_1, GgmlDType::Q5_0] {
+            let (exact, blocks) = (logits(dtype, Products::F32), logits(dtype, Products::Stored));
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let cosine = dot(&exact, &blocks) / (dot(&exact, &exact) * dot(&blocks, &blocks)).sqrt();
+            assert!(cosine >= 0.999, "{architecture} {dtype:?}: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn several_steps_at_once_are_those_one_by_one_to_the_bit() {
+    for products in [Products::F32, Products::Stored] {
+        let (_folder, model) = load_with("llama", GgmlDType::Q4_1, products);
+        let tokens = prompt(40);
+        let (mut at_once, mut singly) = (model.session(), model.session());
+        at_once.prefill(&tokens[..30]).unwrap();
+        singly.prefill(&tokens[..30]).unwrap();
+        let together = at_once.steps(&tokens[30..]).unwrap();
+        let alone: Vec<f32> = tokens[30..].iter().flat_map(|&token| singly.step(token).unwrap()).collect();
+        assert!(together == alone, "{products:?}");
+    }
+}
+
+/// All of a prompt, in the order of `order`, each token to the slot it has in the prompt.
+fn shuffled(model: &LlamaModel, tokens: &[u32], order: &[usize]) -> Vec<f32> {
+    let mut cache = model.cache();
+    let place: Vec<usize> = (0..tokens.len()).collect();
+    let positions: Vec<u32> = place.iter().map(|&at| at as u32).collect();
+    let mask = AttentionMask::default();
+    // Once with other tokens, so that the slots are there and what is in them must be written over.
+    let others: Vec<u32> = tokens.iter().map(|token| (token + 1) % VOCAB as u32).collect();
+    let rows = ForwardRows { tokens: &others, positions: &positions, slots: &place, segments: None, mask };
+    model.forward(&rows, &mut cache, &Want::default()).unwrap();
+    let tokens: Vec<u32> = order.iter().map(|&at| tokens[at]).collect();
+    let positions: Vec<u32> = order.iter().map(|&at| at as u32).collect();
+    let last = order.iter().position(|&at| at == order.len() - 1).unwrap();
+    let rows = ForwardRows { tokens: &tokens, positions: &positions, slots: order, segments: None, mask };
+    model.forward(&rows, &mut cache, &Want { logits: &[last], ..Want::default() }).unwrap().logits
+}
+
+#[test]
+fn rows_may_come_in_any_order_and_over_what_was_there() {
+    let (_folder, model) = load("qwen3", GgmlDType::F32);
+    let tokens = prompt(37);
+    let order: Vec<usize> = (0..37).map(|i| i * 5 % 37).collect();
+    assert!(shuffled(&model, &tokens, &order) == model.session().prefill(&tokens).unwrap());
+}
+
+#[test]
+fn attention_sums_to_one_for_each_row_and_head_and_hidden_states_come_with_it() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let tokens = prompt(20);
+    let place: Vec<usize> = (0..20).collect();
+    let positions: Vec<u32> = (0..20).collect();
+    let rows = ForwardRows {
+        tokens: &tokens,
+        positions: &positions,
+        slots: &place,
+        segments: None,
+        mask: AttentionMask::default(),
+    };
+    let want = Want { logits: &[3], hidden: &[0, 19], attention: Some((&[18, 19], &[0..7, 7..20, 4..4])) };
+    let forwarded = model.forward(&rows, &mut model.cache(), &want).unwrap();
+    assert_eq!(forwarded.logits.len(), VOCAB);
+    assert_eq!(forwarded.hidden.len(), 2 * HIDDEN);
+    assert_eq!(forwarded.attention.len(), 2 * HEADS * 3);
+    for head in forwarded.attention.chunks_exact(3) {
+        assert!((head[0] + head[1] - 2.0).abs() <= 1e-4 && head[2] == 0.0, "{head:?}"); // Two rows.
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_together_are_errors_that_change_nothing() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let mut cache = model.cache();
+    let mut check = |positions: &[u32], slots: &[usize], want: &Want<'_>| {
+        let rows = ForwardRows { tokens: &[1, 2], positions, slots, segments: None, mask: AttentionMask::default() };
+        let result = model.forward(&rows, &mut cache, want);
+        assert!(cache.is_empty());
+        result.unwrap_err()
+    };
+    let none = Want::default();
+    assert!(matches!(check(&[0], &[0, 1], &none), Error::Rows { .. }));
+    assert!(matches!(check(&[0, 1], &[0, 2], &none), Error::Rows { .. }));
+    assert!(matches!(check(&[0, CONTEXT], &[0, 1], &none), Error::ContextOverflow { .. }));
+    assert!(matches!(check(&[0, 1], &[0, 1], &Want { logits: &[2], ..none }), Error::Rows { .. }));
+    assert!(matches!(check(&[0, 1], &[0, 1], &Want { attention: Some((&[0], &[0..3])), ..none }), Error::Rows { .. }));
 }

@@ -86,7 +86,8 @@ fn broken_utf8_from_the_model_comes_out_as_replacement_characters_at_most() {
 fn the_model_knows_a_capital() {
     let Some(path) = model_file() else { return };
     let file = GgufFile::open(&path).unwrap();
-    let (tokenizer, model) = (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
+    let (tokenizer, model) =
+        (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
     assert_eq!(model.config().end_tokens.len(), 2); // `<|im_end|>` and `<|endoftext|>`.
     let mut session = model.session();
     let mut logits = session.prefill(&tokenizer.encode("The capital of France is", true).unwrap().ids).unwrap();
@@ -103,7 +104,8 @@ fn the_model_knows_a_capital() {
 fn logits_are_near_those_of_candles_own_quantised_forward() {
     let Some(path) = model_file() else { return };
     let file = GgufFile::open(&path).unwrap();
-    let (tokenizer, model) = (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
+    let (tokenizer, model) =
+        (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
     let ids = tokenizer.encode("Water boils at a lower temperature on a mountain because", true).unwrap().ids;
     let got = model.session().prefill(&ids).unwrap();
     let mut reader = File::open(&path).unwrap();

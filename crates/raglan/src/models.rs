@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use raglan_core::{Answer, Context, Generator};
 use raglan_embed::{EncoderConfig, SentenceEncoder};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
+use raglan_model::Products;
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::ModelStamp;
@@ -20,6 +21,7 @@ pub struct Models {
     cache: Arc<ModelCache>,
     progress: Arc<dyn Progress>,
     threads: usize,
+    products: Products,
 }
 
 impl Models {
@@ -29,7 +31,17 @@ impl Models {
     ///
     /// When the platform has no such convention.
     pub fn new(folder: Option<PathBuf>, offline: bool, threads: usize, progress: Arc<dyn Progress>) -> Result<Self> {
-        Ok(Self { cache: Arc::new(ModelCache::new(folder, offline)?), progress, threads })
+        Ok(Self {
+            cache: Arc::new(ModelCache::new(folder, offline)?),
+            progress,
+            threads,
+            products: Products::default(),
+        })
+    }
+
+    /// The same models with another kind of products.
+    pub fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 
     /// Where the models lie.
@@ -53,7 +65,7 @@ impl Models {
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
         let files = self.ensure(name)?;
-        let config = EncoderConfig::for_model(&files.dir)?;
+        let config = EncoderConfig { products: self.products, ..EncoderConfig::for_model(&files.dir)? };
         let stamp = ModelStamp {
             name: name.to_owned(),
             weights_sha256: sha256(&files, "model.safetensors"),
@@ -64,7 +76,7 @@ impl Models {
             passage_prefix: config.passage_prefix.clone(),
             max_tokens: config.max_tokens,
             dim: config.dim,
-            dtype: "f32".into(),
+            dtype: if self.products == Products::Int8 { "int8" } else { "f32" }.into(),
         };
         let (dir, threads) = (files.dir, self.threads);
         let counter_dir = dir.clone();
@@ -89,7 +101,7 @@ impl Models {
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
-        let threads = self.threads;
+        let (threads, products) = (self.threads, self.products);
         let load = move || -> Result<ChatGenerator> {
             let model = Arc::new(LanguageModel::load(&path, threads, products)?);
             Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))

@@ -66,6 +66,8 @@ enum Store {
 const ROW_TILE: usize = 128;
 /// Products of two numbers that are worth a task of their own, some 30 µs of work.
 const TASK: usize = 1 << 20;
+/// The same for a single row, which is bound by memory.
+const ROW_TASK: usize = 1 << 18;
 
 /// The sums of `R` rows with the outputs of one group.
 type Tile<const R: usize> = unsafe fn(&[u8], [Row<'_>; R]) -> [[f32; GROUP]; R];
@@ -110,11 +112,12 @@ fn product(form: CpuForm, input: &[f32], weights: &BlockMatrix, out: &mut [f32],
     }
     let tiles = with_layout!(weights.layout(), L => Tiles::new::<L>(form));
     let n_groups = n_out.div_ceil(GROUP);
-    let many = n_rows * n_in * n_out >= 4 * TASK && rayon::current_num_threads() > 1;
+    let task = if n_rows == 1 { ROW_TASK } else { TASK };
+    let many = n_rows * n_in * n_out >= 3 * ROW_TASK && rayon::current_num_threads() > 1;
     let activations = Activations::new(form, input, n_in, many);
     let work = Work { tiles: &tiles, weights, activations: &activations, out: out.as_mut_ptr(), store };
     if many {
-        let groups_a_task = (TASK / (n_rows.min(ROW_TILE) * n_in * GROUP)).max(1);
+        let groups_a_task = (task / (n_rows.min(ROW_TILE) * n_in * GROUP)).max(1);
         let n_parts = n_groups.div_ceil(groups_a_task);
         (0..n_rows.div_ceil(ROW_TILE) * n_parts).into_par_iter().for_each(|task| {
             let (row, group) = (task / n_parts * ROW_TILE, task % n_parts * groups_a_task);

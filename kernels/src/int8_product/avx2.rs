@@ -16,7 +16,7 @@ pub unsafe fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32)
     }
     let mut x = [_mm256_setzero_ps(); BLOCK / 8];
     for (i, x) in x.iter_mut().enumerate() {
-        // SAFETY: a block has eight times eight numbers.
+        // SAFETY: a block has four times eight numbers.
         *x = unsafe { _mm256_loadu_ps(input.as_ptr().add(8 * i)) };
     }
     let (mut least, mut greatest) = (x[0], x[0]);
@@ -44,7 +44,7 @@ pub unsafe fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32)
         let low = _mm256_packs_epi32(code(x[4 * i]), code(x[4 * i + 1]));
         let high = _mm256_packs_epi32(code(x[4 * i + 2]), code(x[4 * i + 3]));
         let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
-        // SAFETY: `codes` has twice thirty-two places.
+        // SAFETY: `codes` has thirty-two places.
         unsafe { _mm256_storeu_si256(codes.as_mut_ptr().add(32 * i).cast(), bytes) };
     }
     (step, least)
@@ -76,7 +76,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TA
     let mut totals = [[_mm256_setzero_ps(); 2]; R];
     for b in 0..n_blocks {
         let mut products = [[_mm256_setzero_si256(); 2]; R];
-        // SAFETY: a block of weights has sixteen quads of sixty-four bytes, a block of a row sixteen quads of four;
+        // SAFETY: a block of weights has eight quads of sixty-four bytes, a block of a row eight quads of four;
         // scales and sums of weights have sixteen numbers a block, steps one a row and block.
         unsafe {
             let weights = operands.weights.as_ptr().add(b * BLOCK * GROUP);

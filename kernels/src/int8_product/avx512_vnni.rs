@@ -30,7 +30,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TA
     for b in 0..n_blocks {
         // Two chains a row hide the latency of the sums.
         let mut products = [[_mm512_setzero_si512(); 2]; R];
-        // SAFETY: a block of weights has sixteen quads of sixty-four bytes, a block of a row sixteen quads of four;
+        // SAFETY: a block of weights has eight quads of sixty-four bytes, a block of a row eight quads of four;
         // scales and sums of weights have sixteen numbers a block, steps one a row and block.
         unsafe {
             let weights = operands.weights.as_ptr().add(b * BLOCK * GROUP);

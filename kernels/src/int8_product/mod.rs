@@ -27,7 +27,7 @@ use crate::{Error, Result};
 /// Outputs side by side: two AVX2 registers of sums, one of AVX-512.
 const GROUP: usize = 16;
 /// Inputs that share a scale.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 /// Inputs whose products one lane adds.
 const QUAD: usize = 4;
 /// Rows that one task multiplies.
@@ -42,7 +42,7 @@ const TALL: usize = 4;
 pub struct Int8Matrix {
     n_out: usize,
     n_in: usize,
-    /// `[groups, blocks, 16 quads, 16 outputs, 4 inputs]`
+    /// `[groups, blocks, 8 quads, 16 outputs, 4 inputs]`
     codes: Vec<i8>,
     /// `[groups, blocks, 16 outputs]`
     scales: Vec<f32>,
@@ -169,7 +169,7 @@ fn product(
 /// Input rows rounded to bytes.
 struct RoundedRows {
     n_blocks: usize,
-    /// `[n_rows, blocks, 64]`
+    /// `[n_rows, blocks, 32]`
     codes: Vec<u8>,
     /// The step and the least number of each block, `[n_rows, blocks]`.
     blocks: Vec<(f32, f32)>,
@@ -233,11 +233,11 @@ fn tile(
 /// What a register tile reads.
 struct Operands<'a> {
     n_blocks: usize,
-    /// `[n_rows, blocks, 64]`
+    /// `[n_rows, blocks, 32]`
     rows: &'a [u8],
     /// `[n_rows, blocks]`
     steps: &'a [(f32, f32)],
-    /// `[blocks, 16 quads, 16 outputs, 4 inputs]`
+    /// `[blocks, 8 quads, 16 outputs, 4 inputs]`
     weights: &'a [i8],
     /// `[blocks, 16 outputs]`
     scales: &'a [f32],
