@@ -9,6 +9,7 @@ use raglan_core::{
     Answer, AnswerSentence, Attribution, Chunk, Context, Generator, Passage, Source, Timings, TokenUsage,
 };
 
+use crate::draft::Decoder;
 use crate::prompt::PromptWriter;
 use crate::repetition::ends_in_a_loop;
 use crate::stop::StopFilter;
@@ -92,7 +93,9 @@ impl ChatGenerator {
     fn decode(&self, prompt: &Prompt, begin: Instant, on_text: &mut dyn FnMut(&str)) -> Result<Decoded> {
         let LanguageModel { transformer, tokenizer, .. } = &*self.model;
         let mut session = transformer.session();
-        let mut logits = session.prefill_with(&tokenizer.encode(&prompt.text, true)?.ids, &mut |_| self.go_on())?;
+        let ids = tokenizer.encode(&prompt.text, true)?.ids;
+        let mut logits = session.prefill_with(&ids, &mut |_| self.go_on())?;
+        let mut decoder = Decoder::new(&mut session, transformer.config().vocab_size, &ids, self.options.drafts);
         let mut sampler = Sampler::new(self.options.sampling.clone());
         let mut stream = tokenizer.decode_stream();
         let mut stop = StopFilter::new(&self.options.stop);
@@ -125,7 +128,7 @@ impl ChatGenerator {
             if self.go_on().is_break() {
                 return Err(Error::Interrupted);
             }
-            logits = session.step(token)?;
+            logits = decoder.next(token, self.options.max_tokens - answer.tokens.len())?;
         }
         let passed = stop.push(&stream.finish()?);
         emit(&passed.text, &mut answer.text);

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod attribution;
+mod draft;
 mod error;
 mod generator;
 mod language_model;
@@ -29,6 +30,7 @@ mod sentences;
 mod stop;
 
 pub use attribution::attribute;
+pub use draft::Drafts;
 pub use error::{Error, Result};
 pub use generator::ChatGenerator;
 pub use language_model::LanguageModel;

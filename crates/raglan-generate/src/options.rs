@@ -1,6 +1,6 @@
 //! How answers are made.
 
-use crate::{Error, Result};
+use crate::{Drafts, Error, Result};
 
 /// What an answer says when there is no passage to answer from.
 pub const REFUSAL: &str = "Nothing in the indexed documents answers this question.";
@@ -25,6 +25,8 @@ pub struct GenerateOptions {
     pub refusal: String,
     /// How the next token is chosen.
     pub sampling: Sampling,
+    /// Whether tokens are guessed from the prompt; answers are the same, and most often come sooner.
+    pub drafts: Drafts,
     /// Texts at which an answer ends, besides the model's own end; they are not part of it.
     pub stop: Vec<String>,
 }
@@ -58,6 +60,7 @@ impl Default for GenerateOptions {
             template: None,
             refusal: REFUSAL.to_owned(),
             sampling: Sampling::default(),
+            drafts: Drafts::default(),
             stop: Vec::new(),
         }
     }

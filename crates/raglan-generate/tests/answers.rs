@@ -9,7 +9,7 @@ use raglan_core::{
     Attribution, Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Generator, LeftOut, LeftOutReason,
     Locator, Passage,
 };
-use raglan_generate::{ChatGenerator, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling};
+use raglan_generate::{ChatGenerator, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling};
 use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 
@@ -286,4 +286,25 @@ fn the_default_model_answers_from_the_right_passage() {
     let answer = generator.answer(&context, &mut |_| {}).unwrap();
     assert!(answer.text.contains("1906"), "{answer:#?}");
     assert_eq!(answer.sentences[0].source, Some(1), "{answer:#?}");
+}
+
+#[test]
+fn drafts_change_no_answer() {
+    let passages =
+        ["The ferry to Skerry leaves at nine, at noon and at five.", "The ferry to Skerry carries 40 people."];
+    let context = context("When does the ferry to Skerry leave?", &passages);
+    for model in std::iter::once(byte_model()).chain(smollm2()) {
+        for temperature in [0.0, 0.9] {
+            for repetition_penalty in [1.0, 1.1] {
+                let sampling = Sampling { temperature, repetition_penalty, seed: 5, ..Sampling::default() };
+                let answer = |drafts| {
+                    let options = GenerateOptions { drafts, sampling: sampling.clone(), ..small() };
+                    ChatGenerator::new(model.clone(), options).unwrap().answer(&context, &mut |_| {}).unwrap()
+                };
+                let (plain, drafted) = (answer(Drafts::Off), answer(Drafts::PromptLookup));
+                assert_eq!(plain.text, drafted.text);
+                assert_eq!(plain.tokens, drafted.tokens);
+            }
+        }
+    }
 }
