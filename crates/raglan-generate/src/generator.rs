@@ -80,7 +80,7 @@ impl ChatGenerator {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         Ok(Answer {
             question: context.question.clone(),
-            sentences: attribute(&text, &texts),
+            sentences: attribute(&context.question, &text, &texts),
             text,
             sources: shown.into_iter().map(source).collect(),
             left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
