@@ -65,12 +65,19 @@ fn run(cli: Cli) -> Result<Outcome> {
     let print_config = global.print_config;
     let Some(command) = command else {
         if print_config {
-            return commands::print_config(&Session::new(global, Vec::new())?);
+            let mut session = Session::new(global, Vec::new())?;
+            if let Ok(index) = session.index_folder(&args::FolderArgs { folder: None }) {
+                session.inherit(&index);
+            }
+            return commands::print_config(&session);
         }
         Cli::command().print_help()?;
         return Ok(Outcome::Nothing);
     };
-    let session = Session::new(global, command.settings())?;
+    let mut session = Session::new(global, command.settings())?;
+    if let Ok(Some(index)) = commands::index_of(&session, &command) {
+        session.inherit(&index);
+    }
     if print_config {
         return commands::print_config(&session);
     }

@@ -130,6 +130,56 @@ fn quotes_are_checked_against_the_files() {
 }
 
 #[test]
+fn an_index_is_of_one_folder_wherever_that_is_moved() {
+    let (here, there) = (folder(), tempfile::tempdir().unwrap());
+    let path = here.path();
+    std::fs::create_dir(path.join("other")).unwrap();
+    std::fs::write(path.join("other/only.txt"), "Another folder's only text.\n").unwrap();
+    raglan(path, &["index", "."]);
+    let refused = raglan(path, &["index", "other", "--index", ".raglan"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("other`") && told.contains("--index") && told.contains("--rebuild"), "{told}");
+    assert_eq!(json(path, &["status"])["documents"], 4);
+    assert_eq!(json(path, &["index", "other", "--index", ".raglan", "--rebuild"])["documents"], 1);
+    json(path, &["index", ".", "--rebuild"]);
+
+    let moved = there.path().join("moved");
+    std::fs::rename(path, &moved).unwrap();
+    assert_eq!(json(&moved, &["index", "."])["unchanged"], 4);
+    assert_eq!(json(&moved, &["status"])["folder"], moved.canonicalize().unwrap().to_str().unwrap());
+    std::fs::create_dir(path).unwrap(); // For its owner to remove.
+}
+
+#[test]
+fn an_index_goes_on_with_the_settings_it_was_made_with() {
+    let folder = folder();
+    let path = folder.path();
+    let made = json(path, &["index", ".", "--exclude", "*.rs", "--chunk-tokens", "64"]);
+    assert_eq!(made["documents"], 2);
+    let again = json(path, &["index", "."]);
+    assert_eq!((again["unchanged"].as_u64(), again["documents"].as_u64()), (Some(2), Some(2)));
+    let settings = json(path, &["status", "--print-config"]);
+    let exclude = settings.as_array().unwrap().iter().find(|setting| setting["key"] == "exclude").unwrap();
+    assert_eq!(exclude["value"], "*.rs");
+    assert!(exclude["from"].as_str().unwrap().contains(".raglan"));
+    assert_eq!(json(path, &["status"])["passport"]["settings"]["chunk-tokens"], "64");
+    assert_eq!(json(path, &["index", ".", "--exclude", ""])["documents"], 3);
+    assert_eq!(json(path, &["index", "."])["documents"], 3);
+}
+
+#[test]
+fn truth_values_have_several_spellings() {
+    let folder = folder();
+    std::fs::write(folder.path().join("raglan.toml"), "hidden = \"yes\"\nexclude = [\"*.rs\", \"*.md\"]\n").unwrap();
+    std::fs::write(folder.path().join(".secret.txt"), "hidden\n").unwrap();
+    let indexed = json(folder.path(), &["index", "."]);
+    assert_eq!(indexed["documents"], 2, "{indexed}");
+    let mut offline = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    assert!(offline.args(["--print-config"]).env("RAGLAN_OFFLINE", "1").status().unwrap().success());
+}
+
+#[test]
 fn settings_say_where_they_are_from() {
     let folder = folder();
     std::fs::write(folder.path().join("raglan.toml"), "chunk-tokens = 99\n").unwrap();

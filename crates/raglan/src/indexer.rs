@@ -6,7 +6,7 @@ mod plan;
 mod read;
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use raglan_store::{Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
 use crate::embedder::Embedder;
+use crate::location;
 use crate::{Error, Result};
 use batch::Batch;
 use plan::Plan;
@@ -49,6 +50,8 @@ pub struct IndexSettings {
     pub pending_bytes: u64,
     /// Uncommitted work is committed after this long.
     pub commit_every: Duration,
+    /// Settings by name that the index remembers, for whoever updates it next.
+    pub remembered: BTreeMap<String, String>,
 }
 
 /// What happens while a folder is indexed.
@@ -197,6 +200,8 @@ impl Indexer {
             chunker: self.settings.chunker.fingerprint(),
             prefix_headings: self.settings.prefix_headings,
             analyzer: self.settings.analyzer.fingerprint(),
+            root: self.root.canonicalize().ok().map(|root| location::root_note(&self.index, &root)),
+            settings: self.settings.remembered.clone(),
             ..Passport::default()
         }
     }
@@ -207,6 +212,7 @@ impl Indexer {
     ///
     /// # Errors
     ///
+    /// [`Error::OtherFolder`] when the index is of another folder and is not to be rebuilt.
     /// Failures of single files are in the report. An error means that the index could not be written; what was
     /// committed before it stays.
     pub fn update(&self, start: Start, progress: &dyn IndexProgress, stop: &AtomicBool) -> Result<IndexReport> {
@@ -214,7 +220,11 @@ impl Indexer {
         let root = self.root.canonicalize().ok().filter(|path| path.is_dir());
         let root = root.ok_or_else(|| Error::NoFolder { path: self.root.clone() })?;
         let mut writer = match start {
-            Start::Continue => Writer::open_or_create(&self.index, self.passport())?,
+            Start::Continue => {
+                let passport = self.passport();
+                refuse_another_folder(&self.index, &root, &passport)?;
+                Writer::open_or_create(&self.index, passport)?
+            }
             Start::Rebuild => Writer::rebuild(&self.index, self.passport())?,
         };
         let mut walk_options = self.settings.walk.clone();
@@ -330,7 +340,6 @@ impl Indexer {
             report.timings.merge_s = merging.elapsed().as_secs_f64();
             writer.gc()?;
         }
-        crate::index::note_root(&self.index, &root)?;
         let snapshot = writer.snapshot();
         report.chunks = snapshot.n_chunks();
         report.documents = snapshot.ledger()?.documents().len();
@@ -338,6 +347,19 @@ impl Indexer {
         report.timings.total_s = started.elapsed().as_secs_f64();
         report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(report)
+    }
+}
+
+/// An index is of one folder: an update from another would drop everything that it holds.
+fn refuse_another_folder(index: &Path, root: &Path, wanted: &Passport) -> Result<()> {
+    let known = Passport::read(index).ok().and_then(|passport| passport.root);
+    match known {
+        Some(known) if wanted.root.as_ref() != Some(&known) => Err(Error::OtherFolder {
+            index: index.to_owned(),
+            indexed: location::noted_root(index, &known),
+            wanted: root.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -23,7 +23,9 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
             if !command.no_update {
-                let report = update(session, documents, &index, &command.indexing, Start::Continue)?;
+                let report = update(session, documents, &index, Start::Continue).context(
+                    "the index was not brought up to date; `raglan ask --no-update` answers from it as it is",
+                )?;
                 if report.interrupted {
                     bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
                 }

@@ -118,7 +118,8 @@ impl<'a> Batch<'a> {
             self.embed_next()?;
         }
         timings.embed_s += std::mem::take(&mut self.embed_s);
-        if !self.chunks.is_empty() || !self.delete.is_empty() || writer.snapshot().ledger()? != ledger {
+        let changed = !self.chunks.is_empty() || !self.delete.is_empty() || writer.passport_is_new();
+        if changed || writer.snapshot().ledger()? != ledger {
             let mut add = Vec::new();
             if !self.chunks.is_empty() {
                 add.push(write_segment(writer, self.settings, &self.chunks, &self.vectors, timings)?);
