@@ -73,9 +73,17 @@ pub enum Command {
   raglan ask -f manuals            (asks for questions until an empty line or Ctrl-D)")]
     Ask(AskCommand),
     /// Find passages
-    #[command(after_help = "Examples:
+    #[command(
+        after_help = "The index is searched as it is: files that changed since are found by their old text until `raglan index`
+or `raglan ask` brings it up to date.
+
+Bytes are those of the file where it is plain text in UTF-8; of other files (`text bytes`, in JSON
+`\"span_of\": \"text\"`) they are those of the text that was extracted, which `raglan chunks` shows.
+
+Examples:
   raglan search -f manuals warranty period
-  raglan search -f manuals --path 'eu/**' --format pdf --after 2024-01-01 warranty --json")]
+  raglan search -f manuals --path 'eu/**' --format pdf --after 2024-01-01 warranty --json"
+    )]
     Search(SearchCommand),
     /// List the chunks of the index or of one document
     Chunks(ChunksCommand),
@@ -89,7 +97,9 @@ pub enum Command {
     /// Remove files that the index no longer needs
     Gc(FolderArgs),
     /// Show how a query finds a chunk or document, or why it does not
-    #[command(after_help = "Examples:
+    #[command(after_help = "It explains what `raglan search` does; `--recipe ask` explains what `raglan ask` does.
+
+Examples:
   raglan explain -f manuals \"warranty period\" eu/terms.pdf
   raglan explain -f manuals \"warranty period\" 1042")]
     Explain(ExplainCommand),
@@ -325,7 +335,7 @@ pub struct ExplainCommand {
     /// Number of a chunk or path of a document
     #[arg(value_name = "CHUNK-OR-PATH")]
     pub target: String,
-    /// Recipe: a shipped name or a TOML file
+    /// Recipe: a shipped name or a TOML file; without it, that of `raglan search`
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
 }

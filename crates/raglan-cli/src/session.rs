@@ -158,13 +158,14 @@ impl Session {
         ))
     }
 
-    /// The recipe of the settings, or the default for an index with or without vectors.
-    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<Recipe> {
-        let recipe = match self.settings.text("recipe") {
-            "" => raglan::recipe(if index.has_dense() { with_vectors } else { words_only })?,
-            name => raglan::recipe(name)?,
+    /// The recipe of the settings, or the default for an index with or without vectors; and its name.
+    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<(String, Recipe)> {
+        let name = match self.settings.text("recipe") {
+            "" if index.has_dense() => with_vectors,
+            "" => words_only,
+            name => name,
         };
-        self.adjusted(recipe)
+        Ok((name.to_owned(), self.adjusted(raglan::recipe(name)?)?))
     }
 
     /// The recipe with the parameters that the settings give.

@@ -170,6 +170,7 @@ fn source(passage: &Passage) -> Source {
         locator: passage.chunk.locator.clone(),
         start: passage.chunk.span.start,
         end: passage.chunk.span.end,
+        span_of: passage.document.span_of(),
         text: passage.chunk.text.clone(),
         score: passage.score,
     }

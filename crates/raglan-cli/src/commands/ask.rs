@@ -40,7 +40,7 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (None, None) => session.index_folder(&command.folder)?,
     };
     let index = session.open(&index_folder)?;
-    let recipe = session.recipe(&index, "ask", "ask-bm25")?;
+    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25")?;
     let filter = filter(&command.filter)?;
     let question = command.question.join(" ");
     let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone())?;
@@ -170,11 +170,10 @@ fn print_sources(answer: &Answer) {
         let place = source.locator.to_string();
         let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
         println!(
-            "[{}] {}{place}, bytes {}–{}{}",
+            "[{}] {}{place}, {}{}",
             i + 1,
             style(one_line(&source.path)).bold().cyan(),
-            source.start,
-            source.end,
+            source.span_of.told(source.start..source.end),
             if used { "" } else { " (not used)" }
         );
         if used {

@@ -30,7 +30,11 @@ pub fn update(session: &Session, folder: &Path, index: &Path, start: Start) -> R
     let indexer = session.indexer(folder, index)?;
     let report = indexer.update(start, &*session.bars, &STOP);
     session.bars.clear();
-    Ok(report?)
+    report.map_err(|error| {
+        let unwritable = matches!(&error, raglan::Error::Store(raglan::store::Error::Io { .. }));
+        let error = anyhow::Error::new(error);
+        if unwritable { error.context("the index cannot be written; `--index DIR` names another place") } else { error }
+    })
 }
 
 fn print(report: &IndexReport, index: &Path) {
