@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::embedder::Embedder;
 use crate::location;
 use crate::{Error, Result};
-use batch::Batch;
+use batch::{Added, Batch};
 use plan::Plan;
 use read::{Content, Ready, read_in_order};
 
@@ -146,6 +146,18 @@ pub struct IndexReport {
     pub documents: usize,
     /// Where the time went.
     pub timings: IndexTimings,
+}
+
+impl IndexReport {
+    /// Counts documents out again that a stop left out of a commit.
+    fn take_back(&mut self, left_out: &[Added]) {
+        for added in left_out {
+            let count = if added.before.is_some() { &mut self.changed } else { &mut self.new };
+            *count -= 1;
+            self.chunks_written -= added.chunks.len();
+            self.text_bytes -= added.text_bytes;
+        }
+    }
 }
 
 /// Where an update's time went, in seconds. Reading and chunking run beside the rest, on several threads.
@@ -278,17 +290,25 @@ impl Indexer {
                         report.moved += 1;
                     } else {
                         n_chunks = spans.len();
-                        let Some(doc) = batch.add(&parsed.text, spans)? else {
+                        let Some((doc, chunks)) = batch.add(&parsed.text, spans)? else {
                             reached -= 1;
                             return Ok(());
                         };
+                        let mut replaced = ChunkSet::new();
                         match &known {
                             Some(old) => {
-                                batch.delete(old_chunks.of(old.id)?);
+                                replaced = old_chunks.of(old.id)?.cloned().unwrap_or_default();
                                 report.changed += 1;
                             }
                             None => report.new += 1,
                         }
+                        batch.note(Added {
+                            path: file.name.clone(),
+                            chunks,
+                            text_bytes: parsed.text.len() as u64,
+                            before: ledger.by_path(&file.name).cloned(),
+                            replaced,
+                        });
                         ledger.insert_document(document(doc), n_chunks as u32);
                         report.chunks_written += n_chunks;
                         report.text_bytes += parsed.text.len() as u64;
@@ -318,7 +338,9 @@ impl Indexer {
                 files: plan.to_read.len(),
             });
             if batch.is_due() {
-                batch.commit(&mut writer, &ledger, &mut report.timings)?;
+                let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
+                reached -= left_out.len();
+                report.take_back(&left_out);
             }
             Ok(())
         })?;
@@ -333,7 +355,10 @@ impl Indexer {
             }
             plan.forget_skipped(&mut ledger);
         }
-        batch.commit(&mut writer, &ledger, &mut report.timings)?;
+        let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
+        report.take_back(&left_out);
+        report.not_reached += left_out.len();
+        report.interrupted |= !left_out.is_empty();
         if !report.interrupted {
             let merging = Instant::now();
             merge::merge_segments(&mut writer, &self.settings, progress, stop)?;
