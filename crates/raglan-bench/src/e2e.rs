@@ -80,6 +80,7 @@ pub fn run(options: &E2e) -> Result<()> {
             threads: options.threads,
             pending_bytes: 256 << 20,
             commit_every: Duration::from_secs(60),
+            remembered: Default::default(),
         };
         let indexer = Indexer::new(copy.path(), &index_folder, settings);
         Ok(indexer.update(Start::Continue, &(), &AtomicBool::new(false))?)

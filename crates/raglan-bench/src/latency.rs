@@ -103,6 +103,7 @@ pub fn run(options: &Latency) -> Result<()> {
         threads: options.threads,
         pending_bytes: 256 << 20,
         commit_every: Duration::from_secs(600),
+        remembered: Default::default(),
     };
     let indexer = Indexer::new(&options.folder, &options.index, settings);
     let made = indexer.update(Start::Continue, &(), &AtomicBool::new(false))?;

@@ -16,7 +16,7 @@ use raglan::core::Format;
   raglan search -f manuals warranty -k 5 --json
 
 Settings come from flags, then RAGLAN_* variables, then raglan.toml in this folder or above, then the
-user's raglan.toml, then defaults; `raglan --print-config` shows each with its source.")]
+user's raglan.toml, then what the index remembers, then defaults; `raglan --print-config` shows each with its source.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -39,8 +39,8 @@ pub struct Global {
     /// Never touch the network
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Threads to use; 0 means one a processor
-    #[arg(long, global = true, value_name = "N")]
+    /// Threads to use, up to 1024; 0 means one a processor
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<String>,
     /// Memory that indexing may use for texts and vectors under way, such as 2GiB
     #[arg(long, global = true, value_name = "SIZE")]
@@ -73,9 +73,17 @@ pub enum Command {
   raglan ask -f manuals            (asks for questions until an empty line or Ctrl-D)")]
     Ask(AskCommand),
     /// Find passages
-    #[command(after_help = "Examples:
+    #[command(
+        after_help = "The index is searched as it is: files that changed since are found by their old text until `raglan index`
+or `raglan ask` brings it up to date.
+
+Bytes are those of the file where it is plain text in UTF-8; of other files (`text bytes`, in JSON
+`\"span_of\": \"text\"`) they are those of the text that was extracted, which `raglan chunks` shows.
+
+Examples:
   raglan search -f manuals warranty period
-  raglan search -f manuals --path 'eu/**' --format pdf --after 2024-01-01 warranty --json")]
+  raglan search -f manuals --path 'eu/**' --format pdf --after 2024-01-01 warranty --json"
+    )]
     Search(SearchCommand),
     /// List the chunks of the index or of one document
     Chunks(ChunksCommand),
@@ -89,7 +97,9 @@ pub enum Command {
     /// Remove files that the index no longer needs
     Gc(FolderArgs),
     /// Show how a query finds a chunk or document, or why it does not
-    #[command(after_help = "Examples:
+    #[command(after_help = "It explains what `raglan search` does; `--recipe ask` explains what `raglan ask` does.
+
+Examples:
   raglan explain -f manuals \"warranty period\" eu/terms.pdf
   raglan explain -f manuals \"warranty period\" 1042")]
     Explain(ExplainCommand),
@@ -125,7 +135,7 @@ pub struct FolderArgs {
 
 /// Which files are read and how they are cut.
 #[derive(Args, Clone, Default)]
-#[command(next_help_heading = "Indexing")]
+#[command(next_help_heading = "Indexing (remembered by the index; later runs go on with them)")]
 pub struct IndexingArgs {
     /// Read files that .gitignore or .ignore exclude too
     #[arg(long)]
@@ -133,10 +143,10 @@ pub struct IndexingArgs {
     /// Read hidden files too
     #[arg(long)]
     pub hidden: bool,
-    /// Read only files that match this glob; may be given several times
+    /// Read only files that match this glob; may be given several times; '' lifts what the index remembers
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
-    /// Leave out files that match this glob; may be given several times
+    /// Leave out files that match this glob; may be given several times; '' lifts what the index remembers
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Dense encoder: a model name or path, or `none` for BM25 only
@@ -174,7 +184,7 @@ pub struct IndexCommand {
     /// Folder of documents
     #[arg(value_name = "FOLDER", default_value = ".")]
     pub folder: PathBuf,
-    /// Forget the old index and read everything again
+    /// Read everything again; settings that are not given are those of the old index
     #[arg(long)]
     pub rebuild: bool,
     /// Fail when a file was skipped
@@ -216,7 +226,7 @@ pub struct SearchCommand {
     #[arg(required = true, value_name = "QUERY")]
     pub query: Vec<String>,
     /// How many results
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub k: Option<String>,
     /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
     #[arg(long, value_name = "RECIPE")]
@@ -325,7 +335,7 @@ pub struct ExplainCommand {
     /// Number of a chunk or path of a document
     #[arg(value_name = "CHUNK-OR-PATH")]
     pub target: String,
-    /// Recipe: a shipped name or a TOML file
+    /// Recipe: a shipped name or a TOML file; without it, that of `raglan search`
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
 }
@@ -436,6 +446,8 @@ impl IndexingArgs {
         vec![
             ("ignore-files", self.no_ignore.then(|| "false".to_owned())),
             ("hidden", self.hidden.then(|| "true".to_owned())),
+            ("include", globs(&self.include)),
+            ("exclude", globs(&self.exclude)),
             ("embedder", self.embedder.clone()),
             ("chunker", self.chunker.clone()),
             ("chunk-tokens", self.chunk_tokens.clone()),
@@ -447,6 +459,11 @@ impl IndexingArgs {
             ("file-seconds", self.file_seconds.clone()),
         ]
     }
+}
+
+/// The globs one a line, if there are any.
+fn globs(globs: &[String]) -> Option<String> {
+    (!globs.is_empty()).then(|| globs.join("\n"))
 }
 
 impl DecodingArgs {

@@ -11,6 +11,7 @@ mod progress;
 mod session;
 mod settings;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -29,12 +30,15 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return told_usage(&usage),
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("RAGLAN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let json = cli.global.json;
-    end_quietly_when_nobody_reads();
+    end_when_output_fails();
     match run(cli) {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
@@ -48,6 +52,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Help and version are asked for; anything else is a mistake in the command line, told as JSON too where that is wanted.
+fn told_usage(usage: &clap::Error) -> ExitCode {
+    if usage.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        let text = usage.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let _ = output::json(&serde_json::json!({ "error": first, "causes": [first] }));
+    }
+    let _ = usage.print(); // There is nowhere left to say that this failed.
+    ExitCode::from(if usage.use_stderr() { 2 } else { 0 })
 }
 
 fn run(cli: Cli) -> Result<Outcome> {
@@ -65,12 +80,19 @@ fn run(cli: Cli) -> Result<Outcome> {
     let print_config = global.print_config;
     let Some(command) = command else {
         if print_config {
-            return commands::print_config(&Session::new(global, Vec::new())?);
+            let mut session = Session::new(global, Vec::new())?;
+            if let Ok(index) = session.index_folder(&args::FolderArgs { folder: None }) {
+                session.inherit(&index);
+            }
+            return commands::print_config(&session);
         }
         Cli::command().print_help()?;
         return Ok(Outcome::Nothing);
     };
-    let session = Session::new(global, command.settings())?;
+    let mut session = Session::new(global, command.settings())?;
+    if let Ok(Some(index)) = commands::index_of(&session, &command) {
+        session.inherit(&index);
+    }
     if print_config {
         return commands::print_config(&session);
     }
@@ -114,13 +136,18 @@ fn told(error: &anyhow::Error) -> String {
     told
 }
 
-/// `println!` panics when the reader of a pipe has gone, as with `raglan chunks | head`; that is an end like any other.
-fn end_quietly_when_nobody_reads() {
+/// `println!` panics when it cannot write. When the reader of a pipe has gone, as with `raglan chunks | head`, that is
+/// an end like any other; a full disk is an error.
+fn end_when_output_fails() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
-        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
-            std::process::exit(0);
+        if let Some(problem) = message.strip_prefix("failed printing to stdout: ") {
+            if problem.contains("Broken pipe") {
+                std::process::exit(0);
+            }
+            let _ = writeln!(std::io::stderr(), "error: the results cannot be written: {problem}");
+            std::process::exit(2);
         }
         usual(panic);
     }));

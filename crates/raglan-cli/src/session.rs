@@ -10,7 +10,7 @@ use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
 use raglan::{Embedder, Filter, Index, IndexSettings, Indexer, Models};
 
-use crate::args::{FilterArgs, Flags, FolderArgs, Global, IndexingArgs};
+use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::Bars;
 use crate::settings::Settings;
 
@@ -29,14 +29,23 @@ impl Session {
         let mut all = global.settings();
         all.extend(flags);
         let settings = Settings::resolve(&all)?;
-        let mut threads: usize = settings.parse("threads")?;
-        if threads == 0 {
-            threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        }
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = match settings.parse("threads")? {
+            0 => processors,
+            wanted => processors.saturating_mul(4).min(wanted), // More would only wait for each other.
+        };
         raglan::set_threads(threads)?;
         let bars = Arc::new(Bars::new(global.quiet));
         let models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
         Ok(Self { settings, json: global.json, bars, models, threads })
+    }
+
+    /// Goes on with what an index remembers, wherever nothing else was said.
+    pub fn inherit(&mut self, index: &Path) {
+        // An index that cannot be read has nothing to say here; the command that opens it says why.
+        if let Ok(passport) = raglan::store::Passport::read(index) {
+            self.settings.inherit(index, &passport.settings);
+        }
     }
 
     /// The index folder of a folder of documents.
@@ -98,7 +107,7 @@ impl Session {
     }
 
     /// An indexer of a folder by the settings.
-    pub fn indexer(&self, documents: &Path, index: &Path, args: &IndexingArgs) -> Result<Indexer> {
+    pub fn indexer(&self, documents: &Path, index: &Path) -> Result<Indexer> {
         let settings = &self.settings;
         let embedder = self.embedder()?;
         let max_tokens: usize = settings.parse("chunk-tokens")?;
@@ -130,8 +139,8 @@ impl Session {
                 walk: WalkOptions {
                     respect_ignore_files: settings.parse("ignore-files")?,
                     hidden: settings.parse("hidden")?,
-                    include: args.include.clone(),
-                    exclude: args.exclude.clone(),
+                    include: settings.lines("include"),
+                    exclude: settings.lines("exclude"),
                     ..WalkOptions::default()
                 },
                 limits: self.limits()?,
@@ -144,26 +153,25 @@ impl Session {
                 threads: self.threads,
                 pending_bytes: (max_memory / 16).max(1 << 20),
                 commit_every: std::time::Duration::from_secs(settings.parse("commit-seconds")?),
+                remembered: settings.to_remember(),
             },
         ))
     }
 
-    /// The recipe of the settings, or the default for an index with or without vectors.
-    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<Recipe> {
-        let recipe = match self.settings.text("recipe") {
-            "" => raglan::recipe(if index.has_dense() { with_vectors } else { words_only })?,
-            name => raglan::recipe(name)?,
+    /// The recipe of the settings, or the default for an index with or without vectors; and its name.
+    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<(String, Recipe)> {
+        let name = match self.settings.text("recipe") {
+            "" if index.has_dense() => with_vectors,
+            "" => words_only,
+            name => name,
         };
-        self.adjusted(recipe)
+        Ok((name.to_owned(), self.adjusted(raglan::recipe(name)?)?))
     }
 
     /// The recipe with the parameters that the settings give.
     fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
         let settings = &self.settings;
         if let Some(k) = settings.parse_given("k")? {
-            if k == 0 {
-                bail!("setting `k` = 0: at least one result must be wanted");
-            }
             recipe = recipe.with_k(k);
         }
         if let Some(method) = settings.parse_given("fusion")? {

@@ -1,7 +1,8 @@
 //! Settings and where each of them came from.
 //!
 //! A setting is taken from the first place that has it: the command line, the environment (`RAGLAN_*`),
-//! the project file (`raglan.toml` in the current folder or above it), the user's file, the default.
+//! the project file (`raglan.toml` in the current folder or above it), the user's file, what the index remembers (for
+//! settings that decide what it holds), the default.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,48 +14,141 @@ use anyhow::{Context, Result, bail};
 pub struct Setting {
     /// Key in a settings file; dashes between words.
     pub key: &'static str,
+    /// What it may be.
+    kind: Kind,
     /// Default, as it would be written on the command line.
     pub default: &'static str,
     /// What it means.
     pub help: &'static str,
 }
 
-const fn setting(key: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting { key, default, help }
+/// What a setting may be; an empty text is none, and always allowed where it is the default.
+enum Kind {
+    /// Any text.
+    Text,
+    /// Yes or no, in one of several spellings.
+    YesNo,
+    /// A whole number within bounds.
+    Whole(u64, u64),
+    /// A number within bounds.
+    Number(f64, f64),
+    /// A number of bytes, such as `100MiB`.
+    Size,
+    /// Globs, one a line; a list in files, a flag that is given several times.
+    Globs,
+    /// What this can read.
+    Word(fn(&str) -> Result<(), String>),
 }
 
+const fn setting(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, kind, default, help }
+}
+
+fn word<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<(), String> {
+    text.parse::<T>().map(drop).map_err(|error| error.to_string())
+}
+
+fn language(text: &str) -> Result<(), String> {
+    if text == "none" { Ok(()) } else { word::<raglan::sparse::StemLanguage>(text) }
+}
+
+use Kind::{Globs, Number, Size, Text, Whole, Word, YesNo};
+
+const MANY: u64 = u32::MAX as u64;
+const ENDLESS: f64 = f64::MAX;
+
 /// Every setting there is.
+#[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    setting("index", "", "folder of the index; empty: `.raglan` in the folder of documents"),
-    setting("cache", "", "folder of downloaded models; empty: by the platform's convention"),
-    setting("offline", "false", "never touch the network"),
-    setting("threads", "0", "threads to use; 0: as many as there are processors"),
-    setting("max-memory", "4GiB", "memory that indexing may use for texts and vectors under way"),
-    setting("embedder", "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
-    setting("generator", "smollm2-135m-instruct", "language model: a model name or the path of a GGUF file"),
-    setting("chunker", "structure", "structure, tokens or sentences"),
-    setting("chunk-tokens", "200", "most tokens of a chunk, by the encoder's own count"),
-    setting("chunk-overlap", "0", "tokens that a chunk repeats from the one before"),
-    setting("prefix-headings", "true", "embed a chunk below the line of its headings"),
-    setting("language", "english", "language of stemming and stop words, or `none`"),
-    setting("ignore-files", "true", "respect .gitignore and .ignore"),
-    setting("hidden", "false", "read hidden files too"),
-    setting("max-file-size", "100MiB", "larger files are skipped"),
-    setting("max-text-size", "64MiB", "files with more extracted text are skipped"),
-    setting("file-seconds", "30", "a file that takes longer to read is skipped"),
-    setting("commit-seconds", "60", "indexing makes its work durable at least this often"),
-    setting("recipe", "", "recipe of `search` and `ask`: a shipped name or a TOML file; empty: hybrid and ask"),
-    setting("k", "", "how many results `search` shows; here and below, empty: as the recipe says"),
-    setting("fusion", "", "min-max, z-score, distribution-based or reciprocal-rank"),
-    setting("max-tokens", "", "most tokens of an answer"),
-    setting("context-tokens", "", "most tokens of the passages shown to the language model"),
-    setting("temperature", "", "0 is greedy decoding"),
-    setting("top-k", "", "sample among this many tokens; 0: all"),
-    setting("top-p", "", "sample among the likeliest tokens of this total probability"),
-    setting("min-p", "", "sample among tokens at least this likely, relative to the likeliest"),
-    setting("repetition-penalty", "", "1 is none"),
-    setting("seed", "", "seed of sampling"),
+    setting("index", Text, "", "folder of the index; empty: `.raglan` in the folder of documents"),
+    setting("cache", Text, "", "folder of downloaded models; empty: by the platform's convention"),
+    setting("offline", YesNo, "false", "never touch the network"),
+    setting("threads", Whole(0, 1024), "0", "threads to use; 0: as many as there are processors; more than four for each are not started"),
+    setting("max-memory", Size, "4GiB", "memory that indexing may use for texts and vectors under way"),
+    setting("embedder", Text, "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
+    setting("generator", Text, "smollm2-135m-instruct", "language model: a model name or the path of a GGUF file"),
+    setting("chunker", Word(word::<raglan::ingest::chunk::ChunkerKind>), "structure", "structure, tokens or sentences"),
+    setting("chunk-tokens", Whole(1, MANY), "200", "most tokens of a chunk, by the encoder's own count"),
+    setting("chunk-overlap", Whole(0, MANY), "0", "tokens that a chunk repeats from the one before"),
+    setting("prefix-headings", YesNo, "true", "embed a chunk below the line of its headings"),
+    setting("language", Word(language), "english", "language of stemming and stop words, or `none`"),
+    setting("ignore-files", YesNo, "true", "respect .gitignore and .ignore"),
+    setting("hidden", YesNo, "false", "read hidden files too"),
+    setting("include", Globs, "", "read only files that match one of these globs, one a line"),
+    setting("exclude", Globs, "", "leave out files that match one of these globs, one a line"),
+    setting("max-file-size", Size, "100MiB", "larger files are skipped"),
+    setting("max-text-size", Size, "64MiB", "files with more extracted text are skipped"),
+    setting("file-seconds", Number(0.0, 1e6), "30", "a file that takes longer to read is skipped"),
+    setting("commit-seconds", Whole(0, MANY), "60", "indexing makes its work durable at least this often"),
+    setting("recipe", Text, "", "recipe of `search` and `ask`: a shipped name or a TOML file; empty: hybrid and ask"),
+    setting("k", Whole(1, MANY), "", "how many results `search` shows; here and below, empty: as the recipe says"),
+    setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based or reciprocal-rank"),
+    setting("max-tokens", Whole(1, MANY), "", "most tokens of an answer"),
+    setting("context-tokens", Whole(0, MANY), "", "most tokens of the passages shown to the language model"),
+    setting("temperature", Number(0.0, ENDLESS), "", "0 is greedy decoding"),
+    setting("top-k", Whole(0, MANY), "", "sample among this many tokens; 0: all"),
+    setting("top-p", Number(0.0, 1.0), "", "sample among the likeliest tokens of this total probability"),
+    setting("min-p", Number(0.0, 1.0), "", "sample among tokens at least this likely, relative to the likeliest"),
+    setting("repetition-penalty", Number(0.0, ENDLESS), "", "1 is none"),
+    setting("seed", Whole(0, u64::MAX), "", "seed of sampling"),
 ];
+
+/// The settings that an index remembers: those that decide which files it holds and how they are cut.
+const OF_THE_INDEX: &[&str] = &[
+    "embedder",
+    "chunker",
+    "chunk-tokens",
+    "chunk-overlap",
+    "prefix-headings",
+    "language",
+    "ignore-files",
+    "hidden",
+    "include",
+    "exclude",
+    "max-file-size",
+    "max-text-size",
+    "file-seconds",
+];
+
+impl Setting {
+    /// The text as the settings keep it, or which texts would fit.
+    fn read(&self, text: &str) -> Result<String, String> {
+        if text.is_empty() && self.default.is_empty() {
+            return Ok(String::new());
+        }
+        let fits = match self.kind {
+            Text | Globs => true,
+            YesNo => {
+                let yes = match text.to_ascii_lowercase().as_str() {
+                    "true" | "yes" | "on" | "1" => "true",
+                    "false" | "no" | "off" | "0" => "false",
+                    _ => return Err("expected true or false (also yes or no, on or off, 1 or 0)".to_owned()),
+                };
+                return Ok(yes.to_owned());
+            }
+            Whole(least, most) => text.parse().is_ok_and(|n: u64| (least..=most).contains(&n)),
+            Number(least, most) => text.parse().is_ok_and(|x: f64| (least..=most).contains(&x)),
+            Size => return parse_bytes(text).map(|_| text.to_owned()).map_err(|error| format!("{error:#}")),
+            Word(read) => return read(text).map(|()| text.to_owned()),
+        };
+        if fits { Ok(text.to_owned()) } else { Err(format!("expected {}", self.kind)) }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Text | Word(_) => f.write_str("a text"),
+            YesNo => f.write_str("true or false"),
+            Whole(least, MANY | u64::MAX) => write!(f, "a whole number from {least}"),
+            Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
+            Number(least, most) if *most == ENDLESS => write!(f, "a number from {least}"),
+            Number(least, most) => write!(f, "a number from {least} to {most}"),
+            Size => f.write_str("a size such as 100MiB"),
+            Globs => f.write_str("globs"),
+        }
+    }
+}
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +159,8 @@ pub enum Origin {
     Environment(String),
     /// A settings file.
     File(PathBuf),
+    /// The index, which remembers what it was last brought up to date with.
+    Index(PathBuf),
     /// Nowhere else.
     Default,
 }
@@ -75,6 +171,7 @@ impl fmt::Display for Origin {
             Self::Flag => f.write_str("command line"),
             Self::Environment(name) => f.write_str(name),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Index(path) => write!(f, "the index `{}`", path.display()),
             Self::Default => f.write_str("default"),
         }
     }
@@ -119,7 +216,33 @@ impl Settings {
                 values.insert(key, (value.clone(), Origin::Flag));
             }
         }
+        for setting in SETTINGS {
+            let (text, origin) = values.get_mut(setting.key).expect("every setting has a default");
+            let read = setting.read(text);
+            *text =
+                read.map_err(|why| anyhow::anyhow!("setting `{}` = `{text}` (from {origin}): {why}", setting.key))?;
+        }
         Ok(Self { values })
+    }
+
+    /// Takes what an index remembers wherever nothing else was said.
+    pub fn inherit(&mut self, index: &Path, remembered: &BTreeMap<String, String>) {
+        for key in OF_THE_INDEX {
+            let place = self.values.get_mut(key).expect("every setting has a default");
+            if let (Origin::Default, Some(value)) = (&place.1, remembered.get(*key)) {
+                *place = (value.clone(), Origin::Index(index.to_owned()));
+            }
+        }
+    }
+
+    /// What an index is to remember of these settings.
+    pub fn to_remember(&self) -> BTreeMap<String, String> {
+        OF_THE_INDEX.iter().map(|&key| (key.to_owned(), self.text(key).to_owned())).collect()
+    }
+
+    /// The entries of a setting that is a list.
+    pub fn lines(&self, key: &str) -> Vec<String> {
+        self.text(key).lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
     }
 
     /// The text of a setting.
@@ -191,11 +314,15 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>> {
             toml::Value::Integer(n) => n.to_string(),
             toml::Value::Float(x) => x.to_string(),
             toml::Value::Boolean(yes) => yes.to_string(),
-            other => bail!(
-                "`{}`: setting `{key}` must be a string, a number or a truth value, not {}",
-                path.display(),
-                other.type_str()
-            ),
+            toml::Value::Array(globs) if matches!(setting.kind, Globs) => {
+                let globs = globs.iter().map(toml::Value::as_str).collect::<Option<Vec<_>>>();
+                globs
+                    .with_context(|| format!("`{}`: setting `{key}` must be a list of strings", path.display()))?
+                    .join("\n")
+            }
+            other => {
+                bail!("`{}`: setting `{key}` must be {}, not {}", path.display(), setting.kind, other.type_str())
+            }
         };
         values.push((setting.key, value));
     }
@@ -248,6 +375,42 @@ mod tests {
         assert_eq!(settings(None).text("seed"), "3");
         assert_eq!(settings(None).text("language"), "french");
         assert_eq!(settings(None).text("chunker"), "structure");
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_told_with_those_that_do() {
+        let with = |key, value: &str| Settings::from_places(&[(key, Some(value.to_owned()))], |_| None, None, None);
+        for yes in ["1", "yes", "TRUE", "on"] {
+            assert_eq!(with("offline", yes).unwrap().text("offline"), "true");
+        }
+        assert!(!with("offline", "0").unwrap().parse::<bool>("offline").unwrap());
+        for (key, value, fitting) in [
+            ("offline", "perhaps", "true or false"),
+            ("threads", "lots", "from 0 to 1024"),
+            ("threads", "100000", "from 0 to 1024"),
+            ("k", "0", "from 1"),
+            ("k", "-1", "from 1"),
+            ("top-p", "NaN", "from 0 to 1"),
+            ("max-memory", "", "not a number"),
+            ("chunker", "knife", "structure"),
+        ] {
+            let error = with(key, value).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(fitting), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_an_index_remembers_counts_where_nothing_else_was_said() {
+        let flags = [("exclude", Some("*.tmp".to_owned()))];
+        let mut settings = Settings::from_places(&flags, |_| None, None, None).unwrap();
+        let remembered = [("exclude", "*.log"), ("include", "*.md\n*.txt"), ("threads", "3"), ("embedder", "none")];
+        let remembered = remembered.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        settings.inherit(Path::new("i"), &remembered);
+        assert_eq!(settings.lines("exclude"), ["*.tmp"]);
+        assert_eq!(settings.lines("include"), ["*.md", "*.txt"]);
+        assert_eq!(settings.text("embedder"), "none");
+        assert_eq!(settings.text("threads"), "0", "it is not the index's");
+        assert_eq!(settings.to_remember()["exclude"], "*.tmp");
     }
 
     #[test]

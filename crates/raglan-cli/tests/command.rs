@@ -104,6 +104,7 @@ fn explain_says_why_and_why_not() {
     let why = json(path, &["explain", "warranty months", "warranty.md"]);
     assert_eq!(why["chunks"][0]["bm25"]["rank"], 1);
     assert_eq!(why["chunks"][0]["found"], true);
+    assert_eq!(why["recipe"], "bm25");
     let why_not = json(path, &["explain", "warranty months", "returns.txt"]);
     assert_eq!(why_not["chunks"][0]["bm25"], Value::Null);
     assert_eq!(why_not["chunks"][0]["found"], false);
@@ -114,7 +115,7 @@ fn quotes_are_checked_against_the_files() {
     let folder = folder();
     let path = folder.path();
     let text = std::fs::read_to_string(path.join("returns.txt")).unwrap();
-    let source = |path: &str, start: usize, end: usize, text: &str| serde_json::json!({ "path": path, "locator": {}, "start": start, "end": end, "text": text, "score": 1.0 });
+    let source = |path: &str, start: usize, end: usize, text: &str| serde_json::json!({ "path": path, "locator": {}, "start": start, "end": end, "span_of": "file", "text": text, "score": 1.0 });
     let answer = serde_json::json!({ "sources": [
         source("returns.txt", 0, 9, &text[..9]),
         source("returns.txt", 0, 5, &text[6..11]),
@@ -127,6 +128,135 @@ fn quotes_are_checked_against_the_files() {
         checked["quotes"].as_array().unwrap().iter().map(|quote| quote["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["ok", "changed", "missing", "missing"]);
     assert_eq!(checked["quotes"][1]["now_at"], 6);
+}
+
+#[test]
+fn a_claimed_source_must_be_there() {
+    let folder = folder();
+    let path = folder.path();
+    let check = |source: Value, attribution: &str| {
+        let sentence =
+            serde_json::json!({ "text": "So it is.", "source": source, "support": 0.9, "attribution": attribution });
+        let answer = serde_json::json!({ "sources": [], "sentences": [sentence] });
+        std::fs::write(path.join("answer.json"), answer.to_string()).unwrap();
+        let output = raglan(path, &["verify", "-f", ".", "--answer", "answer.json"]);
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, told) = check(0.into(), "cited");
+    assert!(code == 1 && told.contains("no source for: So it is."), "{told}");
+    let (code, told) = check(Value::Null, "unsupported");
+    assert!(code == 0 && told.contains("no sources"), "{told}");
+}
+
+#[test]
+fn spans_say_what_their_bytes_are_of() {
+    let folder = folder();
+    let path = folder.path();
+    std::fs::write(path.join("page.html"), "<html><body><p>A walrus is on this page.</p></body></html>").unwrap();
+    std::fs::write(path.join("old.txt"), b"Le caf\xe9 est ferm\xe9, dit le morse de la for\xeat.").unwrap();
+    raglan(path, &["index", "."]);
+    let of = |query: &str| json(path, &["search", query])["results"][0]["span_of"].clone();
+    assert_eq!((of("warranty"), of("walrus"), of("morse")), ("file".into(), "text".into(), "text".into()));
+    let listed = json(path, &["chunks", "page.html"])[0].clone();
+    assert_eq!(listed["span_of"], "text");
+    let found = json(path, &["search", "walrus"])["results"][0].clone();
+    for key in ["chunk", "path", "locator", "start", "end", "text"] {
+        assert_eq!(listed[key], found[key]);
+    }
+    let told = String::from_utf8(raglan(path, &["search", "walrus"]).stdout).unwrap();
+    assert!(told.contains("text bytes"), "{told}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_of_one_line() {
+    let folder = folder();
+    let path = folder.path();
+    raglan(path, &["index", "."]);
+    for args in [&["chunks"][..], &["search", "warranty"], &["completions", "bash"], &["chunks", "--json"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+        let output = command.args(args).args(["-q"]).current_dir(path).stdout(full).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains("error: ") && !told.contains("panicked"), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn an_empty_index_is_not_one_without_matches() {
+    let folder = tempfile::tempdir().unwrap();
+    raglan(folder.path(), &["index", "."]);
+    let output = raglan(folder.path(), &["search", "anything"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is empty so far"));
+}
+
+#[test]
+fn what_is_no_document_is_left_out() {
+    let folder = folder();
+    let path = folder.path();
+    let elsewhere = path.join("index-of-notes");
+    std::fs::create_dir(path.join("notes")).unwrap();
+    std::fs::write(path.join("notes/a.txt"), "A note.\n").unwrap();
+    raglan(path, &["index", "notes", "--index", elsewhere.to_str().unwrap()]);
+    std::fs::write(path.join("broken.docx"), b"PK\x03\x04 and no more").unwrap();
+    let report = json(path, &["index", "."]);
+    let skipped = report["skipped"].as_array().unwrap();
+    assert_eq!(report["documents"], 4, "{report}");
+    let reason = |path: &str| skipped.iter().find(|s| s["path"] == path).unwrap()["reason"].as_str().unwrap();
+    assert!(reason("index-of-notes").contains("index of raglan"));
+    assert!(reason("broken.docx").contains("damaged or not a DOCX"));
+}
+
+#[test]
+fn an_index_is_of_one_folder_wherever_that_is_moved() {
+    let (here, there) = (folder(), tempfile::tempdir().unwrap());
+    let path = here.path();
+    std::fs::create_dir(path.join("other")).unwrap();
+    std::fs::write(path.join("other/only.txt"), "Another folder's only text.\n").unwrap();
+    raglan(path, &["index", "."]);
+    let refused = raglan(path, &["index", "other", "--index", ".raglan"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("other`") && told.contains("--index") && told.contains("--rebuild"), "{told}");
+    assert_eq!(json(path, &["status"])["documents"], 4);
+    assert_eq!(json(path, &["index", "other", "--index", ".raglan", "--rebuild"])["documents"], 1);
+    json(path, &["index", ".", "--rebuild"]);
+
+    let moved = there.path().join("moved");
+    std::fs::rename(path, &moved).unwrap();
+    assert_eq!(json(&moved, &["index", "."])["unchanged"], 4);
+    assert_eq!(json(&moved, &["status"])["folder"], moved.canonicalize().unwrap().to_str().unwrap());
+    std::fs::create_dir(path).unwrap(); // For its owner to remove.
+}
+
+#[test]
+fn an_index_goes_on_with_the_settings_it_was_made_with() {
+    let folder = folder();
+    let path = folder.path();
+    let made = json(path, &["index", ".", "--exclude", "*.rs", "--chunk-tokens", "64"]);
+    assert_eq!(made["documents"], 2);
+    let again = json(path, &["index", "."]);
+    assert_eq!((again["unchanged"].as_u64(), again["documents"].as_u64()), (Some(2), Some(2)));
+    let settings = json(path, &["status", "--print-config"]);
+    let exclude = settings.as_array().unwrap().iter().find(|setting| setting["key"] == "exclude").unwrap();
+    assert_eq!(exclude["value"], "*.rs");
+    assert!(exclude["from"].as_str().unwrap().contains(".raglan"));
+    assert_eq!(json(path, &["status"])["passport"]["settings"]["chunk-tokens"], "64");
+    assert_eq!(json(path, &["index", ".", "--exclude", ""])["documents"], 3);
+    assert_eq!(json(path, &["index", "."])["documents"], 3);
+}
+
+#[test]
+fn truth_values_have_several_spellings() {
+    let folder = folder();
+    std::fs::write(folder.path().join("raglan.toml"), "hidden = \"yes\"\nexclude = [\"*.rs\", \"*.md\"]\n").unwrap();
+    std::fs::write(folder.path().join(".secret.txt"), "hidden\n").unwrap();
+    let indexed = json(folder.path(), &["index", "."]);
+    assert_eq!(indexed["documents"], 2, "{indexed}");
+    let mut offline = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    assert!(offline.args(["--print-config"]).env("RAGLAN_OFFLINE", "1").status().unwrap().success());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LeftOut, Locator};
+use crate::{LeftOut, Locator, SpanOf};
 
 /// An answer, sentence by sentence, with the passages that support it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,7 +49,7 @@ pub enum Attribution {
     Unsupported,
 }
 
-/// A passage that an answer was made from: a byte span of a file.
+/// A passage that an answer was made from: a byte span of a file, or of the text extracted from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// The document's path relative to the indexed folder.
@@ -60,6 +60,8 @@ pub struct Source {
     pub start: usize,
     /// One past the last byte.
     pub end: usize,
+    /// Whether that is the file, byte for byte.
+    pub span_of: SpanOf,
     /// The quote: the extracted text from `start` to `end`.
     pub text: String,
     /// The score that brought the passage into the context.

@@ -82,6 +82,35 @@ pub struct Document {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What the bytes of a span are counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpanOf {
+    /// The file: its own bytes are the text.
+    File,
+    /// The text that the reader extracted from the file, in UTF-8.
+    Text,
+}
+
+impl SpanOf {
+    /// A span for people, such as `bytes 3–9` or `text bytes 3–9`.
+    pub fn told(self, span: Range<usize>) -> String {
+        let of = match self {
+            Self::File => "bytes",
+            Self::Text => "text bytes",
+        };
+        format!("{of} {}–{}", span.start, span.end)
+    }
+}
+
+impl Document {
+    /// What spans of this document's chunks are counted in.
+    pub fn span_of(&self) -> SpanOf {
+        let utf_8 = self.encoding.as_deref().is_none_or(|encoding| encoding == "UTF-8");
+        if self.format.is_plain_text() && utf_8 { SpanOf::File } else { SpanOf::Text }
+    }
+}
+
 /// The text of a document and its structure: what a reader gives and a chunker takes.
 ///
 /// `blocks` are disjoint, in order, lie within `text` on character boundaries, and together cover all of it but

@@ -32,7 +32,7 @@ pub use answer::{Answer, AnswerSentence, Attribution, Source, Timings, TokenUsag
 pub use chunk::{Chunk, ChunkId, ChunkSpan};
 pub use chunk_set::ChunkSet;
 pub use context::{Context, LeftOut, LeftOutReason, Passage};
-pub use document::{Block, BlockKind, ContentHash, DocId, Document, Mark, MarkKind, ParsedDocument};
+pub use document::{Block, BlockKind, ContentHash, DocId, Document, Mark, MarkKind, ParsedDocument, SpanOf};
 pub use error::{Error, Result};
 pub use format::{Format, Language};
 pub use locator::Locator;

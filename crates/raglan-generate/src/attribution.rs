@@ -7,7 +7,9 @@
 //!
 //! `t` runs over the sentence's distinct stems without stop words, `N` is the number of passages, `df(t)` how many of
 //! them have `t`, and `m(t)` is 2 for words with a digit, else 1: a sentence with a wrong number is a wrong sentence.
-//! A word that no passage has weighs most and lowers the support by all passages.
+//! A word that no passage has weighs most and lowers the support by all passages. A passage that lacks one of the
+//! sentence's numbers or names is no source of it, whatever else they share, and a sentence that only says the
+//! question again has none.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -26,7 +28,7 @@ const CITED: f32 = 0.4;
 /// A passage that the model named is taken if it bears the sentence out, the best of them if there are several; else
 /// the passage with the highest support, the earlier of equals, if that suffices; else the sentence is unsupported,
 /// and the support given is the highest there was.
-pub fn attribute(answer: &str, passages: &[&str]) -> Vec<AnswerSentence> {
+pub fn attribute(question: &str, answer: &str, passages: &[&str]) -> Vec<AnswerSentence> {
     let stems: Vec<HashSet<String>> = passages.iter().map(|passage| stems(passage).collect()).collect();
     let mut df: HashMap<&str, usize> = HashMap::new();
     for stem in stems.iter().flatten() {
@@ -37,23 +39,57 @@ pub fn attribute(answer: &str, passages: &[&str]) -> Vec<AnswerSentence> {
         if stem.bytes().any(|byte| byte.is_ascii_digit()) { 2.0 * rarity } else { rarity }
     };
     let attributed = sentences(answer, passages.len()).into_iter().map(|sentence| {
-        let words: BTreeSet<String> = self::stems(&sentence.text).collect();
+        let claim = without_list_marker(&sentence.text);
+        let words: BTreeSet<String> = self::stems(claim).collect();
+        let (exact, echo) = (numbers_and_names(claim), repeats(question, claim));
         let total: f32 = words.iter().map(|word| weight(word)).sum();
         let support = |i: usize| {
             let shared: f32 = words.iter().filter(|&word| stems[i].contains(word)).map(|word| weight(word)).sum();
             (i, if shared > 0.0 { shared / total } else { 0.0 })
         };
         let better = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
-        let cited = sentence.cited.iter().map(|number| support(number - 1)).reduce(better);
-        let matched = (0..passages.len()).map(support).reduce(better);
+        let highest = (0..passages.len()).map(support).reduce(better).map_or(0.0, |(_, support)| support);
+        let can_be_source = |&i: &usize| !echo && exact.iter().all(|word| stems[i].contains(word));
+        let cited = sentence.cited.iter().map(|number| number - 1).filter(can_be_source).map(support).reduce(better);
+        let matched = (0..passages.len()).filter(can_be_source).map(support).reduce(better);
         let (source, support, attribution) = match (cited, matched) {
             (Some((i, support)), _) if support >= CITED => (Some(i), support, Attribution::Cited),
             (_, Some((i, support))) if support >= MATCHED => (Some(i), support, Attribution::Matched),
-            (_, best) => (None, best.map_or(0.0, |(_, support)| support), Attribution::Unsupported),
+            _ => (None, highest, Attribution::Unsupported),
         };
         AnswerSentence { text: sentence.text, source, support, attribution }
     });
     attributed.collect()
+}
+
+/// The text without a list's number or dash before it.
+fn without_list_marker(text: &str) -> &str {
+    let text = text.trim_start();
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let marked = match rest.strip_prefix(['.', ')']) {
+        Some(rest) if rest.len() < text.len() - 1 => Some(rest),
+        _ => text.strip_prefix(['-', '*', '•', '–']),
+    };
+    marked.filter(|rest| rest.starts_with(char::is_whitespace)).map_or(text, str::trim_start)
+}
+
+/// The stems of words with a digit, and of capitalised ones but the first, which is capitalised in any sentence.
+fn numbers_and_names(text: &str) -> Vec<String> {
+    let is_exact = |(i, word): &(usize, &str)| {
+        word.bytes().any(|byte| byte.is_ascii_digit()) || *i > 0 && word.starts_with(char::is_uppercase)
+    };
+    let words = text.unicode_words().enumerate().filter(is_exact).map(|(_, word)| word.to_lowercase());
+    words.filter(|word| STOP_WORDS.binary_search(&&**word).is_err()).map(|word| stem(&word)).collect()
+}
+
+/// Whether a sentence is the question once more: its very words, or a question of no other words.
+fn repeats(question: &str, sentence: &str) -> bool {
+    let words = |text: &str| text.unicode_words().map(str::to_lowercase).collect::<Vec<_>>();
+    if words(question) == words(sentence) {
+        return true;
+    }
+    let asked: HashSet<String> = stems(question).collect();
+    sentence.trim_end().ends_with('?') && stems(sentence).all(|stem| asked.contains(&stem))
 }
 
 /// The stems of a text's content words, in order. A text of nothing but stop words keeps them.
@@ -118,7 +154,7 @@ mod tests {
 
     #[track_caller]
     fn check(answer: &str, expected: &[(Option<usize>, Attribution)]) {
-        let got = attribute(answer, &PASSAGES);
+        let got = attribute("Does a ferry go to the lighthouse?", answer, &PASSAGES);
         let sources: Vec<_> = got.iter().map(|sentence| (sentence.source, sentence.attribution)).collect();
         assert_eq!(sources, expected, "{got:#?}");
     }
@@ -147,8 +183,38 @@ mod tests {
     }
 
     #[test]
+    fn a_number_or_name_that_a_passage_lacks_is_not_from_it() {
+        check(
+            "The lighthouse at Skerry was lit in October 1907 and is 38 metres tall [1].",
+            &[(None, Attribution::Unsupported)],
+        );
+        check(
+            "The lighthouse at Norway is 38 metres tall and was lit on 4 October.",
+            &[(None, Attribution::Unsupported)],
+        );
+        check("Puffins of the island nest on northern cliffs for 12 pounds.", &[(None, Attribution::Unsupported)]);
+    }
+
+    #[test]
+    fn the_question_once_more_is_no_answer() {
+        let echo = ["Is the lighthouse at Skerry 38 metres tall?", "The lighthouse is 38 metres tall."];
+        let got = |question| attribute(question, &echo.join(" "), &PASSAGES);
+        let sources: Vec<_> = got("Is the lighthouse at Skerry 38 metres tall?").iter().map(|s| s.source).collect();
+        assert_eq!(sources, [None, Some(0)]);
+        assert_eq!(attribute("the lighthouse is 38 metres tall", echo[1], &PASSAGES)[0].source, None);
+    }
+
+    #[test]
+    fn a_list_marker_is_no_claim() {
+        check("2. The lighthouse is 38 metres tall.", &[(Some(0), Attribution::Matched)]);
+        check("- The lighthouse is 38 metres tall.", &[(Some(0), Attribution::Matched)]);
+        assert_eq!(without_list_marker("1906 was the year"), "1906 was the year");
+        assert_eq!(without_list_marker("3.5 metres"), "3.5 metres");
+    }
+
+    #[test]
     fn support_is_the_weighted_share_of_words() {
-        let got = attribute("Cats bark loudly", &["cats purr", "dogs bark"]);
+        let got = attribute("", "Cats bark loudly", &["cats purr", "dogs bark"]);
         // `cat` and `bark` are in one of two passages, `loud` in none: w = 1 + ln(3/2) = 1.405 and 1 + ln 3 = 2.099.
         let expected = 1.405 / (1.405 + 1.405 + 2.099);
         assert!((got[0].support - expected).abs() <= 1e-3, "{}", got[0].support);
@@ -157,8 +223,8 @@ mod tests {
 
     #[test]
     fn without_passages_nothing_is_supported() {
-        assert_eq!(attribute("Paris [1].", &[])[0].attribution, Attribution::Unsupported);
-        assert!(attribute("", &["a"]).is_empty());
+        assert_eq!(attribute("", "Paris [1].", &[])[0].attribution, Attribution::Unsupported);
+        assert!(attribute("", "", &["a"]).is_empty());
     }
 
     #[test]

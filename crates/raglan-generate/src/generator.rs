@@ -81,7 +81,7 @@ impl ChatGenerator {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         Ok(Answer {
             question: context.question.clone(),
-            sentences: attribute(&text, &texts),
+            sentences: attribute(&context.question, &text, &texts),
             text,
             sources: shown.into_iter().map(source).collect(),
             left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
@@ -173,6 +173,7 @@ fn source(passage: &Passage) -> Source {
         locator: passage.chunk.locator.clone(),
         start: passage.chunk.span.start,
         end: passage.chunk.span.end,
+        span_of: passage.document.span_of(),
         text: passage.chunk.text.clone(),
         score: passage.score,
     }

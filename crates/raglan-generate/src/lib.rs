@@ -10,7 +10,8 @@
 //! use raglan_generate::attribute;
 //!
 //! let passages = ["The tower was finished in 1889.", "Entry costs 29 euros."];
-//! let sentences = attribute("The tower was finished in 1889. It is painted yellow [2].", &passages);
+//! let question = "When was the tower finished?";
+//! let sentences = attribute(question, "The tower was finished in 1889. It is painted yellow [2].", &passages);
 //! assert_eq!(sentences[0].source, Some(0));
 //! assert_eq!(sentences[1].attribution, Attribution::Unsupported);
 //! assert_eq!(sentences[1].text, "It is painted yellow.");

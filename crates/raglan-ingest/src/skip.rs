@@ -22,6 +22,8 @@ pub enum SkipReason {
         /// Where it leads.
         problem: LinkProblem,
     },
+    /// An index of raglan, which holds documents that were read already.
+    Index,
     /// The operating system refuses to give it: permissions, a failing disk, a file that has vanished.
     Unreadable {
         /// The system's words.
@@ -86,6 +88,7 @@ impl SkipReason {
         match self {
             Self::NotAFile { .. } => "not_a_file",
             Self::Link { .. } => "link",
+            Self::Index => "index",
             Self::Unreadable { .. } => "unreadable",
             Self::TooLarge { .. } => "too_large",
             Self::UnknownFormat { .. } => "unknown_format",
@@ -116,6 +119,7 @@ impl fmt::Display for SkipReason {
             Self::Link { problem: LinkProblem::Outside } => f.write_str("link out of the folder"),
             Self::Link { problem: LinkProblem::Broken } => f.write_str("broken link"),
             Self::Link { problem: LinkProblem::Duplicate } => f.write_str("link to what is read anyway"),
+            Self::Index => f.write_str("an index of raglan, not documents"),
             Self::Unreadable { problem } => write!(f, "unreadable: {problem}"),
             Self::TooLarge { what, limit } => write!(f, "{what} above the limit of {limit}"),
             Self::UnknownFormat { what } => write!(f, "no reader for {what}"),

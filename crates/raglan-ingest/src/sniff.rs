@@ -21,8 +21,16 @@ const HEAD: usize = 8 << 10;
 pub(crate) fn sniff(name: &str, bytes: Vec<u8>) -> Result<Sniffed, SkipReason> {
     let unknown = |what: &str| SkipReason::UnknownFormat { what: what.to_owned() };
     let head = &bytes[..bytes.len().min(HEAD)];
+    let extension = extension(name);
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return Ok(Sniffed::Bytes(package_format(&bytes).ok_or_else(|| unknown("application/zip"))?, bytes));
+        return match package_format(&bytes) {
+            Some(format) => Ok(Sniffed::Bytes(format, bytes)),
+            // Whoever names it so takes it for one.
+            None if matches!(&*extension, "docx" | "pptx" | "xlsx" | "ods" | "epub") => {
+                Err(SkipReason::malformed(format!("damaged or not a {}", extension.to_uppercase())))
+            }
+            None => Err(unknown("application/zip")),
+        };
     }
     if bytes.starts_with(b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1") {
         return Ok(Sniffed::Bytes(compound_format(&bytes)?, bytes));
@@ -33,7 +41,6 @@ pub(crate) fn sniff(name: &str, bytes: Vec<u8>) -> Result<Sniffed, SkipReason> {
     {
         return Ok(Sniffed::Bytes(Format::Pdf, bytes));
     }
-    let extension = extension(name);
     if looks_like_mail(head, &extension) {
         return Ok(Sniffed::Bytes(Format::Eml, bytes));
     }

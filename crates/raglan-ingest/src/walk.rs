@@ -2,8 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, FileType, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use ignore::WalkBuilder;
@@ -14,6 +15,9 @@ use crate::{Error, LinkProblem, Result, SkipReason};
 
 /// The folder where an index lies by default; it is never walked.
 pub const INDEX_FOLDER: &str = ".raglan";
+
+/// The settings of a folder, which are none of its documents.
+const SETTINGS_FILE: &str = "raglan.toml";
 
 /// Which files of a folder are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +84,9 @@ pub struct Walk {
 /// Finds the files below `root`, or `root` itself when it is a file.
 ///
 /// A symbolic link is followed when its target lies below `root` and is not found under its own name; so nothing is
-/// found twice and loops end. Ignored, hidden and excluded files are not found at all, and neither is
-/// [`INDEX_FOLDER`]. Folders that cannot be listed are reported among the skipped.
+/// found twice and loops end. Ignored, hidden and excluded files are not found at all, and neither are
+/// [`INDEX_FOLDER`] and the folder's own `raglan.toml`. Folders that cannot be listed, and indexes elsewhere than at
+/// their default place, are reported among the skipped.
 ///
 /// # Errors
 ///
@@ -165,6 +170,8 @@ impl Search<'_> {
             .follow_links(false);
         let exclude = self.exclude.clone();
         let (top, named, excluded) = (path.to_owned(), name.to_owned(), self.excluded.clone());
+        let indexes = Arc::new(Mutex::new(Vec::new()));
+        let met = indexes.clone();
         builder.filter_entry(move |entry| {
             let is_dir = entry.file_type().is_some_and(|kind| kind.is_dir());
             if entry.depth() == 0 {
@@ -174,7 +181,14 @@ impl Search<'_> {
                 return false;
             }
             let relative = named.join(entry.path().strip_prefix(&top).unwrap_or(entry.path()));
-            !exclude.as_ref().is_some_and(|set| set.matched(&relative, is_dir).is_ignore())
+            if exclude.as_ref().is_some_and(|set| set.matched(&relative, is_dir).is_ignore()) {
+                return false;
+            }
+            let is_index = is_dir && is_index(entry.path());
+            if is_index {
+                met.lock().expect("no thread panics while it holds the list").push(relative);
+            }
+            !is_index
         });
         for entry in builder.build() {
             match entry {
@@ -208,9 +222,16 @@ impl Search<'_> {
                 }
             }
         }
+        for relative in indexes.lock().expect("no thread panics while it holds the list").drain(..) {
+            let (name, reason) = (name_of(&relative), SkipReason::Index);
+            self.walk.skipped.push(SkippedFile { name, size: 0, mtime_ns: 0, reason });
+        }
     }
 
     fn file(&mut self, path: &Path, relative: &Path, metadata: &Metadata) {
+        if relative == Path::new(SETTINGS_FILE) {
+            return;
+        }
         if self.include.as_ref().is_some_and(|set| !set.matched_path_or_any_parents(relative, false).is_ignore()) {
             return;
         }
@@ -262,6 +283,13 @@ impl Search<'_> {
         below.components().any(|part| part == Component::Normal(INDEX_FOLDER.as_ref()))
             || self.excluded.iter().any(|folder| target.starts_with(folder))
     }
+}
+
+/// Whether a folder is an index, by the first words of its manifest.
+fn is_index(folder: &Path) -> bool {
+    let mut start = [0; 13];
+    let manifest = fs::File::open(folder.join("manifest.json"));
+    manifest.is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"raglan-index "
 }
 
 fn is_among(path: &Path, folders: &HashSet<PathBuf>) -> bool {

@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The folder holds no index.
-    #[error("`{}` is not an index: it has no `manifest.json`", path.display())]
+    #[error("`{}` is not an index: it has no `manifest.json`; make one with `raglan index FOLDER`", path.display())]
     NotAnIndex {
         /// The folder.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum Error {
         found: String,
     },
     /// Another writer is at work.
-    #[error("`{}` is being written by {holder}", path.display())]
+    #[error("`{}` is being written by {holder}; wait for it to end", path.display())]
     Locked {
         /// The index folder.
         path: PathBuf,
@@ -36,8 +36,8 @@ pub enum Error {
     },
     /// The index was made with other models or parameters than those wanted.
     #[error(
-        "`{}` was made with another {what}: it has {index_has}, wanted {wanted}; \
-         `raglan index --rebuild` embeds everything anew",
+        "`{}` was made with another {what}: it has {index_has}, wanted {wanted}; leave the settings that ask for \
+         this away, or make the index anew by adding them to `raglan index --rebuild FOLDER`",
         path.display()
     )]
     PassportMismatch {
@@ -51,7 +51,10 @@ pub enum Error {
         wanted: String,
     },
     /// A file is not what the manifest says it is.
-    #[error("`{}` is damaged: {problem}", path.display())]
+    #[error(
+        "`{}` is damaged: {problem}; `raglan verify` looks at the whole index, `raglan index --rebuild FOLDER` makes it anew",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

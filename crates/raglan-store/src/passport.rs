@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::Manifest;
 use crate::{Error, FORMAT_VERSION, Result};
 
 /// What an index was made with: it must not be searched or extended with anything else.
@@ -30,6 +31,13 @@ pub struct Passport {
     pub analyzer: String,
     /// Versions of the readers, by name, as of the last commit.
     pub readers: BTreeMap<String, String>,
+    /// The folder of documents: a `..` for each level when the index lies inside of it, so that both can be moved
+    /// together; else its absolute path. Not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// Settings of the last update, by name, for the next one to go on with. Not compared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Identifies a model by its bytes and by how its output is made.
@@ -69,6 +77,15 @@ pub struct Difference {
 }
 
 impl Passport {
+    /// Reads the passport of the index in `folder`, and nothing else of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnIndex`], [`Error::Damaged`] or [`Error::NewerFormat`].
+    pub fn read(folder: &Path) -> Result<Self> {
+        Ok(Manifest::read(folder)?.passport)
+    }
+
     /// Everything in which an index made with `self` cannot serve someone who wants `wanted`.
     pub fn differences(&self, wanted: &Self) -> Vec<Difference> {
         let mut found = Vec::new();
@@ -114,6 +131,8 @@ impl Default for Passport {
             prefix_headings: false,
             analyzer: String::new(),
             readers: BTreeMap::new(),
+            root: None,
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Writer {
     /// Files that the manifest on disk names: those of `snapshot`, except while an index is being rebuilt.
     published: Vec<String>,
     next_segment: u64,
+    /// Whether the manifest on disk has another passport than the next commit will write.
+    passport_is_new: bool,
     drafts: Drafts,
     /// Last, so that it is freed when everything else is done.
     _lock: WriterLock,
@@ -50,8 +52,8 @@ pub struct Commit {
 impl Writer {
     /// Opens the index in `folder` for writing, or makes a new one there.
     ///
-    /// What a writer that died left behind is removed. The passport's reader versions are taken over with the next
-    /// commit; everything else in it must be as the index has it.
+    /// What a writer that died left behind is removed. The passport's reader versions, folder and settings are taken
+    /// over with the next commit; everything else in it must be as the index has it.
     ///
     /// # Errors
     ///
@@ -67,13 +69,15 @@ impl Writer {
                 snapshot.passport().check(&passport, folder)?;
                 let published = names(snapshot.manifest());
                 let next_segment = snapshot.manifest().next_segment;
-                let readers = passport.readers;
-                let passport = Passport { readers, ..snapshot.passport().clone() };
+                let Passport { readers, root, settings, .. } = passport;
+                let passport = Passport { readers, root, settings, ..snapshot.passport().clone() };
+                let passport_is_new = passport != *snapshot.passport();
                 let writer = Self {
                     folder: folder.to_owned(),
                     snapshot: with_passport(&snapshot, passport),
                     published,
                     next_segment,
+                    passport_is_new,
                     drafts: Drafts::default(),
                     _lock: lock,
                 };
@@ -140,6 +144,7 @@ impl Writer {
             snapshot: Snapshot::assemble(folder, manifest, ChunkSet::new(), &[]).with_ledger(Ledger::new()),
             published,
             next_segment: floor.segment,
+            passport_is_new: true,
             drafts: Drafts::default(),
             _lock: lock,
         }
@@ -148,6 +153,11 @@ impl Writer {
     /// The generation that the next commit builds on.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// Whether a commit without any other change is worth while, for its passport is not the one on disk.
+    pub fn passport_is_new(&self) -> bool {
+        self.passport_is_new
     }
 
     /// The lowest chunk id that was never used; a commit may use it and those above it.
@@ -286,6 +296,7 @@ impl Writer {
                 }
             }
             self.published = names(&manifest);
+            self.passport_is_new = false;
             self.snapshot = Snapshot::assemble(&self.folder, manifest, deleted.into(), &opened).with_ledger(ledger);
         }
         outcome?;

@@ -21,6 +21,20 @@ pub enum Error {
         /// The folder of documents.
         path: PathBuf,
     },
+    /// The index is of another folder than the one to be indexed.
+    #[error(
+        "`{}` is the index of `{}`, not of `{}`; name another place with `--index DIR`, or, if the folder was moved \
+         or the old index is to be replaced, add `--rebuild` to `raglan index`",
+        index.display(), indexed.display(), wanted.display()
+    )]
+    OtherFolder {
+        /// The index folder.
+        index: PathBuf,
+        /// The folder that it is of.
+        indexed: PathBuf,
+        /// The folder that was to be indexed.
+        wanted: PathBuf,
+    },
     /// A path pattern is malformed.
     #[error("path pattern `{pattern}`: {source}")]
     Glob {

@@ -8,10 +8,9 @@ use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
 use raglan_pipeline::DenseRetriever;
 use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index};
 use raglan_store::Snapshot;
-use serde::{Deserialize, Serialize};
 
 use crate::embedder::Embedder;
-use crate::location::INDEX_FOLDER;
+use crate::location::noted_root;
 use crate::{Error, Result};
 
 /// One generation of an index, whose parts are opened when they are first needed.
@@ -49,7 +48,7 @@ impl Index {
             Error::Malformed { path: folder.to_owned(), problem: format!("analyzer in the passport: {error}") }
         })?;
         let analyzer = Analyzer::new(&analyzer_config);
-        let root = root_of(folder);
+        let root = passport.root.as_deref().map(|note| noted_root(folder, note));
         Ok(Self { snapshot, root, embedder, analyzer_config, analyzer, bm25: OnceLock::new(), dense: OnceLock::new() })
     }
 
@@ -158,33 +157,4 @@ pub fn dense_config() -> DenseConfig {
 pub fn gc(index: &Path) -> Result<raglan_store::GcReport> {
     let passport = Snapshot::open(index)?.passport().clone();
     Ok(raglan_store::Writer::open_or_create(index, passport)?.gc()?)
-}
-
-/// Where the folder of documents is noted when the index lies elsewhere. The note is a convenience: without it the
-/// folder has to be named.
-const ROOT_FILE: &str = "root.json";
-
-#[derive(Serialize, Deserialize)]
-struct RootNote {
-    root: PathBuf,
-}
-
-/// Notes which folder of documents an index is of, unless its place says so.
-pub(crate) fn note_root(index: &Path, root: &Path) -> Result<()> {
-    if root_of(index).as_deref() == Some(root) {
-        return Ok(());
-    }
-    let path = index.join(ROOT_FILE);
-    let note = RootNote { root: root.to_owned() };
-    let text = serde_json::to_vec(&note)
-        .map_err(|error| Error::Malformed { path: root.to_owned(), problem: error.to_string() })?;
-    std::fs::write(&path, text).map_err(|source| Error::Io { path, source })
-}
-
-fn root_of(index: &Path) -> Option<PathBuf> {
-    if index.file_name().is_some_and(|name| name == INDEX_FOLDER) {
-        return index.canonicalize().ok()?.parent().map(PathBuf::from);
-    }
-    let note: RootNote = serde_json::from_slice(&std::fs::read(index.join(ROOT_FILE)).ok()?).ok()?;
-    Some(note.root)
 }

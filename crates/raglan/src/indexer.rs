@@ -6,7 +6,7 @@ mod plan;
 mod read;
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,9 @@ use raglan_store::{Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
 use crate::embedder::Embedder;
+use crate::location;
 use crate::{Error, Result};
-use batch::Batch;
+use batch::{Added, Batch};
 use plan::Plan;
 use read::{Content, Ready, read_in_order};
 
@@ -49,6 +50,8 @@ pub struct IndexSettings {
     pub pending_bytes: u64,
     /// Uncommitted work is committed after this long.
     pub commit_every: Duration,
+    /// Settings by name that the index remembers, for whoever updates it next.
+    pub remembered: BTreeMap<String, String>,
 }
 
 /// What happens while a folder is indexed.
@@ -145,6 +148,18 @@ pub struct IndexReport {
     pub timings: IndexTimings,
 }
 
+impl IndexReport {
+    /// Counts documents out again that a stop left out of a commit.
+    fn take_back(&mut self, left_out: &[Added]) {
+        for added in left_out {
+            let count = if added.before.is_some() { &mut self.changed } else { &mut self.new };
+            *count -= 1;
+            self.chunks_written -= added.chunks.len();
+            self.text_bytes -= added.text_bytes;
+        }
+    }
+}
+
 /// Where an update's time went, in seconds. Reading and chunking run beside the rest, on several threads.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct IndexTimings {
@@ -197,6 +212,8 @@ impl Indexer {
             chunker: self.settings.chunker.fingerprint(),
             prefix_headings: self.settings.prefix_headings,
             analyzer: self.settings.analyzer.fingerprint(),
+            root: self.root.canonicalize().ok().map(|root| location::root_note(&self.index, &root)),
+            settings: self.settings.remembered.clone(),
             ..Passport::default()
         }
     }
@@ -207,6 +224,7 @@ impl Indexer {
     ///
     /// # Errors
     ///
+    /// [`Error::OtherFolder`] when the index is of another folder and is not to be rebuilt.
     /// Failures of single files are in the report. An error means that the index could not be written; what was
     /// committed before it stays.
     pub fn update(&self, start: Start, progress: &dyn IndexProgress, stop: &AtomicBool) -> Result<IndexReport> {
@@ -214,7 +232,11 @@ impl Indexer {
         let root = self.root.canonicalize().ok().filter(|path| path.is_dir());
         let root = root.ok_or_else(|| Error::NoFolder { path: self.root.clone() })?;
         let mut writer = match start {
-            Start::Continue => Writer::open_or_create(&self.index, self.passport())?,
+            Start::Continue => {
+                let passport = self.passport();
+                refuse_another_folder(&self.index, &root, &passport)?;
+                Writer::open_or_create(&self.index, passport)?
+            }
             Start::Rebuild => Writer::rebuild(&self.index, self.passport())?,
         };
         let mut walk_options = self.settings.walk.clone();
@@ -268,17 +290,25 @@ impl Indexer {
                         report.moved += 1;
                     } else {
                         n_chunks = spans.len();
-                        let Some(doc) = batch.add(&parsed.text, spans)? else {
+                        let Some((doc, chunks)) = batch.add(&parsed.text, spans)? else {
                             reached -= 1;
                             return Ok(());
                         };
+                        let mut replaced = ChunkSet::new();
                         match &known {
                             Some(old) => {
-                                batch.delete(old_chunks.of(old.id)?);
+                                replaced = old_chunks.of(old.id)?.cloned().unwrap_or_default();
                                 report.changed += 1;
                             }
                             None => report.new += 1,
                         }
+                        batch.note(Added {
+                            path: file.name.clone(),
+                            chunks,
+                            text_bytes: parsed.text.len() as u64,
+                            before: ledger.by_path(&file.name).cloned(),
+                            replaced,
+                        });
                         ledger.insert_document(document(doc), n_chunks as u32);
                         report.chunks_written += n_chunks;
                         report.text_bytes += parsed.text.len() as u64;
@@ -308,7 +338,9 @@ impl Indexer {
                 files: plan.to_read.len(),
             });
             if batch.is_due() {
-                batch.commit(&mut writer, &ledger, &mut report.timings)?;
+                let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
+                reached -= left_out.len();
+                report.take_back(&left_out);
             }
             Ok(())
         })?;
@@ -323,14 +355,16 @@ impl Indexer {
             }
             plan.forget_skipped(&mut ledger);
         }
-        batch.commit(&mut writer, &ledger, &mut report.timings)?;
+        let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
+        report.take_back(&left_out);
+        report.not_reached += left_out.len();
+        report.interrupted |= !left_out.is_empty();
         if !report.interrupted {
             let merging = Instant::now();
             merge::merge_segments(&mut writer, &self.settings, progress, stop)?;
             report.timings.merge_s = merging.elapsed().as_secs_f64();
             writer.gc()?;
         }
-        crate::index::note_root(&self.index, &root)?;
         let snapshot = writer.snapshot();
         report.chunks = snapshot.n_chunks();
         report.documents = snapshot.ledger()?.documents().len();
@@ -338,6 +372,19 @@ impl Indexer {
         report.timings.total_s = started.elapsed().as_secs_f64();
         report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(report)
+    }
+}
+
+/// An index is of one folder: an update from another would drop everything that it holds.
+fn refuse_another_folder(index: &Path, root: &Path, wanted: &Passport) -> Result<()> {
+    let known = Passport::read(index).ok().and_then(|passport| passport.root);
+    match known {
+        Some(known) if wanted.root.as_ref() != Some(&known) => Err(Error::OtherFolder {
+            index: index.to_owned(),
+            indexed: location::noted_root(index, &known),
+            wanted: root.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

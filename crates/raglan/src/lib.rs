@@ -17,7 +17,7 @@
 //!     let answer = library.ask("How long is the warranty?")?;
 //!     println!("{}", answer.text);
 //!     for source in &answer.sources {
-//!         println!("{}, {}: bytes {} to {}", source.path, source.locator, source.start, source.end);
+//!         println!("{}, {}: {}", source.path, source.locator, source.span_of.told(source.start..source.end));
 //!     }
 //!     Ok(())
 //! }
@@ -56,7 +56,7 @@ pub use snippet::{Snippet, snippet};
 pub use status::Status;
 pub use threads::set_threads;
 pub use time::parse_time;
-pub use verify_answer::{CheckedQuote, QuoteState, verify_answer};
+pub use verify_answer::{CheckedAnswer, CheckedQuote, QuoteState, verify_answer};
 
 pub use raglan_core as core;
 pub use raglan_datasets as datasets;

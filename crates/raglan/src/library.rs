@@ -135,5 +135,6 @@ fn settings(embedder: Option<Arc<Embedder>>) -> Result<IndexSettings> {
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         pending_bytes: 256 << 20,
         commit_every: Duration::from_secs(60),
+        remembered: Default::default(),
     })
 }

@@ -31,6 +31,34 @@ pub fn index_of(documents: &Path) -> Result<PathBuf> {
     Ok(project.data_local_dir().join("indexes").join(format!("{name}-{}", &hash[..12])))
 }
 
+/// What an index remembers of its folder of documents, whose path is canonical: see [`raglan_store::Passport::root`].
+pub(crate) fn root_note(index: &Path, root: &Path) -> String {
+    match canonical(index).strip_prefix(root) {
+        Ok(inside) => vec![".."; inside.components().count()].join("/"),
+        Err(_) => root.to_string_lossy().into_owned(),
+    }
+}
+
+/// The folder of documents that an index remembers.
+pub(crate) fn noted_root(index: &Path, note: &str) -> PathBuf {
+    let inside = note.split('/').all(|part| part == "..");
+    if !inside {
+        return PathBuf::from(note);
+    }
+    let levels = note.split('/').count();
+    canonical(index).ancestors().nth(levels).map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+/// The canonical path of what may not be there yet.
+fn canonical(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    match there {
+        Some((ancestor, canonical)) => canonical.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new(""))),
+        None => absolute,
+    }
+}
+
 fn is_writable(folder: &Path) -> bool {
     tempfile::Builder::new().prefix(".raglan-probe").tempfile_in(folder).is_ok()
 }
@@ -38,6 +66,20 @@ fn is_writable(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_inside_its_folder_moves_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::create_dir_all(a.join("deep/index")).unwrap();
+        let a = a.canonicalize().unwrap();
+        let note = root_note(&a.join("deep/index"), &a);
+        assert_eq!(noted_root(&a.join("deep/index"), &note), a);
+        std::fs::rename(&a, &b).unwrap();
+        assert_eq!(noted_root(&b.join("deep/index"), &note), b.canonicalize().unwrap());
+        let elsewhere = root_note(&folder.path().join("elsewhere"), &b);
+        assert_eq!(noted_root(&folder.path().join("elsewhere"), &elsewhere), b);
+    }
 
     #[test]
     fn the_index_lies_in_the_folder() {

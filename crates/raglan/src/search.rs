@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query};
+use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, SpanOf};
 use raglan_dense::SearchMode;
 use raglan_pipeline::{
     DenseMode, Input, Part, Pipeline, Port, Recipe, RecipeStage, Stage, StageRun, StageSpec, Value, read,
@@ -40,6 +40,8 @@ pub struct SearchResult {
     pub start: usize,
     /// One past the last byte.
     pub end: usize,
+    /// Whether that is the file, byte for byte.
+    pub span_of: SpanOf,
     /// The passage.
     pub text: String,
     /// The part of it that shows why it was found.
@@ -179,6 +181,7 @@ impl Index {
             locator: passage.chunk.locator,
             start: passage.chunk.span.start,
             end: passage.chunk.span.end,
+            span_of: passage.document.span_of(),
             snippet: snippet(self.analyzer(), query, &passage.chunk.text, SNIPPET),
             text: passage.chunk.text,
         });

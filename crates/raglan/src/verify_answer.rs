@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use raglan_core::{ParsedDocument, Source};
+use raglan_core::{AnswerSentence, Attribution, ParsedDocument, Source, SpanOf};
 use raglan_ingest::{FoundFile, ReaderPool, path_of};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ use crate::{Error, Result};
 /// What `ask --json` writes, as far as checking it needs.
 #[derive(Deserialize)]
 struct Quotes {
+    #[serde(default)]
+    sentences: Vec<AnswerSentence>,
     sources: Vec<Source>,
 }
 
@@ -36,6 +38,8 @@ pub struct CheckedQuote {
     pub start: usize,
     /// One past the last byte.
     pub end: usize,
+    /// Whether that is the file, byte for byte.
+    pub span_of: SpanOf,
     /// Whether it stands there.
     pub state: QuoteState,
     /// Where the quote stands now, when it was moved within its file.
@@ -46,12 +50,28 @@ pub struct CheckedQuote {
     pub problem: Option<String>,
 }
 
+/// An answer that was checked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckedAnswer {
+    /// Its quotes, in order.
+    pub quotes: Vec<CheckedQuote>,
+    /// Sentences that claim a source which the answer does not have.
+    pub without_source: Vec<String>,
+}
+
+impl CheckedAnswer {
+    /// Whether every quote stands where the answer says, and every source that a sentence claims is there.
+    pub fn is_sound(&self) -> bool {
+        self.without_source.is_empty() && self.quotes.iter().all(|quote| quote.state == QuoteState::Ok)
+    }
+}
+
 /// Checks the quotes of an answer, as `raglan ask --json` writes it, against the files below `root`.
 ///
 /// # Errors
 ///
 /// [`Error::Malformed`] when the answer is not of that form.
-pub fn verify_answer(root: &Path, answer: &Path, pool: &ReaderPool) -> Result<Vec<CheckedQuote>> {
+pub fn verify_answer(root: &Path, answer: &Path, pool: &ReaderPool) -> Result<CheckedAnswer> {
     let text = std::fs::read(answer).map_err(|source| Error::Io { path: answer.to_owned(), source })?;
     let quotes: Quotes = serde_json::from_slice(&text)
         .map_err(|error| Error::Malformed { path: answer.to_owned(), problem: error.to_string() })?;
@@ -65,9 +85,15 @@ pub fn verify_answer(root: &Path, answer: &Path, pool: &ReaderPool) -> Result<Ve
             }
             Ok(document) => (QuoteState::Changed, document.text.find(&source.text), None),
         };
-        CheckedQuote { path: source.path.clone(), start: source.start, end: source.end, state, now_at, problem }
+        let (path, start, end, span_of) = (source.path.clone(), source.start, source.end, source.span_of);
+        CheckedQuote { path, start, end, span_of, state, now_at, problem }
     });
-    Ok(checked.collect())
+    let checked = checked.collect();
+    let claims = quotes.sentences.into_iter().filter(|sentence| match sentence.source {
+        Some(i) => i >= quotes.sources.len(),
+        None => sentence.attribution != Attribution::Unsupported,
+    });
+    Ok(CheckedAnswer { quotes: checked, without_source: claims.map(|sentence| sentence.text).collect() })
 }
 
 fn read(root: &Path, name: &str, pool: &ReaderPool) -> Result<ParsedDocument, String> {

@@ -78,6 +78,7 @@ pub fn settings(threads: usize) -> IndexSettings {
         threads,
         pending_bytes: 1 << 20,
         commit_every: Duration::ZERO,
+        remembered: Default::default(),
     }
 }
 

@@ -23,7 +23,9 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
             if !command.no_update {
-                let report = update(session, documents, &index, &command.indexing, Start::Continue)?;
+                let report = update(session, documents, &index, Start::Continue).context(
+                    "the index was not brought up to date; `raglan ask --no-update` answers from it as it is",
+                )?;
                 if report.interrupted {
                     bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
                 }
@@ -38,7 +40,7 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (None, None) => session.index_folder(&command.folder)?,
     };
     let index = session.open(&index_folder)?;
-    let recipe = session.recipe(&index, "ask", "ask-bm25")?;
+    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25")?;
     let filter = filter(&command.filter)?;
     let question = command.question.join(" ");
     let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone())?;
@@ -168,11 +170,10 @@ fn print_sources(answer: &Answer) {
         let place = source.locator.to_string();
         let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
         println!(
-            "[{}] {}{place}, bytes {}–{}{}",
+            "[{}] {}{place}, {}{}",
             i + 1,
             style(one_line(&source.path)).bold().cyan(),
-            source.start,
-            source.end,
+            source.span_of.told(source.start..source.end),
             if used { "" } else { " (not used)" }
         );
         if used {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use console::style;
-use raglan::core::{Chunk, Document};
+use raglan::core::{Chunk, Document, Locator, SpanOf};
 use serde::Serialize;
 
 use crate::args::ChunksCommand;
@@ -13,9 +13,29 @@ use crate::{Outcome, output};
 /// A chunk as `--json` prints it.
 #[derive(Serialize)]
 struct Listed<'a> {
+    chunk: u32,
     path: &'a str,
-    #[serde(flatten)]
-    chunk: &'a Chunk,
+    locator: &'a Locator,
+    start: usize,
+    end: usize,
+    span_of: SpanOf,
+    text: &'a str,
+    tokens: u32,
+}
+
+impl<'a> Listed<'a> {
+    fn new(document: &'a Document, chunk: &'a Chunk) -> Self {
+        Self {
+            chunk: chunk.id.0,
+            path: &document.path,
+            locator: &chunk.locator,
+            start: chunk.span.start,
+            end: chunk.span.end,
+            span_of: document.span_of(),
+            text: &chunk.text,
+            tokens: chunk.n_tokens,
+        }
+    }
 }
 
 pub fn run(session: &Session, command: &ChunksCommand) -> Result<Outcome> {
@@ -33,21 +53,19 @@ pub fn run(session: &Session, command: &ChunksCommand) -> Result<Outcome> {
     for document in chosen {
         let chunks = snapshot.chunks_of(document.id)?;
         if session.json {
-            all.extend(chunks.into_iter().map(|chunk| (document.path.clone(), chunk)));
+            all.extend(chunks.into_iter().map(|chunk| (document, chunk)));
             continue;
         }
         println!("{}", style(one_line(&document.path)).bold().cyan());
         for chunk in chunks {
-            let about = format!(
-                "[chunk {}] bytes {}–{}, {} tokens",
-                chunk.id.0, chunk.span.start, chunk.span.end, chunk.n_tokens
-            );
+            let span = document.span_of().told(chunk.span.clone());
+            let about = format!("[chunk {}] {span}, {} tokens", chunk.id.0, chunk.n_tokens);
             println!("{} {}", style(about).dim(), one_line(&chunk.locator.to_string()));
             println!("{}\n", printable(&chunk.text));
         }
     }
     if session.json {
-        output::json(&all.iter().map(|(path, chunk)| Listed { path, chunk }).collect::<Vec<_>>())?;
+        output::json(&all.iter().map(|(document, chunk)| Listed::new(document, chunk)).collect::<Vec<_>>())?;
     }
     Ok(Outcome::Success)
 }

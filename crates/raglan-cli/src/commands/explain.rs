@@ -3,27 +3,39 @@
 use anyhow::Result;
 use console::style;
 use raglan::{ExplainedChunk, Explanation};
+use serde::Serialize;
 
 use crate::args::ExplainCommand;
+use crate::commands::search::refuse_empty;
 use crate::output::one_line;
 use crate::session::Session;
 use crate::{Outcome, output};
 
+/// An explanation as `--json` prints it.
+#[derive(Serialize)]
+struct Explained<'a> {
+    recipe: &'a str,
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+}
+
 pub fn run(session: &Session, command: &ExplainCommand) -> Result<Outcome> {
     let index = session.open(&session.index_folder(&command.folder)?)?;
-    let recipe = session.recipe(&index, "ask", "ask-bm25")?;
+    refuse_empty(&index)?;
+    let (name, recipe) = session.recipe(&index, "hybrid", "bm25")?;
     let explanation = index.explain(&recipe, &command.query, &command.target)?;
     session.bars.clear();
     if session.json {
-        output::json(&explanation)?;
+        output::json(&Explained { recipe: &name, explanation: &explanation })?;
     } else {
-        print(&explanation);
+        print(&name, &explanation);
     }
     let found = explanation.chunks.iter().any(|chunk| chunk.found);
     Ok(if found { Outcome::Success } else { Outcome::Nothing })
 }
 
-fn print(explanation: &Explanation) {
+fn print(recipe: &str, explanation: &Explanation) {
+    println!("recipe: {}", one_line(recipe));
     println!("terms of the query: {}\n", explanation.terms.join(" "));
     for chunk in &explanation.chunks {
         print_chunk(chunk);

@@ -6,7 +6,7 @@ use anyhow::Result;
 use console::style;
 use raglan::{IndexReport, Start};
 
-use crate::args::{IndexCommand, IndexingArgs};
+use crate::args::IndexCommand;
 use crate::output::{bytes, count};
 use crate::progress::STOP;
 use crate::session::Session;
@@ -15,7 +15,7 @@ use crate::{Outcome, output};
 pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
     let index = session.index_of(&command.folder)?;
     let start = if command.rebuild { Start::Rebuild } else { Start::Continue };
-    let report = update(session, &command.folder, &index, &command.indexing, start)?;
+    let report = update(session, &command.folder, &index, start)?;
     if session.json {
         output::json(&report)?;
     } else {
@@ -26,17 +26,15 @@ pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
 }
 
 /// Brings an index up to date, with progress.
-pub fn update(
-    session: &Session,
-    folder: &Path,
-    index: &Path,
-    args: &IndexingArgs,
-    start: Start,
-) -> Result<IndexReport> {
-    let indexer = session.indexer(folder, index, args)?;
+pub fn update(session: &Session, folder: &Path, index: &Path, start: Start) -> Result<IndexReport> {
+    let indexer = session.indexer(folder, index)?;
     let report = indexer.update(start, &*session.bars, &STOP);
     session.bars.clear();
-    Ok(report?)
+    report.map_err(|error| {
+        let unwritable = matches!(&error, raglan::Error::Store(raglan::store::Error::Io { .. }));
+        let error = anyhow::Error::new(error);
+        if unwritable { error.context("the index cannot be written; `--index DIR` names another place") } else { error }
+    })
 }
 
 fn print(report: &IndexReport, index: &Path) {

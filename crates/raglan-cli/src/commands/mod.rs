@@ -13,11 +13,29 @@ pub mod search;
 pub mod status;
 pub mod verify;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use serde_json::json;
 
+use crate::args::Command;
 use crate::session::Session;
 use crate::{Outcome, output};
+
+/// The index that a command is about, if it is about one.
+pub fn index_of(session: &Session, command: &Command) -> Result<Option<PathBuf>> {
+    let folder = match command {
+        Command::Index(command) => return session.index_of(&command.folder).map(Some),
+        Command::Ask(command) => &command.folder,
+        Command::Search(command) => &command.folder,
+        Command::Chunks(command) => &command.folder,
+        Command::Verify(command) => &command.folder,
+        Command::Explain(command) => &command.folder,
+        Command::Status(folder) | Command::Gc(folder) | Command::Doctor(folder) => folder,
+        _ => return Ok(None),
+    };
+    session.index_folder(folder).map(Some)
+}
 
 /// `--print-config`: every setting with its value and source.
 pub fn print_config(session: &Session) -> Result<Outcome> {
@@ -28,7 +46,7 @@ pub fn print_config(session: &Session) -> Result<Outcome> {
         output::json(&settings.collect::<Vec<_>>())?;
     } else {
         for (setting, value, origin) in session.settings.iter() {
-            println!("{:18} = {:24} # {}; from {origin}", setting.key, format!("\"{value}\""), setting.help);
+            println!("{:18} = {:24} # {}; from {origin}", setting.key, format!("{value:?}"), setting.help);
         }
     }
     Ok(Outcome::Success)

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use console::style;
-use raglan::SearchOutcome;
+use raglan::{Index, SearchOutcome};
 
 use crate::args::SearchCommand;
 use crate::output::{highlighted, indented, one_line, printable};
@@ -14,7 +14,8 @@ pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
         bail!("the query is empty");
     }
     let index = session.open(&session.index_folder(&command.folder)?)?;
-    let recipe = session.recipe(&index, "hybrid", "bm25")?;
+    refuse_empty(&index)?;
+    let (_, recipe) = session.recipe(&index, "hybrid", "bm25")?;
     let query = command.query.join(" ");
     let outcome = index.search(&recipe, &query, &filter(&command.filter)?)?;
     session.bars.clear();
@@ -26,13 +27,25 @@ pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
     Ok(if outcome.results.is_empty() { Outcome::Nothing } else { Outcome::Success })
 }
 
+/// An index that holds nothing is not one that was searched in vain.
+pub fn refuse_empty(index: &Index) -> Result<()> {
+    if index.snapshot().n_chunks() == 0 {
+        bail!(
+            "the index `{}` is empty so far; wait for the `raglan index` at work on it, or run `raglan index FOLDER`",
+            index.snapshot().folder().display()
+        );
+    }
+    Ok(())
+}
+
 fn print(outcome: &SearchOutcome) {
     let width = usize::from(console::Term::stdout().size().1).clamp(40, 110);
     for result in &outcome.results {
         let place = result.locator.to_string();
         let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
+        let span = result.span_of.told(result.start..result.end);
         println!(
-            "{} {}{place}  {}",
+            "{} {}{place}, {span}  {}",
             style(format!("{:2}.", result.rank)).dim(),
             style(one_line(&result.path)).bold().cyan(),
             style(format!("{:.3}  [chunk {}]", result.score, result.chunk)).dim()

@@ -43,6 +43,8 @@ fn print(status: &Status) {
     }
     println!("chunker     {}", status.passport.chunker);
     println!("analyzer    {}", status.passport.analyzer);
+    let settings: Vec<_> = status.passport.settings.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+    println!("settings    {}", settings.join(" "));
     for skipped in &status.skipped {
         println!("skipped     {}: {}", one_line(&skipped.path), one_line(&skipped.reason));
     }

@@ -53,10 +53,12 @@ fn verify_answer(session: &Session, command: &VerifyCommand, answer: &Path) -> R
         }
     };
     let pool = ReaderPool::new(session.limits()?, session.isolation()?, session.threads);
-    let quotes = raglan::verify_answer(&root, answer, &pool)?;
-    let sound = quotes.iter().all(|quote| quote.state == QuoteState::Ok);
+    let checked = raglan::verify_answer(&root, answer, &pool)?;
+    let (quotes, sound) = (&checked.quotes, checked.is_sound());
     if session.json {
-        output::json(&json!({ "answer": answer, "sound": sound, "quotes": quotes }))?;
+        output::json(
+            &json!({ "answer": answer, "sound": sound, "quotes": quotes, "without_source": checked.without_source }),
+        )?;
     } else {
         for (i, quote) in quotes.iter().enumerate() {
             let state = match quote.state {
@@ -67,12 +69,17 @@ fn verify_answer(session: &Session, command: &VerifyCommand, answer: &Path) -> R
             let now = quote.now_at.map(|at| format!("; the quote now begins at byte {at}")).unwrap_or_default();
             let problem = quote.problem.as_ref().map(|problem| format!("; {}", one_line(problem))).unwrap_or_default();
             println!(
-                "[{}] {state} {}, bytes {}–{}{now}{problem}",
+                "[{}] {state} {}, {}{now}{problem}",
                 i + 1,
                 one_line(&quote.path),
-                quote.start,
-                quote.end
+                quote.span_of.told(quote.start..quote.end)
             );
+        }
+        for sentence in &checked.without_source {
+            println!("{} for: {}", style("no source").red(), one_line(sentence));
+        }
+        if quotes.is_empty() && sound {
+            println!("the answer has no sources, and claims none");
         }
     }
     Ok(if sound { Outcome::Success } else { Outcome::Nothing })

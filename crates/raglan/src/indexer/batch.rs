@@ -1,17 +1,37 @@
 //! Chunks on their way into the index.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DocId};
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DenseVector, DocId, Document};
 use raglan_sparse::Bm25SegmentWriter;
-use raglan_store::{Commit, Ledger, SegmentDraft, Writer};
+use raglan_store::{Commit, Ledger, LedgerEntry, SegmentDraft, Writer};
 
 use super::{IndexEvent, IndexProgress, IndexSettings, IndexTimings};
+use crate::embedder::DenseEncoder;
 use crate::{Error, Result};
 
 /// How many chunks are embedded at a time: enough to sort by length, few enough to show progress.
 const EMBED: usize = 128;
+
+/// How often an embedding under way is asked whether it is done, and the user whether to go on.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A document whose chunks wait for a commit, with what it takes to leave it out again.
+pub(super) struct Added {
+    /// Its path in the ledger.
+    pub(super) path: String,
+    /// Its place among the chunks that wait.
+    pub(super) chunks: Range<usize>,
+    /// Bytes of its text.
+    pub(super) text_bytes: u64,
+    /// The ledger's entry before.
+    pub(super) before: Option<LedgerEntry>,
+    /// The chunks that it replaces.
+    pub(super) replaced: ChunkSet,
+}
 
 /// Chunks, vectors and deletions that wait for a commit.
 pub(super) struct Batch<'a> {
@@ -24,6 +44,7 @@ pub(super) struct Batch<'a> {
     vectors: Vec<f32>,
     n_embedded: usize,
     delete: ChunkSet,
+    added: Vec<Added>,
     bytes: u64,
     since: Instant,
     embed_s: f64,
@@ -46,16 +67,17 @@ impl<'a> Batch<'a> {
             vectors: Vec::new(),
             n_embedded: 0,
             delete: ChunkSet::new(),
+            added: Vec::new(),
             bytes: 0,
             since: Instant::now(),
             embed_s: 0.0,
         }
     }
 
-    /// Takes the chunks of a new document and gives it an id.
+    /// Takes the chunks of a new document; gives it an id, and says where they stand among those that wait.
     ///
     /// Returns `None`, and takes nothing, when the work is stopped on the way.
-    pub(super) fn add(&mut self, text: &str, spans: Vec<ChunkSpan>) -> Result<Option<DocId>> {
+    pub(super) fn add(&mut self, text: &str, spans: Vec<ChunkSpan>) -> Result<Option<(DocId, Range<usize>)>> {
         let (first, n_before) = (self.next_chunk, self.chunks.len());
         let doc = DocId(self.next_doc);
         let next_doc = self.next_doc.checked_add(1).ok_or(Error::Full { what: "documents" })?;
@@ -67,18 +89,26 @@ impl<'a> Batch<'a> {
             self.chunks.push(Chunk { id, doc, span, text, locator, n_tokens });
         }
         while self.chunks.len() - self.n_embedded >= EMBED {
-            if self.stop.load(Ordering::Relaxed) {
-                self.chunks.truncate(n_before);
-                self.n_embedded = self.n_embedded.min(n_before);
-                let dim = self.settings.embedder.as_ref().map_or(0, |embedder| embedder.stamp().dim);
-                self.vectors.truncate(self.n_embedded * dim);
+            if self.stop.load(Ordering::Relaxed) || !self.embed_next()? {
+                self.truncate(n_before);
                 self.next_chunk = first;
                 return Ok(None);
             }
-            self.embed_next()?;
         }
         self.next_doc = next_doc;
-        Ok(Some(doc))
+        Ok(Some((doc, n_before..self.chunks.len())))
+    }
+
+    /// Takes note of what the document that was added last replaces.
+    pub(super) fn note(&mut self, added: Added) {
+        self.added.push(added);
+    }
+
+    fn truncate(&mut self, n_chunks: usize) {
+        self.chunks.truncate(n_chunks);
+        self.n_embedded = self.n_embedded.min(n_chunks);
+        let dim = self.settings.embedder.as_ref().map_or(0, |embedder| embedder.stamp().dim);
+        self.vectors.truncate(self.n_embedded * dim);
     }
 
     /// Takes note that chunks are to be deleted.
@@ -94,31 +124,53 @@ impl<'a> Batch<'a> {
             || !self.chunks.is_empty() && self.since.elapsed() >= self.settings.commit_every
     }
 
-    fn embed_next(&mut self) -> Result<()> {
+    /// Embeds some of the chunks that wait; says no when the work is stopped before they are done.
+    fn embed_next(&mut self) -> Result<bool> {
         let next = self.chunks.len().min(self.n_embedded + EMBED);
         if let Some(embedder) = &self.settings.embedder {
             let started = Instant::now();
             let chunks = &self.chunks[self.n_embedded..next];
             let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
-            let texts: Vec<_> = texts.iter().map(String::as_str).collect();
-            for vector in embedder.encoder()?.encode_passages(&texts)? {
+            let Some(vectors) = encode(embedder.encoder()?.clone(), texts, self.stop)? else { return Ok(false) };
+            for vector in &vectors {
                 self.vectors.extend_from_slice(vector.as_slice());
                 self.bytes += 4 * vector.dim() as u64;
             }
             self.embed_s += started.elapsed().as_secs_f64();
-            self.progress.event(IndexEvent::Embedded { chunks: texts.len() });
+            self.progress.event(IndexEvent::Embedded { chunks: vectors.len() });
         }
         self.n_embedded = next;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes a segment of everything that waits and makes it durable together with the ledger.
-    pub(super) fn commit(&mut self, writer: &mut Writer, ledger: &Ledger, timings: &mut IndexTimings) -> Result<()> {
-        while self.n_embedded < self.chunks.len() {
-            self.embed_next()?;
+    ///
+    /// When the work is stopped on the way, documents whose chunks are not all embedded are left out, also of the
+    /// ledger, and given back.
+    pub(super) fn commit(
+        &mut self,
+        writer: &mut Writer,
+        ledger: &mut Ledger,
+        timings: &mut IndexTimings,
+    ) -> Result<Vec<Added>> {
+        while self.n_embedded < self.chunks.len() && self.embed_next()? {}
+        let n_complete = self.added.partition_point(|added| added.chunks.end <= self.n_embedded);
+        let left_out = self.added.split_off(n_complete);
+        if let Some(first) = left_out.first() {
+            self.truncate(first.chunks.start);
+        }
+        for added in &left_out {
+            ledger.remove(&added.path);
+            if let Some(LedgerEntry { document, n_chunks }) = &added.before {
+                ledger.insert_document(Document::clone(document), *n_chunks);
+            }
+        }
+        for added in std::mem::take(&mut self.added) {
+            self.delete(Some(&added.replaced));
         }
         timings.embed_s += std::mem::take(&mut self.embed_s);
-        if !self.chunks.is_empty() || !self.delete.is_empty() || writer.snapshot().ledger()? != ledger {
+        let changed = !self.chunks.is_empty() || !self.delete.is_empty() || writer.passport_is_new();
+        if changed || writer.snapshot().ledger()? != ledger {
             let mut add = Vec::new();
             if !self.chunks.is_empty() {
                 add.push(write_segment(writer, self.settings, &self.chunks, &self.vectors, timings)?);
@@ -134,7 +186,29 @@ impl<'a> Batch<'a> {
         self.n_embedded = 0;
         self.bytes = 0;
         self.since = Instant::now();
-        Ok(())
+        Ok(left_out)
+    }
+}
+
+/// The vectors of the texts, or none when the work is stopped before they are there.
+///
+/// A batch takes seconds on a slow machine and an encoder cannot be stopped within it: it is left to end by itself.
+fn encode(encoder: DenseEncoder, texts: Vec<String>, stop: &AtomicBool) -> Result<Option<Vec<DenseVector>>> {
+    let (send, received) = bounded(1);
+    let encoding = std::thread::spawn(move || {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let _ = send.send(encoder.encode_passages(&texts)); // Fails when nobody waits for it any more.
+    });
+    loop {
+        match received.recv_timeout(POLL) {
+            Ok(vectors) => return Ok(Some(vectors?)),
+            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let panic = encoding.join().expect_err("a thread that sent nothing has panicked");
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 }
 
