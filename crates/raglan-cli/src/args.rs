@@ -42,6 +42,9 @@ pub struct Global {
     /// Threads to use, up to 1024; 0 means one a processor
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<String>,
+    /// How models multiply: stored, f32, int8 or candle
+    #[arg(long, global = true, value_name = "KIND")]
+    pub products: Option<String>,
     /// Memory that indexing may use for texts and vectors under way, such as 2GiB
     #[arg(long, global = true, value_name = "SIZE")]
     pub max_memory: Option<String>,
@@ -436,6 +439,7 @@ impl Global {
             ("cache", self.cache.clone()),
             ("offline", self.offline.then(|| "true".to_owned())),
             ("threads", self.threads.clone()),
+            ("products", self.products.clone()),
             ("max-memory", self.max_memory.clone()),
         ]
     }

@@ -36,7 +36,8 @@ impl Session {
         };
         raglan::set_threads(threads)?;
         let bars = Arc::new(Bars::new(global.quiet));
-        let models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
+        let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
+        models.set_products(settings.parse("products")?);
         Ok(Self { settings, json: global.json, bars, models, threads })
     }
 
@@ -45,6 +46,9 @@ impl Session {
         // An index that cannot be read has nothing to say here; the command that opens it says why.
         if let Ok(passport) = raglan::store::Passport::read(index) {
             self.settings.inherit(index, &passport.settings);
+            if let Ok(products) = self.settings.parse("products") {
+                self.models.set_products(products);
+            }
         }
     }
 

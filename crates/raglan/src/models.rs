@@ -39,9 +39,10 @@ impl Models {
         })
     }
 
-    /// The same models with another kind of products.
-    pub fn with_products(self, products: Products) -> Self {
-        Self { products, ..self }
+    /// Chooses how models that are loaded from now on multiply; language models have no [`Products::Int8`] and take
+    /// [`Products::Stored`] then.
+    pub fn set_products(&mut self, products: Products) {
+        self.products = products;
     }
 
     /// Where the models lie.
@@ -101,7 +102,8 @@ impl Models {
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
-        let (threads, products) = (self.threads, self.products);
+        let threads = self.threads;
+        let products = if self.products == Products::Int8 { Products::Stored } else { self.products };
         let load = move || -> Result<ChatGenerator> {
             let model = Arc::new(LanguageModel::load(&path, threads, products)?);
             Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))
