@@ -74,11 +74,16 @@ fn without_list_marker(text: &str) -> &str {
 }
 
 /// The stems of words with a digit, and of capitalised ones but the first, which is capitalised in any sentence.
+///
+/// A number in brackets is a citation, if a wrong one, and no claim.
 fn numbers_and_names(text: &str) -> Vec<String> {
-    let is_exact = |(i, word): &(usize, &str)| {
-        word.bytes().any(|byte| byte.is_ascii_digit()) || *i > 0 && word.starts_with(char::is_uppercase)
+    let is_exact = |&(at, word): &(usize, &str)| {
+        let bracketed = text[..at].ends_with('[') && text[at + word.len()..].starts_with(']');
+        let first = !text[..at].contains(char::is_alphanumeric);
+        let number = word.bytes().any(|byte| byte.is_ascii_digit()) && !bracketed;
+        number || !first && word.starts_with(char::is_uppercase)
     };
-    let words = text.unicode_words().enumerate().filter(is_exact).map(|(_, word)| word.to_lowercase());
+    let words = text.unicode_word_indices().filter(is_exact).map(|(_, word)| word.to_lowercase());
     words.filter(|word| STOP_WORDS.binary_search(&&**word).is_err()).map(|word| stem(&word)).collect()
 }
 
