@@ -188,11 +188,11 @@ impl Stacked {
             let all = Linear::from_gguf(file, &all, bias.map(|bias| bias.concat()), n_out, n_in, products)?;
             return Ok(Self { parts: vec![all] });
         }
-        let parts = names.iter().zip(parts).zip(biases);
-        let linear = |((name, (_, n_out)), bias): ((&String, &(String, usize)), Option<Vec<f32>>)| {
-            Linear::from_gguf(file, &[name], bias, *n_out, n_in, products)
-        };
-        Ok(Self { parts: parts.map(linear).collect::<Result<_>>()? })
+        let mut singly = Vec::with_capacity(parts.len());
+        for ((name, (_, n_out)), bias) in names.iter().zip(parts).zip(biases) {
+            singly.push(Linear::from_gguf(file, &[name], bias, *n_out, n_in, products)?);
+        }
+        Ok(Self { parts: singly })
     }
 
     /// The maps of each row of `input`, side by side in each row of `out`.

@@ -319,5 +319,8 @@ fn rows_that_do_not_fit_together_are_errors_that_change_nothing() {
     assert!(matches!(check(&[0, 1], &[0, 2], &none), Error::Rows { .. }));
     assert!(matches!(check(&[0, CONTEXT], &[0, 1], &none), Error::ContextOverflow { .. }));
     assert!(matches!(check(&[0, 1], &[0, 1], &Want { logits: &[2], ..none }), Error::Rows { .. }));
-    assert!(matches!(check(&[0, 1], &[0, 1], &Want { attention: Some((&[0], &[0..3])), ..none }), Error::Rows { .. }));
+    assert!(matches!(
+        check(&[0, 1], &[0, 1], &Want { attention: Some((&[0], &[0..1, 0..3])), ..none }),
+        Error::Rows { .. }
+    ));
 }

@@ -37,6 +37,9 @@ pub struct Library {
 impl Library {
     /// Brings the index of a folder up to date and opens it. The default models are fetched the first time.
     ///
+    /// An index that remembers settings of the command, such as files to leave out, is opened as it is: only the
+    /// command can follow them.
+    ///
     /// # Errors
     ///
     /// When the models cannot be had or the index cannot be written. Files that cannot be read are in
@@ -55,8 +58,13 @@ impl Library {
     /// As [`open`](Self::open).
     pub fn open_with(folder: &Path, models: Models, embedder: Option<Arc<Embedder>>) -> Result<Self> {
         let place = index_of(folder)?;
-        let settings = settings(embedder.clone())?;
-        let report = Indexer::new(folder, &place, settings).update(Start::Continue, &(), &AtomicBool::new(false))?;
+        let follows_the_command = raglan_store::Passport::read(&place).is_ok_and(|index| !index.settings.is_empty());
+        let report = if follows_the_command {
+            IndexReport::default()
+        } else {
+            let settings = settings(embedder.clone())?;
+            Indexer::new(folder, &place, settings).update(Start::Continue, &(), &AtomicBool::new(false))?
+        };
         let index = Index::open(&place, |_| embedder.ok_or_else(|| Error::NoDense { index: place.clone() }))?;
         Ok(Self { index, models, folder: folder.to_owned(), report })
     }
