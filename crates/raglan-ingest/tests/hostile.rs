@@ -135,7 +135,7 @@ fn a_hostile_folder_is_accounted_for() {
         ("-rf", "text/1 UTF-8"),
         ("bomb.docx", "too_large"),
         ("caf\\xE9.txt", "text/1 windows-1252"),
-        ("cut.docx", "unknown_format"),
+        ("cut.docx", "malformed"),
         ("deep.html", "html/1 UTF-8"),
         ("deep.json", "json/1 UTF-8"),
         ("empty.pdf", "text/1 UTF-8"),
