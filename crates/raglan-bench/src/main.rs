@@ -6,6 +6,7 @@
 
 mod bm25;
 mod e2e;
+mod embed;
 mod latency;
 mod report;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Area {
     /// Keyword search over collections
     Bm25(bm25::Bm25),
+    /// Sentences to vectors
+    Embed(embed::Embed),
     /// Index a folder, answer, index again
     E2e(e2e::E2e),
     /// Queries on a large index, with vectors of hashed words
@@ -34,6 +37,7 @@ enum Area {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().area {
         Area::Bm25(options) => bm25::run(&options),
+        Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
