@@ -3,15 +3,13 @@
 //! Sequences are packed one behind the other, never padded: what one sequence gives cannot depend on the lengths of
 //! the others, and no work is done for padding.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
 use raglan_kernels::{AttentionShape, Output, activate, bidirectional_attention, layer_norm};
 use serde::Deserialize;
 
 use crate::linear::Linear;
-use crate::{Error, Products, Result};
+use crate::{Error, Products, Result, SafetensorsFile};
 
 /// The shape of a BERT model, as its `config.json` gives it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -177,7 +175,7 @@ impl BertModel {
     pub fn load(path: impl AsRef<Path>, config: BertConfig, products: Products) -> Result<Self> {
         let path = path.as_ref();
         config.check().map_err(|problem| Error::Malformed { path: path.to_owned(), problem })?;
-        let weights = Weights::read(path)?;
+        let weights = Weights::open(path)?;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let words = weights.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
         let mut positions =
@@ -320,42 +318,22 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
-}
-
 /// The tensors of a file.
 struct Weights {
-    path: PathBuf,
-    tensors: HashMap<String, Tensor>,
+    file: SafetensorsFile,
     /// What the names begin with.
     prefix: &'static str,
 }
 
 impl Weights {
-    fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(|e| Error::Malformed { path: path.to_owned(), problem: e.to_string() })?;
-        let prefix = if tensors.contains_key("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
-        Ok(Self { path: path.to_owned(), tensors, prefix })
+    fn open(path: &Path) -> Result<Self> {
+        let file = SafetensorsFile::open(path)?;
+        let prefixed = file.tensors().contains_key("bert.embeddings.word_embeddings.weight");
+        Ok(Self { file, prefix: if prefixed { "bert." } else { "" } })
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let malformed = |problem: String| Error::Malformed { path: self.path.clone(), problem };
-        let name = format!("{}{name}", self.prefix);
-        let tensor = self.tensors.get(&name).ok_or_else(|| malformed(format!("there is no tensor `{name}`")))?;
-        if tensor.dims() != shape {
-            return Err(malformed(format!("tensor `{name}`: expected shape {shape:?}, found {:?}", tensor.dims())));
-        }
-        if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
-            return Err(malformed(format!("tensor `{name}` is of type {}", tensor.dtype().as_str())));
-        }
-        let values = values(&tensor.to_dtype(DType::F32)?)?;
-        if !values.iter().all(|x| x.is_finite()) {
-            return Err(malformed(format!("tensor `{name}` holds something that is not a finite number")));
-        }
-        Ok(values)
+        self.file.tensor_f32(&format!("{}{name}", self.prefix), shape)
     }
 
     /// Linear maps of one input side by side, as one.
@@ -370,7 +348,7 @@ impl Weights {
 
     fn layer_norm(&self, name: &str, config: &BertConfig) -> Result<LayerNorm> {
         // Files from the time of the first TensorFlow checkpoints use the other two names.
-        let old = self.tensors.contains_key(&format!("{}{name}.gamma", self.prefix));
+        let old = self.file.tensors().contains_key(&format!("{}{name}.gamma", self.prefix));
         let (scale, shift) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         Ok(LayerNorm {
             scale: self.tensor(&format!("{name}.{scale}"), &[config.hidden_size])?,

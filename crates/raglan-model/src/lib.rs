@@ -34,6 +34,7 @@ mod linear;
 mod llama;
 mod llama_config;
 pub mod registry;
+mod safetensors;
 mod tokenizer;
 mod word_piece;
 
@@ -45,5 +46,6 @@ pub use kv_cache::{KvCache, KvPrecision};
 pub use linear::Products;
 pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};
 pub use llama_config::LlamaConfig;
+pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;
