@@ -103,7 +103,7 @@ const BLOCKS: usize = 8;
 const WORTH_THREADS: usize = 4_000_000;
 
 /// Attends within packed sequences: `out[t, h] = Σ_u softmax_u(scale · q[t, h] · k[u, h]) v[u, h]` over the tokens `u`
-/// of `t`'s sequence.
+/// of `t`'s sequence, and of these over the ones with `|t − u| ≤ radius` when there is one.
 ///
 /// `qkv` is `[n_tokens, 3 · n_heads · head_dim]`: a token's queries, then its keys, then its values. `ends[b]` is one
 /// past the last row of sequence `b`; sequences follow one another without gaps and may be empty. `out` is
@@ -113,8 +113,14 @@ const WORTH_THREADS: usize = 4_000_000;
 ///
 /// [`Error::Shape`] when a length does not fit, `ends` descends or does not end at `n_tokens`, or `n_kv_heads` is not
 /// `n_heads`; [`Error::ZeroDimension`] when there are no heads or no components.
-pub fn bidirectional_attention(shape: &AttentionShape, qkv: &[f32], ends: &[usize], out: &mut [f32]) -> Result<()> {
-    bidirectional(CpuForm::best(), shape, qkv, ends, out)
+pub fn bidirectional_attention(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    ends: &[usize],
+    radius: Option<usize>,
+    out: &mut [f32],
+) -> Result<()> {
+    bidirectional(CpuForm::best(), shape, qkv, ends, radius, out)
 }
 
 /// Attends from query rows to the keys of all `runs`, which are numbered through:
@@ -162,7 +168,14 @@ pub fn attention_mass(
     received(CpuForm::best(), shape, queries, runs, mask, lse, ranges, mass)
 }
 
-fn bidirectional(form: CpuForm, shape: &AttentionShape, qkv: &[f32], ends: &[usize], out: &mut [f32]) -> Result<()> {
+fn bidirectional(
+    form: CpuForm,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    ends: &[usize],
+    radius: Option<usize>,
+    out: &mut [f32],
+) -> Result<()> {
     check_shape(shape)?;
     check_length("n_kv_heads", shape.n_kv_heads, shape.n_heads)?;
     let width = shape.n_heads * shape.head_dim;
@@ -193,6 +206,7 @@ fn bidirectional(form: CpuForm, shape: &AttentionShape, qkv: &[f32], ends: &[usi
             kv_stride: 3 * width,
             n_keys: end - start,
             visibility: None,
+            radius,
             log_weights: None,
         };
         jobs.push((start, job));
@@ -202,14 +216,15 @@ fn bidirectional(form: CpuForm, shape: &AttentionShape, qkv: &[f32], ends: &[usi
         for tokens in tiles(job.n_tokens) {
             let (scratch, state) = scratch;
             state.reset(tokens.len(), job.dim);
-            attend_tile(form, job, head, tokens.clone(), 0..job.n_blocks(), scratch, state);
+            attend_tile(form, job, head, tokens.clone(), job.blocks_of(&tokens), scratch, state);
             for (row, token) in tokens.enumerate() {
                 // SAFETY: no other task has this token of this sequence and this head.
                 state.finish(row, unsafe { out.at((start + token) * width + head * job.dim, job.dim) });
             }
         }
     };
-    let work: usize = jobs.iter().map(|(_, job)| 2 * job.n_keys * job.n_keys * width).sum();
+    let seen = |job: &Job| radius.map_or(job.n_keys, |radius| job.n_keys.min(radius.saturating_mul(2)));
+    let work: usize = jobs.iter().map(|(_, job)| 2 * job.n_keys * seen(job) * width).sum();
     if rayon::current_num_threads() == 1 || work < WORTH_THREADS {
         let mut scratch = Default::default();
         for job in &jobs {
@@ -446,6 +461,7 @@ fn job_of<'a>(
             key_segments,
             blocks,
         }),
+        radius: None,
         log_weights,
     })
 }

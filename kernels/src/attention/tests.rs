@@ -162,7 +162,7 @@ fn bidirectional_equals_the_reference_and_itself() {
         let qkv = random(&mut rng, n_tokens * 3 * width);
         for form in CpuForm::available() {
             let mut out = vec![f32::NAN; n_tokens * width];
-            bidirectional(form, &shape, &qkv, &ends, &mut out).unwrap();
+            bidirectional(form, &shape, &qkv, &ends, None, &mut out).unwrap();
             for (&len, &end) in lens.iter().zip(&ends) {
                 let rows = &qkv[(end - len) * 3 * width..end * 3 * width];
                 let part = |i: usize| -> Vec<f32> {
@@ -184,13 +184,58 @@ fn bidirectional_equals_the_reference_and_itself() {
                     assert!((f64::from(*got) - expected).abs() <= 2e-5, "{form:?}, dim {dim}: {got} not {expected}");
                 }
                 let mut alone = vec![f32::NAN; len * width];
-                bidirectional(form, &shape, rows, &[len], &mut alone).unwrap();
+                bidirectional(form, &shape, rows, &[len], None, &mut alone).unwrap();
                 assert_eq!(alone, got, "{form:?}");
             }
             for n_threads in [1, 2, 4] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
                 let mut again = vec![f32::NAN; out.len()];
-                pool.install(|| bidirectional(form, &shape, &qkv, &ends, &mut again)).unwrap();
+                pool.install(|| bidirectional(form, &shape, &qkv, &ends, None, &mut again)).unwrap();
+                assert_eq!(again, out, "{form:?}, {n_threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn within_a_radius_rows_see_their_neighbours() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let (shape, width) = (shape(3, 3, 20), 60);
+    let lens = [1, 0, 7, 300, 129];
+    let ends: Vec<usize> = lens.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len) + len)).collect();
+    let n_tokens = ends[ends.len() - 1];
+    let qkv = random(&mut rng, n_tokens * 3 * width);
+    for form in CpuForm::available() {
+        for radius in [0, 1, 5, 64, 128, 299, usize::MAX] {
+            let mut out = vec![f32::NAN; n_tokens * width];
+            bidirectional(form, &shape, &qkv, &ends, Some(radius), &mut out).unwrap();
+            for (&len, &end) in lens.iter().zip(&ends) {
+                let start = end - len;
+                for token in (start..end).step_by(13).chain((start..end).last()) {
+                    let near = token.saturating_sub(radius).max(start)..token.saturating_add(radius).min(end - 1) + 1;
+                    let part = |i: usize| -> Vec<f32> {
+                        let rows = qkv[near.start * 3 * width..near.end * 3 * width].chunks_exact(3 * width);
+                        rows.flat_map(|row| &row[i * width..(i + 1) * width]).copied().collect()
+                    };
+                    let (keys, values, positions) = (part(1), part(2), vec![0; near.len()]);
+                    let (keys, values) = (KvSlice::F32(&keys), KvSlice::F32(&values));
+                    let run = KvRun { keys, values, positions: &positions, segments: None, log_weights: None };
+                    let rows = &qkv[token * 3 * width..][..width];
+                    let queries = QueryRows { rows, positions: &[0], segments: None };
+                    let (expected, _) = cpu::attention(&shape, &queries, &[run], &NO_MASK);
+                    for (got, expected) in out[token * width..(token + 1) * width].iter().zip(expected) {
+                        assert!((f64::from(*got) - expected).abs() <= 2e-5, "{form:?}, {radius}: {got} not {expected}");
+                    }
+                }
+                let mut alone = vec![f32::NAN; len * width];
+                let rows = &qkv[start * 3 * width..end * 3 * width];
+                bidirectional(form, &shape, rows, &[len], Some(radius), &mut alone).unwrap();
+                assert_eq!(alone, out[start * width..end * width], "{form:?}");
+            }
+            for n_threads in [1, 2, 4] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+                let mut again = vec![f32::NAN; out.len()];
+                pool.install(|| bidirectional(form, &shape, &qkv, &ends, Some(radius), &mut again)).unwrap();
                 assert_eq!(again, out, "{form:?}, {n_threads} threads");
             }
         }
@@ -347,8 +392,8 @@ fn lengths_that_do_not_fit_are_refused() {
     assert_eq!(mass(0..2, &mut [0.0; 2]), Err(Error::Row { row: 2, n_rows: 1 }));
     assert!(refused(mass(0..1, &mut [0.0; 1]), "mass"));
     let encoder = AttentionShape { n_kv_heads: 2, ..shape };
-    assert!(refused(bidirectional_attention(&shape, &[], &[], &mut []), "n_kv_heads"));
-    assert!(refused(bidirectional_attention(&encoder, &[0.0; 24], &[2, 1], &mut [0.0; 8]), "qkv"));
-    assert!(refused(bidirectional_attention(&encoder, &[0.0; 12], &[2, 1], &mut [0.0; 4]), "ends"));
+    assert!(refused(bidirectional_attention(&shape, &[], &[], None, &mut []), "n_kv_heads"));
+    assert!(refused(bidirectional_attention(&encoder, &[0.0; 24], &[2, 1], None, &mut [0.0; 8]), "qkv"));
+    assert!(refused(bidirectional_attention(&encoder, &[0.0; 12], &[2, 1], None, &mut [0.0; 4]), "ends"));
     assert!(refused(merge_attention(2, &mut [0.0; 2], &mut [0.0; 1], &[0.0; 2], &[]), "other_lse"));
 }

@@ -59,6 +59,8 @@ pub struct Job<'a> {
     pub n_keys: usize,
     /// Everything is visible when there is none.
     pub visibility: Option<Visibility<'a>>,
+    /// How far from a row, counted in tokens, the keys stand that it sees; rows and keys are the same tokens.
+    pub radius: Option<usize>,
     /// In base 2.
     pub log_weights: Option<Vec<f32>>,
 }
@@ -66,6 +68,13 @@ pub struct Job<'a> {
 impl Job<'_> {
     pub fn n_blocks(&self) -> usize {
         self.n_keys.div_ceil(BLOCK)
+    }
+
+    /// The blocks of which some of these tokens may see something.
+    pub fn blocks_of(&self, tokens: &Range<usize>) -> Range<usize> {
+        let Some(radius) = self.radius else { return 0..self.n_blocks() };
+        let end = tokens.end.saturating_add(radius).min(self.n_keys);
+        tokens.start.saturating_sub(radius) / BLOCK..end.div_ceil(BLOCK)
     }
 
     fn keys_of(&self, block: usize) -> Range<usize> {
@@ -445,6 +454,17 @@ impl Group<'_> {
 
     #[inline(always)]
     fn view(&self, block: usize) -> View {
+        if let Some(radius) = self.job.radius {
+            let keys = self.job.keys_of(block);
+            let (first, last) = (self.token(0), self.token(self.rows - 1));
+            return if keys.start.saturating_sub(last).max((first + 1).saturating_sub(keys.end)) > radius {
+                View::Nothing
+            } else if last.saturating_sub(keys.start).max((keys.end - 1).saturating_sub(first)) <= radius {
+                View::Everything
+            } else {
+                View::Some
+            };
+        }
         let Some(visibility) = &self.job.visibility else { return View::Everything };
         let BlockBounds { positions: (nearest, farthest), segments } = visibility.blocks[block];
         let (mut all, mut none) = (true, true);
@@ -769,6 +789,13 @@ fn fold<S: Simd>(x: S::Vector, f: impl Fn(f32, f32) -> f32) -> f32 {
 /// Sets the scores of keys that a row may not see to `-inf`.
 #[inline(always)]
 fn hide(group: &Group, row: usize, keys: &Range<usize>, scores: &mut [f32]) {
+    if let Some(radius) = group.job.radius {
+        let token = group.token(row);
+        for (score, key) in scores.iter_mut().zip(keys.clone()) {
+            *score = if key.abs_diff(token) <= radius { *score } else { f32::NEG_INFINITY };
+        }
+        return;
+    }
     let Some(visibility) = &group.job.visibility else { return };
     let token = group.token(row);
     let position = visibility.query_positions[token];
