@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use raglan_model::registry::Registry;
-use raglan_model::{BertConfig, Products};
+use raglan_model::{EncoderModelConfig, Products};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,22 +41,8 @@ impl EncoderConfig {
     ///
     /// [`Error::Io`], [`Error::Malformed`] and [`Error::Unsupported`], with the file, and what `config.json` gives.
     pub fn for_model(dir: &Path) -> Result<Self> {
-        let bert = BertConfig::from_file(dir.join("config.json"))?;
-        let mut max_tokens = bert.max_position_embeddings;
-        let registry = Registry::builtin();
-        if let Some(entry) = dir.file_name().and_then(|name| registry.entry(name.to_str()?).ok()) {
-            max_tokens = max_tokens.min(entry.max_tokens);
-        }
-        let path = dir.join("sentence_bert_config.json");
-        if let Some(limits) = read::<Limits>(&path)? {
-            max_tokens = bert.max_position_embeddings.min(limits.max_seq_length.unwrap_or(usize::MAX));
-        }
-        if max_tokens < 3 {
-            return Err(Error::Malformed {
-                path,
-                problem: format!("max_seq_length {max_tokens} leaves no room for text"),
-            });
-        }
+        let model = EncoderModelConfig::from_file(dir.join("config.json"))?;
+        let max_tokens = max_tokens(dir, &model)?;
         let normalize = match read::<Vec<Module>>(&dir.join("modules.json"))? {
             Some(modules) => modules.iter().any(|module| module.kind.ends_with(".Normalize")),
             None => true,
@@ -74,10 +60,29 @@ impl EncoderConfig {
             max_tokens,
             query_prefix: prompt(&["query"]).to_owned(),
             passage_prefix: prompt(&["document", "passage", "corpus"]).to_owned(),
-            dim: bert.hidden_size,
+            dim: model.hidden_size,
             products: Products::default(),
         })
     }
+}
+
+/// How many tokens the model in a folder reads of one text: what `sentence_bert_config.json` says, or else the registry
+/// of a model of the folder's name, and never more than there are positions.
+pub(crate) fn max_tokens(dir: &Path, model: &EncoderModelConfig) -> Result<usize> {
+    let mut max_tokens = model.max_tokens();
+    let registry = Registry::builtin();
+    if let Some(entry) = dir.file_name().and_then(|name| registry.entry(name.to_str()?).ok()) {
+        max_tokens = max_tokens.min(entry.max_tokens);
+    }
+    let path = dir.join("sentence_bert_config.json");
+    if let Some(limits) = read::<Limits>(&path)? {
+        max_tokens = model.max_tokens().min(limits.max_seq_length.unwrap_or(usize::MAX));
+    }
+    if max_tokens < 3 {
+        let problem = format!("max_seq_length {max_tokens} leaves no room for text");
+        return Err(Error::Malformed { path, problem });
+    }
+    Ok(max_tokens)
 }
 
 #[derive(Deserialize)]
@@ -109,7 +114,7 @@ fn pooling(modes: &Value) -> Result<Pooling, String> {
 }
 
 /// A JSON file, if it is there.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

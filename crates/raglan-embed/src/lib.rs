@@ -1,9 +1,11 @@
 //! Encoders that turn texts into vectors.
 //!
 //! Texts that mean similar things shall lie close to each other, though they share no word. A [`SentenceEncoder`] runs
-//! a small BERT over each text and pools what it says of the tokens into one vector of length 1, so that the inner
-//! product of two vectors is the cosine of their angle. How a model wants that done, which pooling, how many tokens,
-//! what before a question, is its [`EncoderConfig`], read from the files beside its weights.
+//! a small transformer over each text and pools what it says of the tokens into one vector of length 1, so that the
+//! inner product of two vectors is the cosine of their angle. How a model wants that done, which pooling, how many
+//! tokens, what before a question, is its [`EncoderConfig`], read from the files beside its weights.
+//! A [`SparseEncoder`] gives weights to words instead, those of the text and others that mean the same, which an
+//! inverted index can hold; a [`TokenEncoder`] keeps a short vector for each token, for late interaction.
 //! What cuts documents into texts of the right length asks [`token_counter`].
 //!
 //! ```no_run
@@ -25,10 +27,16 @@ mod encoder_config;
 mod error;
 mod pooling;
 mod sentence_encoder;
+mod sparse_encoder;
+mod text_reader;
 mod token_counter;
+mod token_encoder;
+mod workers;
 
 pub use encoder_config::EncoderConfig;
 pub use error::{Error, Result};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
+pub use sparse_encoder::{SparseEncoder, SparseEncoderConfig};
 pub use token_counter::token_counter;
+pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenVectors};

@@ -1,7 +1,7 @@
 //! Models: where their files come from, how they read text, and their forward.
 //!
 //! A model is a few files that must be exactly the right bytes, a tokenizer, and a transformer. The [`registry`] pins
-//! and fetches the files. A [`Tokenizer`] comes from a `tokenizer.json` or from a GGUF file's metadata. [`BertModel`]
+//! and fetches the files. A [`Tokenizer`] comes from a `tokenizer.json` or from a GGUF file's metadata. [`EncoderModel`]
 //! turns texts into hidden states; [`LlamaModel`] reads a prompt and goes on, token by token, in a [`Session`]; a
 //! [`ChatTemplate`] writes a conversation as the model was trained on it. All files are read as hostile input.
 //!
@@ -25,10 +25,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod bert;
 mod chat_template;
+mod encoder;
+mod encoder_config;
 mod error;
 mod gguf;
+mod heads;
 mod kv_cache;
 mod linear;
 mod llama;
@@ -38,10 +40,12 @@ mod safetensors;
 mod tokenizer;
 mod word_piece;
 
-pub use bert::{Activation, BertConfig, BertModel, HiddenStates};
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
+pub use encoder::{EncoderModel, HiddenStates};
+pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
+pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
 pub use kv_cache::{KvCache, KvPrecision};
 pub use linear::Products;
 pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};

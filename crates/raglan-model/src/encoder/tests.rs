@@ -69,12 +69,12 @@ impl Saved {
         self.dir.path().join("model.safetensors")
     }
 
-    fn load(&self) -> Result<BertModel> {
+    fn load(&self) -> Result<EncoderModel> {
         self.load_with(Products::Stored)
     }
 
-    fn load_with(&self, products: Products) -> Result<BertModel> {
-        BertModel::load(self.path(), BertConfig::from_file(self.dir.path().join("config.json"))?, products)
+    fn load_with(&self, products: Products) -> Result<EncoderModel> {
+        EncoderModel::load(self.path(), EncoderModelConfig::from_file(self.dir.path().join("config.json"))?, products)
     }
 
     #[track_caller]
@@ -89,7 +89,7 @@ impl Saved {
     }
 }
 
-fn sequences(model: &BertModel, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
+fn sequences(model: &EncoderModel, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
     model.hidden_states(sequences).unwrap().sequences().map(<[f32]>::to_vec).collect()
 }
 
@@ -207,7 +207,7 @@ fn configs_that_cannot_be_run_are_errors() {
         let mut config = whole.clone();
         config[key] = value;
         std::fs::write(&path, config.to_string()).unwrap();
-        BertConfig::from_file(&path).unwrap_err()
+        EncoderModelConfig::from_file(&path).unwrap_err()
     };
     let malformed = |error| matches!(error, Error::Malformed { .. });
     assert!(malformed(with("num_attention_heads", json!(0))));
@@ -216,7 +216,7 @@ fn configs_that_cannot_be_run_are_errors() {
     assert!(malformed(with("hidden_size", json!(-1))));
     assert!(malformed(with("layer_norm_eps", json!(-1.0))));
     assert!(malformed(with("hidden_act", json!("swish"))));
-    assert!(matches!(with("model_type", json!("roberta")), Error::Unsupported { .. }));
+    assert!(matches!(with("model_type", json!("t5")), Error::Unsupported { .. }));
     assert!(matches!(with("position_embedding_type", json!("relative_key")), Error::Unsupported { .. }));
 }
 

@@ -1,0 +1,136 @@
+//! `ModernBERT`'s layers: a norm before each map, rotated heads, gated middles, local attention.
+
+use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention, gated};
+use rayon::prelude::*;
+
+use super::{FEED_FORWARD_ROWS, LayerNorm, Scratch, Weights, attention_shape};
+use crate::encoder_config::RotaryLayers;
+use crate::linear::Linear;
+use crate::{EncoderModelConfig, Products, Result};
+
+/// The layers and the norm behind the last one.
+#[derive(Debug)]
+pub(super) struct PreNormLayers {
+    layers: Vec<PreNormLayer>,
+    local: RotaryEmbedding,
+    global: RotaryEmbedding,
+    local_radius: usize,
+    norm: LayerNorm,
+}
+
+#[derive(Debug)]
+struct PreNormLayer {
+    /// None in the first layer, whose input the embeddings' norm has just made.
+    attention_norm: Option<LayerNorm>,
+    /// Queries, keys and values in one product: `[hidden, 3 · hidden]`.
+    qkv: Linear,
+    attended: Linear,
+    gated_norm: LayerNorm,
+    /// What goes through the nonlinearity, then what it is multiplied by: `[hidden, 2 · inner]`.
+    widen: Linear,
+    narrow: Linear,
+    is_local: bool,
+}
+
+/// Tokens that are rotated in one task.
+const ROTATED_ROWS: usize = 64;
+
+impl PreNormLayers {
+    pub fn load(
+        weights: &Weights,
+        config: &EncoderModelConfig,
+        rotary: &RotaryLayers,
+        products: Products,
+    ) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let mut layers = Vec::new();
+        for (i, &is_local) in rotary.local.iter().enumerate() {
+            let name = |part: &str| format!("layers.{i}.{part}");
+            let attention_norm = name("attn_norm");
+            let has_norm = i > 0 || weights.contains(&format!("{attention_norm}.weight"));
+            layers.push(PreNormLayer {
+                attention_norm: has_norm.then(|| weights.layer_norm(&attention_norm)).transpose()?,
+                qkv: weights.linear(&[name("attn.Wqkv")], hidden, 3 * hidden, products)?,
+                attended: weights.linear(&[name("attn.Wo")], hidden, hidden, products)?,
+                gated_norm: weights.layer_norm(&name("mlp_norm"))?,
+                widen: weights.linear(&[name("mlp.Wi")], hidden, 2 * inner, products)?,
+                narrow: weights.linear(&[name("mlp.Wo")], inner, hidden, products)?,
+                is_local,
+            });
+        }
+        let rotation =
+            |theta| RotaryEmbedding::new(config.head_dim(), theta, RotaryPairs::Halves, &RotaryScaling::None);
+        Ok(Self {
+            layers,
+            local: rotation(rotary.local_theta)?,
+            global: rotation(rotary.global_theta)?,
+            local_radius: rotary.local_radius,
+            norm: weights.layer_norm("final_norm")?,
+        })
+    }
+
+    /// Replaces the rows by what the layers make of them.
+    pub fn forward(
+        &self,
+        rows: &mut [f32],
+        ends: &[usize],
+        config: &EncoderModelConfig,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let positions: Vec<u32> = starts.zip(ends).flat_map(|(start, end)| 0..(end - start) as u32).collect();
+        for layer in &self.layers {
+            let (rotary, radius) =
+                if layer.is_local { (&self.local, Some(self.local_radius)) } else { (&self.global, None) };
+            layer.attend(rows, ends, &positions, rotary, radius, config, scratch)?;
+            layer.feed_forward(rows, config, scratch)?;
+        }
+        self.norm.apply(rows)
+    }
+}
+
+impl PreNormLayer {
+    #[expect(clippy::too_many_arguments, reason = "what a layer's attention goes by")]
+    fn attend(
+        &self,
+        rows: &mut [f32],
+        ends: &[usize],
+        positions: &[u32],
+        rotary: &RotaryEmbedding,
+        radius: Option<usize>,
+        config: &EncoderModelConfig,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let dim = config.hidden_size;
+        let qkv = Scratch::of(&mut scratch.wide, rows.len() * 3);
+        let normed = Scratch::of(&mut scratch.narrow, rows.len());
+        normed.copy_from_slice(rows);
+        if let Some(norm) = &self.attention_norm {
+            norm.apply(normed)?;
+        }
+        self.qkv.apply(normed, Output::Replace, qkv)?;
+        let rotated = qkv.par_chunks_mut(ROTATED_ROWS * 3 * dim).zip(positions.par_chunks(ROTATED_ROWS));
+        rotated.try_for_each(|(qkv, positions)| {
+            rotary.rotate(qkv, 3 * dim, config.num_attention_heads, positions)?;
+            rotary.rotate(&mut qkv[dim..], 3 * dim, config.num_attention_heads, positions)
+        })?;
+        let mixed = normed;
+        bidirectional_attention(&attention_shape(config), qkv, ends, radius, mixed)?;
+        self.attended.apply(mixed, Output::Add, rows)
+    }
+
+    fn feed_forward(&self, rows: &mut [f32], config: &EncoderModelConfig, scratch: &mut Scratch) -> Result<()> {
+        let (dim, inner) = (config.hidden_size, config.intermediate_size);
+        for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
+            let n_rows = rows.len() / dim;
+            let (gate_up, middle) = Scratch::of(&mut scratch.wide, n_rows * 3 * inner).split_at_mut(n_rows * 2 * inner);
+            let normed = Scratch::of(&mut scratch.narrow, rows.len());
+            normed.copy_from_slice(rows);
+            self.gated_norm.apply(normed)?;
+            self.widen.apply(normed, Output::Replace, gate_up)?;
+            gated(gate_up, inner, config.hidden_act.into(), middle)?;
+            self.narrow.apply(middle, Output::Add, rows)?;
+        }
+        Ok(())
+    }
+}
