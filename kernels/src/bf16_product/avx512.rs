@@ -24,8 +24,8 @@ pub unsafe fn tile(
         match n_panels {
             1 => high::<1>(n_rows, rows, panels, shape, sums),
             2 => high::<2>(n_rows, rows, panels, shape, sums),
-            4 if n_rows == 1 => registers::<1, 4>(rows, panels, shape, sums),
-            4 if n_rows == 2 => registers::<2, 4>(rows, panels, shape, sums),
+            6 if n_rows == 1 => registers::<1, 6>(rows, panels, shape, sums),
+            6 if n_rows == 2 => registers::<2, 6>(rows, panels, shape, sums),
             _ => unreachable!("no tile is wider"),
         }
     }

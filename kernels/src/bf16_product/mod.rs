@@ -32,8 +32,8 @@ const PANEL: usize = 16;
 const STEP: usize = 32;
 /// Rows that one task multiplies: what they hold of one block of inputs stays in the second-level cache.
 const TASK_ROWS: usize = 120;
-/// Panels that one task multiplies.
-const TASK_PANELS: usize = 16;
+/// Panels that one task multiplies; a multiple of all widths of register tiles.
+const TASK_PANELS: usize = 18;
 /// Inputs of a block: a panel of them, 16 kB, stays in the first-level cache while all rows pass.
 const BLOCK: usize = 512;
 
@@ -217,12 +217,14 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn multiply(&self, rows: Range<usize>, panels: Range<usize>) {
-        let (tall, wide) = match self.form {
-            CpuForm::Avx512 | CpuForm::Avx512Vnni => (12, 2),
+        // A few rows are bound by memory and by the latency of additions: more panels side by side, as registers allow.
+        let (tall, wide) = match (self.form, rows.len()) {
+            (CpuForm::Avx512 | CpuForm::Avx512Vnni, 1 | 2) => (2, 6),
+            (_, 1) => (1, 3),
+            (_, 2) => (2, 2),
+            (CpuForm::Avx512 | CpuForm::Avx512Vnni, _) => (12, 2),
             _ => (6, 1),
         };
-        // A few rows are bound by memory and by the latency of additions: more panels side by side.
-        let wide = if rows.len() <= 2 { 4 } else { wide };
         let mut panel = panels.start;
         while panel < panels.end {
             let n_panels = if panels.end - panel >= wide { wide } else { 1 };
@@ -235,7 +237,7 @@ impl Tile<'_> {
 
     fn tile(&self, row: usize, n_rows: usize, panel: usize, n_panels: usize) {
         let (n_in, n_pairs) = (self.weights.n_in, self.weights.n_pairs());
-        let mut sums = [0.0; 12 * 4 * PANEL];
+        let mut sums = [0.0; 12 * 2 * PANEL];
         let sums = &mut sums[..n_rows * n_panels * PANEL];
         let rows = &self.input[row * n_in..(row + n_rows) * n_in];
         let panels = &self.weights.panels[panel * n_pairs..(panel + n_panels) * n_pairs];
