@@ -7,7 +7,8 @@
 //!
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
-//! - [`matrix_product`] multiplies rows by packed weights, [`int8_product`] by weights in bytes.
+//! - [`matrix_product`] multiplies rows by packed weights, [`bf16_product`] by weights in bf16, [`int8_product`] by
+//!   weights in bytes.
 //! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
@@ -32,6 +33,7 @@
 
 mod activation;
 mod attention;
+mod bf16_product;
 mod block_product;
 pub mod device;
 mod elementary;
@@ -49,6 +51,8 @@ mod rms_norm;
 mod rotary;
 mod softmax;
 mod splade_pool;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod top_k;
 
 pub use activation::{Activation, activate, gated};
@@ -56,6 +60,7 @@ pub use attention::{
     AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
     causal_attention, merge_attention,
 };
+pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};

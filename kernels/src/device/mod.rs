@@ -73,6 +73,8 @@ impl CpuForm {
             Self::Avx512 => Self::Avx2.runs_here() && all!("avx512f", "avx512bw", "avx512dq", "avx512vl"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.runs_here() && all!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni.runs_here() && crate::tiles::Amx::runs_here(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             _ => false,
@@ -103,6 +105,9 @@ pub fn cpu_features() -> Vec<&'static str> {
             "avx512bf16"
         );
         detect!("avx512fp16", "avxvnni");
+        if crate::tiles::Amx::runs_here() {
+            features.extend(["amx-tile", "amx-int8", "amx-bf16"]);
+        }
     }
     #[cfg(target_arch = "aarch64")]
     {

@@ -10,6 +10,8 @@
 //! where it adds them in thirty-two. A row gives the same bits alone and in a batch.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
@@ -36,6 +38,11 @@ const TASK_ROWS: usize = 128;
 const TASK_GROUPS: usize = 16;
 /// Rows of a register tile, at most.
 const TALL: usize = 4;
+/// Rows of any form's tile, at most.
+#[cfg(target_arch = "x86_64")]
+const HIGHEST: usize = amx::TALL;
+#[cfg(not(target_arch = "x86_64"))]
+const HIGHEST: usize = TALL;
 
 /// The weights of a linear map, `[n_out, n_in]`, as bytes, packed for [`int8_product`].
 #[derive(Clone, Debug)]
@@ -146,11 +153,13 @@ fn product(
     let tiles = Tiles::new(out);
     for_each_task(n_tasks, n_rows * n_in * n_out / 2, |task| {
         let rows = task / group_runs * TASK_ROWS..n_rows.min((task / group_runs + 1) * TASK_ROWS);
+        let mut sums = [0.0; HIGHEST * GROUP];
         for group in task % group_runs * TASK_GROUPS..n_groups.min((task % group_runs + 1) * TASK_GROUPS) {
-            for row in rows.clone().step_by(TALL) {
-                let n_rows = (rows.end - row).min(TALL);
-                let mut sums = [0.0; TALL * GROUP];
-                tile(form, &rounded, row, n_rows, weights, group, &mut sums);
+            let mut row = rows.start;
+            while row < rows.end {
+                let n_rows = height(form, rows.end - row);
+                let sums = &mut sums[..n_rows.max(TALL) * GROUP];
+                tile(form, &rounded, row, n_rows, weights, group, sums);
                 for (r, sums) in sums.chunks_exact(GROUP).take(n_rows).enumerate() {
                     let first = group * GROUP;
                     let width = (n_out - first).min(GROUP);
@@ -161,6 +170,7 @@ fn product(
                         *out = if output == Output::Add { *out + sum } else { sum };
                     }
                 }
+                row += n_rows;
             }
         }
     });
@@ -199,7 +209,16 @@ impl RoundedRows {
     }
 }
 
-/// The sums of up to four rows with one group of outputs: `[n_rows, 16]`.
+/// Rows of the next tile where `n_rows` are left.
+fn height(form: CpuForm, n_rows: usize) -> usize {
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Amx if n_rows >= amx::WORTHWHILE => n_rows.min(amx::TALL),
+        _ => n_rows.min(TALL),
+    }
+}
+
+/// The sums of as many rows as [`height`] says with one group of outputs: `[n_rows, 16]`, in a place for four at least.
 fn tile(
     form: CpuForm,
     rounded: &RoundedRows,
@@ -207,7 +226,7 @@ fn tile(
     n_rows: usize,
     weights: &Int8Matrix,
     group: usize,
-    sums: &mut [f32; TALL * GROUP],
+    sums: &mut [f32],
 ) {
     let n_blocks = rounded.n_blocks;
     let operands = Operands {
@@ -218,6 +237,13 @@ fn tile(
         scales: &weights.scales[group * n_blocks * GROUP..][..n_blocks * GROUP],
         weight_sums: &weights.sums[group * n_blocks * GROUP..][..n_blocks * GROUP],
     };
+    #[cfg(target_arch = "x86_64")]
+    if n_rows > TALL {
+        // SAFETY: only the AMX form has tiles of so many rows, and it is chosen only where the processor and the system
+        // allow it; the slices are cut to shape above.
+        return unsafe { amx::tile(n_rows, &operands, sums) };
+    }
+    let sums = sums.first_chunk_mut().expect("there is place for four rows");
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the slices are cut to shape

@@ -19,6 +19,7 @@ pub fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL * GROU
     let n_blocks = operands.n_blocks;
     for r in 0..n_rows {
         let sums = &mut sums[r * GROUP..(r + 1) * GROUP];
+        sums.fill(0.0);
         for b in 0..n_blocks {
             let codes = &operands.rows[(r * n_blocks + b) * BLOCK..][..BLOCK];
             let weights = &operands.weights[b * BLOCK * GROUP..][..BLOCK * GROUP];

@@ -92,3 +92,61 @@ fn what_cannot_be_rounded_is_refused_and_zeros_stay() {
     int8_product(&[7.0; 3], &packed, Some(&[1.0, 2.0]), Output::Add, &mut out).unwrap();
     assert_eq!(out, [1.0, 2.0]);
 }
+
+#[cfg(target_arch = "x86_64")]
+mod on_tiles {
+    use super::super::{BLOCK, GROUP, Operands, TALL, amx, avx512_vnni, portable};
+    use super::*;
+    use crate::tiles::SoftwareTiles;
+
+    /// The sums as the VNNI form makes them: exact in a block, then two fused operations.
+    fn vnni_sums(n_rows: usize, operands: &Operands<'_>) -> Vec<f32> {
+        let mut sums = vec![0.0f32; n_rows * GROUP];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let (r, o) = (i / GROUP, i % GROUP);
+            for b in 0..operands.n_blocks {
+                let code = |i: usize| i32::from(operands.rows[(r * operands.n_blocks + b) * BLOCK + i]);
+                let weight =
+                    |i: usize| i32::from(operands.weights[b * BLOCK * GROUP + (i / 4 * GROUP + o) * 4 + i % 4]);
+                let product: i32 = (0..BLOCK).map(|i| code(i) * weight(i)).sum();
+                let (step, least) = operands.steps[r * operands.n_blocks + b];
+                *sum = least.mul_add(operands.weight_sums[b * GROUP + o], *sum);
+                *sum = (product as f32).mul_add(step * operands.scales[b * GROUP + o], *sum);
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn tiles_of_any_height_equal_the_sums_of_vnni_to_the_bit() {
+        for (n_rows, n_in) in [(1, 3), (8, 32), (15, 100), (16, 64), (17, 33), (32, 96), (41, 200), (48, 384)] {
+            let (input, weights) = operands(4, n_rows, n_in, GROUP);
+            let packed = Int8Matrix::new(&weights, GROUP, n_in).unwrap();
+            let n_blocks = n_in.div_ceil(BLOCK);
+            let (mut codes, mut steps) = (vec![0; n_rows * n_blocks * BLOCK], Vec::new());
+            for (row, codes) in input.chunks(n_in).zip(codes.chunks_mut(n_blocks * BLOCK)) {
+                let blocks = row.chunks(BLOCK).zip(codes.chunks_mut(BLOCK));
+                steps.extend(blocks.map(|(block, codes)| portable::round(block, codes, 255.0)));
+            }
+            let operands = Operands {
+                n_blocks,
+                rows: &codes,
+                steps: &steps,
+                weights: &packed.codes,
+                scales: &packed.scales,
+                weight_sums: &packed.sums,
+            };
+            let mut sums = vec![f32::NAN; n_rows * GROUP];
+            // SAFETY: tiles in software are there on any processor, and the operands are as long as they say.
+            unsafe { amx::on_tiles::<SoftwareTiles>(n_rows, &operands, &mut sums) };
+            assert!(sums == vnni_sums(n_rows, &operands), "{n_rows}x{n_in}");
+            if std::arch::is_x86_feature_detected!("avx512vnni") {
+                let mut place = [f32::NAN; TALL * GROUP];
+                let height = n_rows.min(TALL);
+                // SAFETY: the processor has the instructions; the operands have at least as many rows.
+                unsafe { avx512_vnni::tile(height, &operands, &mut place) };
+                assert!(place[..height * GROUP] == sums[..height * GROUP], "{n_rows}x{n_in}");
+            }
+        }
+    }
+}
