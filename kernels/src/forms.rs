@@ -1,7 +1,7 @@
 //! One loop, compiled for each instruction set.
 //!
 //! A kernel whose loops the compiler vectorises well needs no intrinsics: it needs the same loops compiled once for any
-//! processor and once for AVX2 with FMA. The sums still run in the order that is written.
+//! processor, once for AVX2 with FMA and once for AVX-512. The sums still run in the order that is written.
 
 /// Defines a function whose first argument is the [`CpuForm`](crate::device::CpuForm) it is run in, which must be
 /// available. The body sees `const FMA: bool`, to hand on to [`fma`] and to what is `#[inline(always)]`.
@@ -25,12 +25,19 @@ macro_rules! forms {
                 body::<true>($($argument),*)
             }
 
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                body::<true>($($argument),*)
+            }
+
             match form {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: these forms are chosen only where the processor has AVX2 and FMA.
-                CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
-                    avx2($($argument),*)
-                },
+                // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL.
+                CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the form is chosen only where the processor has AVX2 and FMA.
+                CpuForm::Avx2 => unsafe { avx2($($argument),*) },
                 _ => body::<false>($($argument),*),
             }
         }
@@ -38,7 +45,7 @@ macro_rules! forms {
 }
 pub(crate) use forms;
 
-/// How many sums run side by side; two AVX2 registers.
+/// How many sums run side by side: two registers of AVX2, one of AVX-512.
 pub const LANES: usize = 16;
 
 /// `a · b + c`, in one rounding where the processor does that in one instruction.

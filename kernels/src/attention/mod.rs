@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(test)]
 mod cpu;
 mod exp;
@@ -478,8 +480,13 @@ fn attend_tile(
 ) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
-            // SAFETY: these forms are chosen only where the processor has AVX2, FMA and F16C; the job was checked.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+            // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL; the job was checked.
+            unsafe { avx512::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx2 => {
+            // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C; the job was checked.
             unsafe { avx2::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
         }
         // SAFETY: any processor runs this; the job was checked.
@@ -501,8 +508,13 @@ fn mass_tile(
 ) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
-            // SAFETY: these forms are chosen only where the processor has AVX2, FMA and F16C; the job was checked.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+            // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL; the job was checked.
+            unsafe { avx512::mass_tile(job, kv_head, tokens, block, lse, scratch, sums) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx2 => {
+            // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C; the job was checked.
             unsafe { avx2::mass_tile(job, kv_head, tokens, block, lse, scratch, sums) }
         }
         // SAFETY: any processor runs this; the job was checked.
@@ -514,8 +526,13 @@ fn mass_tile(
 fn merge_states(form: CpuForm, state: &mut State, block: &mut State) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
-            // SAFETY: these forms are chosen only where the processor has AVX2, FMA and F16C.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+            // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL.
+            unsafe { avx512::merge_states(state, block) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx2 => {
+            // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C.
             unsafe { avx2::merge_states(state, block) }
         }
         // SAFETY: any processor runs this.

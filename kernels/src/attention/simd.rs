@@ -7,6 +7,8 @@
 pub trait Simd: Copy {
     type Vector: Copy;
     const LANES: usize;
+    /// Vectors that the processor has names for, 16 or 32.
+    const REGISTERS: usize;
     /// Keys of one panel: two vectors, so that six rows of accumulators fill twelve of sixteen registers.
     const PANEL: usize = 2 * Self::LANES;
 
@@ -44,6 +46,7 @@ type Four = [f32; 4];
 impl Simd for Portable {
     type Vector = Four;
     const LANES: usize = 4;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Four {

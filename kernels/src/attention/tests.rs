@@ -130,6 +130,10 @@ fn powers_of_two_are_right() {
     if CpuForm::available().contains(&CpuForm::Avx2) {
         check::<avx2::Avx2>();
     }
+    #[cfg(target_arch = "x86_64")]
+    if CpuForm::available().contains(&CpuForm::Avx512) {
+        check::<avx512::Avx512>();
+    }
 }
 
 #[test]

@@ -516,12 +516,13 @@ impl Call<'_> {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             let mut panel = 0;
-            // Few rows take more panels at once: eight sums are what hides the latency of a multiplication.
-            while R == 1 && panel + 4 <= n_panels {
+            // Few rows take more panels at once: eight sums are what hides the latency of a multiplication. So do all
+            // where registers are left.
+            while const { R <= few_rows::<S>(1) } && panel + 4 <= n_panels {
                 self.panels::<S, R, 4>(job.dim, panel);
                 panel += 4;
             }
-            while R <= 3 && panel + 2 <= n_panels {
+            while const { R <= few_rows::<S>(3) } && panel + 2 <= n_panels {
                 self.panels::<S, R, 2>(job.dim, panel);
                 panel += 2;
             }
@@ -585,11 +586,11 @@ impl Call<'_> {
                 (of_old[r], of_block[r]) = merge::<S>(&mut sums[r], (block_m, block_l));
             }
             let mut column = 0;
-            while R == 1 && column + 8 * S::LANES <= self.padded_dim {
+            while const { R <= few_rows::<S>(1) } && column + 8 * S::LANES <= self.padded_dim {
                 self.columns::<S, R, 8>(n, column, &of_old, &of_block);
                 column += 8 * S::LANES;
             }
-            while R <= 3 && column + 4 * S::LANES <= self.padded_dim {
+            while const { R <= few_rows::<S>(3) } && column + 4 * S::LANES <= self.padded_dim {
                 self.columns::<S, R, 4>(n, column, &of_old, &of_block);
                 column += 4 * S::LANES;
             }
@@ -720,6 +721,15 @@ impl Call<'_> {
                 }
             }
         }
+    }
+}
+
+/// How many rows find room for their sums where sixteen registers hold those of `of_sixteen`.
+const fn few_rows<S: Simd>(of_sixteen: usize) -> usize {
+    match (S::REGISTERS, of_sixteen) {
+        (32, 1) => 3,
+        (32, _) => ROWS,
+        _ => of_sixteen,
     }
 }
 

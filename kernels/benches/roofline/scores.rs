@@ -1,0 +1,121 @@
+//! What becomes of logits, and scores of many vectors.
+
+use std::hint::black_box;
+
+use raglan_kernels::{hamming, inner_products, inner_products_i8, running_max, softmax, top_k};
+
+use crate::{Bench, Work, hash, numbers, plain, sample};
+
+const FLOAT: usize = size_of::<f32>();
+
+pub fn all(bench: &Bench) {
+    probabilities(bench);
+    for (n, k) in [(49_152, 40), (1 << 20, 100)] {
+        best(bench, n, k);
+    }
+    splade(bench);
+    for (n_queries, n_vectors) in [(1, 1 << 18), (16, 1 << 16)] {
+        products(bench, n_queries, n_vectors);
+    }
+    byte_products(bench);
+    distances(bench);
+}
+
+fn probabilities(bench: &Bench) {
+    let Some(case) = bench.case("softmax", "49152, with the copy") else { return };
+    let logits: Vec<f32> = numbers(49_152).iter().map(|x| 10.0 * x).collect();
+    let mut row = logits.clone();
+    softmax(&mut row);
+    let want = plain::softmax(&logits.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+    let pairs: Vec<_> = row.iter().copied().zip(want).collect();
+    case.run(Work::Bytes((2 * logits.len() * FLOAT) as f64), 1e-5, pairs, || {
+        row.copy_from_slice(&logits);
+        softmax(black_box(&mut row));
+    });
+}
+
+fn best(bench: &Bench, n: usize, k: usize) {
+    let Some(case) = bench.case("top_k", format!("{k} of {n}")) else { return };
+    let scores = numbers(n);
+    let mut sorted = scores.clone();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let best = top_k(&scores, k).expect("there is no NaN");
+    let pairs: Vec<_> = best.iter().zip(sorted).map(|(best, want)| (best.0, f64::from(want))).collect();
+    case.run(Work::Bytes((n * FLOAT) as f64), 0.0, pairs, || {
+        black_box(top_k(black_box(&scores), k).expect("there is no NaN"));
+    });
+}
+
+fn splade(bench: &Bench) {
+    let Some(case) = bench.case("running_max (SPLADE)", "128×30522") else { return };
+    let (n_tokens, n_terms) = (128, 30_522);
+    let logits = numbers(n_tokens * n_terms);
+    let mut max = vec![0.0; n_terms];
+    running_max(&logits, n_terms, &mut max).expect("the lengths fit");
+    let of_term = |term: usize| {
+        let column = logits.iter().skip(term).step_by(n_terms);
+        (max[term], f64::from(column.copied().fold(0.0, f32::max)))
+    };
+    let pairs: Vec<_> = sample(n_terms, 500).map(of_term).collect();
+    case.run(Work::Bytes((logits.len() * FLOAT) as f64), 0.0, pairs, || {
+        max.fill(0.0);
+        running_max(&logits, n_terms, black_box(&mut max)).expect("the lengths fit");
+    });
+}
+
+fn products(bench: &Bench, n_queries: usize, n_vectors: usize) {
+    let Some(case) = bench.case("inner_products f32", format!("{n_queries}×{n_vectors}×384")) else { return };
+    let dim = 384;
+    let (queries, vectors) = (numbers(n_queries * dim), numbers(n_vectors * dim));
+    let mut out = vec![0.0; n_queries * n_vectors];
+    inner_products(&queries, &vectors, dim, &mut out).expect("the lengths fit");
+    let of_score = |i: usize| {
+        let (query, vector) = (&queries[i / n_vectors * dim..][..dim], &vectors[i % n_vectors * dim..][..dim]);
+        (out[i], plain::dot(query, vector))
+    };
+    let pairs: Vec<_> = sample(out.len(), 5000).map(of_score).collect();
+    let work = match n_queries {
+        1 => Work::Bytes((vectors.len() * FLOAT) as f64),
+        _ => Work::Flops((2 * n_queries * vectors.len()) as f64),
+    };
+    case.run(work, 1e-6, pairs, || {
+        inner_products(&queries, &vectors, dim, black_box(&mut out)).expect("the lengths fit");
+    });
+}
+
+fn byte_products(bench: &Bench) {
+    let Some(case) = bench.case("inner_products_i8", "1×1000000×384") else { return };
+    let (n, dim) = (1_000_000, 384);
+    let bytes = |n: usize| -> Vec<i8> { (0..n).map(|i| (hash(i) as i8).max(-127)).collect() };
+    let (query, codes, scales) = (bytes(dim), bytes(n * dim), numbers(n));
+    let mut out = vec![0.0; n];
+    inner_products_i8(&query, 0.01, &codes, &scales, dim, &mut out).expect("the lengths fit");
+    let of_vector = |v: usize| {
+        let products = query.iter().zip(&codes[v * dim..]).map(|(a, b)| i64::from(*a) * i64::from(*b));
+        (out[v], products.sum::<i64>() as f64 * f64::from(scales[v]) * f64::from(0.01f32))
+    };
+    let pairs: Vec<_> = sample(n, 5000).map(of_vector).collect();
+    case.run(Work::Bytes(codes.len() as f64), 1e-6, pairs, || {
+        inner_products_i8(&query, 0.01, &codes, &scales, dim, black_box(&mut out)).expect("the lengths fit");
+    });
+}
+
+fn distances(bench: &Bench) {
+    let Some(case) = bench.case("hamming", "1×1000000×384 bits") else { return };
+    let (n, words) = (1_000_000, 6);
+    let bits: Vec<u64> = (0..n * words).map(|i| u64::from(hash(i)) << 32 | u64::from(hash(!i))).collect();
+    let query: Vec<u64> = bits[..words].iter().map(|word| !word).collect();
+    let mut out = vec![0; n];
+    hamming(&query, &bits, &mut out).expect("the lengths fit");
+    let of_vector = |v: usize| {
+        let differing = (0..words * 64).filter(|bit| {
+            let (word, bit) = (bit / 64, bit % 64);
+            (query[word] >> bit & 1) != (bits[v * words + word] >> bit & 1)
+        });
+        (out[v] as f32, differing.count() as f64)
+    };
+    let pairs: Vec<_> = sample(n, 5000).map(of_vector).collect();
+    case.run(Work::Bytes((bits.len() * 8) as f64), 0.0, pairs, || {
+        hamming(&query, &bits, black_box(&mut out)).expect("the lengths fit");
+    });
+}
