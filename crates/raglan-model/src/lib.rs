@@ -46,9 +46,9 @@ pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLa
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
-pub use kv_cache::{KvCache, KvPrecision};
+pub use kv_cache::{KV_PAGE, KvArena, KvCache, KvPrecision};
 pub use linear::Products;
-pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};
+pub use llama::{ForwardRows, ForwardSequence, Forwarded, LlamaModel, Session, View, Want};
 pub use llama_config::LlamaConfig;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
