@@ -1,13 +1,15 @@
 //! Embedding: sentences of several sets to vectors, and one query at a time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use raglan::core::Encoder;
+use raglan::datasets::{Run, beir};
 use raglan::embed::{EncoderConfig, SentenceEncoder};
+use raglan::eval::{Metric, evaluate};
 use raglan::model::Products;
 use serde_json::json;
 
@@ -33,6 +35,9 @@ pub struct Embed {
     /// How the model multiplies
     #[arg(long, default_value = "stored")]
     products: Products,
+    /// A BEIR folder: also gives the nDCG@10 of exact search in its test split
+    #[arg(long)]
+    beir: Option<PathBuf>,
 }
 
 /// Encodes each set twice, the second time timed, then queries one by one.
@@ -73,6 +78,11 @@ pub fn run(options: &Embed) -> Result<()> {
         report.emit("query_latency_p50", percentile(&mut milliseconds, 50.0), "ms", params);
     }
     report.emit("peak_rss", peak_rss_mb(), "MB", json!({}));
+    if let Some(folder) = &options.beir {
+        let (ndcg, n) = ndcg_at_10(&encoder, folder)?;
+        let set = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        report.emit("ndcg@10", ndcg, "score", json!({"set": set, "n": n, "own_products": options.products.name()}));
+    }
     let exact = load(Products::Candle)?;
     for (name, vectors) in &vectors {
         let texts: Vec<&str> = sets[*name].iter().map(String::as_str).collect();
@@ -84,4 +94,24 @@ pub fn run(options: &Embed) -> Result<()> {
         report.emit("cosine_to_fp32_min", least, "cosine", params);
     }
     Ok(())
+}
+
+/// The quality of exact search over a collection, and the number of its queries.
+fn ndcg_at_10(encoder: &SentenceEncoder, folder: &Path) -> Result<(f64, usize)> {
+    let collection = beir::read(folder, "test")?;
+    let texts: Vec<String> =
+        collection.documents.iter().map(|document| format!("{} {}", document.title, document.text)).collect();
+    let texts: Vec<&str> = texts.iter().map(|text| text.trim()).collect();
+    // As queries: what is too long is cut.
+    let vectors = encoder.encode_queries(&texts)?;
+    let asked: Vec<_> = collection.queries.iter().filter(|query| collection.qrels.contains_query(&query.id)).collect();
+    let queries = encoder.encode_queries(&asked.iter().map(|query| &*query.text).collect::<Vec<_>>())?;
+    let mut run = Run::default();
+    for (query, vector) in asked.iter().zip(&queries) {
+        for (document, other) in collection.documents.iter().zip(&vectors) {
+            run.insert(&query.id, &document.id, vector.cosine(other) as f32);
+        }
+    }
+    let metric = Metric::Ndcg { k: Some(10) };
+    Ok((evaluate(&run, &collection.qrels, metric).mean, asked.len()))
 }

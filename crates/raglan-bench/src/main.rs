@@ -8,6 +8,7 @@ mod bm25;
 mod e2e;
 mod embed;
 mod latency;
+mod llm;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Area {
     E2e(e2e::E2e),
     /// Queries on a large index, with vectors of hashed words
     Latency(latency::Latency),
+    /// Prompts read and tokens written by small language models
+    Llm(llm::Llm),
     /// Reads files for another process
     #[command(hide = true)]
     ReadWorker,
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
         Area::Latency(options) => latency::run(&options),
+        Area::Llm(options) => llm::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }
 }
