@@ -27,8 +27,11 @@
 
 mod bert;
 mod chat_template;
+mod decoder_tensors;
 mod error;
 mod gguf;
+mod hugging_face_config;
+mod json_file;
 mod kv_cache;
 mod linear;
 mod llama;
@@ -36,6 +39,7 @@ mod llama_config;
 pub mod registry;
 mod safetensors;
 mod tokenizer;
+mod weight_file;
 mod word_piece;
 
 pub use bert::{Activation, BertConfig, BertModel, HiddenStates};
@@ -45,7 +49,7 @@ pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use kv_cache::{KvCache, KvPrecision};
 pub use linear::Products;
 pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};
-pub use llama_config::LlamaConfig;
+pub use llama_config::{LlamaConfig, Rope};
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;
