@@ -62,6 +62,19 @@ pub enum Error {
         /// What does not fit.
         problem: &'static str,
     },
+    /// There is no room for more keys and values.
+    #[error(
+        "keys and values need {needed} bytes more, and {left} of the {budget} set aside for them are left: raise that \
+         budget, shorten the texts, or run fewer at once"
+    )]
+    KvArenaSpent {
+        /// Bytes that were asked for.
+        needed: usize,
+        /// Bytes that are left.
+        left: usize,
+        /// Bytes that there are in all.
+        budget: usize,
+    },
     /// A chat template is not sound, or refuses the conversation.
     #[error("chat template: {0:#}")]
     Template(#[from] minijinja::Error),

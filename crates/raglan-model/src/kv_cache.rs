@@ -1,8 +1,22 @@
-//! Keys and values of the tokens that a model has read.
+//! Keys and values of the tokens that models have read, in pages that sequences share.
+//!
+//! A [`KvCache`] is one sequence: a list of pages of [`KV_PAGE`] tokens. A clone shares them; whoever writes to a shared
+//! page first gets a copy of it. Pages come from a [`KvArena`], which has a budget and takes back what nobody holds.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use raglan_kernels::{KvRun, KvSlice};
+
+use crate::{Error, Result};
+
+/// Tokens of a page. From 32 to 256 neither prefill nor single steps differ by more than the noise of measurement, so
+/// what counts is that a short text wastes half a page and that copying a shared one is short.
+pub const KV_PAGE: usize = 64;
 
 /// How exactly keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,34 +27,152 @@ pub enum KvPrecision {
     F16,
 }
 
-/// The keys and values of one sequence, all layers, a slot for each token.
+/// Where the pages of all sequences of one model come from.
 ///
-/// Invariant: each layer has as many keys and values as there are positions.
-#[derive(Clone, Debug)]
-pub struct KvCache {
-    layers: Vec<LayerCache>,
+/// Clones are handles of one arena.
+#[derive(Clone)]
+pub struct KvArena(Arc<Arena>);
+
+struct Arena {
+    n_layers: usize,
     /// Numbers of a token's keys in a layer, and as many of its values.
     dim: usize,
+    precision: KvPrecision,
+    /// In bytes.
+    budget: AtomicUsize,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    free: Vec<Numbers>,
+    n_taken: usize,
+}
+
+/// `[n_layers, 2, KV_PAGE, dim]`: a layer's keys lie together, and its values.
+#[derive(Clone)]
+enum Numbers {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+}
+
+/// Room for [`KV_PAGE`] tokens, which goes back to its arena in the end.
+pub(crate) struct Page {
+    numbers: Numbers,
+    arena: KvArena,
+}
+
+/// The keys and values of one sequence, all layers, a slot for each token.
+///
+/// A clone costs a few bytes a token: keys and values are shared until one of the two writes over them. Tokens that
+/// are forgotten give their pages back.
+///
+/// Invariant: there are as many pages as positions need, and as many segments as positions, if any.
+#[derive(Clone)]
+pub struct KvCache {
+    arena: KvArena,
+    pages: Vec<Arc<Page>>,
     positions: Vec<u32>,
     /// Segments of the tokens, once one was given.
     segments: Option<Vec<u32>>,
 }
 
-#[derive(Clone, Debug)]
-enum LayerCache {
-    F32 { keys: Vec<f32>, values: Vec<f32> },
-    F16 { keys: Vec<u16>, values: Vec<u16> },
+impl KvArena {
+    pub(crate) fn new(n_layers: usize, dim: usize, precision: KvPrecision) -> Self {
+        let budget = AtomicUsize::new(usize::MAX);
+        Self(Arc::new(Arena { n_layers, dim, precision, budget, pool: Mutex::default() }))
+    }
+
+    /// An empty cache, whose pages will come from here.
+    pub fn cache(&self) -> KvCache {
+        KvCache { arena: self.clone(), pages: Vec::new(), positions: Vec::new(), segments: None }
+    }
+
+    /// Bytes that pages may take in all; there is no limit until one is set.
+    pub fn budget(&self) -> usize {
+        self.0.budget.load(Ordering::Relaxed)
+    }
+
+    /// Sets what pages may take in all. What is taken already stays so.
+    pub fn set_budget(&self, n_bytes: usize) {
+        self.0.budget.store(n_bytes, Ordering::Relaxed);
+        let mut pool = self.pool();
+        let n_free = self.n_pages().saturating_sub(pool.n_taken);
+        pool.free.truncate(n_free);
+    }
+
+    /// Bytes of the pages that caches hold; a shared one counts once.
+    pub fn n_bytes_taken(&self) -> usize {
+        self.pool().n_taken * self.page_bytes()
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        let size = match self.0.precision {
+            KvPrecision::F32 => size_of::<f32>(),
+            KvPrecision::F16 => size_of::<u16>(),
+        };
+        self.page_len() * size
+    }
+
+    /// How many more pages there are.
+    pub fn n_pages_left(&self) -> usize {
+        self.n_pages().saturating_sub(self.pool().n_taken)
+    }
+
+    /// How many pages the budget is good for.
+    fn n_pages(&self) -> usize {
+        self.budget() / self.page_bytes().max(1)
+    }
+
+    fn page_len(&self) -> usize {
+        self.0.n_layers * 2 * KV_PAGE * self.0.dim
+    }
+
+    /// Where a layer's keys begin in a page; its values follow them.
+    fn layer_start(&self, layer: usize) -> usize {
+        layer * 2 * KV_PAGE * self.0.dim
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        // No panic can leave a list and a count half changed.
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes pages, all or none.
+    fn take(&self, n_pages: usize) -> Result<Vec<Page>> {
+        let mut pool = self.pool();
+        let left = self.n_pages().saturating_sub(pool.n_taken);
+        if n_pages > left {
+            let bytes = self.page_bytes();
+            return Err(Error::KvArenaSpent { needed: n_pages * bytes, left: left * bytes, budget: self.budget() });
+        }
+        pool.n_taken += n_pages;
+        let n_kept = pool.free.len().saturating_sub(n_pages);
+        let recycled = pool.free.split_off(n_kept);
+        drop(pool);
+        let fresh = std::iter::repeat_with(|| match self.0.precision {
+            KvPrecision::F32 => Numbers::F32(vec![0.0; self.page_len()]),
+            KvPrecision::F16 => Numbers::F16(vec![0; self.page_len()]),
+        });
+        let numbers = recycled.into_iter().chain(fresh).take(n_pages);
+        Ok(numbers.map(|numbers| Page { numbers, arena: self.clone() }).collect())
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let numbers = std::mem::replace(&mut self.numbers, Numbers::F32(Vec::new()));
+        let n_pages = self.arena.n_pages();
+        let mut pool = self.arena.pool();
+        pool.n_taken -= 1;
+        if pool.n_taken + pool.free.len() < n_pages {
+            pool.free.push(numbers);
+        }
+    }
 }
 
 impl KvCache {
-    pub(crate) fn new(n_layers: usize, dim: usize, precision: KvPrecision) -> Self {
-        let layer = match precision {
-            KvPrecision::F32 => LayerCache::F32 { keys: Vec::new(), values: Vec::new() },
-            KvPrecision::F16 => LayerCache::F16 { keys: Vec::new(), values: Vec::new() },
-        };
-        Self { layers: vec![layer; n_layers], dim, positions: Vec::new(), segments: None }
-    }
-
     /// How many tokens there are.
     pub fn len(&self) -> usize {
         self.positions.len()
@@ -51,49 +183,111 @@ impl KvCache {
         self.positions.is_empty()
     }
 
-    /// Memory that keys and values take.
+    /// Memory of the pages of keys and values, shared ones included.
     pub fn n_bytes(&self) -> usize {
-        let numbers = 2 * self.layers.len() * self.dim * self.len();
-        match self.layers.first() {
-            Some(LayerCache::F16 { .. }) => 2 * numbers,
-            _ => 4 * numbers,
-        }
+        self.pages.len() * self.arena.page_bytes()
     }
 
     /// Forgets all but the first `n_tokens` slots.
     pub fn truncate(&mut self, n_tokens: usize) {
-        if n_tokens < self.len() {
-            self.resize(n_tokens);
+        self.positions.truncate(n_tokens);
+        if let Some(segments) = &mut self.segments {
+            segments.truncate(n_tokens);
         }
+        self.pages.truncate(self.len().div_ceil(KV_PAGE));
     }
 
-    fn resize(&mut self, n_tokens: usize) {
-        self.positions.resize(n_tokens, 0);
-        if let Some(segments) = &mut self.segments {
-            segments.resize(n_tokens, 0);
+    /// Keeps the first `n_tokens` slots and behind them, in order, those that `slots` names; forgets the others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rows`] when `slots` do not ascend, or one is not behind the first `n_tokens` or not there;
+    /// [`Error::KvArenaSpent`] when a shared page would have to be copied and cannot be. The cache is as it was then.
+    pub fn keep(&mut self, n_tokens: usize, slots: &[usize]) -> Result<()> {
+        let ascend = slots.windows(2).all(|pair| pair[0] < pair[1]);
+        let there =
+            slots.first().is_none_or(|&first| first >= n_tokens) && slots.last().is_none_or(|&l| l < self.len());
+        if !ascend || !there || n_tokens > self.len() {
+            return Err(Error::Rows { problem: "slots to keep do not ascend or are not there" });
         }
-        for layer in &mut self.layers {
-            match layer {
-                LayerCache::F32 { keys, values } => {
-                    keys.resize(n_tokens * self.dim, 0.0);
-                    values.resize(n_tokens * self.dim, 0.0);
+        let moved: Vec<(usize, usize)> =
+            (n_tokens..).zip(slots.iter().copied()).filter(|(to, from)| to < from).collect();
+        let written: Vec<usize> = moved.iter().map(|&(to, _)| to).collect();
+        let fresh = self.reserve(&written)?;
+        self.install(fresh);
+        for (to, from) in moved {
+            self.move_slot(from, to);
+        }
+        self.truncate(n_tokens + slots.len());
+        Ok(())
+    }
+
+    fn move_slot(&mut self, from: usize, to: usize) {
+        self.positions[to] = self.positions[from];
+        if let Some(segments) = &mut self.segments {
+            segments[to] = segments[from];
+        }
+        let dim = self.arena.0.dim;
+        let token = self.pages[from / KV_PAGE].numbers.token(from % KV_PAGE, dim);
+        self.own_page(to / KV_PAGE).numbers.set_token(to % KV_PAGE, dim, &token);
+    }
+
+    /// The pages that must be taken before these slots can be written: new ones, and copies of those that are shared.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KvArenaSpent`] when there are not so many.
+    pub(crate) fn reserve(&self, slots: &[usize]) -> Result<Vec<(usize, Page)>> {
+        let missing = self.missing(slots);
+        let pages = self.arena.take(missing.len())?;
+        Ok(missing.into_iter().zip(pages).collect())
+    }
+
+    /// How many pages writing `n_tokens` behind the last would take from the arena.
+    pub fn n_pages_to_append(&self, n_tokens: usize) -> usize {
+        let slots: Vec<usize> = (self.len()..self.len() + n_tokens).collect();
+        self.missing(&slots).len()
+    }
+
+    /// Indices, ascending, of the pages of `slots` that are not there or not this cache's alone.
+    fn missing(&self, slots: &[usize]) -> Vec<usize> {
+        let mut touched: Vec<usize> = slots.iter().map(|slot| slot / KV_PAGE).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        touched.retain(|&page| self.pages.get(page).is_none_or(|page| Arc::strong_count(page) > 1));
+        touched
+    }
+
+    /// Puts reserved pages in their places, with what stood there.
+    fn install(&mut self, reserved: Vec<(usize, Page)>) {
+        for (at, mut page) in reserved {
+            match self.pages.get_mut(at) {
+                Some(shared) => {
+                    page.numbers.copy_from(&shared.numbers);
+                    *shared = Arc::new(page);
                 }
-                LayerCache::F16 { keys, values } => {
-                    keys.resize(n_tokens * self.dim, 0);
-                    values.resize(n_tokens * self.dim, 0);
-                }
+                None => self.pages.push(Arc::new(page)),
             }
         }
     }
 
-    /// Makes room for tokens whose keys and values come layer by layer.
-    pub(crate) fn place(&mut self, slots: &[usize], positions: &[u32], segments: Option<&[u32]>) {
+    /// Makes room for tokens whose keys and values come layer by layer, with the pages that were reserved for `slots`.
+    pub(crate) fn place(
+        &mut self,
+        reserved: Vec<(usize, Page)>,
+        slots: &[usize],
+        positions: &[u32],
+        segments: Option<&[u32]>,
+    ) {
+        self.install(reserved);
         let len = slots.iter().fold(self.len(), |len, slot| len.max(slot + 1));
-        self.resize(len);
+        self.positions.resize(len, 0);
         for (&slot, &position) in slots.iter().zip(positions) {
             self.positions[slot] = position;
         }
-        if segments.is_some() && self.segments.is_none() {
+        if let Some(all) = &mut self.segments {
+            all.resize(len, 0);
+        } else if segments.is_some() {
             self.segments = Some(vec![0; len]);
         }
         if let Some(all) = &mut self.segments {
@@ -105,26 +299,90 @@ impl KvCache {
 
     /// Stores a token's keys, which are rotated to its position, and values in one layer.
     pub(crate) fn write(&mut self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let place = slot * self.dim..(slot + 1) * self.dim;
-        match &mut self.layers[layer] {
-            LayerCache::F32 { keys, values } => {
-                keys[place.clone()].copy_from_slice(key);
-                values[place].copy_from_slice(value);
+        let dim = self.arena.0.dim;
+        let start = self.arena.layer_start(layer) + slot % KV_PAGE * dim;
+        let (keys, values) = (start..start + dim, start + KV_PAGE * dim..start + (KV_PAGE + 1) * dim);
+        match &mut self.own_page(slot / KV_PAGE).numbers {
+            Numbers::F32(numbers) => {
+                numbers[keys].copy_from_slice(key);
+                numbers[values].copy_from_slice(value);
             }
-            LayerCache::F16 { keys, values } => {
-                half(key, &mut keys[place.clone()]);
-                half(value, &mut values[place]);
+            Numbers::F16(numbers) => {
+                half(key, &mut numbers[keys]);
+                half(value, &mut numbers[values]);
             }
         }
     }
 
-    /// What attention reads of one layer.
-    pub(crate) fn run(&self, layer: usize) -> KvRun<'_> {
-        let (keys, values) = match &self.layers[layer] {
-            LayerCache::F32 { keys, values } => (KvSlice::F32(keys), KvSlice::F32(values)),
-            LayerCache::F16 { keys, values } => (KvSlice::F16(keys), KvSlice::F16(values)),
-        };
-        KvRun { keys, values, positions: &self.positions, segments: self.segments.as_deref(), log_weights: None }
+    fn own_page(&mut self, at: usize) -> &mut Page {
+        Arc::get_mut(&mut self.pages[at]).expect("pages that are written were reserved, and so are not shared")
+    }
+
+    /// What attention reads of one layer in the slots of a range, page by page.
+    pub(crate) fn runs(&self, layer: usize, slots: Range<usize>) -> impl Iterator<Item = KvRun<'_>> {
+        let dim = self.arena.0.dim;
+        let start = self.arena.layer_start(layer);
+        let pages = slots.start / KV_PAGE..slots.end.div_ceil(KV_PAGE);
+        pages.map(move |page| {
+            let here = slots.start.max(page * KV_PAGE)..slots.end.min((page + 1) * KV_PAGE);
+            let keys = start + (here.start - page * KV_PAGE) * dim..start + (here.end - page * KV_PAGE) * dim;
+            let values = keys.start + KV_PAGE * dim..keys.end + KV_PAGE * dim;
+            let (keys, values) = match &self.pages[page].numbers {
+                Numbers::F32(numbers) => (KvSlice::F32(&numbers[keys]), KvSlice::F32(&numbers[values])),
+                Numbers::F16(numbers) => (KvSlice::F16(&numbers[keys]), KvSlice::F16(&numbers[values])),
+            };
+            let segments = self.segments.as_deref().map(|segments| &segments[here.clone()]);
+            KvRun { keys, values, positions: &self.positions[here], segments, log_weights: None }
+        })
+    }
+}
+
+impl Numbers {
+    fn copy_from(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::F32(to), Self::F32(from)) => to.copy_from_slice(from),
+            (Self::F16(to), Self::F16(from)) => to.copy_from_slice(from),
+            _ => unreachable!("an arena has one precision"),
+        }
+    }
+
+    /// Keys and values of one token, layer by layer.
+    fn token(&self, slot: usize, dim: usize) -> Self {
+        match self {
+            Self::F32(numbers) => Self::F32(token_rows(numbers, slot, dim)),
+            Self::F16(numbers) => Self::F16(token_rows(numbers, slot, dim)),
+        }
+    }
+
+    fn set_token(&mut self, slot: usize, dim: usize, token: &Self) {
+        match (self, token) {
+            (Self::F32(to), Self::F32(token)) => set_token_rows(to, slot, dim, token),
+            (Self::F16(to), Self::F16(token)) => set_token_rows(to, slot, dim, token),
+            _ => unreachable!("an arena has one precision"),
+        }
+    }
+}
+
+fn token_rows<T: Copy>(page: &[T], slot: usize, dim: usize) -> Vec<T> {
+    page.chunks_exact(KV_PAGE * dim).flat_map(|half| &half[slot * dim..(slot + 1) * dim]).copied().collect()
+}
+
+fn set_token_rows<T: Copy>(page: &mut [T], slot: usize, dim: usize, token: &[T]) {
+    for (half, row) in page.chunks_exact_mut(KV_PAGE * dim).zip(token.chunks_exact(dim)) {
+        half[slot * dim..(slot + 1) * dim].copy_from_slice(row);
+    }
+}
+
+impl fmt::Debug for KvArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("KvArena");
+        debug.field("budget", &self.budget()).field("n_bytes_taken", &self.n_bytes_taken()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvCache").field("len", &self.len()).field("n_pages", &self.pages.len()).finish_non_exhaustive()
     }
 }
 

@@ -1,20 +1,21 @@
 //! Decoder-only transformers of the Llama family: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and 3, Gemma 3.
 //!
-//! One forward serves all: any tokens at any positions, whose keys and values go to any slots of a [`KvCache`], and
-//! which see what is in it. A token's result has the same bits whatever other tokens pass with it.
+//! One forward serves all: tokens of any number of sequences at any positions, whose keys and values go to any slots of
+//! their sequence's [`KvCache`], and which see what is in it. A token's result has the same bits whatever other tokens,
+//! of its own sequence or of others, pass with it.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use raglan_kernels::{
-    AttentionMask, AttentionShape, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention, gated,
+    AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention, gated,
     rms_norm, rms_norm_in_place,
 };
 use rayon::prelude::*;
 
 use crate::decoder_tensors::{DecoderTensors, LayerPart};
 use crate::gguf::GgufFile;
-use crate::kv_cache::{KvCache, KvPrecision};
+use crate::kv_cache::{KvArena, KvCache, KvPrecision};
 use crate::linear::{Linear, Stacked};
 use crate::llama_config::Rope;
 use crate::safetensors::SafetensorsFile;
@@ -38,12 +39,12 @@ pub struct LlamaModel {
     rotary: RotaryEmbedding,
     /// That of layers that see a window, where it is another one.
     local_rotary: Option<RotaryEmbedding>,
-    kv_precision: KvPrecision,
+    kv_arena: KvArena,
     pool: rayon::ThreadPool,
 }
 
-/// Tokens that pass through a model together.
-#[derive(Clone, Copy, Debug)]
+/// Tokens of one sequence that pass through a model together.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ForwardRows<'a> {
     /// The token of each row.
     pub tokens: &'a [u32],
@@ -55,6 +56,30 @@ pub struct ForwardRows<'a> {
     pub segments: Option<&'a [u32]>,
     /// Which keys a token sees besides.
     pub mask: AttentionMask,
+    /// The slots that rows see, when not all see all. The rows of the views follow one another and are all there are.
+    pub views: &'a [View<'a>],
+}
+
+/// Rows of a forward that see some slots of their cache only, as the branches of a tree of drafts do.
+///
+/// What a row gets has the bits that it would have if the cache held these slots alone.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// The slots, in the order in which attention numbers them.
+    pub slots: &'a [Range<usize>],
+}
+
+/// One sequence's part in a forward.
+#[derive(Debug)]
+pub struct ForwardSequence<'a> {
+    /// The tokens that are read.
+    pub rows: ForwardRows<'a>,
+    /// The keys and values of those read before; of these too, then.
+    pub cache: &'a mut KvCache,
+    /// What is to be given back.
+    pub want: Want<'a>,
 }
 
 /// What a forward is to give back.
@@ -64,7 +89,7 @@ pub struct Want<'a> {
     pub logits: &'a [usize],
     /// Rows whose last hidden state, before the final norm, is wanted.
     pub hidden: &'a [usize],
-    /// Rows whose attention is wanted, summed, and the ranges of slots it is summed over.
+    /// Rows whose attention is wanted, summed, and the ranges of slots it is summed over. There are no views then.
     pub attention: Option<(&'a [usize], &'a [Range<usize>])>,
 }
 
@@ -151,7 +176,11 @@ impl LlamaModel {
             output: output?,
             rotary,
             local_rotary,
-            kv_precision: if products == Products::Stored { KvPrecision::F16 } else { KvPrecision::F32 },
+            kv_arena: KvArena::new(
+                config.n_layers,
+                config.n_kv_heads * config.head_dim,
+                if products == Products::Stored { KvPrecision::F16 } else { KvPrecision::F32 },
+            ),
             config,
             pool,
         })
@@ -169,22 +198,38 @@ impl LlamaModel {
 
     /// An empty cache for this model.
     pub fn cache(&self) -> KvCache {
-        KvCache::new(self.config.n_layers, self.config.n_kv_heads * self.config.head_dim, self.kv_precision)
+        self.kv_arena.cache()
     }
 
-    /// Sends tokens through the model; their keys and values are in the cache then.
+    /// Where this model's caches have their pages from.
+    pub fn kv_arena(&self) -> &KvArena {
+        &self.kv_arena
+    }
+
+    /// Sends tokens of one or more sequences through the model; their keys and values are in the caches then.
+    ///
+    /// What a sequence gets does not depend on the others, to the bit. Together they take less time, since the weights
+    /// are read once.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyPrompt`] without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a position beyond
-    /// the model's context; [`Error::Rows`] when positions, slots or segments are not as many as tokens, slots leave a
-    /// gap, or a wanted row or range is not there. The cache is as it was then.
-    pub fn forward(&self, rows: &ForwardRows<'_>, cache: &mut KvCache, want: &Want<'_>) -> Result<Forwarded> {
-        self.check(rows, cache, want)?;
-        self.pool.install(|| self.forward_checked(rows, cache, want))
+    /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
+    /// position beyond the model's context; [`Error::KvArenaSpent`] when the caches cannot grow; [`Error::Rows`] when
+    /// positions, slots, segments or views do not fit the tokens, slots leave a gap, or a wanted row or range is not
+    /// there. All caches are as they were then.
+    pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
+        for sequence in &*sequences {
+            self.check(sequence)?;
+        }
+        let pages = sequences.iter().map(|sequence| sequence.cache.reserve(sequence.rows.slots));
+        let pages = pages.collect::<Result<Vec<_>>>()?;
+        for (ForwardSequence { rows, cache, .. }, pages) in sequences.iter_mut().zip(pages) {
+            cache.place(pages, rows.slots, rows.positions, rows.segments);
+        }
+        self.pool.install(|| self.forward_placed(sequences))
     }
 
-    fn check(&self, rows: &ForwardRows<'_>, cache: &KvCache, want: &Want<'_>) -> Result<()> {
+    fn check(&self, ForwardSequence { rows, cache, want }: &ForwardSequence<'_>) -> Result<()> {
         let n_rows = rows.tokens.len();
         if n_rows == 0 {
             return Err(Error::EmptyPrompt);
@@ -210,6 +255,19 @@ impl LlamaModel {
             }
             len = len.max(slot + 1);
         }
+        let mut viewed = 0;
+        for view in rows.views {
+            if view.rows.start != viewed || view.rows.end < viewed {
+                return refuse("the rows of views do not follow one another");
+            }
+            if view.slots.iter().any(|slots| slots.start > slots.end || slots.end > len) {
+                return refuse("a view runs past the cache");
+            }
+            viewed = view.rows.end;
+        }
+        if !rows.views.is_empty() && (viewed != n_rows || want.attention.is_some()) {
+            return refuse("views are not of all rows, or attention over them is wanted");
+        }
         let (attending, ranges) = want.attention.unwrap_or_default();
         if want.logits.iter().chain(want.hidden).chain(attending).any(|&row| row >= n_rows) {
             return refuse("a wanted row is not among the tokens");
@@ -220,43 +278,60 @@ impl LlamaModel {
         Ok(())
     }
 
-    fn forward_checked(&self, rows: &ForwardRows<'_>, cache: &mut KvCache, want: &Want<'_>) -> Result<Forwarded> {
-        let (dim, n_rows) = (self.config.hidden_dim, rows.tokens.len());
+    fn forward_placed(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
+        let dim = self.config.hidden_dim;
+        let n_rows = sequences.iter().map(|sequence| sequence.rows.tokens.len()).sum();
+        let positions: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.rows.positions).copied().collect();
         let mut hidden = vec![0.0; n_rows * dim];
-        for (hidden, &token) in hidden.chunks_exact_mut(dim).zip(rows.tokens) {
+        let tokens = sequences.iter().flat_map(|sequence| sequence.rows.tokens);
+        for (hidden, &token) in hidden.chunks_exact_mut(dim).zip(tokens) {
             self.embedding.read(token as usize, hidden)?;
         }
         if self.config.embedding_scale != 1.0 {
             hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
         }
-        cache.place(rows.slots, rows.positions, rows.segments);
-        let mut forwarded = Forwarded::default();
+        let mut forwarded = vec![Forwarded::default(); sequences.len()];
         let mut scratch = Scratch::new(&self.config, n_rows);
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.forward(self, i, &mut hidden, rows, cache, &mut scratch)?;
-            if let Some((attending, ranges)) = want.attention {
-                forwarded.attention.extend(self.attention(i, rows, cache, &scratch, attending, ranges)?);
+            layer.forward(self, i, &mut hidden, &positions, sequences, &mut scratch)?;
+            let mut first = 0;
+            for (sequence, forwarded) in sequences.iter().zip(&mut forwarded) {
+                if let Some((attending, ranges)) = sequence.want.attention {
+                    forwarded.attention.extend(self.attention(i, sequence, first, &scratch, attending, ranges)?);
+                }
+                first += sequence.rows.tokens.len();
             }
         }
-        for &row in want.hidden {
-            forwarded.hidden.extend_from_slice(&hidden[row * dim..(row + 1) * dim]);
-        }
-        let mut wanted = Vec::with_capacity(want.logits.len() * dim);
-        for &row in want.logits {
-            wanted.extend_from_slice(&hidden[row * dim..(row + 1) * dim]);
+        let mut wanted = Vec::new();
+        let mut first = 0;
+        for (ForwardSequence { rows, want, .. }, forwarded) in sequences.iter().zip(&mut forwarded) {
+            let row = |row: &usize| &hidden[(first + row) * dim..(first + row + 1) * dim];
+            forwarded.hidden = want.hidden.iter().flat_map(row).copied().collect();
+            wanted.extend(want.logits.iter().flat_map(row).copied());
+            first += rows.tokens.len();
         }
         rms_norm_in_place(&mut wanted, &self.norm, self.config.rms_eps)?;
-        forwarded.logits = vec![0.0; want.logits.len() * self.config.vocab_size];
-        self.output.apply(&wanted, Output::Replace, &mut forwarded.logits)?;
+        let mut logits = vec![0.0; wanted.len() / dim * self.config.vocab_size];
+        self.output.apply(&wanted, Output::Replace, &mut logits)?;
+        if let [only] = &mut *forwarded {
+            only.logits = logits;
+            return Ok(forwarded);
+        }
+        let mut logits = &*logits;
+        for (ForwardSequence { want, .. }, forwarded) in sequences.iter().zip(&mut forwarded) {
+            let (own, others) = logits.split_at(want.logits.len() * self.config.vocab_size);
+            (forwarded.logits, logits) = (own.to_vec(), others);
+        }
         Ok(forwarded)
     }
 
-    /// The attention of some rows in the layer that was last computed, summed over ranges of slots.
+    /// The attention of some rows of a sequence, whose rows begin at `first`, in the layer that was last computed,
+    /// summed over ranges of slots.
     fn attention(
         &self,
         layer: usize,
-        rows: &ForwardRows<'_>,
-        cache: &KvCache,
+        ForwardSequence { rows, cache, .. }: &ForwardSequence<'_>,
+        first: usize,
         scratch: &Scratch,
         attending: &[usize],
         ranges: &[Range<usize>],
@@ -264,7 +339,7 @@ impl LlamaModel {
         let config = &self.config;
         let q_dim = config.n_heads * config.head_dim;
         let gather = |from: &[f32], width: usize| -> Vec<f32> {
-            attending.iter().flat_map(|&row| &from[row * width..(row + 1) * width]).copied().collect()
+            attending.iter().flat_map(|&row| &from[(first + row) * width..(first + row + 1) * width]).copied().collect()
         };
         let (queries, lse) = (gather(&scratch.queries, q_dim), gather(&scratch.lse, config.n_heads));
         let positions: Vec<u32> = attending.iter().map(|&row| rows.positions[row]).collect();
@@ -272,9 +347,47 @@ impl LlamaModel {
             rows.segments.map(|segments| attending.iter().map(|&row| segments[row]).collect());
         let queries = QueryRows { rows: &queries, positions: &positions, segments: segments.as_deref() };
         let mut mass = vec![0.0; config.n_heads * ranges.len()];
+        let runs: Vec<KvRun<'_>> = cache.runs(layer, 0..cache.len()).collect();
         let mask = config.mask(layer, rows.mask);
-        attention_mass(&config.attention_shape(), &queries, &[cache.run(layer)], &mask, &lse, ranges, &mut mass)?;
+        attention_mass(&config.attention_shape(), &queries, &runs, &mask, &lse, ranges, &mut mass)?;
         Ok(mass)
+    }
+
+    /// Lets each sequence's rows attend to its cache, each view by itself, all beside one another.
+    ///
+    /// `queries` and `mixed` are `[n_rows, n_heads · head_dim]`, `lse` is `[n_rows, n_heads]`, over all sequences.
+    fn attend(
+        &self,
+        layer: usize,
+        sequences: &[ForwardSequence<'_>],
+        queries: &[f32],
+        mixed: &mut [f32],
+        lse: &mut [f32],
+    ) -> Result<()> {
+        let config = &self.config;
+        let q_dim = config.n_heads * config.head_dim;
+        let (mut queries, mut mixed, mut lse) = (queries, mixed, lse);
+        let mut attending = Vec::with_capacity(sequences.len());
+        for ForwardSequence { rows, cache, .. } in sequences {
+            let whole = [0..cache.len()];
+            let all = [View { rows: 0..rows.tokens.len(), slots: &whole }];
+            for View { rows: viewing, slots } in if rows.views.is_empty() { &all } else { rows.views } {
+                let runs: Vec<_> = slots.iter().flat_map(|slots| cache.runs(layer, slots.clone())).collect();
+                let (own_queries, own_mixed, own_lse);
+                (own_queries, queries) = queries.split_at(viewing.len() * q_dim);
+                (own_mixed, mixed) = mixed.split_at_mut(viewing.len() * q_dim);
+                (own_lse, lse) = lse.split_at_mut(viewing.len() * config.n_heads);
+                let seen = QueryRows {
+                    rows: own_queries,
+                    positions: &rows.positions[viewing.clone()],
+                    segments: rows.segments.map(|segments| &segments[viewing.clone()]),
+                };
+                attending.push((seen, runs, config.mask(layer, rows.mask), own_mixed, own_lse));
+            }
+        }
+        attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, mask, mixed, lse)| {
+            Ok(causal_attention(&config.attention_shape(), &seen, &runs, &mask, mixed, Some(lse))?)
+        })
     }
 }
 
@@ -346,9 +459,10 @@ impl Session<'_> {
     fn append(&mut self, tokens: &[u32], logits: &[usize]) -> Result<Vec<f32>> {
         let slots: Vec<usize> = (self.cache.len()..self.cache.len() + tokens.len()).collect();
         let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
-        let mask = AttentionMask::default();
-        let rows = ForwardRows { tokens, positions: &positions, slots: &slots, segments: None, mask };
-        Ok(self.model.forward(&rows, &mut self.cache, &Want { logits, ..Want::default() })?.logits)
+        let rows = ForwardRows { tokens, positions: &positions, slots: &slots, ..ForwardRows::default() };
+        let want = Want { logits, ..Want::default() };
+        let forwarded = self.model.forward(&mut [ForwardSequence { rows, cache: &mut self.cache, want }])?;
+        Ok(forwarded.into_iter().flat_map(|sequence| sequence.logits).collect())
     }
 
     /// Number of tokens read.
@@ -457,8 +571,8 @@ impl Layer {
         model: &LlamaModel,
         layer: usize,
         hidden: &mut [f32],
-        rows: &ForwardRows<'_>,
-        cache: &mut KvCache,
+        positions: &[u32],
+        sequences: &mut [ForwardSequence<'_>],
         scratch: &mut Scratch,
     ) -> Result<()> {
         let config = &model.config;
@@ -474,14 +588,15 @@ impl Layer {
             }
         }
         let rotary = model.local_rotary.as_ref().filter(|_| config.windows[layer].is_some()).unwrap_or(&model.rotary);
-        rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, rows.positions)?;
-        for ((row, query), &slot) in qkv.chunks_exact(qkv_dim).zip(queries.chunks_exact_mut(q_dim)).zip(rows.slots) {
-            query.copy_from_slice(&row[..q_dim]);
-            cache.write(layer, slot, &row[q_dim..q_dim + kv_dim], &row[q_dim + kv_dim..]);
+        rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, positions)?;
+        let mut computed = qkv.chunks_exact(qkv_dim).zip(queries.chunks_exact_mut(q_dim));
+        for ForwardSequence { rows, cache, .. } in &mut *sequences {
+            for (&slot, (row, query)) in rows.slots.iter().zip(&mut computed) {
+                query.copy_from_slice(&row[..q_dim]);
+                cache.write(layer, slot, &row[q_dim..q_dim + kv_dim], &row[q_dim + kv_dim..]);
+            }
         }
-        let seen = QueryRows { rows: queries, positions: rows.positions, segments: rows.segments };
-        let mask = config.mask(layer, rows.mask);
-        causal_attention(&config.attention_shape(), &seen, &[cache.run(layer)], &mask, mixed, Some(lse))?;
+        model.attend(layer, sequences, queries, mixed, lse)?;
         add(&self.attention_output, mixed, self.post_attention_norm.as_deref(), config.rms_eps, normed, hidden)?;
 
         rms_norm(hidden, &self.ffn_norm, config.rms_eps, normed)?;

@@ -44,6 +44,8 @@ pub struct SmallModel {
     /// What `config.json` says.
     pub config: serde_json::Value,
     pub tensors: HashMap<String, Tensor>,
+    /// What a GGUF file has besides, without the architecture's name.
+    pub metadata: Vec<(&'static str, Value)>,
 }
 
 impl SmallModel {
@@ -133,7 +135,7 @@ impl SmallModel {
                 add(name(&format!("{part}.weight")), &[dim], one, 0.2);
             }
         }
-        Self { family, config, tensors }
+        Self { family, config, tensors, metadata: Vec::new() }
     }
 
     /// The model as a GGUF file holds it, in single precision.
@@ -143,7 +145,7 @@ impl SmallModel {
             _ => tensor.clone(),
         };
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), round(tensor))).collect();
-        Self { family: self.family, config: self.config.clone(), tensors }
+        Self { family: self.family, config: self.config.clone(), tensors, metadata: self.metadata.clone() }
     }
 
     /// Writes `config.json` and `model.safetensors`.
@@ -152,6 +154,29 @@ impl SmallModel {
         let tensors: HashMap<_, _> =
             self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.to_dtype(dtype).unwrap())).collect();
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+    }
+
+    /// Writes `config.json`, two shards and their index.
+    pub fn write_shards(&self, folder: &Path, dtype: DType) {
+        self.write_folder(folder, dtype);
+        let whole = folder.join("model.safetensors");
+        let tensors = candle_core::safetensors::load(&whole, &Device::Cpu).unwrap();
+        std::fs::remove_file(whole).unwrap();
+        let shard = |name: &str| {
+            if name.contains("layers.1.") {
+                "model-00002-of-00002.safetensors"
+            } else {
+                "model-00001-of-00002.safetensors"
+            }
+        };
+        let weight_map: HashMap<&String, &str> = tensors.keys().map(|name| (name, shard(name))).collect();
+        for file in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+            let own: HashMap<_, _> = tensors.iter().filter(|(name, _)| shard(name) == file).collect();
+            let own = own.into_iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+            candle_core::safetensors::save(&own, folder.join(file)).unwrap();
+        }
+        std::fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": weight_map }).to_string())
+            .unwrap();
     }
 
     /// Writes a GGUF file of the model, whose matrices are stored in `dtype`. Mistral is a `llama` there.
@@ -193,6 +218,7 @@ impl SmallModel {
             ("rope.freq_base", Value::F32(base)),
             ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ];
+        metadata.extend(self.metadata.iter().cloned());
         if self.family == "gemma3" {
             metadata.push(("attention.sliding_window_pattern", Value::U32(PATTERN as u32)));
         }
