@@ -1,25 +1,31 @@
-//! Guessing what comes next from what stands in the prompt.
+//! Guessing what comes next, so that several tokens pass through the model in one forward.
 //!
-//! Answers from passages quote them. When the last few tokens stand in the prompt, or earlier in the answer, the tokens
-//! that follow them there are read together with the next one, at little more than the cost of one; each is kept only
-//! if it is what the sampler chooses, so the answer is that of plain decoding (prompt lookup decoding).
+//! A draft is a tree of guesses behind the token that is read next. All of it is read together, and of each node's
+//! children the one that the sampler chooses, if there is one, is kept: the text is that of plain decoding, to the bit.
+//! Guesses come from what stands in the text already (prompt lookup decoding: answers from passages quote them) and,
+//! where that says nothing, from what the model itself held likely the last time it read a token ([`TokenRecycling`]).
+//!
+//! A guess costs a row and pays with its probability. How often guesses of each kind turn out right is counted on every
+//! token, guessed or not; a tree takes nodes, the likeliest first, as long as each raises the tokens that a step brings
+//! for its cost, and that may be none.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use raglan_model::Session;
-
-use crate::Result;
+use crate::token_recycling::{RANKS, TokenRecycling};
 
 /// Tokens that are looked up: of longer runs the first to be found counts.
 const RUNS: [usize; 2] = [3, 2];
-/// The most tokens of a draft: so many pass beside one another in little more than the time of one.
-const MOST: usize = 7;
-/// A draft must have brought this many tokens on average to be worth another.
-const WORTHWHILE: f64 = 0.8;
-/// The weight of the last draft in that average.
-const NEWEST: f64 = 0.3;
-/// Tokens after which drafts are tried again when they had not been worthwhile.
-const PATIENCE: usize = 24;
+/// The most guesses of a step, and how deep they go.
+const MOST: usize = 15;
+/// The most rows of a step whose time says what a row costs; longer ones are of prompts.
+const FEW_ROWS: usize = 32;
+/// What a step costs besides its rows, in rows, before that was measured.
+const STEP_COST: f64 = 2.0;
+/// What it may cost at most: more than where the weights come from memory and rows for nothing.
+const MOST_STEP_COST: f64 = 32.0;
+/// The weight of the newest observation in an average.
+const NEWEST: f64 = 0.06;
 
 /// Whether tokens are guessed; answers do not depend on it, only their speed does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +33,132 @@ pub enum Drafts {
     /// Every token is computed after the last.
     Off,
     /// From what stands in the prompt and the answer.
-    #[default]
     PromptLookup,
+    /// Likewise, and where nothing is found, from what the model held likely before.
+    #[default]
+    TokenRecycling,
+}
+
+/// Guesses behind a token: node 0 is that token, and a child stands behind its parent's descendants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DraftTree {
+    pub tokens: Vec<u32>,
+    /// The parent of each node; node 0 is its own.
+    parents: Vec<usize>,
+}
+
+impl DraftTree {
+    /// A token without guesses.
+    pub fn new(root: u32) -> Self {
+        Self { tokens: vec![root], parents: vec![0] }
+    }
+
+    fn push(&mut self, parent: usize, token: u32) -> usize {
+        self.tokens.push(token);
+        self.parents.push(parent);
+        self.tokens.len() - 1
+    }
+
+    /// How many tokens stand before each node, counted from the root.
+    pub fn depths(&self) -> Vec<usize> {
+        let mut depths: Vec<usize> = vec![0; self.tokens.len()];
+        for node in 1..self.tokens.len() {
+            depths[node] = depths[self.parents[node]] + 1;
+        }
+        depths
+    }
+
+    /// The child of a node that is this token.
+    pub fn child(&self, node: usize, token: u32) -> Option<usize> {
+        (node + 1..self.tokens.len()).find(|&child| self.parents[child] == node && self.tokens[child] == token)
+    }
+
+    /// The same tree with each node's descendants right behind it, so that chains lie together.
+    fn depth_first(&self) -> Self {
+        let mut ordered = Self { tokens: Vec::new(), parents: Vec::new() };
+        let mut open = vec![(0, 0)];
+        while let Some((node, parent)) = open.pop() {
+            let place = ordered.push(parent, self.tokens[node]);
+            let children = (node + 1..self.tokens.len()).filter(|&child| self.parents[child] == node);
+            open.extend(children.rev().map(|child| (child, place)));
+        }
+        ordered
+    }
+
+    /// The chains of which the tree consists, in order: their nodes, and the ranges of nodes that these see.
+    pub fn chains(&self) -> Vec<(Range<usize>, Vec<Range<usize>>)> {
+        let n = self.tokens.len();
+        let starts: Vec<usize> = (0..n).filter(|&node| node == 0 || self.parents[node] != node - 1).collect();
+        let ends = starts.iter().skip(1).copied().chain([n]);
+        let chains = starts.iter().zip(ends).map(|(&start, end)| {
+            let mut seen = vec![start..end];
+            let mut node = start;
+            while node != 0 {
+                node = self.parents[node];
+                match seen.last_mut() {
+                    Some(range) if range.start == node + 1 => range.start = node,
+                    _ => seen.push(node..node + 1),
+                }
+            }
+            seen.reverse();
+            (start..end, seen)
+        });
+        chains.collect()
+    }
+}
+
+/// A share that is counted, the newest observations above the old.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share(f64);
+
+impl Share {
+    pub fn new(prior: f64) -> Self {
+        Self(prior)
+    }
+
+    pub fn observe(&mut self, hit: bool) {
+        self.0 += NEWEST * (f64::from(u8::from(hit)) - self.0);
+    }
+
+    pub fn value(self) -> f64 {
+        self.0
+    }
+}
+
+/// What steps cost on this machine. It decides how much is guessed, and so the time that a text takes, but never the
+/// text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepTimes {
+    /// Seconds of a step of one row.
+    one: Option<f64>,
+    /// Seconds of each row more.
+    more: Option<f64>,
+}
+
+impl StepTimes {
+    /// Notes the time of a step.
+    pub fn observe(&mut self, n_rows: usize, seconds: f64) {
+        let average = |average: &mut Option<f64>, new: f64| {
+            let old = average.unwrap_or(new);
+            *average = Some(old + NEWEST * (new - old));
+        };
+        if n_rows == 1 {
+            average(&mut self.one, seconds);
+        } else if n_rows <= FEW_ROWS
+            && let Some(one) = self.one
+        {
+            average(&mut self.more, (seconds - one) / (n_rows - 1) as f64);
+        }
+    }
+
+    /// What a step costs besides its rows, in rows: weights are read once for all.
+    fn step_cost(self) -> f64 {
+        match (self.one, self.more) {
+            (Some(one), Some(more)) if more > 0.0 => (one / more - 1.0).clamp(0.0, MOST_STEP_COST),
+            (Some(_), Some(_)) => MOST_STEP_COST,
+            _ => STEP_COST,
+        }
+    }
 }
 
 /// Where each short run of tokens was last followed by something.
@@ -58,75 +188,102 @@ impl Lookup {
     }
 }
 
-/// A text that is continued, with drafts or without.
+/// Guesses what comes next in one text.
 #[derive(Debug)]
-pub(crate) struct Decoder<'s, 'm> {
-    session: &'s mut Session<'m>,
-    vocab_size: usize,
-    lookup: Option<Lookup>,
-    /// Tokens that were read ahead, how many of them turned out right, and the logits after each.
-    draft: Vec<u32>,
-    n_right: usize,
-    ahead: Vec<f32>,
-    /// Tokens gained by a draft, on average.
-    gain: f64,
-    n_since_draft: usize,
+pub(crate) struct Drafter {
+    drafts: Drafts,
+    lookup: Lookup,
+    /// How often the token that was looked up was right: after a wrong one or none, and after a right one.
+    right: [Share; 2],
+    was_right: bool,
 }
 
-impl<'s, 'm> Decoder<'s, 'm> {
-    /// Continues `session`, which has read `prompt`.
-    pub fn new(session: &'s mut Session<'m>, vocab_size: usize, prompt: &[u32], drafts: Drafts) -> Self {
-        let lookup = (drafts == Drafts::PromptLookup).then(|| {
-            let mut lookup = Lookup::default();
-            prompt.iter().for_each(|&token| lookup.push(token));
-            lookup
-        });
-        Self {
-            session,
-            vocab_size,
-            lookup,
-            draft: Vec::new(),
-            n_right: 0,
-            ahead: Vec::new(),
-            gain: MOST as f64,
-            n_since_draft: 0,
+impl Drafter {
+    /// For a text that begins with `prompt`; `None` when nothing is to be guessed.
+    pub fn new(prompt: &[u32], drafts: Drafts) -> Option<Self> {
+        if drafts == Drafts::Off {
+            return None;
         }
+        let mut lookup = Lookup::default();
+        prompt.iter().for_each(|&token| lookup.push(token));
+        Some(Self { drafts, lookup, right: [Share::new(0.5), Share::new(0.8)], was_right: false })
     }
 
-    /// The logits after `token`, of which there may be `room` more in all.
-    pub fn next(&mut self, token: u32, room: usize) -> Result<Vec<f32>> {
-        if let Some(lookup) = &mut self.lookup {
-            lookup.push(token);
+    /// Notes the token that was chosen.
+    pub fn push(&mut self, token: u32, recycling: &mut TokenRecycling) {
+        if let Some(&last) = self.lookup.tokens.last() {
+            match self.lookup.draft(1) {
+                [guess] => {
+                    self.right[usize::from(self.was_right)].observe(*guess == token);
+                    self.was_right = *guess == token;
+                }
+                _ => {
+                    self.was_right = false;
+                    recycling.observe(last, token);
+                }
+            }
         }
-        if self.draft.get(self.n_right) == Some(&token) {
-            self.n_right += 1;
-            return Ok(self.ahead[self.n_right * self.vocab_size..][..self.vocab_size].to_vec());
-        }
-        self.settle();
-        let draft = match &self.lookup {
-            Some(lookup) if self.gain >= WORTHWHILE || self.n_since_draft >= PATIENCE => lookup.draft(MOST.min(room)),
-            _ => &[],
-        };
-        if draft.is_empty() {
-            self.n_since_draft += 1;
-            return Ok(self.session.step(token)?);
-        }
-        self.draft = draft.to_vec();
-        let tokens: Vec<u32> = std::iter::once(token).chain(self.draft.iter().copied()).collect();
-        self.ahead = self.session.steps(&tokens)?;
-        Ok(self.ahead[..self.vocab_size].to_vec())
+        self.lookup.push(token);
     }
 
-    /// Forgets the part of the last draft that was wrong.
-    fn settle(&mut self) {
-        if !self.draft.is_empty() {
-            let wrong = self.draft.len() - self.n_right;
-            self.session.truncate(self.session.n_tokens() - wrong);
-            self.gain += NEWEST * (self.n_right as f64 - self.gain);
-            self.n_since_draft = 0;
-            self.draft.clear();
-            self.n_right = 0;
+    /// Guesses behind the last token, at most so deep, when the step has `n_others` rows of other texts.
+    pub fn tree(&self, recycling: &TokenRecycling, times: StepTimes, deepest: usize, n_others: usize) -> DraftTree {
+        let root = *self.lookup.tokens.last().expect("a text that is continued has a token");
+        let mut tree = DraftTree::new(root);
+        // The other texts bear their share of what a step costs.
+        let mut worth = Worth { tokens: 1.0, cost: times.step_cost() / (1 + n_others) as f64 + 1.0 };
+        let guesses = self.lookup.draft(MOST.min(deepest));
+        if !guesses.is_empty() {
+            let mut probability = 1.0;
+            for (node, &guess) in guesses.iter().enumerate() {
+                probability *= self.right[usize::from(node > 0 || self.was_right)].value();
+                if !worth.pays(probability) {
+                    break;
+                }
+                tree.push(node, guess);
+            }
+        } else if self.drafts == Drafts::TokenRecycling {
+            // Likeliest first; a node's probability is above its children's, so these are never missed.
+            let mut open: Vec<(f64, usize, usize, u32)> = Vec::new();
+            let mut depths = vec![0];
+            let mut last = (1.0, 0);
+            while tree.tokens.len() <= MOST {
+                let (probability, node) = last;
+                if depths[node] < deepest {
+                    let followers = recycling.followers(tree.tokens[node]);
+                    let children = followers.iter().zip(0..RANKS).map_while(|(&token, rank)| {
+                        let token = (token != TokenRecycling::UNKNOWN).then_some(token)?;
+                        Some((probability * recycling.share(rank), node, rank, token))
+                    });
+                    open.extend(children);
+                }
+                // Of equals the one that was found first.
+                let best = (0..open.len()).reduce(|best, at| if open[at].0 > open[best].0 { at } else { best });
+                let Some(best) = best.filter(|&best| worth.pays(open[best].0)) else { break };
+                let (probability, parent, _, token) = open.remove(best);
+                depths.push(depths[parent] + 1);
+                last = (probability, tree.push(parent, token));
+            }
         }
+        tree.depth_first()
+    }
+}
+
+/// What a step brings to one text, and what it costs in rows.
+struct Worth {
+    tokens: f64,
+    cost: f64,
+}
+
+impl Worth {
+    /// Takes a guess of this probability if it makes tokens cheaper.
+    fn pays(&mut self, probability: f64) -> bool {
+        let pays = (self.tokens + probability) * self.cost > self.tokens * (self.cost + 1.0);
+        if pays {
+            self.tokens += probability;
+            self.cost += 1.0;
+        }
+        pays
     }
 }
 
@@ -142,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_what_followed_the_longest_run_last() {
+    fn a_lookup_finds_what_followed_the_longest_run_last() {
         check(&[], &[]);
         check(&[1], &[]);
         check(&[1, 2, 3], &[]);
@@ -150,5 +307,53 @@ mod tests {
         check(&[1, 2, 9, 1, 2, 5, 1, 2], &[5, 1, 2]); // The latest of two.
         check(&[4, 1, 2, 9, 6, 1, 2, 5, 4, 1, 2], &[9, 6, 1]); // Three tokens count for more than two.
         check(&[3, 3, 3], &[3]); // It may run into the text itself.
+    }
+
+    #[test]
+    fn a_tree_is_cut_into_chains_with_what_they_see() {
+        // 0 ─ 1 ─ 2     nodes as they were found: 0; 1 and 2 under 0; 3 under 2; 4 under 1; 5 under 1
+        let mut tree = DraftTree::new(50);
+        for (parent, token) in [(0, 51), (0, 52), (2, 53), (1, 54), (1, 55)] {
+            tree.push(parent, token);
+        }
+        let tree = tree.depth_first();
+        assert_eq!(tree.tokens, [50, 51, 54, 55, 52, 53]);
+        assert_eq!(tree.depths(), [0, 1, 2, 2, 1, 2]);
+        assert_eq!(tree.chains(), [(0..3, vec![0..3]), (3..4, vec![0..2, 3..4]), (4..6, vec![0..1, 4..6])]);
+        assert_eq!(
+            (tree.child(0, 52), tree.child(1, 55), tree.child(0, 55), tree.child(5, 9)),
+            (Some(4), Some(3), None, None)
+        );
+        assert_eq!(DraftTree::new(7).chains(), [(0..1, vec![0..1])]);
+    }
+
+    #[test]
+    fn guesses_that_do_not_come_true_are_given_up_and_taken_up_again() {
+        let mut recycling = TokenRecycling::new(100);
+        let mut drafter = Drafter::new(&[1, 2, 3, 4, 1, 2], Drafts::PromptLookup).unwrap();
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 2, 0).tokens, [2, 3, 4]);
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 0, 0).tokens, [2]);
+        // 1, 2 is followed by something else each time.
+        for other in 10..60 {
+            [other, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
+        }
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 5, 0).tokens, [2]);
+        for _ in 0..30 {
+            [70, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
+        }
+        assert!(drafter.tree(&recycling, StepTimes::default(), 5, 0).tokens.len() > 3);
+    }
+
+    #[test]
+    fn what_the_model_held_likely_is_guessed_where_nothing_is_found() {
+        let mut recycling = TokenRecycling::new(8);
+        recycling.learn(5, &[0.0, 9.0, 0.0, 8.0, 0.0, 0.0, 0.0, 0.0]);
+        recycling.learn(1, &[7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        (0..200).for_each(|_| recycling.observe(5, 1));
+        let drafter = Drafter::new(&[4, 5], Drafts::TokenRecycling).unwrap();
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 2, 0).tokens[..3], [5, 1, 0]);
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 1, 0).tokens[..2], [5, 1]);
+        let lookup_only = Drafter::new(&[4, 5], Drafts::PromptLookup).unwrap();
+        assert_eq!(lookup_only.tree(&recycling, StepTimes::default(), 2, 0).tokens, [5]);
     }
 }

@@ -1,19 +1,20 @@
 //! Answers from a local language model.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use raglan_core::{
     Answer, AnswerSentence, Attribution, Chunk, Context, Generator, Passage, Source, Timings, TokenUsage,
 };
+use raglan_model::DecodeStream;
 
-use crate::draft::Decoder;
 use crate::prompt::PromptWriter;
 use crate::repetition::ends_in_a_loop;
 use crate::stop::StopFilter;
-use crate::{Error, GenerateOptions, LanguageModel, Prompt, Result, Sampler, attribute};
+use crate::token_recycling::TokenRecycling;
+use crate::{ContinuousBatch, Error, GenerateOptions, LanguageModel, Prompt, Result, SequenceStart, attribute};
 
 /// Answers questions from passages with a local language model.
 #[derive(Debug)]
@@ -22,13 +23,19 @@ pub struct ChatGenerator {
     options: GenerateOptions,
     writer: PromptWriter,
     interrupt: Option<Arc<AtomicBool>>,
+    /// What was learned for guesses, while no answers are being written.
+    learned: Mutex<Option<TokenRecycling>>,
 }
 
-/// What decoding gave.
-struct Decoded {
+/// An answer in the making.
+struct Writing<'a> {
+    prompt: Prompt,
     text: String,
     tokens: Vec<u32>,
     first_token_s: f64,
+    end_s: f64,
+    stream: DecodeStream<'a>,
+    stop: StopFilter<'a>,
 }
 
 impl ChatGenerator {
@@ -41,7 +48,7 @@ impl ChatGenerator {
     pub fn new(model: Arc<LanguageModel>, options: GenerateOptions) -> Result<Self> {
         options.check()?;
         let writer = PromptWriter::new(&options, model.transformer.config().context_len)?;
-        Ok(Self { model, options, writer, interrupt: None })
+        Ok(Self { model, options, writer, interrupt: None, learned: Mutex::default() })
     }
 
     /// The same generator, which gives up with [`Error::Interrupted`] soon after the flag is set.
@@ -67,40 +74,92 @@ impl ChatGenerator {
     ///
     /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::NotFinite`], [`Error::Interrupted`].
     pub fn answer(&self, context: &Context, on_text: &mut dyn FnMut(&str)) -> Result<Answer> {
-        if context.passages.is_empty() {
-            on_text(&self.options.refusal);
-            return Ok(refusal(context, &self.options.refusal));
-        }
-        let begin = Instant::now();
-        let prompt = self.prompt(context)?;
-        let Decoded { text, tokens, first_token_s } = self.decode(&prompt, begin, on_text)?;
-        let decode_s = begin.elapsed().as_secs_f64() - first_token_s;
-        let shown: Vec<&Passage> = prompt.shown.iter().map(|&i| &context.passages[i]).collect();
-        let texts: Vec<String> =
-            shown.iter().map(|passage| Chunk::prefixed(&passage.chunk.locator, &passage.chunk.text)).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        Ok(Answer {
-            question: context.question.clone(),
-            sentences: attribute(&context.question, &text, &texts),
-            text,
-            sources: shown.into_iter().map(source).collect(),
-            left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
-            timings: Timings { retrieve_s: 0.0, prefill_s: first_token_s, decode_s, first_token_s },
-            tokens: TokenUsage { prompt: prompt.n_tokens, answer: tokens.len(), passages: texts.len() },
-        })
+        let answers = self.answers(std::slice::from_ref(context), &mut |_, piece| on_text(piece))?;
+        answers.into_iter().next().expect("there is an answer for each context")
     }
 
-    fn decode(&self, prompt: &Prompt, begin: Instant, on_text: &mut dyn FnMut(&str)) -> Result<Decoded> {
+    /// The answers for several contexts, which are written beside one another, [`GenerateOptions::at_once`] at a time;
+    /// `on_text` is given each piece and the index of its context. Each is what [`answer`](Self::answer) gives, sooner.
+    ///
+    /// An answer that cannot be given is an error of its own, as of `answer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`]; [`Error::Model`] when the model fails as a whole.
+    pub fn answers(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>> {
+        let begin = Instant::now();
         let LanguageModel { transformer, tokenizer, .. } = &*self.model;
-        let mut session = transformer.session();
-        let ids = tokenizer.encode(&prompt.text, true)?.ids;
-        let mut logits = session.prefill_with(&ids, &mut |_| self.go_on())?;
-        let mut decoder = Decoder::new(&mut session, transformer.config().vocab_size, &ids, self.options.drafts);
-        let mut sampler = Sampler::new(self.options.sampling.clone());
-        let mut stream = tokenizer.decode_stream();
-        let mut stop = StopFilter::new(&self.options.stop);
-        let mut answer = Decoded { text: String::new(), tokens: Vec::new(), first_token_s: 0.0 };
-        let mut emit = |piece: &str, text: &mut String| {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let learned = learned.unwrap_or_else(|| TokenRecycling::new(transformer.config().vocab_size));
+        let mut batch = ContinuousBatch::with_recycling(transformer, self.options.at_once, learned);
+        let mut answers: Vec<Option<Result<Answer>>> = contexts.iter().map(|_| None).collect();
+        // By the numbers that they have in the batch.
+        let mut writing: Vec<(usize, Writing<'_>)> = Vec::new();
+        for (i, context) in contexts.iter().enumerate() {
+            if context.passages.is_empty() {
+                on_text(i, &self.options.refusal);
+                answers[i] = Some(Ok(refusal(context, &self.options.refusal)));
+                continue;
+            }
+            let read = self.prompt(context).and_then(|prompt| Ok((tokenizer.encode(&prompt.text, true)?.ids, prompt)));
+            match read {
+                Ok((ids, prompt)) => {
+                    batch.push(SequenceStart {
+                        prompt: ids,
+                        sampling: self.options.sampling.clone(),
+                        drafts: self.options.drafts,
+                        max_tokens: self.options.max_tokens,
+                    });
+                    writing.push((i, self.begin(prompt)));
+                }
+                Err(e) => answers[i] = Some(Err(e)),
+            }
+        }
+        while !batch.is_empty() {
+            if self.go_on().is_break() {
+                return Err(Error::Interrupted);
+            }
+            batch.step(&mut |number, token| {
+                let (i, writing) = &mut writing[number];
+                let written = token.and_then(|token| {
+                    self.write(writing, token, begin.elapsed().as_secs_f64(), &mut |piece| on_text(*i, piece))
+                });
+                if let Err(e) = written {
+                    answers[*i] = Some(Err(e));
+                    return ControlFlow::Break(());
+                }
+                written.unwrap_or(ControlFlow::Break(()))
+            })?;
+        }
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.into_recycling());
+        for (i, writing) in writing {
+            answers[i].get_or_insert_with(|| Ok(finished(&contexts[i], writing)));
+        }
+        Ok(answers.into_iter().map(|answer| answer.expect("each context was answered or failed")).collect())
+    }
+
+    fn begin(&self, prompt: Prompt) -> Writing<'_> {
+        Writing {
+            prompt,
+            text: String::new(),
+            tokens: Vec::new(),
+            first_token_s: 0.0,
+            end_s: 0.0,
+            stream: self.model.tokenizer.decode_stream(),
+            stop: StopFilter::new(&self.options.stop),
+        }
+    }
+
+    /// Takes a token into an answer, after so many seconds, and says whether that goes on.
+    fn write<'a>(
+        &'a self,
+        writing: &mut Writing<'a>,
+        token: u32,
+        seconds: f64,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<ControlFlow<()>> {
+        let Writing { text, tokens, stream, stop, .. } = writing;
+        let mut emit = |piece: &str| {
             // White space before the first word is no part of an answer.
             let piece = if text.is_empty() { piece.trim_start() } else { piece };
             if !piece.is_empty() {
@@ -108,34 +167,29 @@ impl ChatGenerator {
                 on_text(piece);
             }
         };
-        loop {
-            let token = sampler.next(&mut logits)?;
-            if answer.tokens.is_empty() {
-                answer.first_token_s = begin.elapsed().as_secs_f64();
-            }
-            if transformer.config().end_tokens.contains(&token) {
-                break;
-            }
-            answer.tokens.push(token);
+        if writing.end_s == 0.0 {
+            writing.first_token_s = seconds;
+        }
+        writing.end_s = seconds;
+        let is_end = self.model.transformer.config().end_tokens.contains(&token);
+        if !is_end {
+            tokens.push(token);
             let passed = stop.push(&stream.push(token)?);
-            emit(&passed.text, &mut answer.text);
+            emit(&passed.text);
             if passed.stopped {
-                return Ok(answer);
+                return Ok(ControlFlow::Break(()));
             }
-            if answer.tokens.len() == self.options.max_tokens || ends_in_a_loop(&answer.tokens) {
-                break;
+            if tokens.len() < self.options.max_tokens && !ends_in_a_loop(tokens) {
+                return Ok(ControlFlow::Continue(()));
             }
-            if self.go_on().is_break() {
-                return Err(Error::Interrupted);
-            }
-            logits = decoder.next(token, self.options.max_tokens - answer.tokens.len())?;
         }
-        let passed = stop.push(&stream.finish()?);
-        emit(&passed.text, &mut answer.text);
+        let rest = std::mem::replace(stream, self.model.tokenizer.decode_stream()).finish()?;
+        let passed = stop.push(&rest);
+        emit(&passed.text);
         if !passed.stopped {
-            emit(&stop.finish(), &mut answer.text);
+            emit(&stop.finish());
         }
-        Ok(answer)
+        Ok(ControlFlow::Break(()))
     }
 
     fn go_on(&self) -> ControlFlow<()> {
@@ -148,8 +202,23 @@ impl ChatGenerator {
 
 impl Generator for ChatGenerator {
     fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
-        let answer = |(i, context)| Ok(self.answer(context, &mut |piece| on_text(i, piece))?);
-        contexts.iter().enumerate().map(answer).collect()
+        Ok(self.answers(contexts, on_text)?.into_iter().collect::<Result<_>>()?)
+    }
+}
+
+fn finished(context: &Context, Writing { prompt, text, tokens, first_token_s, end_s, .. }: Writing<'_>) -> Answer {
+    let shown: Vec<&Passage> = prompt.shown.iter().map(|&i| &context.passages[i]).collect();
+    let texts: Vec<String> =
+        shown.iter().map(|passage| Chunk::prefixed(&passage.chunk.locator, &passage.chunk.text)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    Answer {
+        question: context.question.clone(),
+        sentences: attribute(&context.question, &text, &texts),
+        text,
+        sources: shown.into_iter().map(source).collect(),
+        left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
+        timings: Timings { retrieve_s: 0.0, prefill_s: first_token_s, decode_s: end_s - first_token_s, first_token_s },
+        tokens: TokenUsage { prompt: prompt.n_tokens, answer: tokens.len(), passages: texts.len() },
     }
 }
 

@@ -3,6 +3,7 @@
 //! A small language model on a laptop reads a few passages and a question. What it writes has to be checkable:
 //! [`ChatGenerator`] numbers the passages, fits them into the model's context without ever cutting one, decodes,
 //! and then [`attribute`]s each sentence to a passage by what the words say, whether or not the model cited it.
+//! Several questions are answered at once in a [`ContinuousBatch`].
 //! [`LanguageModel`] is one GGUF file with its tokenizer and chat template; [`GenerateOptions`] says how to decode.
 //!
 //! ```
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod attribution;
+mod continuous_batch;
 mod draft;
 mod error;
 mod generator;
@@ -29,8 +31,10 @@ mod repetition;
 mod sampler;
 mod sentences;
 mod stop;
+mod token_recycling;
 
 pub use attribution::attribute;
+pub use continuous_batch::{ContinuousBatch, SequenceStart};
 pub use draft::Drafts;
 pub use error::{Error, Result};
 pub use generator::ChatGenerator;

@@ -25,8 +25,10 @@ pub struct GenerateOptions {
     pub refusal: String,
     /// How the next token is chosen.
     pub sampling: Sampling,
-    /// Whether tokens are guessed from the prompt; answers are the same, and most often come sooner.
+    /// Whether tokens are guessed; answers are the same, and most often come sooner.
     pub drafts: Drafts,
+    /// How many answers are written at once, when there are several questions; each is the same alone.
+    pub at_once: usize,
     /// Texts at which an answer ends, besides the model's own end; they are not part of it.
     pub stop: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl Default for GenerateOptions {
             refusal: REFUSAL.to_owned(),
             sampling: Sampling::default(),
             drafts: Drafts::default(),
+            at_once: 8, // More than that share the cost of reading the weights, but each comes later.
             stop: Vec::new(),
         }
     }
@@ -79,6 +82,7 @@ impl GenerateOptions {
         let unit = 0.0..=1.0;
         let checks = [
             ("max_tokens", self.max_tokens > 0, "must be at least 1"),
+            ("at_once", self.at_once > 0, "must be at least 1"),
             ("context_tokens", self.context_tokens > self.max_tokens, "must be more than max_tokens"),
             ("repetition_penalty", repetition_penalty.is_finite() && repetition_penalty > 0.0, "must be above 0"),
             ("temperature", temperature.is_finite() && temperature >= 0.0, "must be 0 or above"),
@@ -110,6 +114,7 @@ mod tests {
     fn options_outside_of_their_domain_are_refused_by_name() {
         check_refused("max_tokens", |options| options.max_tokens = 0);
         check_refused("context_tokens", |options| options.context_tokens = options.max_tokens);
+        check_refused("at_once", |options| options.at_once = 0);
         check_refused("temperature", |options| options.sampling.temperature = f32::NAN);
         check_refused("top_p", |options| options.sampling.top_p = 0.0);
         check_refused("min_p", |options| options.sampling.min_p = 1.5);

@@ -38,8 +38,8 @@ impl<'s> StopFilter<'s> {
     }
 
     /// What was held back, once no more text comes.
-    pub(crate) fn finish(self) -> String {
-        self.held
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Prompts and answers, on a small model with random weights whose tokens are bytes.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,9 +10,11 @@ use raglan_core::{
     Attribution, Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Generator, LeftOut, LeftOutReason,
     Locator, Passage,
 };
-use raglan_generate::{ChatGenerator, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling};
-use raglan_model::Products;
+use raglan_generate::{
+    ChatGenerator, ContinuousBatch, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling, SequenceStart,
+};
 use raglan_model::registry::ModelCache;
+use raglan_model::{KV_PAGE, Products};
 
 /// Appends to a GGUF file in the making.
 struct Gguf(Vec<u8>);
@@ -297,14 +300,138 @@ fn drafts_change_no_answer() {
         for temperature in [0.0, 0.9] {
             for repetition_penalty in [1.0, 1.1] {
                 let sampling = Sampling { temperature, repetition_penalty, seed: 5, ..Sampling::default() };
-                let answer = |drafts| {
+                // Twice, the second time with what was learned from the first.
+                let answers = |drafts| {
                     let options = GenerateOptions { drafts, sampling: sampling.clone(), ..small() };
-                    ChatGenerator::new(model.clone(), options).unwrap().answer(&context, &mut |_| {}).unwrap()
+                    let generator = ChatGenerator::new(model.clone(), options).unwrap();
+                    [(); 2].map(|()| generator.answer(&context, &mut |_| {}).unwrap())
                 };
-                let (plain, drafted) = (answer(Drafts::Off), answer(Drafts::PromptLookup));
-                assert_eq!(plain.text, drafted.text);
-                assert_eq!(plain.tokens, drafted.tokens);
+                let plain = answers(Drafts::Off);
+                for drafts in [Drafts::PromptLookup, Drafts::TokenRecycling] {
+                    for (plain, drafted) in plain.iter().zip(answers(drafts)) {
+                        assert_eq!(plain.text, drafted.text);
+                        assert_eq!(plain.tokens, drafted.tokens);
+                    }
+                }
             }
+        }
+    }
+}
+
+/// Texts of pseudo-random bytes, which a model of bytes continues.
+fn starts(n: usize, temperature: f32, drafts: Drafts) -> Vec<SequenceStart> {
+    let start = |i: usize| SequenceStart {
+        prompt: (0..3 + i * 61 % 190).map(|j| (i * 37 + j * j * 11) as u32 % 7 * 30).collect(),
+        sampling: Sampling { temperature, seed: i as u64, ..Sampling::default() },
+        drafts,
+        max_tokens: 5 + i * 29 % 60,
+    };
+    (0..n).map(start).collect()
+}
+
+/// What a batch writes of texts, each of which comes before the step of its number in `arrivals`.
+fn write(model: &LanguageModel, starts: &[SequenceStart], arrivals: &[usize], at_once: usize) -> Vec<Vec<u32>> {
+    let mut batch = ContinuousBatch::new(&model.transformer, at_once);
+    let mut written = vec![Vec::new(); starts.len()];
+    let mut who = Vec::new(); // By number in the batch.
+    let mut step = 0;
+    while who.len() < starts.len() || !batch.is_empty() {
+        for i in (0..starts.len()).filter(|&i| arrivals[i] == step) {
+            assert_eq!(batch.push(starts[i].clone()), who.len());
+            who.push(i);
+        }
+        let take = &mut |number: usize, token: Result<u32, Error>| {
+            written[who[number]].push(token.unwrap());
+            ControlFlow::Continue(())
+        };
+        batch.step(take).unwrap();
+        step += 1;
+    }
+    written
+}
+
+#[test]
+fn texts_written_together_in_any_order_of_arrival_are_those_written_alone() {
+    let (folder, path) = (tempfile::tempdir().unwrap(), "bytes.gguf");
+    let path = folder.path().join(path);
+    write_model(&path);
+    for temperature in [0.0, 1.3] {
+        let plain = starts(9, temperature, Drafts::Off);
+        let model = LanguageModel::load(&path, 1, Products::Stored).unwrap();
+        let alone: Vec<_> = plain.iter().flat_map(|start| write(&model, &[start.clone()], &[0], 1)).collect();
+        assert!(alone.iter().zip(&plain).all(|(text, start)| text.len() == start.max_tokens));
+        for threads in [1, 2, 4] {
+            let model = LanguageModel::load(&path, threads, Products::Stored).unwrap();
+            let drafted = starts(9, temperature, Drafts::TokenRecycling);
+            for (seed, starts) in [&plain, &drafted, &drafted].into_iter().enumerate() {
+                let arrivals: Vec<usize> = (0..9).map(|i| (i * 7 + seed * 5) % 9 * 4 * seed).collect();
+                let together = write(&model, starts, &arrivals, 1 + 3 * seed);
+                assert!(together == alone, "temperature {temperature}, {threads} threads, arrivals {arrivals:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_little_room_for_keys_and_values_texts_wait_and_are_the_same() {
+    let model = byte_model();
+    let arena = model.transformer.kv_arena();
+    let starts = starts(7, 0.0, Drafts::TokenRecycling);
+    let expected = write(&model, &starts, &[0; 7], 7);
+    let longest = starts.iter().map(|start| start.prompt.len() + start.max_tokens).max().unwrap();
+    for n_pages in [longest.div_ceil(KV_PAGE), longest.div_ceil(KV_PAGE) + 1, 2 * longest.div_ceil(KV_PAGE)] {
+        arena.set_budget(n_pages * arena.page_bytes());
+        assert!(write(&model, &starts, &[0; 7], 7) == expected, "{n_pages} pages");
+        assert_eq!(arena.n_bytes_taken(), 0);
+    }
+}
+
+#[test]
+fn a_text_that_fails_fails_alone() {
+    let model = byte_model();
+    let arena = model.transformer.kv_arena();
+    let mut starts = starts(5, 0.0, Drafts::TokenRecycling);
+    let expected = write(&model, &starts, &[0; 5], 5);
+    arena.set_budget(5 * arena.page_bytes());
+    starts[0].prompt = Vec::new();
+    starts[1].prompt = vec![1; 6 * KV_PAGE]; // More than the arena can hold.
+    starts[2].prompt = vec![1; 5000];
+    starts[3].prompt = vec![1, 300];
+    let mut batch = ContinuousBatch::new(&model.transformer, 3);
+    starts.iter().for_each(|start| _ = batch.push(start.clone()));
+    let (mut written, mut failed) = (Vec::new(), [const { None }; 5]);
+    while !batch.is_empty() {
+        let take = &mut |number: usize, token: Result<u32, Error>| {
+            match token {
+                Ok(token) if number == 4 => written.push(token),
+                Ok(_) => panic!("text {number} cannot be written"),
+                Err(e) => assert!(failed[number].replace(e).is_none()),
+            }
+            ControlFlow::Continue(())
+        };
+        batch.step(take).unwrap();
+    }
+    assert_eq!(written, expected[4]);
+    assert!(matches!(&failed[0], Some(Error::Model(raglan_model::Error::EmptyPrompt))), "{failed:?}");
+    assert!(matches!(&failed[1], Some(Error::Model(raglan_model::Error::KvArenaSpent { .. }))), "{failed:?}");
+    assert!(matches!(&failed[2], Some(Error::Model(raglan_model::Error::ContextOverflow { .. }))), "{failed:?}");
+    assert!(matches!(&failed[3], Some(Error::Model(raglan_model::Error::UnknownToken { id: 300 }))), "{failed:?}");
+    assert!(failed[4].is_none());
+}
+
+#[test]
+fn a_batch_of_questions_gets_the_answers_of_each_alone() {
+    let texts: Vec<String> =
+        (0..6).map(|i| format!("Boat {i} leaves at {i} o'clock and carries {i}0 people.")).collect();
+    for model in std::iter::once(byte_model()).chain(smollm2()) {
+        let contexts: Vec<Context> = (0..6)
+            .map(|i| context(&format!("When does boat {i} leave?"), &[texts[i].as_str(), &texts[(i + 1) % 6]][..i % 3]))
+            .collect();
+        let generator = ChatGenerator::new(model, GenerateOptions { at_once: 4, ..small() }).unwrap();
+        let together = generator.generate(&contexts, &mut |_, _| {}).unwrap();
+        for (context, together) in contexts.iter().zip(together) {
+            let alone = generator.answer(context, &mut |_| {}).unwrap();
+            assert_eq!((alone.text, alone.tokens), (together.text, together.tokens));
         }
     }
 }

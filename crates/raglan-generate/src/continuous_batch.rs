@@ -1,0 +1,327 @@
+//! Many texts written at once (continuous batching, Yu et al. 2022, with prompts cut into slices as in Sarathi).
+//!
+//! Each step is one forward: a token, and what is guessed behind it, of every text that is being written, and slices of
+//! prompts that are still being read, within a budget of tokens. A text that ends makes room for one that waits. None
+//! depends on the others, to the bit.
+
+use std::collections::VecDeque;
+use std::ops::{ControlFlow, Range};
+use std::time::Instant;
+
+use raglan_model::{ForwardRows, ForwardSequence, KvCache, LlamaModel, View, Want};
+
+use crate::draft::{DraftTree, Drafter, StepTimes};
+use crate::token_recycling::TokenRecycling;
+use crate::{Drafts, Error, Result, Sampler, Sampling};
+
+/// Tokens of one step: enough for full-speed products, few enough that an interruption is heard soon and that texts
+/// which are being written are not held up.
+const STEP_TOKENS: usize = 256;
+
+/// Texts that a model writes at once.
+///
+/// The text that came first is served first. When keys and values outgrow the model's
+/// [`KvArena`](raglan_model::KvArena), the text that came last waits and is read anew later; a text for which there is
+/// no room although it is alone fails.
+#[derive(Debug)]
+pub struct ContinuousBatch<'m> {
+    model: &'m LlamaModel,
+    most_at_once: usize,
+    waiting: VecDeque<Sequence>,
+    /// In the order in which they came.
+    running: Vec<Sequence>,
+    recycling: TokenRecycling,
+    times: StepTimes,
+    n_pushed: usize,
+}
+
+/// A text to be written.
+#[derive(Clone, Debug)]
+pub struct SequenceStart {
+    /// What it begins with.
+    pub prompt: Vec<u32>,
+    /// How its tokens are chosen.
+    pub sampling: Sampling,
+    /// Whether its tokens are guessed.
+    pub drafts: Drafts,
+    /// The most tokens that are written.
+    pub max_tokens: usize,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    id: usize,
+    /// The prompt and what was written; the cache has read a part of it.
+    tokens: Vec<u32>,
+    cache: KvCache,
+    sampler: Sampler,
+    drafter: Option<Drafter>,
+    n_to_write: usize,
+}
+
+/// What a sequence sends through the model in one step.
+struct Slice {
+    /// Index among those that run.
+    of: usize,
+    /// The tokens behind the cache, and behind the last of them what is guessed.
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<usize>,
+    /// Rows whose scores are wanted: the last token and its guesses, or none while the prompt is being read.
+    wanted: Vec<usize>,
+    views: Vec<(Range<usize>, Vec<Range<usize>>)>,
+    tree: Option<DraftTree>,
+}
+
+impl<'m> ContinuousBatch<'m> {
+    /// An empty batch in which at most so many texts, one at least, are written at once.
+    pub fn new(model: &'m LlamaModel, most_at_once: usize) -> Self {
+        Self::with_recycling(model, most_at_once, TokenRecycling::new(model.config().vocab_size))
+    }
+
+    /// The same, with guesses from what was learned in another batch of this model.
+    pub(crate) fn with_recycling(model: &'m LlamaModel, most_at_once: usize, recycling: TokenRecycling) -> Self {
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self {
+            model,
+            most_at_once: most_at_once.max(1),
+            waiting,
+            running,
+            recycling,
+            times: StepTimes::default(),
+            n_pushed: 0,
+        }
+    }
+
+    /// What was learned for guesses.
+    pub(crate) fn into_recycling(self) -> TokenRecycling {
+        self.recycling
+    }
+
+    /// Adds a text, and gives the number that it goes by: 0 for the first, and so on.
+    pub fn push(&mut self, start: SequenceStart) -> usize {
+        let id = self.n_pushed;
+        self.n_pushed += 1;
+        self.waiting.push_back(Sequence {
+            id,
+            cache: self.model.cache(),
+            sampler: Sampler::new(start.sampling),
+            drafter: Drafter::new(&start.prompt, start.drafts),
+            n_to_write: start.max_tokens,
+            tokens: start.prompt,
+        });
+        id
+    }
+
+    /// Whether no text is left.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Does one forward, and gives each token that was chosen with its text's number to `on_token`, which may end that
+    /// text. A text that fails is given its error, and is gone; the others do not notice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] when the forward fails as a whole, which only a damaged model does.
+    pub fn step(&mut self, on_token: &mut dyn FnMut(usize, Result<u32>) -> ControlFlow<()>) -> Result<()> {
+        self.admit(on_token);
+        let mut with_drafts = true;
+        while !self.running.is_empty() {
+            let slices = self.slices(with_drafts);
+            let begin = Instant::now();
+            match self.forward(&slices) {
+                Ok(scores) => {
+                    let n_rows = slices.iter().map(|slice| slice.tokens.len()).sum();
+                    self.times.observe(n_rows, begin.elapsed().as_secs_f64());
+                    self.choose(slices, scores, on_token)?;
+                    break;
+                }
+                Err(raglan_model::Error::KvArenaSpent { .. }) if with_drafts => with_drafts = false,
+                Err(raglan_model::Error::KvArenaSpent { .. }) if self.running.len() > 1 => {
+                    if let Some(mut newest) = self.running.pop() {
+                        newest.cache.truncate(0);
+                        self.waiting.push_front(newest);
+                    }
+                }
+                Err(e @ raglan_model::Error::KvArenaSpent { .. }) => {
+                    if let Some(only) = self.running.pop() {
+                        let _ = on_token(only.id, Err(e.into()));
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets texts that wait begin while there is room for them.
+    fn admit(&mut self, on_token: &mut dyn FnMut(usize, Result<u32>) -> ControlFlow<()>) {
+        while self.running.len() < self.most_at_once
+            && let Some(next) = self.waiting.front()
+        {
+            // Those that run are in want of pages too.
+            let wanting = |sequence: &Sequence| {
+                sequence.cache.n_pages_to_append(sequence.tokens.len() + 1 - sequence.cache.len())
+            };
+            let wanted: usize = self.running.iter().map(wanting).sum::<usize>() + wanting(next);
+            if !self.running.is_empty() && wanted > self.model.kv_arena().n_pages_left() {
+                break;
+            }
+            let Some(next) = self.waiting.pop_front() else { break };
+            match self.refusal(&next) {
+                Some(error) => {
+                    let _ = on_token(next.id, Err(error.into()));
+                }
+                None => self.running.push(next),
+            }
+        }
+    }
+
+    /// Why a text cannot be read.
+    fn refusal(&self, sequence: &Sequence) -> Option<raglan_model::Error> {
+        let config = self.model.config();
+        let (tokens, limit) = (sequence.tokens.len(), config.context_len);
+        let unknown = sequence.tokens.iter().find(|&&id| id as usize >= config.vocab_size);
+        if tokens == 0 {
+            Some(raglan_model::Error::EmptyPrompt)
+        } else if tokens > limit {
+            Some(raglan_model::Error::ContextOverflow { tokens, limit })
+        } else {
+            unknown.map(|&id| raglan_model::Error::UnknownToken { id })
+        }
+    }
+
+    /// What passes next: all texts that are being written, and of the prompts as much as the budget allows.
+    fn slices(&self, with_drafts: bool) -> Vec<Slice> {
+        let is_written = |sequence: &Sequence| sequence.tokens.len() == sequence.cache.len() + 1;
+        let n_written = self.running.iter().filter(|sequence| is_written(sequence)).count();
+        let (mut slices, mut n_tokens) = (Vec::new(), 0);
+        for written in [true, false] {
+            for (of, sequence) in self.running.iter().enumerate().filter(|(_, s)| is_written(s) == written) {
+                let n_unread = sequence.tokens.len() - sequence.cache.len();
+                let n = if written { 1 } else { n_unread.min(STEP_TOKENS.saturating_sub(n_tokens)) };
+                if n > 0 {
+                    let others = (n_tokens + n_written).saturating_sub(slices.len() + 1);
+                    let slice = self.slice(of, n, with_drafts, others);
+                    n_tokens += slice.tokens.len();
+                    slices.push(slice);
+                }
+            }
+        }
+        slices
+    }
+
+    fn slice(&self, of: usize, n: usize, with_drafts: bool, n_others: usize) -> Slice {
+        let sequence = &self.running[of];
+        let n_read = sequence.cache.len();
+        let mut tokens = sequence.tokens[n_read..n_read + n].to_vec();
+        let last = n - 1;
+        let tree = (n_read + n == sequence.tokens.len()).then(|| match &sequence.drafter {
+            Some(drafter) if with_drafts && n == 1 => {
+                let room = self.model.config().context_len - sequence.tokens.len();
+                drafter.tree(&self.recycling, self.times, room.min(sequence.n_to_write.saturating_sub(1)), n_others)
+            }
+            _ => DraftTree::new(tokens[last]),
+        });
+        let mut positions: Vec<u32> = (n_read as u32..).take(n).collect();
+        let mut views = Vec::new();
+        if let Some(tree) = &tree {
+            tokens.extend(&tree.tokens[1..]);
+            positions.extend(tree.depths().iter().skip(1).map(|&depth| (n_read + last + depth) as u32));
+            let chains = tree.chains();
+            if chains.len() > 1 {
+                // A tree's root is the only row before it.
+                views.extend(chains.into_iter().map(|(rows, seen)| {
+                    let slots = seen.into_iter().map(|nodes| n_read + nodes.start..n_read + nodes.end);
+                    let mut slots: Vec<_> = slots.collect();
+                    slots[0].start = 0; // The root, which all see, stands right behind what was read.
+                    (rows, slots)
+                }));
+            }
+        }
+        let wanted = if tree.is_some() { (last..tokens.len()).collect() } else { Vec::new() };
+        Slice { of, slots: (n_read..n_read + tokens.len()).collect(), tokens, positions, wanted, views, tree }
+    }
+
+    /// The scores after the rows that each slice wants.
+    fn forward(&mut self, slices: &[Slice]) -> raglan_model::Result<Vec<Vec<f32>>> {
+        let views: Vec<Vec<View<'_>>> = slices
+            .iter()
+            .map(|slice| slice.views.iter().map(|(rows, slots)| View { rows: rows.clone(), slots }).collect())
+            .collect();
+        let mut caches: Vec<Option<&mut KvCache>> = self.running.iter_mut().map(|s| Some(&mut s.cache)).collect();
+        let mut sequences = Vec::with_capacity(slices.len());
+        for (slice, views) in slices.iter().zip(&views) {
+            let rows = ForwardRows {
+                tokens: &slice.tokens,
+                positions: &slice.positions,
+                slots: &slice.slots,
+                views,
+                ..ForwardRows::default()
+            };
+            let cache = caches[slice.of].take().expect("a text has one slice");
+            sequences.push(ForwardSequence { rows, cache, want: Want { logits: &slice.wanted, ..Want::default() } });
+        }
+        Ok(self.model.forward(&mut sequences)?.into_iter().map(|forwarded| forwarded.logits).collect())
+    }
+
+    /// Chooses tokens by the scores, as far as guesses were right.
+    fn choose(
+        &mut self,
+        slices: Vec<Slice>,
+        scores: Vec<Vec<f32>>,
+        on_token: &mut dyn FnMut(usize, Result<u32>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (vocab_size, context_len) = (self.model.config().vocab_size, self.model.config().context_len);
+        let mut gone = Vec::new();
+        for (slice, mut scores) in slices.into_iter().zip(scores) {
+            let Some(tree) = slice.tree else { continue };
+            let sequence = &mut self.running[slice.of];
+            let n_read = sequence.tokens.len();
+            let first = slice.slots[slice.wanted[0]];
+            let (mut node, mut kept) = (0, Vec::new());
+            let ended = loop {
+                let token = match sequence.sampler.next(&mut scores[node * vocab_size..(node + 1) * vocab_size]) {
+                    Ok(token) => token,
+                    Err(e) => {
+                        let _ = on_token(sequence.id, Err(e));
+                        break true;
+                    }
+                };
+                sequence.tokens.push(token);
+                sequence.n_to_write = sequence.n_to_write.saturating_sub(1);
+                if let Some(drafter) = &mut sequence.drafter {
+                    drafter.push(token, &mut self.recycling);
+                }
+                if on_token(sequence.id, Ok(token)).is_break() || sequence.n_to_write == 0 {
+                    break true;
+                }
+                if sequence.tokens.len() > context_len {
+                    let error =
+                        raglan_model::Error::ContextOverflow { tokens: sequence.tokens.len(), limit: context_len };
+                    let _ = on_token(sequence.id, Err(error.into()));
+                    break true;
+                }
+                let Some(child) = tree.child(node, token) else { break false };
+                kept.push(first + child);
+                node = child;
+            };
+            if sequence.drafter.is_some() {
+                for (&token, scores) in tree.tokens.iter().zip(scores.chunks_exact(vocab_size)) {
+                    self.recycling.learn(token, scores);
+                }
+            }
+            if ended {
+                gone.push(slice.of);
+            } else {
+                sequence.cache.keep(n_read, &kept).map_err(Error::Model)?;
+            }
+        }
+        gone.sort_unstable();
+        for of in gone.into_iter().rev() {
+            self.running.remove(of);
+        }
+        Ok(())
+    }
+}
