@@ -189,6 +189,29 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_names_its_template_in_one_of_four_ways() {
+        let folder = tempfile::tempdir().unwrap();
+        let render = || ChatTemplate::from_folder(folder.path()).unwrap().render(&[]).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(render(), "<|im_start|>assistant\n");
+        write("tokenizer_config.json", r#"{"added_tokens_decoder": {"5": {"content": "<start_of_turn>"}}}"#);
+        assert_eq!(render(), "<start_of_turn>model\n");
+        write("chat_template.json", r#"{"chat_template": "json"}"#);
+        assert_eq!(render(), "json");
+        let list =
+            r#"[{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}!"}]"#;
+        write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}, "bos_token": {{"content": "<s>"}}}}"#));
+        assert_eq!(render(), "<s>!");
+        write("tokenizer_config.json", r#"{"chat_template": "{{ eos_token }}", "eos_token": "</s>"}"#);
+        assert_eq!(render(), "</s>");
+        write("chat_template.jinja", "own");
+        assert_eq!(render(), "own");
+        write("tokenizer_config.json", r#"{"chat_template": 3}"#);
+        std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+        assert!(matches!(ChatTemplate::from_folder(folder.path()), Err(Error::Malformed { .. })));
+    }
+
+    #[test]
     fn blocks_leave_no_blank_lines_and_strings_have_python_methods() {
         let source = "{{ bos_token }}\n{% for m in messages %}\n  {% if m.role == 'user' %}\n\
                       {{ m['content'].strip().upper() }}\n{% endif %}\n{% endfor %}\n";

@@ -264,3 +264,136 @@ fn end_tokens(folder: &Path, configs: &[&JsonFile]) -> Result<BTreeSet<u32>> {
     }
     Ok(ends)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Error;
+
+    /// The shape that a folder with a `config.json` of some sizes and these entries gives.
+    fn read(entries: Value) -> Result<LlamaConfig> {
+        let mut config = json!({
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "vocab_size": 100,
+            "max_position_embeddings": 4096,
+        });
+        for (key, value) in entries.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        LlamaConfig::from_folder(folder.path())
+    }
+
+    #[track_caller]
+    fn check_scaling(parameters: Value, expected: &RotaryScaling) {
+        let config = read(json!({ "model_type": "llama", "rope_theta": 5e5, "rope_scaling": parameters })).unwrap();
+        assert_eq!((&config.rope.scaling, config.rope.base), (expected, 5e5));
+        // The newer form.
+        let mut parameters = parameters;
+        parameters["rope_theta"] = json!(5e5);
+        let config = read(json!({ "model_type": "llama", "rope_parameters": parameters })).unwrap();
+        assert_eq!((&config.rope.scaling, config.rope.base), (expected, 5e5));
+    }
+
+    #[test]
+    fn rotary_scalings_are_read_in_both_forms() {
+        check_scaling(json!({ "rope_type": "default" }), &RotaryScaling::None);
+        check_scaling(json!({ "type": "linear", "factor": 8.0 }), &RotaryScaling::Linear { factor: 8.0 });
+        check_scaling(json!({ "type": "dynamic", "factor": 2.0 }), &RotaryScaling::None);
+        // Twice as long as trained: 3 · 2 − (3 − 1).
+        let beyond = json!({ "type": "dynamic", "factor": 3.0, "original_max_position_embeddings": 2048 });
+        check_scaling(beyond, &RotaryScaling::Ntk { factor: 4.0 });
+        check_scaling(
+            json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "beta_fast": 16 }),
+            &RotaryScaling::Yarn { factor: 4.0, original_len: 1024, beta_fast: 16.0, beta_slow: 1.0 },
+        );
+        check_scaling(
+            json!({
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 512,
+            }),
+            &RotaryScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_len: 512 },
+        );
+        for (parameters, supported) in [
+            (json!({ "rope_type": "longrope", "factor": 2.0 }), false),
+            (json!({ "rope_type": "yarn", "factor": 4.0, "attention_factor": 3.0 }), false),
+            (json!({ "rope_type": "linear" }), true),
+            (json!({ "rope_type": "linear", "factor": "2" }), true),
+        ] {
+            let error = read(json!({ "model_type": "llama", "rope_scaling": parameters })).unwrap_err();
+            assert_eq!(matches!(error, Error::Malformed { .. }), supported, "{error}");
+        }
+    }
+
+    #[test]
+    fn yarn_lengthens_the_context() {
+        let scaling = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096 });
+        let config = read(json!({ "model_type": "qwen2", "rope_scaling": scaling })).unwrap();
+        assert_eq!(config.context_len, 16_384);
+    }
+
+    #[test]
+    fn windows_are_those_of_the_family() {
+        let windows = |entries| read(entries).unwrap().windows;
+        let all = |window| vec![window; 12];
+        assert_eq!(windows(json!({ "model_type": "llama", "sliding_window": 5 })), all(None));
+        assert_eq!(windows(json!({ "model_type": "mistral" })), all(Some(4096)));
+        assert_eq!(windows(json!({ "model_type": "mistral", "sliding_window": null })), all(None));
+        assert_eq!(windows(json!({ "model_type": "qwen2", "sliding_window": 5 })), all(None));
+        let late = windows(json!({
+            "model_type": "qwen2", "sliding_window": 5, "use_sliding_window": true, "max_window_layers": 10,
+        }));
+        assert_eq!(late, [vec![None; 10], vec![Some(5); 2]].concat());
+        let gemma = windows(json!({ "model_type": "gemma3_text", "sliding_window": 512 }));
+        let five_and_one = [vec![Some(512); 5], vec![None]].concat();
+        assert_eq!(gemma, five_and_one.repeat(2));
+        let types: Vec<&str> =
+            (0..12).map(|i| if i % 2 == 0 { "full_attention" } else { "sliding_attention" }).collect();
+        let alternating = windows(json!({ "model_type": "gemma3_text", "sliding_window": 7, "layer_types": types }));
+        assert_eq!(alternating, [None, Some(7)].repeat(6));
+        let other = read(json!({ "model_type": "qwen3", "layer_types": vec!["linear_attention"; 12] }));
+        assert!(matches!(other, Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn a_gemma_that_sees_images_has_its_text_part_read() {
+        let text = json!({
+            "hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34, "sliding_window": 1024,
+            "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
+        });
+        let config = read(json!({ "model_type": "gemma3", "text_config": text, "eos_token_id": [1, 106] })).unwrap();
+        assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim, config.vocab_size), (8, 4, 256, 262_208));
+        assert_eq!(config.rope, Rope { base: 1e6, scaling: RotaryScaling::Linear { factor: 8.0 } });
+        assert_eq!(config.local_rope, Some(Rope::plain(10_000.0)));
+        assert_eq!(config.end_tokens, BTreeSet::from([1, 106]));
+        assert!((config.attention_scale - 1.0 / 16.0).abs() <= 1e-9 && config.tied_embeddings);
+    }
+
+    #[test]
+    fn end_tokens_are_gathered_from_three_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, json: Value| std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+        write("generation_config.json", json!({ "eos_token_id": [4, 5] }));
+        let token = |content: &str, special: bool| json!({ "content": content, "special": special });
+        let added = json!({
+            "6": token("<|im_end|>", true), "7": token("<|other|>", true), "8": token("</s>", false), "x": 3,
+        });
+        write("tokenizer_config.json", json!({ "added_tokens_decoder": added }));
+        let mut config = json!({ "model_type": "llama", "eos_token_id": 3 });
+        for key in ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"] {
+            config[key] = json!(if key == "num_attention_heads" { 8 } else { 64 });
+        }
+        write("config.json", config);
+        assert_eq!(LlamaConfig::from_folder(folder.path()).unwrap().end_tokens, BTreeSet::from([3, 4, 5, 6]));
+    }
+}

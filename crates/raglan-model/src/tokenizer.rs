@@ -145,6 +145,25 @@ impl Tokenizer {
         Ok(Encoding { ids: encoding.get_ids().to_vec(), spans })
     }
 
+    /// A prompt's tokens, as [`encode`](Self::encode) gives them with the special ones around; but where a chat template
+    /// has written the one that begins every text, that is not there twice.
+    ///
+    /// # Errors
+    ///
+    /// As for [`encode`](Self::encode).
+    pub fn encode_prompt(&self, text: &str) -> Result<Encoding> {
+        let mut encoding = self.encode(text, true)?;
+        if let ([added, written, ..], [of_added, ..]) = (&*encoding.ids, &*encoding.spans)
+            && added == written
+            && of_added.is_empty()
+            && self.special.contains(&self.token(*written).unwrap_or_default())
+        {
+            encoding.ids.remove(0);
+            encoding.spans.remove(0);
+        }
+        Ok(encoding)
+    }
+
     /// The text of tokens, without special ones.
     ///
     /// # Errors
@@ -376,5 +395,151 @@ impl Splits {
                 Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into()
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::quantized::gguf_file::{self, Value};
+    use candle_core::quantized::{GgmlDType, QTensor};
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    const BOS: u32 = 1;
+
+    /// Writes a GGUF file with a vocabulary of `SentencePiece`'s: special tokens, all bytes, then pieces by score.
+    fn write_vocabulary(path: &Path, pieces: &[&str], add_space_prefix: bool) {
+        let special = [("<unk>", 2), ("<s>", CONTROL), ("</s>", CONTROL), ("\n\n", USER_DEFINED)];
+        let mut tokens: Vec<(String, i64)> = special.map(|(token, kind)| (token.to_owned(), kind)).into();
+        tokens.extend((0..=255).map(|byte| (format!("<0x{byte:02X}>"), BYTE)));
+        tokens.extend(pieces.iter().map(|piece| (piece.to_string(), NORMAL)));
+        let n_first = tokens.len() - pieces.len();
+        let score = |i: usize| if i < n_first { 0.0 } else { -((i - n_first) as f32) };
+        let texts = Value::Array(tokens.iter().map(|(token, _)| Value::String(token.clone())).collect());
+        let types = Value::Array(tokens.iter().map(|(_, kind)| Value::I32(*kind as i32)).collect());
+        let scores = Value::Array((0..tokens.len()).map(|i| Value::F32(score(i))).collect());
+        let (model, prefix) = (Value::String("llama".into()), Value::Bool(add_space_prefix));
+        let metadata = [
+            ("tokenizer.ggml.model", &model),
+            ("tokenizer.ggml.tokens", &texts),
+            ("tokenizer.ggml.token_type", &types),
+            ("tokenizer.ggml.scores", &scores),
+            ("tokenizer.ggml.bos_token_id", &Value::U32(BOS)),
+            ("tokenizer.ggml.unknown_token_id", &Value::U32(0)),
+            ("tokenizer.ggml.add_space_prefix", &prefix),
+        ];
+        let nothing = Tensor::zeros((1, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let nothing = QTensor::quantize(&nothing, GgmlDType::F32).unwrap();
+        let mut file = std::fs::File::create(path).unwrap();
+        gguf_file::write(&mut file, &metadata, &[("nothing", &nothing)]).unwrap();
+    }
+
+    fn sentence_pieces(pieces: &[&str], add_space_prefix: bool) -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocabulary.gguf");
+        write_vocabulary(&path, pieces, add_space_prefix);
+        Tokenizer::from_gguf(&GgufFile::open(path).unwrap()).unwrap()
+    }
+
+    // The likeliest first. `lo` before `ow`, so `low` is `lo` and `w` at first.
+    const PIECES: [&str; 12] = ["lo", "ow", "low", "▁low", "er", "▁", "l", "o", "w", "e", "r", "lower"];
+
+    #[track_caller]
+    fn check(add_space_prefix: bool, text: &str, expected: &[&str]) {
+        let tokenizer = sentence_pieces(&PIECES, add_space_prefix);
+        let ids = tokenizer.encode(text, false).unwrap().ids;
+        let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id).unwrap()).collect();
+        assert_eq!(tokens, expected);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        let mut stream = tokenizer.decode_stream();
+        let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        streamed += &stream.finish().unwrap();
+        assert_eq!(streamed, text);
+    }
+
+    #[test]
+    fn pairs_merge_by_the_score_of_their_union() {
+        check(false, "low", &["low"]);
+        check(false, "wow", &["w", "ow"]);
+        check(false, "low low", &["low", "▁low"]);
+        // `lower` scores below `▁low`, which has taken its first part by then.
+        check(false, "lower lower", &["lower", "▁low", "er"]);
+        check(true, "lower", &["▁low", "er"]);
+        check(true, " low", &["▁", "▁low"]);
+        check(false, "low\n\nlow", &["low", "\n\n", "low"]);
+        check(false, "", &[]);
+    }
+
+    #[test]
+    fn what_no_piece_has_is_written_in_bytes() {
+        check(false, "lé", &["l", "<0xC3>", "<0xA9>"]);
+        check(true, "\n", &["▁", "<0x0A>"]);
+        let tokenizer = sentence_pieces(&PIECES, true);
+        for text in ["naïve 漢字, 🦀🧪 \u{200b}low", "🦀🦀🦀", "\t\r\n\u{0}", " two  spaces "] {
+            let ids = tokenizer.encode(text, false).unwrap().ids;
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+            let mut stream = tokenizer.decode_stream();
+            let mut streamed: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            streamed += &stream.finish().unwrap();
+            assert_eq!(streamed, text);
+        }
+    }
+
+    #[test]
+    fn any_bytes_decode_as_far_as_they_are_characters() {
+        let tokenizer = sentence_pieces(&PIECES, false);
+        let mut state = 3_u64;
+        for _ in 0..200 {
+            let bytes: Vec<u8> = (0..9)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 56) as u8
+                })
+                .collect();
+            let ids: Vec<u32> =
+                bytes.iter().map(|&byte| tokenizer.token_id(&format!("<0x{byte:02X}>")).unwrap()).collect();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), String::from_utf8_lossy(&bytes));
+        }
+        // A byte that is amiss takes none of the characters around it with it.
+        let ids = ["<0xF0>", "<0x9F>", "<0xA6>", "<0x80>", "<0xFF>", "<0xC3>", "<0xA9>", "l"];
+        let mut stream = tokenizer.decode_stream();
+        let mut streamed = String::new();
+        for id in ids {
+            streamed += &stream.push(tokenizer.token_id(id).unwrap()).unwrap();
+        }
+        assert_eq!(streamed, "🦀\u{fffd}él");
+    }
+
+    #[test]
+    fn the_token_that_begins_a_text_is_there_once() {
+        let tokenizer = sentence_pieces(&PIECES, false);
+        let low = tokenizer.token_id("low").unwrap();
+        assert_eq!(tokenizer.encode("low", true).unwrap().ids, [BOS, low]);
+        assert_eq!(tokenizer.encode("<s>low", true).unwrap().ids, [BOS, BOS, low]);
+        assert_eq!(tokenizer.encode_prompt("<s>low").unwrap().ids, [BOS, low]);
+        assert_eq!(tokenizer.encode_prompt("<s>low").unwrap().spans, [0..3, 3..6]);
+        assert_eq!(tokenizer.encode_prompt("low").unwrap().ids, [BOS, low]);
+        assert_eq!(tokenizer.encode_prompt("").unwrap().ids, [BOS]);
+        assert_eq!(tokenizer.defuse("</s>"), "<\u{200b}/s>");
+    }
+
+    #[test]
+    fn a_vocabulary_that_is_amiss_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocabulary.gguf");
+        write_vocabulary(&path, &["low", "low"], false);
+        let twice = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap());
+        assert!(matches!(twice, Err(Error::Malformed { .. })));
+        write_vocabulary(&path, &PIECES, false);
+        let whole = std::fs::read(&path).unwrap();
+        let at = whole.windows(21).position(|key| key == b"tokenizer.ggml.scores").unwrap();
+        let mut renamed = whole;
+        renamed[at + 20] = b'x';
+        std::fs::write(&path, renamed).unwrap();
+        let problem = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap()).unwrap_err().to_string();
+        assert!(problem.contains("metadata lacks `tokenizer.ggml.scores`"), "{problem}");
     }
 }
