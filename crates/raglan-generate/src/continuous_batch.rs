@@ -325,3 +325,57 @@ impl<'m> ContinuousBatch<'m> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use raglan_model::Products;
+
+    use super::*;
+    use crate::byte_model;
+
+    /// What is written of five texts, in how many steps, and the most branches of a step, when rows cost nothing.
+    fn write(model: &LlamaModel, temperature: f32, drafts: Drafts) -> (Vec<Vec<u32>>, usize, usize) {
+        let mut batch = ContinuousBatch::new(model, 2);
+        for i in 0..5 {
+            batch.push(SequenceStart {
+                prompt: (0..20 + 30 * i).map(|j| i * 41 + j % 5).collect(),
+                sampling: Sampling { temperature, seed: u64::from(i), ..Sampling::default() },
+                drafts,
+                max_tokens: 70,
+            });
+        }
+        let mut free = StepTimes::default();
+        free.observe(1, 1.0);
+        free.observe(2, 1.0);
+        let (mut texts, mut n_steps, mut n_branches) = (vec![Vec::new(); 5], 0, 0);
+        while !batch.is_empty() {
+            batch.times = free;
+            let branches = batch.slices(true).iter().map(|slice| slice.views.len()).max();
+            n_branches = n_branches.max(branches.unwrap_or(0));
+            n_steps += 1;
+            let take = &mut |id: usize, token: Result<u32>| {
+                texts[id].push(token.unwrap());
+                ControlFlow::Continue(())
+            };
+            batch.step(take).unwrap();
+        }
+        (texts, n_steps, n_branches)
+    }
+
+    #[test]
+    fn trees_of_guesses_save_steps_and_change_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes.gguf");
+        byte_model::write(&path);
+        for products in [Products::F32, Products::Stored] {
+            let model = LlamaModel::load_gguf(&path, 2, products).unwrap();
+            for temperature in [0.0, 0.7, 1.5] {
+                let (plain, n_plain, _) = write(&model, temperature, Drafts::Off);
+                let (drafted, n_drafted, n_branches) = write(&model, temperature, Drafts::TokenRecycling);
+                assert!(plain == drafted, "temperature {temperature}");
+                assert!(n_drafted < n_plain, "temperature {temperature}: {n_drafted} of {n_plain} steps");
+                assert!(temperature == 0.0 || n_branches > 1, "temperature {temperature}");
+            }
+        }
+    }
+}

@@ -20,6 +20,9 @@
 #![forbid(unsafe_code)]
 
 mod attribution;
+#[cfg(test)]
+#[path = "../tests/byte_model/mod.rs"]
+mod byte_model;
 mod continuous_batch;
 mod draft;
 mod error;

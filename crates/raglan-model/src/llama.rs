@@ -369,8 +369,8 @@ impl LlamaModel {
         let (mut queries, mut mixed, mut lse) = (queries, mixed, lse);
         let mut attending = Vec::with_capacity(sequences.len());
         for ForwardSequence { rows, cache, .. } in sequences {
-            let whole = [0..cache.len()];
-            let all = [View { rows: 0..rows.tokens.len(), slots: &whole }];
+            let whole = 0..cache.len();
+            let all = [View { rows: 0..rows.tokens.len(), slots: std::slice::from_ref(&whole) }];
             for View { rows: viewing, slots } in if rows.views.is_empty() { &all } else { rows.views } {
                 let runs: Vec<_> = slots.iter().flat_map(|slots| cache.runs(layer, slots.clone())).collect();
                 let (own_queries, own_mixed, own_lse);

@@ -529,7 +529,7 @@ fn a_branch_of_a_tree_is_the_text_with_it_alone_to_the_bit() {
         let positions = [0, 1, 2, 3, 2, 1, 2].map(|depth| (len + depth) as u32);
         let slots: Vec<usize> = (len..len + 7).collect();
         let views = [
-            View { rows: 0..4, slots: &[0..len + 4] },
+            View { rows: 0..4, slots: &[0..len, len..len + 4] },
             View { rows: 4..5, slots: &[0..len + 2, len + 4..len + 5] },
             View { rows: 5..7, slots: &[0..len + 1, len + 5..len + 7] },
         ];
@@ -562,6 +562,6 @@ fn a_branch_of_a_tree_is_the_text_with_it_alone_to_the_bit() {
         };
         refuse(&views[1..]);
         refuse(&views[..2]);
-        refuse(&[View { rows: 0..7, slots: &[0..len + 8] }]);
+        refuse(&[View { rows: 0..7, slots: &[0..2, 2..len + 8] }]);
     }
 }
