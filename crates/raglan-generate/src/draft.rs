@@ -35,9 +35,10 @@ pub enum Drafts {
     /// Every token is computed after the last.
     Off,
     /// From what stands in the prompt and the answer.
-    PromptLookup,
-    /// Likewise, and where nothing is found, from what the model held likely before.
     #[default]
+    PromptLookup,
+    /// Likewise, and where nothing is found, from what the model held likely before: for machines on which a step of
+    /// several rows costs little more than one of a single row, as where memory is slower than arithmetic.
     TokenRecycling,
 }
 
