@@ -18,10 +18,12 @@ use crate::token_recycling::{RANKS, TokenRecycling};
 const RUNS: [usize; 2] = [3, 2];
 /// The most guesses of a step, and how deep they go.
 const MOST: usize = 15;
+/// How many times the average a time counts at most.
+const OUTLIER: f64 = 2.0;
 /// The most rows of a step whose time says what a row costs; longer ones are of prompts.
 const FEW_ROWS: usize = 32;
 /// What a step costs besides its rows, in rows, before that was measured.
-const STEP_COST: f64 = 2.0;
+const STEP_COST: f64 = 1.5;
 /// What it may cost at most: more than where the weights come from memory and rows for nothing.
 const MOST_STEP_COST: f64 = 32.0;
 /// The weight of the newest observation in an average.
@@ -33,9 +35,10 @@ pub enum Drafts {
     /// Every token is computed after the last.
     Off,
     /// From what stands in the prompt and the answer.
-    PromptLookup,
-    /// Likewise, and where nothing is found, from what the model held likely before.
     #[default]
+    PromptLookup,
+    /// Likewise, and where nothing is found, from what the model held likely before: for machines on which a step of
+    /// several rows costs little more than one of a single row, as where memory is slower than arithmetic.
     TokenRecycling,
 }
 
@@ -91,7 +94,7 @@ impl DraftTree {
         let starts: Vec<usize> = (0..n).filter(|&node| node == 0 || self.parents[node] != node - 1).collect();
         let ends = starts.iter().skip(1).copied().chain([n]);
         let chains = starts.iter().zip(ends).map(|(&start, end)| {
-            let mut seen = vec![start..end];
+            let mut seen: Vec<Range<usize>> = std::iter::once(start..end).collect();
             let mut node = start;
             while node != 0 {
                 node = self.parents[node];
@@ -125,39 +128,50 @@ impl Share {
     }
 }
 
+/// A time that is averaged, all observations alike at first and then the newest above the old.
+#[derive(Clone, Copy, Debug, Default)]
+struct AverageTime {
+    seconds: f64,
+    n_observed: u32,
+}
+
+impl AverageTime {
+    fn observe(&mut self, seconds: f64) {
+        self.n_observed += 1;
+        // A step during which the machine did something else says little.
+        let seconds = if self.n_observed > 1 { seconds.min(OUTLIER * self.seconds) } else { seconds };
+        self.seconds += (seconds - self.seconds) * (1.0 / f64::from(self.n_observed)).max(NEWEST);
+    }
+}
+
 /// What steps cost on this machine. It decides how much is guessed, and so the time that a text takes, but never the
 /// text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StepTimes {
-    /// Seconds of a step of one row.
-    one: Option<f64>,
-    /// Seconds of each row more.
-    more: Option<f64>,
+    /// A step of one row.
+    one: AverageTime,
+    /// Each row more.
+    more: AverageTime,
 }
 
 impl StepTimes {
     /// Notes the time of a step.
     pub fn observe(&mut self, n_rows: usize, seconds: f64) {
-        let average = |average: &mut Option<f64>, new: f64| {
-            let old = average.unwrap_or(new);
-            *average = Some(old + NEWEST * (new - old));
-        };
         if n_rows == 1 {
-            average(&mut self.one, seconds);
-        } else if n_rows <= FEW_ROWS
-            && let Some(one) = self.one
-        {
-            average(&mut self.more, (seconds - one) / (n_rows - 1) as f64);
+            self.one.observe(seconds);
+        } else if n_rows <= FEW_ROWS && self.one.n_observed > 0 {
+            let seconds = seconds.min(OUTLIER * self.one.seconds * n_rows as f64);
+            self.more.observe((seconds - self.one.seconds).max(0.0) / (n_rows - 1) as f64);
         }
     }
 
     /// What a step costs besides its rows, in rows: weights are read once for all.
     fn step_cost(self) -> f64 {
-        match (self.one, self.more) {
-            (Some(one), Some(more)) if more > 0.0 => (one / more - 1.0).clamp(0.0, MOST_STEP_COST),
-            (Some(_), Some(_)) => MOST_STEP_COST,
-            _ => STEP_COST,
+        if self.more.n_observed == 0 {
+            return STEP_COST;
         }
+        let (one, more) = (self.one.seconds, self.more.seconds);
+        if more * MOST_STEP_COST < one { MOST_STEP_COST } else { (one / more - 1.0).max(0.0) }
     }
 }
 
@@ -180,11 +194,12 @@ impl Lookup {
         self.tokens.push(token);
     }
 
-    /// What followed the last tokens when they stood there before.
-    fn draft(&self, most: usize) -> &[u32] {
+    /// What followed the last tokens when they stood there before, and of how many tokens that was found.
+    fn draft(&self, most: usize) -> (&[u32], usize) {
         let len = self.tokens.len();
-        let end = RUNS.iter().filter(|&&run| run <= len).find_map(|run| self.ends.get(&self.tokens[len - run..]));
-        end.map_or(&[], |&end| &self.tokens[end..len.min(end + most)])
+        let found = |&run: &usize| Some((*self.ends.get(&self.tokens[len - run..])?, run));
+        let end = RUNS.iter().filter(|&&run| run <= len).find_map(found);
+        end.map_or((&[], 0), |(end, run)| (&self.tokens[end..len.min(end + most)], run))
     }
 }
 
@@ -193,9 +208,10 @@ impl Lookup {
 pub(crate) struct Drafter {
     drafts: Drafts,
     lookup: Lookup,
-    /// How often the token that was looked up was right: after a wrong one or none, and after a right one.
-    right: [Share; 2],
-    was_right: bool,
+    /// How often the token that was looked up was right, by [`evidence`].
+    right: [Share; 4],
+    /// How many were right in a row.
+    n_right: usize,
 }
 
 impl Drafter {
@@ -206,19 +222,19 @@ impl Drafter {
         }
         let mut lookup = Lookup::default();
         prompt.iter().for_each(|&token| lookup.push(token));
-        Some(Self { drafts, lookup, right: [Share::new(0.5), Share::new(0.8)], was_right: false })
+        Some(Self { drafts, lookup, right: [0.4, 0.6, 0.75, 0.9].map(Share::new), n_right: 0 })
     }
 
     /// Notes the token that was chosen.
     pub fn push(&mut self, token: u32, recycling: &mut TokenRecycling) {
         if let Some(&last) = self.lookup.tokens.last() {
             match self.lookup.draft(1) {
-                [guess] => {
-                    self.right[usize::from(self.was_right)].observe(*guess == token);
-                    self.was_right = *guess == token;
+                ([guess], run) => {
+                    self.right[evidence(self.n_right, run)].observe(*guess == token);
+                    self.n_right = if *guess == token { self.n_right + 1 } else { 0 };
                 }
                 _ => {
-                    self.was_right = false;
+                    self.n_right = 0;
                     recycling.observe(last, token);
                 }
             }
@@ -232,11 +248,11 @@ impl Drafter {
         let mut tree = DraftTree::new(root);
         // The other texts bear their share of what a step costs.
         let mut worth = Worth { tokens: 1.0, cost: times.step_cost() / (1 + n_others) as f64 + 1.0 };
-        let guesses = self.lookup.draft(MOST.min(deepest));
+        let (guesses, run) = self.lookup.draft(MOST.min(deepest));
         if !guesses.is_empty() {
             let mut probability = 1.0;
             for (node, &guess) in guesses.iter().enumerate() {
-                probability *= self.right[usize::from(node > 0 || self.was_right)].value();
+                probability *= self.right[evidence(self.n_right + node, run)].value();
                 if !worth.pays(probability) {
                     break;
                 }
@@ -269,6 +285,15 @@ impl Drafter {
     }
 }
 
+/// How well founded a token is that was looked up: found by two tokens or by three, or behind right ones, few or many.
+fn evidence(n_right: usize, run: usize) -> usize {
+    match n_right {
+        0 => usize::from(run == RUNS[0]),
+        1..4 => 2,
+        _ => 3,
+    }
+}
+
 /// What a step brings to one text, and what it costs in rows.
 struct Worth {
     tokens: f64,
@@ -295,7 +320,7 @@ mod tests {
     fn check(tokens: &[u32], expected: &[u32]) {
         let mut lookup = Lookup::default();
         tokens.iter().for_each(|&token| lookup.push(token));
-        assert_eq!(lookup.draft(3), expected);
+        assert_eq!(lookup.draft(3).0, expected);
     }
 
     #[test]
@@ -319,29 +344,35 @@ mod tests {
         let tree = tree.depth_first();
         assert_eq!(tree.tokens, [50, 51, 54, 55, 52, 53]);
         assert_eq!(tree.depths(), [0, 1, 2, 2, 1, 2]);
-        assert_eq!(tree.chains(), [(0..3, vec![0..3]), (3..4, vec![0..2, 3..4]), (4..6, vec![0..1, 4..6])]);
+        let nodes = |tree: DraftTree| -> Vec<(Range<usize>, Vec<usize>)> {
+            tree.chains().into_iter().map(|(own, seen)| (own, seen.into_iter().flatten().collect())).collect()
+        };
+        assert_eq!(nodes(tree.clone()), [(0..3, vec![0, 1, 2]), (3..4, vec![0, 1, 3]), (4..6, vec![0, 4, 5])]);
         assert_eq!(
             (tree.child(0, 52), tree.child(1, 55), tree.child(0, 55), tree.child(5, 9)),
             (Some(4), Some(3), None, None)
         );
-        assert_eq!(DraftTree::new(7).chains(), [(0..1, vec![0..1])]);
+        assert_eq!(nodes(DraftTree::new(7)), [(0..1, vec![0])]);
     }
 
     #[test]
     fn guesses_that_do_not_come_true_are_given_up_and_taken_up_again() {
+        let mut free = StepTimes::default();
+        free.observe(1, 1.0);
+        free.observe(2, 1.0); // Rows cost nothing.
         let mut recycling = TokenRecycling::new(100);
         let mut drafter = Drafter::new(&[1, 2, 3, 4, 1, 2], Drafts::PromptLookup).unwrap();
-        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 2, 0).tokens, [2, 3, 4]);
-        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 0, 0).tokens, [2]);
+        assert_eq!(drafter.tree(&recycling, free, 2, 0).tokens, [2, 3, 4]);
+        assert_eq!(drafter.tree(&recycling, free, 0, 0).tokens, [2]);
         // 1, 2 is followed by something else each time.
         for other in 10..60 {
             [other, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
         }
-        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 5, 0).tokens, [2]);
+        assert_eq!(drafter.tree(&recycling, free, 5, 0).tokens, [2]);
         for _ in 0..30 {
             [70, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
         }
-        assert!(drafter.tree(&recycling, StepTimes::default(), 5, 0).tokens.len() > 3);
+        assert!(drafter.tree(&recycling, free, 5, 0).tokens.len() > 3);
     }
 
     #[test]

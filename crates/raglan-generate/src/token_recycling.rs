@@ -19,7 +19,7 @@ impl TokenRecycling {
     pub const UNKNOWN: u32 = u32::MAX;
 
     pub fn new(vocab_size: usize) -> Self {
-        // What SmolLM2 begins with on a text that it has not seen.
+        // Rough beginnings, which every token that is chosen corrects.
         let shares = [0.30, 0.10, 0.06, 0.04, 0.03, 0.02, 0.02, 0.01].map(Share::new);
         Self { followers: vec![[Self::UNKNOWN; RANKS]; vocab_size], shares }
     }

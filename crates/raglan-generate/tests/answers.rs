@@ -346,7 +346,8 @@ fn texts_written_together_in_any_order_of_arrival_are_those_written_alone() {
     for temperature in [0.0, 1.3] {
         let plain = starts(9, temperature, Drafts::Off);
         let model = LanguageModel::load(&path, 1, Products::Stored).unwrap();
-        let alone: Vec<_> = plain.iter().flat_map(|start| write(&model, &[start.clone()], &[0], 1)).collect();
+        let alone: Vec<_> =
+            plain.iter().flat_map(|start| write(&model, std::slice::from_ref(start), &[0], 1)).collect();
         assert!(alone.iter().zip(&plain).all(|(text, start)| text.len() == start.max_tokens));
         for threads in [1, 2, 4] {
             let model = LanguageModel::load(&path, threads, Products::Stored).unwrap();

@@ -14,8 +14,7 @@ use raglan_kernels::{KvRun, KvSlice};
 
 use crate::{Error, Result};
 
-/// Tokens of a page. From 32 to 256 neither prefill nor single steps differ by more than the noise of measurement, so
-/// what counts is that a short text wastes half a page and that copying a shared one is short.
+/// Tokens of a page: half a block of the attention's keys, so that a text wastes little and a shared page is soon copied.
 pub const KV_PAGE: usize = 64;
 
 /// How exactly keys and values are kept.
