@@ -260,7 +260,7 @@ pub struct AskCommand {
     /// Recipe: a shipped name or a TOML file whose last stage generates
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// Language model: a model name or the path of a GGUF file
+    /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
     /// How it decodes.

@@ -368,7 +368,7 @@ mod tests {
         let path = folder.path().join("bytes.gguf");
         byte_model::write(&path);
         for products in [Products::F32, Products::Stored] {
-            let model = LlamaModel::load_gguf(&path, 2, products).unwrap();
+            let model = LlamaModel::load(&path, 2, products).unwrap();
             for temperature in [0.0, 0.7, 1.5] {
                 let (plain, n_plain, _) = write(&model, temperature, Drafts::Off);
                 let (drafted, n_drafted, n_branches) = write(&model, temperature, Drafts::TokenRecycling);

@@ -101,7 +101,7 @@ impl ChatGenerator {
                 answers[i] = Some(Ok(refusal(context, &self.options.refusal)));
                 continue;
             }
-            let read = self.prompt(context).and_then(|prompt| Ok((tokenizer.encode(&prompt.text, true)?.ids, prompt)));
+            let read = self.prompt(context).and_then(|prompt| Ok((tokenizer.encode_prompt(&prompt.text)?.ids, prompt)));
             match read {
                 Ok((ids, prompt)) => {
                     batch.push(SequenceStart {

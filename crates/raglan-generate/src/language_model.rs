@@ -1,4 +1,4 @@
-//! A model with its tokenizer and its chat template: all that one GGUF file holds.
+//! A model with its tokenizer and its chat template: all that one GGUF file or one folder holds.
 
 use std::path::Path;
 
@@ -20,22 +20,37 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a GGUF file of a Llama-family model, to run on `threads` threads with one kind of products.
+    /// Loads a model from a GGUF file, or from a folder of a Hugging Face repository with `config.json`, safetensors
+    /// and `tokenizer.json`, to run on `threads` threads with one kind of products.
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when the file is not sound or holds a model of another kind.
-    pub fn load(gguf: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
-        let gguf = gguf.as_ref();
-        let file = GgufFile::open(gguf)?;
-        // The tokenizer takes one core a while; the weights meanwhile use the others.
-        let (transformer, tokenizer) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::from_gguf(&file));
-            let transformer = LlamaModel::from_gguf(&file, threads, products);
-            (transformer, tokenizer.join().expect("reading a tokenizer does not panic"))
-        });
-        let stem = || gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    /// [`Error::Model`](crate::Error::Model) when a file is not sound or holds a model of another kind.
+    pub fn load(path: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            let (transformer, tokenizer) = beside(
+                || Tokenizer::from_file(path.join("tokenizer.json")),
+                || LlamaModel::load(path, threads, products),
+            );
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let template = ChatTemplate::from_folder(path)?;
+            return Ok(Self { transformer: transformer?, tokenizer: tokenizer?, template, name });
+        }
+        let file = GgufFile::open(path)?;
+        let (transformer, tokenizer) =
+            beside(|| Tokenizer::from_gguf(&file), || LlamaModel::from_gguf(&file, threads, products));
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = file.text("general.name")?.map_or_else(stem, str::to_owned);
         Ok(Self { transformer: transformer?, tokenizer: tokenizer?, template: ChatTemplate::from_gguf(&file)?, name })
     }
+}
+
+/// Runs both loads: the tokenizer takes one core a while; the weights meanwhile use the others.
+fn beside<T: Send, W>(tokenizer: impl FnOnce() -> T + Send, weights: impl FnOnce() -> W) -> (W, T) {
+    std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(tokenizer);
+        let weights = weights();
+        (weights, tokenizer.join().expect("reading a tokenizer does not panic"))
+    })
 }

@@ -98,7 +98,7 @@ impl PromptWriter {
             ];
             let messages = if self.system_prompt.is_empty() { &messages[1..] } else { &messages[..] };
             let text = model.template.render(messages)?;
-            let n_tokens = model.tokenizer.encode(&text, true)?.ids.len();
+            let n_tokens = model.tokenizer.encode_prompt(&text)?.ids.len();
             Ok::<_, Error>((text, n_tokens))
         };
         let all: Vec<usize> = (0..context.passages.len()).collect();

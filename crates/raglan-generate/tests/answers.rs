@@ -4,6 +4,7 @@ mod byte_model;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,13 +16,95 @@ use raglan_generate::{
     ChatGenerator, ContinuousBatch, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling, SequenceStart,
 };
 use raglan_model::registry::ModelCache;
-use raglan_model::{KV_PAGE, Products};
+use raglan_model::{GgufFile, KV_PAGE, Products};
 
 fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bytes.gguf");
     byte_model::write(&path);
     Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
+}
+
+/// Writes the model of a GGUF file to a folder as safetensors, with its tokenizer.
+fn write_folder(gguf: &Path, folder: &Path) {
+    let file = GgufFile::open(gguf).unwrap();
+    let (mut header, mut bytes) = (Vec::new(), Vec::new());
+    for (name, tensor) in file.tensors() {
+        let mut numbers = file.dequantize(name, &tensor.shape).unwrap();
+        if name.contains("attn_q.") || name.contains("attn_k.") {
+            // Components that turn together, two heads of 16 of them, are neighbours in GGUF and halves apart here.
+            let rows: Vec<&[f32]> = numbers.chunks(32).collect();
+            let halves = (0..32).flat_map(|row| rows[row / 16 * 16 + row % 8 * 2 + row % 16 / 8]);
+            numbers = halves.copied().collect();
+        }
+        let start = bytes.len();
+        bytes.extend(numbers.into_iter().flat_map(f32::to_le_bytes));
+        let (shape, name) = (&tensor.shape, folder_name(name));
+        header
+            .push(format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{start},{}]}}"#, bytes.len()));
+    }
+    let header = format!("{{{}}}", header.join(","));
+    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes].concat();
+    std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+    let config = r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 258, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "eos_token_id": 257}"#;
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    let tokens = file.texts("tokenizer.ggml.tokens").unwrap().unwrap();
+    let vocab: Vec<String> = tokens.iter().enumerate().map(|(id, token)| format!("{token:?}: {id}")).collect();
+    let added = [256, 257].map(|id| {
+        let flags = r#""single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true"#;
+        format!(r#"{{"id": {id}, "content": {:?}, {flags}}}"#, tokens[id])
+    });
+    let byte_level = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}"#;
+    let tokenizer = format!(
+        r#"{{"version": "1.0", "added_tokens": [{}], "pre_tokenizer": {byte_level}, "decoder": {byte_level},
+        "model": {{"type": "BPE", "vocab": {{{}}}, "merges": []}}}}"#,
+        added.join(", "),
+        vocab.join(", ")
+    );
+    std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
+}
+
+fn folder_name(gguf: &str) -> String {
+    let mut name = gguf.replace("blk.", "model.layers.");
+    for (from, to) in [
+        ("token_embd", "model.embed_tokens"),
+        ("output_norm", "model.norm"),
+        ("attn_norm", "input_layernorm"),
+        ("ffn_norm", "post_attention_layernorm"),
+        ("attn_output", "self_attn.o_proj"),
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_up", "mlp.up_proj"),
+        ("ffn_down", "mlp.down_proj"),
+    ] {
+        name = name.replace(from, to);
+    }
+    name
+}
+
+#[test]
+fn a_folder_of_safetensors_answers_as_its_gguf_file_does() {
+    let place = tempfile::tempdir().unwrap();
+    let (gguf, folder) = (place.path().join("bytes.gguf"), place.path().join("bytes"));
+    byte_model::write(&gguf);
+    std::fs::create_dir(&folder).unwrap();
+    write_folder(&gguf, &folder);
+    let [from_gguf, from_folder] = [&gguf, &folder].map(|path| LanguageModel::load(path, 1, Products::F32).unwrap());
+    assert_eq!(from_folder.name, "bytes");
+    let answer = |model: LanguageModel| {
+        let generator = ChatGenerator::new(Arc::new(model), small()).unwrap();
+        let asked = [context("How tall?", &["The tower is 38 metres tall."])];
+        let mut streamed = String::new();
+        generator.generate(&asked, &mut |_, text| streamed += text).unwrap();
+        streamed
+    };
+    let (expected, got) = (answer(from_gguf), answer(from_folder));
+    assert!(!expected.is_empty());
+    assert_eq!(got, expected);
 }
 
 fn context(question: &str, texts: &[&str]) -> Context {

@@ -1,18 +1,28 @@
 //! Chat templates: how a conversation becomes the text that a model was trained on.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::gguf::GgufFile;
+use crate::json_file::JsonFile;
 use crate::{Error, Result};
 
 /// The form that files without a template are given; most instruction-tuned models understand it.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + \
     '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// The form that Gemma was trained on, for files that leave it out. Standing instructions go before the first turn.
+const GEMMA: &str = "{{ bos_token }}{% set ns = namespace(standing='') %}{% for message in messages %}\
+    {% if message['role'] == 'system' %}{% set ns.standing = message['content'] + '\n\n' %}{% else %}\
+    {{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\n' + ns.standing + \
+    message['content'] | trim + '<end_of_turn>\n' }}{% set ns.standing = '' %}{% endif %}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}";
 
 /// How much work a template may do: some thousand times what those of the common models need.
 const FUEL: u64 = 10_000_000;
@@ -54,20 +64,47 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template that a GGUF file carries, or ChatML if it has none.
+    /// The template that a GGUF file carries. If it has none: Gemma's if there are tokens for its turns, else ChatML.
     ///
     /// # Errors
     ///
     /// [`Error::Template`] when the template is not sound.
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
-        let source = file.text("tokenizer.chat_template")?.unwrap_or(CHATML);
         let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let default = || if tokens.iter().any(|token| token == "<start_of_turn>") { GEMMA } else { CHATML };
+        let source = file.text("tokenizer.chat_template")?.unwrap_or_else(default);
         let token = |key: &str| {
             let id = file.u32(key)?.and_then(|id| tokens.get(id as usize));
             Ok::<_, Error>(id.cloned().unwrap_or_default())
         };
         let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
         Self::new(source, bos, eos)
+    }
+
+    /// The template of a folder of a Hugging Face repository: `chat_template.jinja`, or what `tokenizer_config.json`
+    /// or `chat_template.json` name as `chat_template`, of several the one called `default`; else as for
+    /// [`from_gguf`](Self::from_gguf).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] when the template is not sound, [`Error::Malformed`] when a file is not, [`Error::Io`].
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let config = JsonFile::open_if_there(&folder.join("tokenizer_config.json"))?;
+        let own = folder.join("chat_template.jinja");
+        let mut source = None;
+        if own.exists() {
+            source = Some(std::fs::read_to_string(&own).map_err(|source| Error::Io { path: own, source })?);
+        }
+        for file in [config.clone(), JsonFile::open_if_there(&folder.join("chat_template.json"))?] {
+            if let (None, Some(file)) = (&source, &file) {
+                source = named_template(file)?;
+            }
+        }
+        let token = |key: &str| config.as_ref().and_then(|config| special_token(config, key)).unwrap_or_default();
+        let added = config.as_ref().and_then(|config| config.value("added_tokens_decoder")?.as_object());
+        let is_turn = |token: &Value| token["content"] == "<start_of_turn>";
+        let default = if added.is_some_and(|added| added.values().any(is_turn)) { GEMMA } else { CHATML };
+        Self::new(source.unwrap_or_else(|| default.to_owned()), token("bos_token"), token("eos_token"))
     }
 
     /// A template by its source; `bos` and `eos` are the texts it knows as `bos_token` and `eos_token`.
@@ -105,6 +142,22 @@ impl ChatTemplate {
     }
 }
 
+/// The template of a file of settings.
+fn named_template(file: &JsonFile) -> Result<Option<String>> {
+    let Some(Value::Array(templates)) = file.value("chat_template") else {
+        return Ok(file.text("chat_template")?.map(str::to_owned));
+    };
+    let default = templates.iter().find(|template| template["name"] == "default").or(templates.first());
+    let source = default.and_then(|template| template["template"].as_str());
+    source.map(|source| Some(source.to_owned())).ok_or_else(|| file.malformed("`chat_template` names no template"))
+}
+
+/// A special token's text, which is an entry itself or part of one.
+fn special_token(file: &JsonFile, key: &str) -> Option<String> {
+    let entry = file.value(key)?;
+    entry.as_str().or_else(|| entry["content"].as_str()).map(str::to_owned)
+}
+
 /// The local date and time in the given form, as Python's `strftime` gives it.
 fn strftime_now(form: &str) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(form, &jiff::Zoned::now())
@@ -128,6 +181,34 @@ mod tests {
             CHATML,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
         );
+    }
+
+    #[test]
+    fn gemma_hears_standing_instructions_in_the_first_turn() {
+        check(GEMMA, "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n");
+    }
+
+    #[test]
+    fn a_folder_names_its_template_in_one_of_four_ways() {
+        let folder = tempfile::tempdir().unwrap();
+        let render = || ChatTemplate::from_folder(folder.path()).unwrap().render(&[]).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(render(), "<|im_start|>assistant\n");
+        write("tokenizer_config.json", r#"{"added_tokens_decoder": {"5": {"content": "<start_of_turn>"}}}"#);
+        assert_eq!(render(), "<start_of_turn>model\n");
+        write("chat_template.json", r#"{"chat_template": "json"}"#);
+        assert_eq!(render(), "json");
+        let list =
+            r#"[{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}!"}]"#;
+        write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}, "bos_token": {{"content": "<s>"}}}}"#));
+        assert_eq!(render(), "<s>!");
+        write("tokenizer_config.json", r#"{"chat_template": "{{ eos_token }}", "eos_token": "</s>"}"#);
+        assert_eq!(render(), "</s>");
+        write("chat_template.jinja", "own");
+        assert_eq!(render(), "own");
+        write("tokenizer_config.json", r#"{"chat_template": 3}"#);
+        std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+        assert!(matches!(ChatTemplate::from_folder(folder.path()), Err(Error::Malformed { .. })));
     }
 
     #[test]

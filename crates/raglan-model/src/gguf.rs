@@ -13,6 +13,7 @@ use candle_core::Device;
 use candle_core::quantized::{GgmlDType, ggml_file};
 use raglan_kernels::{BlockFormat, dequantize_blocks};
 
+use crate::weight_file::WeightFile;
 use crate::{Error, Result};
 
 // Bounds on what a header may hold, several times what the largest published models need: a file that asks for more
@@ -62,7 +63,7 @@ pub struct GgufTensor {
 
 impl GgufTensor {
     /// The format, if raglan's kernels know it.
-    pub(crate) fn format(&self) -> Option<BlockFormat> {
+    fn format(&self) -> Option<BlockFormat> {
         Some(match self.dtype {
             GgmlDType::F32 => BlockFormat::F32,
             GgmlDType::F16 => BlockFormat::F16,
@@ -77,22 +78,6 @@ impl GgufTensor {
             GgmlDType::Q6K => BlockFormat::Q6K,
             _ => return None,
         })
-    }
-}
-
-/// A matrix whose rows are made `f32` when they are read.
-#[derive(Debug)]
-pub(crate) struct Rows {
-    format: BlockFormat,
-    row_bytes: usize,
-    bytes: Vec<u8>,
-}
-
-impl Rows {
-    /// Reads a row, which is there.
-    pub fn read(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        let bytes = &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
-        Ok(dequantize_blocks(self.format, bytes, out)?)
     }
 }
 
@@ -170,6 +155,15 @@ impl GgufFile {
         }
     }
 
+    /// A list of floating-point numbers.
+    pub fn floats(&self, key: &str) -> Result<Option<&[f32]>> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(GgufValue::Floats(numbers)) => Ok(Some(numbers)),
+            Some(_) => Err(self.wrong_type(key, "a list of floating-point numbers")),
+        }
+    }
+
     /// A whole number from 0 to 2³²−1.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         match self.metadata.get(key) {
@@ -211,8 +205,8 @@ impl GgufFile {
     ///
     /// [`Error::Malformed`] when there is no such tensor or its shape is another one; [`Error::Io`].
     pub fn dequantize(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let tensor = self.expect_shape(name, shape)?;
         let bytes = self.bytes(name, shape)?;
+        let tensor = &self.tensors[name];
         if let Some(format) = tensor.format() {
             let mut numbers = vec![0.0; shape.iter().product()];
             dequantize_blocks(format, &bytes, &mut numbers)?;
@@ -228,7 +222,8 @@ impl GgufFile {
     ///
     /// As for [`dequantize`](Self::dequantize).
     pub fn bytes(&self, name: &str, shape: &[usize]) -> Result<Vec<u8>> {
-        let tensor = self.expect_shape(name, shape)?;
+        self.expect_shape(name, shape)?;
+        let tensor = &self.tensors[name];
         let mut bytes = vec![0; tensor.n_bytes];
         let io = |source| Error::Io { path: self.path.clone(), source };
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,40 +232,34 @@ impl GgufFile {
         Ok(bytes)
     }
 
-    /// A matrix whose rows are read one by one, kept as it is stored where that can be.
-    pub(crate) fn rows(&self, name: &str, shape: [usize; 2]) -> Result<Rows> {
-        let [n_rows, dim] = shape;
-        match self.expect_shape(name, &shape)?.format() {
-            Some(format) => {
-                let bytes = self.bytes(name, &shape)?;
-                Ok(Rows { format, row_bytes: bytes.len() / n_rows, bytes })
-            }
-            None => {
-                let numbers = self.dequantize(name, &shape)?;
-                let bytes = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
-                Ok(Rows { format: BlockFormat::F32, row_bytes: dim * size_of::<f32>(), bytes })
-            }
-        }
-    }
-
-    /// The tensor of a name, which must have this shape.
-    pub(crate) fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&GgufTensor> {
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(self.malformed(format!("there is no tensor `{name}`")));
-        };
-        if tensor.shape != shape {
-            let problem = format!("tensor `{name}` has shape {:?} where {shape:?} is needed", tensor.shape);
-            return Err(self.malformed(problem));
-        }
-        Ok(tensor)
-    }
-
     pub(crate) fn malformed(&self, problem: impl Into<String>) -> Error {
         Error::Malformed { path: self.path.clone(), problem: problem.into() }
     }
 
     fn wrong_type(&self, key: &str, wanted: &str) -> Error {
         self.malformed(format!("metadata `{key}` is not {wanted}"))
+    }
+}
+
+impl WeightFile for GgufFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.tensors.get(tensor).map(|tensor| &*tensor.shape)
+    }
+
+    fn format(&self, tensor: &str) -> Option<BlockFormat> {
+        self.tensors.get(tensor).and_then(GgufTensor::format)
+    }
+
+    fn bytes(&self, tensor: &str, shape: &[usize]) -> Result<Vec<u8>> {
+        self.bytes(tensor, shape)
+    }
+
+    fn numbers(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.dequantize(tensor, shape)
     }
 }
 

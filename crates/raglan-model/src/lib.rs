@@ -26,11 +26,14 @@
 #![forbid(unsafe_code)]
 
 mod chat_template;
+mod decoder_tensors;
 mod encoder;
 mod encoder_config;
 mod error;
 mod gguf;
 mod heads;
+mod hugging_face_config;
+mod json_file;
 mod kv_cache;
 mod linear;
 mod llama;
@@ -38,6 +41,7 @@ mod llama_config;
 pub mod registry;
 mod safetensors;
 mod tokenizer;
+mod weight_file;
 mod word_piece;
 
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
@@ -49,7 +53,7 @@ pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjec
 pub use kv_cache::{KV_PAGE, KvArena, KvCache, KvPrecision};
 pub use linear::Products;
 pub use llama::{ForwardRows, ForwardSequence, Forwarded, LlamaModel, Session, View, Want};
-pub use llama_config::LlamaConfig;
+pub use llama_config::{LlamaConfig, Rope};
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

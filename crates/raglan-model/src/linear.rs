@@ -9,7 +9,7 @@ use raglan_kernels::{
 };
 
 use crate::Result;
-use crate::gguf::{GgufFile, GgufTensor};
+use crate::weight_file::WeightFile;
 
 /// How a model multiplies by its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,35 +75,35 @@ impl Linear {
         Ok(Self { weights, bias, n_out })
     }
 
-    /// A map of `n_out` outputs whose weights lie in tensors of a GGUF file, one above the other.
+    /// A map of `n_out` outputs whose weights lie in tensors of a file, one above the other.
     ///
     /// [`Products::Stored`] keeps blocks of one format as they are; all else becomes single precision.
-    pub fn from_gguf(
-        file: &GgufFile,
-        names: &[&str],
+    pub fn from_file(
+        file: &dyn WeightFile,
+        tensors: &[&str],
         bias: Option<Vec<f32>>,
         n_out: usize,
         n_in: usize,
         products: Products,
     ) -> Result<Self> {
-        let shape = |name: &str| match names {
+        let shape = |tensor: &str| match tensors {
             [_] => [n_out, n_in],
-            _ => [file.tensors().get(name).map_or(0, |tensor| tensor.shape[0]), n_in],
+            _ => [file.shape(tensor).map_or(0, |shape| shape[0]), n_in],
         };
         if products == Products::Stored
-            && let Some(format) = common_format(file, names)
+            && let Some(format) = file.common_format(tensors)
             && !matches!(format, BlockFormat::F32 | BlockFormat::F16 | BlockFormat::Bf16)
         {
             let mut bytes = Vec::new();
-            for name in names {
-                bytes.extend(file.bytes(name, &shape(name))?);
+            for tensor in tensors {
+                bytes.extend(file.bytes(tensor, &shape(tensor))?);
             }
             let weights = Weights::Blocks(BlockMatrix::new(format, &bytes, n_out, n_in)?);
             return Ok(Self { weights, bias, n_out });
         }
         let mut weights = Vec::new();
-        for name in names {
-            weights.extend(file.dequantize(name, &shape(name))?);
+        for tensor in tensors {
+            weights.extend(file.numbers(tensor, &shape(tensor))?);
         }
         Self::new(&weights, bias, n_in, products)
     }
@@ -154,13 +154,6 @@ impl Linear {
     }
 }
 
-/// The format that all of some tensors are stored in.
-fn common_format(file: &GgufFile, names: &[&str]) -> Option<BlockFormat> {
-    let mut formats = names.iter().map(|name| file.tensors().get(*name).and_then(GgufTensor::format));
-    let first = formats.next()??;
-    formats.all(|format| format == Some(first)).then_some(first)
-}
-
 /// Linear maps of one input whose outputs stand side by side.
 #[derive(Debug)]
 pub(crate) struct Stacked {
@@ -169,11 +162,16 @@ pub(crate) struct Stacked {
 }
 
 impl Stacked {
-    /// The maps of some parts of a layer, each with its number of outputs.
-    pub fn from_gguf(file: &GgufFile, parts: &[(String, usize)], n_in: usize, products: Products) -> Result<Self> {
+    /// The maps of some parts of a layer, each with its name in the file and its number of outputs.
+    pub fn from_file(
+        file: &dyn WeightFile,
+        parts: &[(String, usize)],
+        n_in: usize,
+        products: Products,
+    ) -> Result<Self> {
         let bias = |(part, n_out): &(String, usize)| {
             let name = format!("{part}.bias");
-            file.tensors().contains_key(&name).then(|| file.dequantize(&name, &[*n_out])).transpose()
+            file.contains(&name).then(|| file.numbers(&name, &[*n_out])).transpose()
         };
         let names: Vec<String> = parts.iter().map(|(part, _)| format!("{part}.weight")).collect();
         for (name, (_, n_out)) in names.iter().zip(parts) {
@@ -181,16 +179,16 @@ impl Stacked {
         }
         let biases = parts.iter().map(bias).collect::<Result<Vec<_>>>()?;
         let all: Vec<&str> = names.iter().map(String::as_str).collect();
-        let together = products != Products::Stored || common_format(file, &all).is_some();
+        let together = products != Products::Stored || file.common_format(&all).is_some();
         if together && (biases.iter().all(Option::is_some) || biases.iter().all(Option::is_none)) {
             let bias: Option<Vec<Vec<f32>>> = biases.into_iter().collect();
             let n_out = parts.iter().map(|(_, n_out)| n_out).sum();
-            let all = Linear::from_gguf(file, &all, bias.map(|bias| bias.concat()), n_out, n_in, products)?;
+            let all = Linear::from_file(file, &all, bias.map(|bias| bias.concat()), n_out, n_in, products)?;
             return Ok(Self { parts: vec![all] });
         }
         let mut singly = Vec::with_capacity(parts.len());
         for ((name, (_, n_out)), bias) in names.iter().zip(parts).zip(biases) {
-            singly.push(Linear::from_gguf(file, &[name], bias, *n_out, n_in, products)?);
+            singly.push(Linear::from_file(file, &[name], bias, *n_out, n_in, products)?);
         }
         Ok(Self { parts: singly })
     }

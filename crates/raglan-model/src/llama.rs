@@ -1,21 +1,25 @@
-//! Decoder-only transformers of the Llama family from GGUF files: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and 3.
+//! Decoder-only transformers of the Llama family: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and 3, Gemma 3.
 //!
 //! One forward serves all: tokens of any number of sequences at any positions, whose keys and values go to any slots of
 //! their sequence's [`KvCache`], and which see what is in it. A token's result has the same bits whatever other tokens,
 //! of its own sequence or of others, pass with it.
 
 use std::ops::{ControlFlow, Range};
-use std::path::PathBuf;
+use std::path::Path;
 
 use raglan_kernels::{
-    Activation, AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, RotaryPairs, RotaryScaling,
-    attention_mass, causal_attention, gated, rms_norm, rms_norm_in_place,
+    AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention, gated,
+    rms_norm, rms_norm_in_place,
 };
 use rayon::prelude::*;
 
-use crate::gguf::{GgufFile, Rows};
+use crate::decoder_tensors::{DecoderTensors, LayerPart};
+use crate::gguf::GgufFile;
 use crate::kv_cache::{KvArena, KvCache, KvPrecision};
 use crate::linear::{Linear, Stacked};
+use crate::llama_config::Rope;
+use crate::safetensors::SafetensorsFile;
+use crate::weight_file::Rows;
 use crate::{Error, LlamaConfig, Products, Result};
 
 /// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
@@ -33,6 +37,8 @@ pub struct LlamaModel {
     norm: Vec<f32>,
     output: Linear,
     rotary: RotaryEmbedding,
+    /// That of layers that see a window, where it is another one.
+    local_rotary: Option<RotaryEmbedding>,
     kv_arena: KvArena,
     pool: rayon::ThreadPool,
 }
@@ -106,48 +112,70 @@ pub struct Session<'m> {
 }
 
 impl LlamaModel {
-    /// Loads a model from a GGUF file, to run on `threads` threads.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`], [`Error::Malformed`] when the file is not sound, [`Error::Unsupported`] when it holds another
-    /// kind of model.
-    pub fn load_gguf(path: impl Into<PathBuf>, threads: usize, products: Products) -> Result<Self> {
-        Self::from_gguf(&GgufFile::open(path)?, threads, products)
-    }
-
-    /// Loads a model from an open GGUF file, to run on `threads` threads.
+    /// Loads a model from a GGUF file, or from a folder of a Hugging Face repository with `config.json` and
+    /// safetensors, to run on `threads` threads.
     ///
     /// With [`Products::Stored`], keys and values are kept in half precision, otherwise in single.
     ///
     /// # Errors
     ///
-    /// As for [`load_gguf`](Self::load_gguf).
+    /// [`Error::Io`], [`Error::Malformed`] when a file is not sound, [`Error::Unsupported`] when it holds another
+    /// kind of model.
+    pub fn load(path: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            return Self::from_gguf(&GgufFile::open(path)?, threads, products);
+        }
+        let config = LlamaConfig::from_folder(path)?;
+        let file = SafetensorsFile::open(path)?;
+        Self::from_tensors(&DecoderTensors::hugging_face(&file, config.is_gemma()), config, threads, products)
+    }
+
+    /// Loads a model from an open GGUF file, as [`load`](Self::load) does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load).
     pub fn from_gguf(file: &GgufFile, threads: usize, products: Products) -> Result<Self> {
-        let config = LlamaConfig::from_gguf(file)?;
+        Self::from_tensors(&DecoderTensors::gguf(file), LlamaConfig::from_gguf(file)?, threads, products)
+    }
+
+    fn from_tensors(
+        tensors: &DecoderTensors<'_>,
+        config: LlamaConfig,
+        threads: usize,
+        products: Products,
+    ) -> Result<Self> {
+        let file = tensors.file;
+        let rotary = |rope: &Rope| {
+            RotaryEmbedding::new(config.head_dim, rope.base, config.rope_pairs, &rope.scaling).map_err(|error| {
+                Error::Malformed { path: file.path().to_owned(), problem: format!("the rotary embedding: {error}") }
+            })
+        };
+        let (rotary, local_rotary) = (rotary(&config.rope)?, config.local_rope.as_ref().map(rotary).transpose()?);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|i| format!("raglan-llm-{i}"))
             .build()
             .map_err(|e| Error::Io { path: file.path().to_owned(), source: std::io::Error::other(e) })?;
-        let shape = [config.vocab_size, config.hidden_dim];
-        let tied = !file.tensors().contains_key("output.weight");
-        let output = if tied { "token_embd.weight" } else { "output.weight" };
+        let (vocab_size, hidden_dim) = (config.vocab_size, config.hidden_dim);
+        let output = if config.tied_embeddings { tensors.embedding() } else { tensors.output() };
         let (layers, output) = pool.install(|| {
             rayon::join(
                 || {
                     let layers = (0..config.n_layers).into_par_iter();
-                    layers.map(|i| Layer::from_gguf(file, &config, i, products)).collect::<Result<Vec<_>>>()
+                    layers.map(|i| Layer::load(tensors, &config, i, products)).collect::<Result<Vec<_>>>()
                 },
-                || Linear::from_gguf(file, &[output], None, shape[0], shape[1], products),
+                || Linear::from_file(file, &[&output], None, vocab_size, hidden_dim, products),
             )
         });
         Ok(Self {
-            embedding: file.rows("token_embd.weight", shape)?,
+            embedding: file.rows(&tensors.embedding(), [vocab_size, hidden_dim])?,
             layers: layers?,
-            norm: file.dequantize("output_norm.weight", &[config.hidden_dim])?,
+            norm: tensors.final_norm(hidden_dim)?,
             output: output?,
-            rotary: rotary(file, &config)?,
+            rotary,
+            local_rotary,
             kv_arena: KvArena::new(
                 config.n_layers,
                 config.n_kv_heads * config.head_dim,
@@ -259,6 +287,9 @@ impl LlamaModel {
         for (hidden, &token) in hidden.chunks_exact_mut(dim).zip(tokens) {
             self.embedding.read(token as usize, hidden)?;
         }
+        if self.config.embedding_scale != 1.0 {
+            hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        }
         let mut forwarded = vec![Forwarded::default(); sequences.len()];
         let mut scratch = Scratch::new(&self.config, n_rows);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -317,7 +348,8 @@ impl LlamaModel {
         let queries = QueryRows { rows: &queries, positions: &positions, segments: segments.as_deref() };
         let mut mass = vec![0.0; config.n_heads * ranges.len()];
         let runs: Vec<KvRun<'_>> = cache.runs(layer, 0..cache.len()).collect();
-        attention_mass(&config.attention_shape(), &queries, &runs, &rows.mask, &lse, ranges, &mut mass)?;
+        let mask = config.mask(layer, rows.mask);
+        attention_mass(&config.attention_shape(), &queries, &runs, &mask, &lse, ranges, &mut mass)?;
         Ok(mass)
     }
 
@@ -350,7 +382,7 @@ impl LlamaModel {
                     positions: &rows.positions[viewing.clone()],
                     segments: rows.segments.map(|segments| &segments[viewing.clone()]),
                 };
-                attending.push((seen, runs, rows.mask, own_mixed, own_lse));
+                attending.push((seen, runs, config.mask(layer, rows.mask), own_mixed, own_lse));
             }
         }
         attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, mask, mixed, lse)| {
@@ -446,23 +478,18 @@ impl Session<'_> {
 
 impl LlamaConfig {
     fn attention_shape(&self) -> AttentionShape {
-        let &Self { n_heads, n_kv_heads, head_dim, .. } = self;
-        AttentionShape { n_heads, n_kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+        let &Self { n_heads, n_kv_heads, head_dim, attention_scale, .. } = self;
+        AttentionShape { n_heads, n_kv_heads, head_dim, scale: attention_scale }
     }
-}
 
-/// The model's rotation: GGUF's `llama` files hold queries and keys permuted so that neighbours turn together.
-fn rotary(file: &GgufFile, config: &LlamaConfig) -> Result<RotaryEmbedding> {
-    let pairs = if config.architecture == "llama" { RotaryPairs::Neighbours } else { RotaryPairs::Halves };
-    // Llama 3.1 slows its low frequencies; the file holds the divisors.
-    let scaling = if file.tensors().contains_key("rope_freqs.weight") {
-        let divisors = file.dequantize("rope_freqs.weight", &[config.head_dim / 2])?;
-        RotaryScaling::Divisors(divisors.into_iter().map(f64::from).collect())
-    } else {
-        RotaryScaling::None
-    };
-    RotaryEmbedding::new(config.head_dim, config.rope_base, pairs, &scaling)
-        .map_err(|error| file.malformed(format!("the rotary embedding: {error}")))
+    /// What a layer sees under the mask of a forward: its own window where that is the narrower one.
+    fn mask(&self, layer: usize, mask: AttentionMask) -> AttentionMask {
+        match (self.windows[layer], mask.window) {
+            (Some(own), Some(given)) if own > given => mask,
+            (Some(own), _) => AttentionMask { window: Some(own), sinks: 0 },
+            (None, _) => mask,
+        }
+    }
 }
 
 /// Room that the layers share.
@@ -498,39 +525,44 @@ struct Layer {
     qkv: Stacked,
     query_key_norm: Option<(Vec<f32>, Vec<f32>)>,
     attention_output: Linear,
+    /// A norm of what attention adds to the hidden state; Gemma has it.
+    post_attention_norm: Option<Vec<f32>>,
     ffn_norm: Vec<f32>,
     gate_up: Stacked,
     down: Linear,
+    /// A norm of what the feed-forward adds.
+    post_ffn_norm: Option<Vec<f32>>,
 }
 
 impl Layer {
-    fn from_gguf(file: &GgufFile, config: &LlamaConfig, i: usize, products: Products) -> Result<Self> {
-        let name = |part: &str| format!("blk.{i}.{part}");
+    fn load(tensors: &DecoderTensors<'_>, config: &LlamaConfig, i: usize, products: Products) -> Result<Self> {
         let LlamaConfig { hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, .. } = *config;
         let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let vector = |part: &str, len: usize| {
-            let name = name(part);
-            file.tensors().contains_key(&name).then(|| file.dequantize(&name, &[len])).transpose()
+        let file = tensors.file;
+        let stacked = |parts: &[(LayerPart, usize)]| {
+            let parts: Vec<_> = parts.iter().map(|&(part, n_out)| (tensors.name(i, part), n_out)).collect();
+            Stacked::from_file(file, &parts, hidden_dim, products)
         };
-        let stacked = |parts: &[(&str, usize)]| {
-            let parts: Vec<_> = parts.iter().map(|(part, n_out)| (name(part), *n_out)).collect();
-            Stacked::from_gguf(file, &parts, hidden_dim, products)
+        let linear = |part: LayerPart, n_out: usize, n_in: usize| {
+            let name = tensors.name(i, part);
+            let bias = format!("{name}.bias");
+            let bias = file.contains(&bias).then(|| file.numbers(&bias, &[n_out])).transpose()?;
+            Linear::from_file(file, &[&format!("{name}.weight")], bias, n_out, n_in, products)
         };
-        let linear = |part: &str, n_out: usize, n_in: usize| {
-            let bias = vector(&format!("{part}.bias"), n_out)?;
-            Linear::from_gguf(file, &[&name(&format!("{part}.weight"))], bias, n_out, n_in, products)
-        };
-        let norm = |part: &str| file.dequantize(&name(part), &[hidden_dim]);
-        let query_norm = vector("attn_q_norm.weight", head_dim)?;
-        let key_norm = vector("attn_k_norm.weight", head_dim)?;
+        let norm = |part: LayerPart| tensors.norm(i, part, hidden_dim);
+        let gemma_norm = |part: LayerPart| config.is_gemma().then(|| norm(part)).transpose();
+        let head_norm = |part: LayerPart| tensors.norm(i, part, head_dim);
+        let head_norms = || Ok::<_, Error>((head_norm(LayerPart::QueryNorm)?, head_norm(LayerPart::KeyNorm)?));
         Ok(Self {
-            attention_norm: norm("attn_norm.weight")?,
-            qkv: stacked(&[("attn_q", q_dim), ("attn_k", kv_dim), ("attn_v", kv_dim)])?,
-            query_key_norm: query_norm.zip(key_norm),
-            attention_output: linear("attn_output", hidden_dim, q_dim)?,
-            ffn_norm: norm("ffn_norm.weight")?,
-            gate_up: stacked(&[("ffn_gate", ffn_dim), ("ffn_up", ffn_dim)])?,
-            down: linear("ffn_down", hidden_dim, ffn_dim)?,
+            attention_norm: norm(LayerPart::AttentionNorm)?,
+            qkv: stacked(&[(LayerPart::Query, q_dim), (LayerPart::Key, kv_dim), (LayerPart::Value, kv_dim)])?,
+            query_key_norm: config.normalizes_heads().then(head_norms).transpose()?,
+            attention_output: linear(LayerPart::AttentionOutput, hidden_dim, q_dim)?,
+            post_attention_norm: gemma_norm(LayerPart::PostAttentionNorm)?,
+            ffn_norm: norm(LayerPart::FeedForwardNorm)?,
+            gate_up: stacked(&[(LayerPart::Gate, ffn_dim), (LayerPart::Up, ffn_dim)])?,
+            down: linear(LayerPart::Down, hidden_dim, ffn_dim)?,
+            post_ffn_norm: gemma_norm(LayerPart::PostFeedForwardNorm)?,
         })
     }
 
@@ -555,7 +587,8 @@ impl Layer {
                 rms_norm_in_place(&mut row[q_dim..q_dim + kv_dim], key_norm, config.rms_eps)?;
             }
         }
-        model.rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, positions)?;
+        let rotary = model.local_rotary.as_ref().filter(|_| config.windows[layer].is_some()).unwrap_or(&model.rotary);
+        rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, positions)?;
         let mut computed = qkv.chunks_exact(qkv_dim).zip(queries.chunks_exact_mut(q_dim));
         for ForwardSequence { rows, cache, .. } in &mut *sequences {
             for (&slot, (row, query)) in rows.slots.iter().zip(&mut computed) {
@@ -564,7 +597,7 @@ impl Layer {
             }
         }
         model.attend(layer, sequences, queries, mixed, lse)?;
-        self.attention_output.apply(mixed, Output::Add, hidden)?;
+        add(&self.attention_output, mixed, self.post_attention_norm.as_deref(), config.rms_eps, normed, hidden)?;
 
         rms_norm(hidden, &self.ffn_norm, config.rms_eps, normed)?;
         self.gate_up.apply(normed, gate_up)?;
@@ -572,7 +605,23 @@ impl Layer {
         gate_up
             .par_chunks(2 * ffn_dim * GATED_ROWS)
             .zip(inner.par_chunks_mut(ffn_dim * GATED_ROWS))
-            .try_for_each(|(gate_up, inner)| gated(gate_up, ffn_dim, Activation::Silu, inner))?;
-        self.down.apply(inner, Output::Add, hidden)
+            .try_for_each(|(gate_up, inner)| gated(gate_up, ffn_dim, config.activation, inner))?;
+        add(&self.down, inner, self.post_ffn_norm.as_deref(), config.rms_eps, normed, hidden)
     }
+}
+
+/// Adds a map of `input` to the hidden state, normalised where there is a norm; `room` is as long as `hidden`.
+fn add(
+    map: &Linear,
+    input: &[f32],
+    norm: Option<&[f32]>,
+    rms_eps: f32,
+    room: &mut [f32],
+    hidden: &mut [f32],
+) -> Result<()> {
+    let Some(norm) = norm else { return map.apply(input, Output::Add, hidden) };
+    map.apply(input, Output::Replace, room)?;
+    rms_norm_in_place(room, norm, rms_eps)?;
+    hidden.iter_mut().zip(room).for_each(|(hidden, added)| *hidden += *added);
+    Ok(())
 }

@@ -1,174 +1,220 @@
 //! The forward against candle's own, on small models with random weights.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::ops::ControlFlow;
-use std::path::Path;
+mod small_model;
 
-use candle_core::quantized::gguf_file::{self, Value};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
+use std::ops::ControlFlow;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Value;
+use candle_core::{DType, Device, Tensor};
+use raglan_kernels::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 use raglan_model::{
     Error, ForwardRows, ForwardSequence, Forwarded, KV_PAGE, KvCache, LlamaModel, Products, Result, View, Want,
 };
+use serde_json::json;
 
-const HIDDEN: usize = 96;
-const HEADS: usize = 6;
-const KV_HEADS: usize = 2;
-const HEAD_DIM: usize = HIDDEN / HEADS;
-const FFN: usize = 160;
-const VOCAB: usize = 67;
-const CONTEXT: u32 = 700;
+use small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_oracle, prompt};
 
-/// Writes a model of two layers with seeded random weights.
-fn write_model(path: &Path, architecture: &str, dtype: GgmlDType) {
-    let mut state = 1_u64;
-    let mut tensor = |shape: &[usize], around: f32, spread: f32, dtype| {
-        let n = shape.iter().product();
-        let values: Vec<f32> = (0..n)
-            .map(|_| {
-                // Knuth's MMIX generator; its upper bits are good enough for weights.
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                around + spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            })
-            .collect();
-        QTensor::quantize(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap(), dtype).unwrap()
-    };
-    let mut tensors = vec![
-        ("token_embd.weight".to_owned(), tensor(&[VOCAB, HIDDEN], 0.0, 1.0, dtype)),
-        ("output_norm.weight".to_owned(), tensor(&[HIDDEN], 1.0, 0.2, GgmlDType::F32)),
-    ];
-    for layer in 0..2 {
-        let mut add = |name: &str, tensor| tensors.push((format!("blk.{layer}.{name}"), tensor));
-        for (name, n_out, n_in) in [
-            ("attn_q", HIDDEN, HIDDEN),
-            ("attn_k", KV_HEADS * HEAD_DIM, HIDDEN),
-            ("attn_v", KV_HEADS * HEAD_DIM, HIDDEN),
-            ("attn_output", HIDDEN, HIDDEN),
-            ("ffn_gate", FFN, HIDDEN),
-            ("ffn_up", FFN, HIDDEN),
-            ("ffn_down", HIDDEN, FFN),
-        ] {
-            add(&format!("{name}.weight"), tensor(&[n_out, n_in], 0.0, 0.3, dtype));
-            if architecture == "qwen2" && ["attn_q", "attn_k", "attn_v"].contains(&name) {
-                add(&format!("{name}.bias"), tensor(&[n_out], 0.0, 0.5, GgmlDType::F32));
-            }
-        }
-        for name in ["attn_norm.weight", "ffn_norm.weight"] {
-            add(name, tensor(&[HIDDEN], 1.0, 0.2, GgmlDType::F32));
-        }
-        if architecture == "qwen3" {
-            for name in ["attn_q_norm.weight", "attn_k_norm.weight"] {
-                add(name, tensor(&[HEAD_DIM], 1.0, 0.2, GgmlDType::F32));
-            }
-        }
-    }
-    let metadata: HashMap<String, Value> = [
-        ("block_count", Value::U32(2)),
-        ("context_length", Value::U32(CONTEXT)),
-        ("embedding_length", Value::U32(HIDDEN as u32)),
-        ("feed_forward_length", Value::U32(FFN as u32)),
-        ("attention.head_count", Value::U32(HEADS as u32)),
-        ("attention.head_count_kv", Value::U32(KV_HEADS as u32)),
-        ("attention.key_length", Value::U32(HEAD_DIM as u32)),
-        ("rope.dimension_count", Value::U32(HEAD_DIM as u32)),
-        ("rope.freq_base", Value::F32(10_000.0)),
-        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-    ]
-    .into_iter()
-    .map(|(name, value)| (format!("{architecture}.{name}"), value))
-    .collect();
-    let mut metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (name.as_str(), value)).collect();
-    let name = Value::String(architecture.to_owned());
-    metadata.push(("general.architecture", &name));
-    metadata.push(("general.dtype", &Value::U32(0))); // Candle's Qwen 3 rotates in half precision otherwise.
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
-}
+const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 
-fn prompt(len: u32) -> Vec<u32> {
-    (0..len).map(|i| (i * i + 3 * i) % VOCAB as u32).collect()
-}
-
-/// Candle's logits after the prompt.
-fn oracle(path: &Path, architecture: &str, tokens: &[u32]) -> Vec<f32> {
-    let mut file = File::open(path).unwrap();
-    let content = gguf_file::Content::read(&mut file).unwrap();
-    let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    let device = Device::Cpu;
-    let logits = match architecture {
-        "llama" => {
-            quantized_llama::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap()
-        }
-        "qwen2" => {
-            quantized_qwen2::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap()
-        }
-        _ => quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &device).unwrap().forward(&input, 0).unwrap(),
-    };
-    logits.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The greatest difference between logits, whose standard deviation in these models is about 7.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |most, (a, b)| if (a - b).abs() <= most { most } else { (a - b).abs() })
-}
-
-fn load_with(architecture: &str, dtype: GgmlDType, products: Products) -> (tempfile::TempDir, LlamaModel) {
+fn load_with(family: &'static str, dtype: GgmlDType, products: Products) -> (tempfile::TempDir, LlamaModel) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    write_model(&path, architecture, dtype);
-    let model = LlamaModel::load_gguf(path, 2, products).unwrap();
+    SmallModel::new(family).write_gguf(&path, dtype);
+    let model = LlamaModel::load(path, 2, products).unwrap();
     (folder, model)
 }
 
-fn load(architecture: &str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
-    load_with(architecture, dtype, Products::F32)
+fn load(family: &'static str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
+    load_with(family, dtype, Products::F32)
 }
 
+/// Loads a model from a folder of safetensors.
+fn load_folder(model: &SmallModel, dtype: DType, products: Products) -> LlamaModel {
+    let folder = tempfile::tempdir().unwrap();
+    model.write_folder(folder.path(), dtype);
+    LlamaModel::load(folder.path(), 2, products).unwrap()
+}
+
+/// What the greatest difference to candle may be, over logits whose standard deviation is about 7.
+const NEAR: f32 = 1e-3;
+
 #[track_caller]
-fn check_against_oracle(architecture: &str) {
-    let (folder, model) = load(architecture, GgmlDType::F32);
-    for len in [1, 2, 50] {
-        let tokens = prompt(len);
-        let expected = oracle(&folder.path().join("model.gguf"), architecture, &tokens);
-        let got = model.session().prefill(&tokens).unwrap();
-        let distance = distance(&got, &expected);
-        assert!(distance <= 2e-3, "{architecture}, {len} tokens: {distance}");
+fn check_near(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    let distance = distance(got, expected);
+    assert!(distance <= tolerance, "{what}: {distance}");
+}
+
+#[test]
+fn logits_from_gguf_are_those_of_candle() {
+    for family in FAMILIES {
+        for dtype in [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q8_0] {
+            let (folder, model) = load(family, dtype);
+            let small = SmallModel::new(family).rounded(dtype);
+            for len in [1, 2, 50] {
+                let (what, tokens) = (format!("{family}, {dtype:?}, {len} tokens"), prompt(len));
+                let got = model.session().prefill(&tokens).unwrap();
+                check_near(&what, &got, &small.oracle(&tokens), NEAR);
+                if dtype == GgmlDType::F32 && matches!(family, "llama" | "qwen2" | "qwen3") {
+                    let expected = gguf_oracle(&folder.path().join("model.gguf"), family, &tokens);
+                    check_near(&what, &got, &expected, NEAR);
+                }
+            }
+        }
     }
 }
 
 #[test]
-fn logits_are_those_of_candle() {
-    check_against_oracle("llama");
-    check_against_oracle("qwen2");
-    check_against_oracle("qwen3");
+fn logits_from_safetensors_are_those_of_candle() {
+    for family in FAMILIES {
+        let small = SmallModel::new(family);
+        let model = load_folder(&small, DType::F32, Products::F32);
+        for len in [1, 2, 50] {
+            let tokens = prompt(len);
+            let got = model.session().prefill(&tokens).unwrap();
+            check_near(&format!("{family}, {len} tokens"), &got, &small.oracle(&tokens), NEAR);
+        }
+    }
+}
+
+#[test]
+fn both_formats_hold_the_same_model() {
+    let tokens = prompt(50);
+    for family in FAMILIES {
+        let from_gguf = load(family, GgmlDType::F32).1;
+        let from_folder = load_folder(&SmallModel::new(family), DType::F32, Products::F32);
+        let [a, b] = [from_gguf, from_folder].map(|model| model.session().prefill(&tokens).unwrap());
+        check_near(family, &a, &b, 1e-4);
+    }
+}
+
+#[test]
+fn shards_and_halved_weights_are_read() {
+    let tokens = prompt(20);
+    for (dtype, rounding) in [(DType::BF16, GgmlDType::BF16), (DType::F16, GgmlDType::F16)] {
+        // Norms are matrices to no one: those of this model are rounded in the file alone.
+        let mut small = SmallModel::new("llama").rounded(rounding);
+        for tensor in small.tensors.values_mut() {
+            *tensor = tensor.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        small.write_shards(folder.path(), dtype);
+        for products in [Products::F32, Products::Candle] {
+            let model = LlamaModel::load(folder.path(), 2, products).unwrap();
+            check_near("shards", &model.session().prefill(&tokens).unwrap(), &small.oracle(&tokens), NEAR);
+        }
+    }
+}
+
+#[test]
+fn low_frequencies_are_slowed_as_llama_3_has_it() {
+    let mut small = SmallModel::new("llama");
+    small.config["rope_scaling"] = json!({
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    });
+    let tokens = prompt(100);
+    let from_folder = load_folder(&small, DType::F32, Products::F32);
+    let got = from_folder.session().prefill(&tokens).unwrap();
+    check_near("llama3", &got, &small.oracle(&tokens), NEAR);
+    assert!(distance(&got, &load("llama", GgmlDType::F32).1.session().prefill(&tokens).unwrap()) > 1.0);
+
+    // A GGUF file has the divisors as a tensor.
+    let rope = |scaling| RotaryEmbedding::new(16, 10_000.0, RotaryPairs::Halves, &scaling).unwrap();
+    let (plain, slowed) = (rope(RotaryScaling::None), rope(from_folder.config().rope.scaling.clone()));
+    let divisors = plain.frequencies().iter().zip(slowed.frequencies()).map(|(a, b)| (a / b) as f32).collect();
+    let divisors = Tensor::from_vec(divisors, 8, &Device::Cpu).unwrap();
+    small.tensors.insert("rope_freqs.weight".into(), divisors);
+    let folder = tempfile::tempdir().unwrap();
+    small.write_gguf(&folder.path().join("model.gguf"), GgmlDType::F32);
+    let from_gguf = LlamaModel::load(folder.path().join("model.gguf"), 2, Products::F32).unwrap();
+    check_near("rope_freqs", &from_gguf.session().prefill(&tokens).unwrap(), &got, NEAR);
+}
+
+#[test]
+fn gguf_files_name_their_rotary_scaling() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let load = |metadata: Vec<(&'static str, Value)>| {
+        let mut small = SmallModel::new("qwen2");
+        small.metadata = metadata;
+        small.write_gguf(&path, GgmlDType::F32);
+        LlamaModel::load(&path, 1, Products::F32)
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    let scaling = |metadata| load(metadata).unwrap().config().rope.scaling.clone();
+    assert_eq!(
+        scaling(vec![("rope.scaling.type", text("none")), ("rope.scaling.factor", Value::F32(2.0))]),
+        RotaryScaling::None
+    );
+    let linear = RotaryScaling::Linear { factor: 2.0 };
+    assert_eq!(scaling(vec![("rope.scaling.type", text("linear")), ("rope.scaling.factor", Value::F32(2.0))]), linear);
+    assert_eq!(scaling(vec![("rope.scale_linear", Value::F32(2.0))]), linear);
+    let yarn = || vec![("rope.scaling.type", text("yarn")), ("rope.scaling.factor", Value::F32(4.0))];
+    assert!(matches!(load(yarn()), Err(Error::Malformed { .. })));
+    let mut whole = yarn();
+    whole.push(("rope.scaling.original_context_length", Value::U32(500)));
+    let model = load(whole).unwrap();
+    let expected = RotaryScaling::Yarn { factor: 4.0, original_len: 500, beta_fast: 32.0, beta_slow: 1.0 };
+    assert_eq!((&model.config().rope.scaling, model.config().context_len), (&expected, 2000));
+    assert!(matches!(load(vec![("rope.scaling.type", text("longrope"))]), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn a_folder_that_is_amiss_is_a_typed_error() {
+    let small = SmallModel::new("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let load = || LlamaModel::load(folder.path(), 1, Products::F32);
+    assert!(matches!(load(), Err(Error::Io { path, .. }) if path.ends_with("config.json")));
+    small.write_folder(folder.path(), DType::F32);
+    load().unwrap();
+    let with = |key: &str, value: serde_json::Value| {
+        let mut config = small.config.clone();
+        config[key] = value;
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        load().unwrap_err()
+    };
+    assert!(matches!(with("model_type", json!("rwkv")), Error::Unsupported { .. }));
+    assert!(matches!(with("quantization_config", json!({})), Error::Unsupported { .. }));
+    assert!(matches!(with("hidden_size", json!(0)), Error::Malformed { .. }));
+    assert!(matches!(with("num_key_value_heads", json!(4)), Error::Malformed { .. }));
+    assert!(matches!(with("rope_theta", json!(-1.0)), Error::Malformed { .. }));
+    let problem = with("intermediate_size", json!(161)).to_string();
+    assert!(problem.contains("has shape [160, 96] where [161, 96] is needed"), "{problem}");
+    let problem = with("num_hidden_layers", json!(4)).to_string();
+    assert!(problem.contains("no tensor `model.layers.3."), "{problem}");
 }
 
 #[test]
 fn a_prompt_read_in_pieces_gives_the_same_logits() {
-    let (_folder, model) = load("llama", GgmlDType::F32);
-    let tokens = prompt(600); // Three internal chunks at once; across their borders in pieces.
-    let at_once = model.session().prefill(&tokens).unwrap();
-    let mut session = model.session();
-    let mut in_pieces = Vec::new();
-    for piece in [&tokens[..100], &tokens[100..397], &tokens[397..]] {
-        in_pieces = session.prefill(piece).unwrap();
+    for family in FAMILIES {
+        let (_folder, model) = load(family, GgmlDType::F32);
+        let tokens = prompt(600); // Three internal chunks at once; across their borders in pieces.
+        let at_once = model.session().prefill(&tokens).unwrap();
+        let mut session = model.session();
+        let mut in_pieces = Vec::new();
+        for piece in [&tokens[..100], &tokens[100..397], &tokens[397..]] {
+            in_pieces = session.prefill(piece).unwrap();
+        }
+        assert!(at_once == in_pieces, "{family}");
+        assert_eq!(session.n_tokens(), 600);
     }
-    assert!(distance(&at_once, &in_pieces) <= 2e-3, "{}", distance(&at_once, &in_pieces));
-    assert_eq!(session.n_tokens(), 600);
 }
 
 #[test]
 fn single_steps_agree_with_a_prefill() {
-    let (_folder, model) = load("llama", GgmlDType::F32);
-    let tokens = prompt(40);
-    let whole = model.session().prefill(&tokens).unwrap();
-    let mut session = model.session();
-    session.prefill(&tokens[..30]).unwrap();
-    let stepped = tokens[30..].iter().map(|&token| session.step(token).unwrap()).last().unwrap();
-    assert!(distance(&whole, &stepped) <= 2e-3, "{}", distance(&whole, &stepped));
+    for family in FAMILIES {
+        let (_folder, model) = load(family, GgmlDType::F32);
+        let tokens = prompt(40);
+        let whole = model.session().prefill(&tokens).unwrap();
+        let mut session = model.session();
+        session.prefill(&tokens[..30]).unwrap();
+        let stepped = tokens[30..].iter().map(|&token| session.step(token).unwrap()).last().unwrap();
+        assert!(whole == stepped, "{family}");
+    }
 }
 
 #[test]
@@ -214,22 +260,22 @@ fn a_prefill_can_be_interrupted() {
 fn another_architecture_and_a_missing_tensor_are_typed_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    write_model(&path, "rwkv", GgmlDType::F32);
-    assert!(matches!(LlamaModel::load_gguf(&path, 1, Products::Stored), Err(Error::Unsupported { .. })));
-    write_model(&path, "llama", GgmlDType::F32);
+    SmallModel::new("llama").write_gguf_as(&path, "rwkv", GgmlDType::F32);
+    assert!(matches!(LlamaModel::load(&path, 1, Products::Stored), Err(Error::Unsupported { .. })));
+    SmallModel::new("llama").write_gguf(&path, GgmlDType::F32);
     let bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(16).position(|name| name == b"blk.1.ffn_up.wei").unwrap();
     let mut renamed = bytes;
     renamed[at + 4] = b'9';
     std::fs::write(&path, renamed).unwrap();
-    let problem = LlamaModel::load_gguf(&path, 1, Products::Stored).unwrap_err().to_string();
+    let problem = LlamaModel::load(&path, 1, Products::Stored).unwrap_err().to_string();
     assert!(problem.contains("no tensor `blk.1.ffn_up.weight`") && problem.contains("model.gguf"), "{problem}");
 }
 
 #[test]
 fn candles_products_and_ours_agree_and_blocks_are_near() {
     let tokens = prompt(50);
-    for architecture in ["llama", "qwen2", "qwen3"] {
+    for architecture in ["llama", "qwen2", "qwen3", "gemma3"] {
         let logits = |dtype, products| load_with(architecture, dtype, products).1.session().prefill(&tokens).unwrap();
         let ours = logits(GgmlDType::F32, Products::F32);
         assert!(distance(&ours, &logits(GgmlDType::F32, Products::Candle)) <= 2e-3);
@@ -238,7 +284,7 @@ fn candles_products_and_ours_agree_and_blocks_are_near() {
             let (exact, blocks) = (logits(dtype, Products::F32), logits(dtype, Products::Stored));
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             let cosine = dot(&exact, &blocks) / (dot(&exact, &exact) * dot(&blocks, &blocks)).sqrt();
-            assert!(cosine >= 0.999, "{architecture} {dtype:?}: {cosine}");
+            assert!(cosine >= 0.998, "{architecture} {dtype:?}: {cosine}");
         }
     }
 }
@@ -280,10 +326,12 @@ fn shuffled(model: &LlamaModel, tokens: &[u32], order: &[usize]) -> Vec<f32> {
 
 #[test]
 fn rows_may_come_in_any_order_and_over_what_was_there() {
-    let (_folder, model) = load("qwen3", GgmlDType::F32);
-    let tokens = prompt(37);
-    let order: Vec<usize> = (0..37).map(|i| i * 5 % 37).collect();
-    assert!(shuffled(&model, &tokens, &order) == model.session().prefill(&tokens).unwrap());
+    for family in FAMILIES {
+        let (_folder, model) = load(family, GgmlDType::F32);
+        let tokens = prompt(37);
+        let order: Vec<usize> = (0..37).map(|i| i * 5 % 37).collect();
+        assert!(shuffled(&model, &tokens, &order) == model.session().prefill(&tokens).unwrap(), "{family}");
+    }
 }
 
 #[test]
@@ -297,7 +345,7 @@ fn attention_sums_to_one_for_each_row_and_head_and_hidden_states_come_with_it() 
     let forwarded = forward(&model, rows, &mut model.cache(), want).unwrap();
     assert_eq!(forwarded.logits.len(), VOCAB);
     assert_eq!(forwarded.hidden.len(), 2 * HIDDEN);
-    assert_eq!(forwarded.attention.len(), 2 * HEADS * 3);
+    assert_eq!(forwarded.attention.len(), 3 * HEADS * 3);
     for head in forwarded.attention.chunks_exact(3) {
         assert!((head[0] + head[1] - 2.0).abs() <= 1e-4 && head[2] == 0.0, "{head:?}"); // Two rows.
     }
@@ -415,15 +463,20 @@ fn one_row<'a>(token: &'a [u32], position: &'a [u32], slot: &'a [usize]) -> Forw
 
 #[test]
 fn sequences_together_are_those_alone_to_the_bit_on_any_number_of_threads() {
+    check_together("qwen3");
+    check_together("gemma3");
+}
+
+fn check_together(family: &'static str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    write_model(&path, "qwen3", GgmlDType::Q4_1);
+    SmallModel::new(family).write_gguf(&path, GgmlDType::Q4_1);
     let lengths = [1, 70, 3, 200, 64, 2];
     let texts: Vec<Vec<u32>> = lengths.iter().map(|&len| prompt(len + 5)[5..].to_vec()).collect();
     for products in [Products::F32, Products::Stored] {
         let mut expected: Option<Vec<Vec<f32>>> = None;
         for threads in [1, 2, 4] {
-            let model = LlamaModel::load_gguf(&path, threads, products).unwrap();
+            let model = LlamaModel::load(&path, threads, products).unwrap();
             let alone = || texts.iter().map(|text| read(&model, &mut model.cache(), text)).collect();
             let expected = expected.get_or_insert_with(alone);
             let mut caches: Vec<KvCache> = texts.iter().map(|_| model.cache()).collect();
@@ -456,7 +509,7 @@ fn sequences_together_are_those_alone_to_the_bit_on_any_number_of_threads() {
                     got[i].extend(forwarded.logits);
                 }
             }
-            assert!(&got == expected, "{products:?} on {threads} threads");
+            assert!(&got == expected, "{family}, {products:?} on {threads} threads");
         }
     }
 }

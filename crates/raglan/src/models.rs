@@ -88,7 +88,8 @@ impl Models {
         )))
     }
 
-    /// The generator that a recipe asks for, on a language model by name or by the path of its GGUF file.
+    /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the
+    /// folder of its `config.json`, safetensors and tokenizer.
     ///
     /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens.
     ///
@@ -96,7 +97,9 @@ impl Models {
     ///
     /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
     pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
-        let path = if Path::new(name).is_file() { PathBuf::from(name) } else { gguf(&self.ensure(name)?)? };
+        let own = Path::new(name);
+        let is_model = own.is_file() || own.join("config.json").is_file();
+        let path = if is_model { own.to_owned() } else { language_model(&self.ensure(name)?)? };
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
@@ -116,11 +119,18 @@ fn sha256(files: &ModelFiles, name: &str) -> String {
     files.sha256.get(name).cloned().unwrap_or_default()
 }
 
-fn gguf(files: &ModelFiles) -> Result<PathBuf> {
-    let found = files.files.values().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    found.cloned().ok_or_else(|| Error::Malformed {
+/// A model's GGUF file, or its folder when it has safetensors.
+fn language_model(files: &ModelFiles) -> Result<PathBuf> {
+    let is_of = |path: &&PathBuf, wanted: &str| path.extension().is_some_and(|extension| extension == wanted);
+    if let Some(gguf) = files.files.values().find(|path| is_of(path, "gguf")) {
+        return Ok(gguf.clone());
+    }
+    if files.files.contains_key("config.json") && files.files.values().any(|path| is_of(&path, "safetensors")) {
+        return Ok(files.dir.clone());
+    }
+    Err(Error::Malformed {
         path: files.dir.clone(),
-        problem: "this model has no GGUF file, which generating needs".into(),
+        problem: "this model has neither a GGUF file nor safetensors, which generating needs".into(),
     })
 }
 
