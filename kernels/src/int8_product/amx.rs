@@ -59,7 +59,8 @@ unsafe fn rows_of_tiles<U: TileUnit, const R: usize>(operands: &Operands<'_>, su
     let mut products = [Products([0; GROUP]); TALL];
     sums.fill([0.0; GROUP]);
     // SAFETY: the caller promises the unit. A block of weights has eight quads of sixty-four bytes; `n_rows` rows of
-    // inputs have a block of thirty-two bytes every `stride` bytes, and the last tile has the rows that are left.
+    // inputs have a block of thirty-two bytes every `stride` bytes, and the last tile has the rows that are left;
+    // there is a step for each row and block.
     unsafe {
         unit.configure(&config(n_rows));
         for b in 0..n_blocks {
@@ -72,11 +73,11 @@ unsafe fn rows_of_tiles<U: TileUnit, const R: usize>(operands: &Operands<'_>, su
             if R > 2 {
                 multiply::<U, 2, 5>(&mut unit, inputs.add(2 * ROWS * stride), stride, &mut products[2 * ROWS..]);
             }
-            let scales: &[f32; GROUP] = operands.scales[b * GROUP..].first_chunk().expect("a scale an output");
-            let weight_sums: &[f32; GROUP] = operands.weight_sums[b * GROUP..].first_chunk().expect("a sum an output");
+            let scales = *operands.scales[b * GROUP..].first_chunk().expect("a scale an output");
+            let weight_sums = *operands.weight_sums[b * GROUP..].first_chunk().expect("a sum an output");
             for (r, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
-                let (step, least) = operands.steps[r * n_blocks + b];
-                add_scaled(products, step, least, scales, weight_sums, sums);
+                let (step, least) = *operands.steps.get_unchecked(r * n_blocks + b);
+                add_scaled(products, step, least, &scales, &weight_sums, sums);
             }
         }
         unit.release();
