@@ -1,7 +1,7 @@
 //! One loop, compiled for each instruction set.
 //!
 //! A kernel whose loops the compiler vectorises well needs no intrinsics: it needs the same loops compiled once for any
-//! processor, once for AVX2 with FMA and once for AVX-512. The sums still run in the order that is written.
+//! processor, once for NEON, once for AVX2 with FMA and once for AVX-512. The sums still run in the order that is written.
 
 /// Defines a function whose first argument is the [`CpuForm`](crate::device::CpuForm) it is run in, which must be
 /// available. The body sees `const FMA: bool`, to hand on to [`fma`] and to what is `#[inline(always)]`.
@@ -16,7 +16,7 @@ macro_rules! forms {
             #[allow(clippy::extra_unused_type_parameters, reason = "a body without products has no use for it")]
             fn body<const FMA: bool>($($argument: $type),*) $(-> $result)? $body
 
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             use $crate::device::CpuForm;
 
             #[cfg(target_arch = "x86_64")]
@@ -38,6 +38,9 @@ macro_rules! forms {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the form is chosen only where the processor has AVX2 and FMA.
                 CpuForm::Avx2 => unsafe { avx2($($argument),*) },
+                // Every 64-bit ARM has NEON, whose products add in one rounding.
+                #[cfg(target_arch = "aarch64")]
+                CpuForm::Neon | CpuForm::NeonDotprod => body::<true>($($argument),*),
                 _ => body::<false>($($argument),*),
             }
         }

@@ -45,6 +45,8 @@ mod l2_normalize;
 mod layer_norm;
 mod matrix_product;
 mod mean_pool;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod parallel;
 mod quantized_score;
 mod rms_norm;

@@ -16,6 +16,8 @@ mod avx512;
 mod cpu;
 mod exp;
 mod merge;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -489,6 +491,11 @@ fn attend_tile(
             // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C; the job was checked.
             unsafe { avx2::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
         }
+        #[cfg(target_arch = "aarch64")]
+        CpuForm::Neon | CpuForm::NeonDotprod => {
+            // SAFETY: these forms are chosen only where the processor has NEON; the job was checked.
+            unsafe { neon::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
+        }
         // SAFETY: any processor runs this; the job was checked.
         _ => unsafe { tile::attend::<Portable>(job, kv_head, tokens, blocks, scratch, state) },
     }
@@ -517,6 +524,11 @@ fn mass_tile(
             // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C; the job was checked.
             unsafe { avx2::mass_tile(job, kv_head, tokens, block, lse, scratch, sums) }
         }
+        #[cfg(target_arch = "aarch64")]
+        CpuForm::Neon | CpuForm::NeonDotprod => {
+            // SAFETY: these forms are chosen only where the processor has NEON; the job was checked.
+            unsafe { neon::mass_tile(job, kv_head, tokens, block, lse, scratch, sums) }
+        }
         // SAFETY: any processor runs this; the job was checked.
         _ => unsafe { tile::mass_of_block::<Portable>(job, kv_head, tokens, block, lse, scratch, sums) },
     }
@@ -534,6 +546,11 @@ fn merge_states(form: CpuForm, state: &mut State, block: &mut State) {
         CpuForm::Avx2 => {
             // SAFETY: the form is chosen only where the processor has AVX2, FMA and F16C.
             unsafe { avx2::merge_states(state, block) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        CpuForm::Neon | CpuForm::NeonDotprod => {
+            // SAFETY: these forms are chosen only where the processor has NEON.
+            unsafe { neon::merge_states(state, block) }
         }
         // SAFETY: any processor runs this.
         _ => unsafe { tile::merge_states::<Portable>(state, block) },

@@ -134,6 +134,32 @@ fn powers_of_two_are_right() {
     if CpuForm::available().contains(&CpuForm::Avx512) {
         check::<avx512::Avx512>();
     }
+    #[cfg(target_arch = "aarch64")]
+    check::<neon::Neon>();
+}
+
+#[test]
+fn squares_are_transposed() {
+    fn check<S: Simd>() {
+        let numbers: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
+        let mut got = vec![f32::NAN; 16 * 18];
+        // SAFETY: the processor runs it, and both have sixteen rows of more than sixteen columns.
+        unsafe { S::transpose(numbers.as_ptr(), 20, got.as_mut_ptr(), 18) };
+        for (row, column) in (0..S::LANES).flat_map(|row| (0..S::LANES).map(move |column| (row, column))) {
+            assert_eq!(got[column * 18 + row], numbers[row * 20 + column], "row {row}, column {column}");
+        }
+    }
+    check::<Portable>();
+    #[cfg(target_arch = "x86_64")]
+    if CpuForm::available().contains(&CpuForm::Avx2) {
+        check::<avx2::Avx2>();
+    }
+    #[cfg(target_arch = "x86_64")]
+    if CpuForm::available().contains(&CpuForm::Avx512) {
+        check::<avx512::Avx512>();
+    }
+    #[cfg(target_arch = "aarch64")]
+    check::<neon::Neon>();
 }
 
 #[test]

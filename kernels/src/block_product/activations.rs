@@ -16,6 +16,9 @@ pub(super) struct Activations {
     half_sums: Vec<[i32; 2]>,
 }
 
+/// [`quantize`] in one form.
+type Quantize = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32], &mut [[i32; 2]]);
+
 /// One row of [`Activations`].
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
@@ -38,7 +41,7 @@ impl Activations {
             sums: vec![0.0; n],
             half_sums: vec![[0; 2]; n],
         };
-        let quantize = match form {
+        let quantize: Quantize = match form {
             #[cfg(target_arch = "x86_64")]
             CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => quantize_avx2,
             _ => quantize,

@@ -13,6 +13,8 @@ mod avx512;
 mod cpu;
 mod format;
 mod matrix;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -90,6 +92,12 @@ impl Tiles {
             CpuForm::Avx2 | CpuForm::Avx512 => {
                 Self { four: avx2::tile::<L, 4>, two: avx2::tile::<L, 2>, one: avx2::tile::<L, 1> }
             }
+            #[cfg(target_arch = "aarch64")]
+            CpuForm::NeonDotprod => Self {
+                four: neon_dotprod::tile::<L, 4>,
+                two: neon_dotprod::tile::<L, 2>,
+                one: neon_dotprod::tile::<L, 1>,
+            },
             _ => Self { four: portable::tile::<L, 4>, two: portable::tile::<L, 2>, one: portable::tile::<L, 1> },
         }
     }

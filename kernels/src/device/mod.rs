@@ -18,6 +18,8 @@ pub enum CpuForm {
     Portable,
     /// 64-bit ARM.
     Neon,
+    /// 64-bit ARM with DotProd: products of bytes that add up four at a time.
+    NeonDotprod,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512F, BW, DQ and VL.
@@ -29,13 +31,15 @@ pub enum CpuForm {
 }
 
 impl CpuForm {
-    const ALL: [Self; 6] = [Self::Amx, Self::Avx512Vnni, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+    const ALL: [Self; 7] =
+        [Self::Amx, Self::Avx512Vnni, Self::Avx512, Self::Avx2, Self::NeonDotprod, Self::Neon, Self::Portable];
 
     /// The name that `RAGLAN_CPU` knows it by.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
@@ -48,11 +52,13 @@ impl CpuForm {
     #[inline]
     pub fn best() -> Self {
         static BEST: OnceLock<CpuForm> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let name = std::env::var("RAGLAN_CPU").unwrap_or_default();
-            let limit = Self::ALL.into_iter().find(|form| form.name() == name).unwrap_or(Self::Amx);
-            Self::ALL.into_iter().find(|&form| form <= limit && form.runs_here()).unwrap_or(Self::Portable)
-        })
+        *BEST.get_or_init(|| Self::best_below(&std::env::var("RAGLAN_CPU").unwrap_or_default()))
+    }
+
+    /// The fastest form that this processor runs and that is no faster than the one of this name, if one has it.
+    fn best_below(name: &str) -> Self {
+        let limit = Self::ALL.into_iter().find(|form| form.name() == name).unwrap_or(Self::Amx);
+        Self::ALL.into_iter().find(|&form| form <= limit && form.runs_here()).unwrap_or(Self::Portable)
     }
 
     /// Every form that this processor runs, fastest first; [`CpuForm::Portable`] is always the last.
@@ -77,6 +83,8 @@ impl CpuForm {
             Self::Amx => Self::Avx512Vnni.runs_here() && crate::tiles::Amx::runs_here(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => Self::Neon.runs_here() && std::arch::is_aarch64_feature_detected!("dotprod"),
             _ => false,
         }
     }
@@ -129,6 +137,20 @@ mod tests {
         assert!(forms.contains(&CpuForm::best()));
         assert!(forms.is_sorted_by(|a, b| a > b));
         assert_eq!(forms.last(), Some(&CpuForm::Portable));
+    }
+
+    #[test]
+    fn each_form_is_chosen_by_its_name_and_the_fastest_without() {
+        let available = CpuForm::available();
+        for &form in &available {
+            assert_eq!(CpuForm::best_below(form.name()), form);
+        }
+        for form in CpuForm::ALL.into_iter().filter(|form| !available.contains(form)) {
+            let chosen = CpuForm::best_below(form.name());
+            assert!(chosen < form && available.contains(&chosen), "{form:?} is not there, {chosen:?} is slower");
+        }
+        assert_eq!(CpuForm::best_below(""), available[0]);
+        assert_eq!(CpuForm::best_below("abacus"), available[0]);
     }
 
     #[test]

@@ -133,8 +133,8 @@ fn products<const Q: usize>(form: CpuForm, queries: [&[f32]; Q], vector: &[f32],
         // SAFETY: the form is chosen only where the processor has AVX2 and FMA, and the lengths are equal.
         CpuForm::Avx2 => unsafe { avx2::products(queries, vector, out) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: the form is chosen only where the processor has NEON, and the lengths are equal.
-        CpuForm::Neon => unsafe { neon::products(queries, vector, out) },
+        // SAFETY: these forms are chosen only where the processor has NEON, and the lengths are equal.
+        CpuForm::Neon | CpuForm::NeonDotprod => unsafe { neon::products(queries, vector, out) },
         _ => portable::products(queries, vector, out),
     }
 }

@@ -17,6 +17,8 @@ mod avx2;
 mod avx512_vnni;
 #[cfg(test)]
 mod cpu;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -252,6 +254,9 @@ fn tile(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2 and FMA; the rest as above.
         CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::tile(n_rows, &operands, sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the form is chosen only where the processor has NEON and DotProd; the rest as above.
+        CpuForm::NeonDotprod => unsafe { neon_dotprod::tile(n_rows, &operands, sums) },
         _ => portable::tile(n_rows, &operands, sums),
     }
 }

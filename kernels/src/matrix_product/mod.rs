@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod cpu;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -169,12 +171,13 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn multiply(&self, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
-        let (tall, wide) = match self.form {
-            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2),
-            _ => (6, 1),
-        };
         // A few rows are bound by memory and by the latency of additions: more panels side by side.
-        let wide = if rows.len() <= 2 { 4 } else { wide };
+        let (tall, wide, wide_for_few) = match self.form {
+            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2, 4),
+            CpuForm::Neon | CpuForm::NeonDotprod => (6, 1, 2),
+            _ => (6, 1, 4),
+        };
+        let wide = if rows.len() <= 2 { wide_for_few } else { wide };
         let mut panel = panels.start;
         while panel < panels.end {
             let n_panels = if panels.end - panel >= wide { wide } else { 1 };
@@ -206,6 +209,11 @@ impl Tile<'_> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the form is chosen only where the processor has AVX2 and FMA; the rest as above.
             CpuForm::Avx2 => unsafe { avx2::tile(n_rows, n_panels, rows, panels, shape, sums) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: these forms are chosen only where the processor has NEON; the rest as above.
+            CpuForm::Neon | CpuForm::NeonDotprod => unsafe {
+                neon::tile(n_rows, n_panels, rows, panels, shape, sums);
+            },
             _ => portable::tile(n_rows, n_panels, rows, panels, shape, sums),
         }
         for (i, sums) in sums.chunks_exact(n_panels * PANEL).enumerate() {

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(test)]
 mod cpu;
 #[cfg(target_arch = "x86_64")]
@@ -110,10 +112,11 @@ fn inner_product(form: CpuForm, query: &[i16], codes: &[i8]) -> i32 {
     assert_eq!(query.len(), codes.len(), "query and vector are of one length");
     match form {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: these forms are chosen only where the processor has AVX2, and the lengths are equal.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
-            avx2::inner_product(query, codes)
-        },
+        // SAFETY: these forms are chosen only where the processor has AVX-512F, BW and VL, and the lengths are equal.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512::inner_product(query, codes) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the form is chosen only where the processor has AVX2, and the lengths are equal.
+        CpuForm::Avx2 => unsafe { avx2::inner_product(query, codes) },
         _ => portable::inner_product(query, codes),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use crate::device::CpuForm;
+use crate::forms::forms;
 use crate::{Error, Result};
 
 /// How many scores are compared with the threshold at once; a few SIMD registers' worth.
@@ -64,14 +66,12 @@ impl TopK {
     ///
     /// [`Error::NotANumber`] when one is NaN.
     pub fn extend(&mut self, scores: &[f32], first_index: u32) -> Result<()> {
-        let mut index = first_index;
-        for block in scores.chunks(BLOCK) {
-            if block.iter().fold(false, |any, &score| any | (score >= self.threshold) | score.is_nan()) {
-                for (&score, index) in block.iter().zip(index..) {
-                    self.push(score, index)?;
-                }
+        let (form, mut at) = (CpuForm::best(), 0);
+        while let Some(block) = next_block(form, scores, at, self.threshold) {
+            at = (block + BLOCK).min(scores.len());
+            for (&score, index) in scores[block..at].iter().zip(first_index + block as u32..) {
+                self.push(score, index)?;
             }
-            index += block.len() as u32;
         }
         Ok(())
     }
@@ -82,17 +82,15 @@ impl TopK {
     ///
     /// [`Error::NotANumber`] when one is NaN.
     pub fn extend_positive(&mut self, scores: &[f32], first_index: u32) -> Result<()> {
-        let mut index = first_index;
-        for block in scores.chunks(BLOCK) {
-            let threshold = self.threshold.max(f32::from_bits(1)); // The least positive number.
-            if block.iter().fold(false, |any, &score| any | (score >= threshold) | score.is_nan()) {
-                for (&score, index) in block.iter().zip(index..) {
-                    if score > 0.0 || score.is_nan() {
-                        self.push(score, index)?;
-                    }
+        const LEAST: f32 = f32::from_bits(1); // The least positive number.
+        let (form, mut at) = (CpuForm::best(), 0);
+        while let Some(block) = next_block(form, scores, at, self.threshold.max(LEAST)) {
+            at = (block + BLOCK).min(scores.len());
+            for (&score, index) in scores[block..at].iter().zip(first_index + block as u32..) {
+                if score > 0.0 || score.is_nan() {
+                    self.push(score, index)?;
                 }
             }
-            index += block.len() as u32;
         }
         Ok(())
     }
@@ -115,6 +113,16 @@ impl TopK {
             self.candidates.truncate(self.k);
             self.threshold = worst;
         }
+    }
+}
+
+forms! {
+    /// Where the first block from `at` on begins that has a score of `threshold` or above, or one that is no number.
+    fn next_block(scores: &[f32], at: usize, threshold: f32) -> Option<usize> {
+        let worthwhile = |score: f32| (score >= threshold) | score.is_nan();
+        let blocks = scores[at..].chunks(BLOCK);
+        let mut blocks = blocks.map(|block| block.iter().fold(false, |any, &score| any | worthwhile(score)));
+        blocks.position(|any| any).map(|skipped| at + skipped * BLOCK)
     }
 }
 
