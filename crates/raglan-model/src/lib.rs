@@ -51,5 +51,5 @@ pub use linear::Products;
 pub use llama::{ForwardRows, Forwarded, LlamaModel, Session, Want};
 pub use llama_config::LlamaConfig;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
-pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
+pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;
