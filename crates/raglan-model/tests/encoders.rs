@@ -8,7 +8,7 @@ use candle_nn::{Module, VarBuilder};
 use candle_transformers::models::{bert, distilbert, modernbert, xlm_roberta};
 use raglan_model::{
     ClassificationHead, EncoderModel, EncoderModelConfig, Error, HiddenStates, MaskedLanguageHead, Products,
-    SafetensorsFile, TokenProjection, Tokenizer,
+    SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -402,7 +402,7 @@ fn projections_have_length_one() {
 }
 
 /// All that a model and its heads say of some texts, text by text.
-fn all(small: &Small, texts: &[&[u32]]) -> Vec<(Vec<f32>, Vec<(u32, f32)>, Vec<f32>)> {
+fn all(small: &Small, texts: &[&[u32]]) -> Vec<(Vec<f32>, TermWeights, Vec<f32>)> {
     let hidden = small.model().hidden_states(texts).unwrap();
     let terms = small.masked_language_head().term_weights(&hidden).unwrap();
     let classes = small.classification_head().logits(&hidden).unwrap();
