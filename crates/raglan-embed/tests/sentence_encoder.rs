@@ -1,74 +1,12 @@
 //! The encoder on a small model of random weights.
 
-use std::collections::HashMap;
-use std::path::Path;
+mod small_model;
 
-use candle_core::{Device, Tensor};
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{EncoderConfig, Error, Pooling, SentenceEncoder, token_counter};
 use raglan_model::Products;
 use serde_json::json;
-
-const HIDDEN: usize = 16;
-const POSITIONS: usize = 64;
-
-/// Writes a model whose tokens are letters.
-fn write_model(dir: &Path) {
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
-    let heads = ('a'..='z').map(String::from);
-    let pieces =
-        special.iter().map(|&token| token.to_owned()).chain(heads).chain(('a'..='z').map(|c| format!("##{c}")));
-    let vocab: HashMap<String, usize> = pieces.enumerate().map(|(id, piece)| (piece, id)).collect();
-    let config = json!({
-        "model_type": "bert", "vocab_size": vocab.len(), "hidden_size": HIDDEN, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "gelu", "max_position_embeddings": POSITIONS,
-    });
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-                       "strip_accents": null, "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-        "decoder": null,
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": 100, "vocab": vocab},
-    });
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let mut tensors = HashMap::new();
-    let mut seed = 7u64;
-    let mut put = |name: &str, shape: &[usize], centre: f32| {
-        let n = shape.iter().product();
-        let values: Vec<f32> = (0..n)
-            .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                centre + (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-            })
-            .collect();
-        tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
-    };
-    put("embeddings.word_embeddings.weight", &[vocab.len(), HIDDEN], 0.0);
-    put("embeddings.position_embeddings.weight", &[POSITIONS, HIDDEN], 0.0);
-    put("embeddings.token_type_embeddings.weight", &[2, HIDDEN], 0.0);
-    let maps = [
-        ("attention.self.query", HIDDEN, HIDDEN),
-        ("attention.self.key", HIDDEN, HIDDEN),
-        ("attention.self.value", HIDDEN, HIDDEN),
-        ("attention.output.dense", HIDDEN, HIDDEN),
-        ("intermediate.dense", 24, HIDDEN),
-        ("output.dense", HIDDEN, 24),
-    ];
-    for (name, outputs, inputs) in maps {
-        put(&format!("encoder.layer.0.{name}.weight"), &[outputs, inputs], 0.0);
-        put(&format!("encoder.layer.0.{name}.bias"), &[outputs], 0.0);
-    }
-    let norms = ["embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"];
-    for norm in norms {
-        put(&format!("{norm}.LayerNorm.weight"), &[HIDDEN], 1.0);
-        put(&format!("{norm}.LayerNorm.bias"), &[HIDDEN], 0.0);
-    }
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-}
+use small_model::{HIDDEN, POSITIONS, write_model};
 
 fn load(configure: impl FnOnce(&mut EncoderConfig), threads: usize) -> SentenceEncoder {
     let dir = tempfile::tempdir().unwrap();

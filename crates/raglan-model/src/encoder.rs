@@ -37,7 +37,7 @@ enum Layers {
     /// Behind each residual connection, as in BERT.
     PostNorm(Vec<Layer>),
     /// Before each map, as in `ModernBERT`.
-    PreNorm(PreNormLayers),
+    PreNorm(Box<PreNormLayers>),
 }
 
 impl EncoderModel {
@@ -75,7 +75,7 @@ impl EncoderModel {
         }
         let norm = weights.layer_norm(if modern { "embeddings.norm" } else { "embeddings.LayerNorm" })?;
         let layers = match &config.rotary {
-            Some(rotary) => Layers::PreNorm(PreNormLayers::load(&weights, &config, rotary, products)?),
+            Some(rotary) => Layers::PreNorm(Box::new(PreNormLayers::load(&weights, &config, rotary, products)?)),
             None => {
                 let layers = (0..config.num_hidden_layers).map(|i| Layer::load(&weights, &config, i, products));
                 Layers::PostNorm(layers.collect::<Result<_>>()?)

@@ -18,7 +18,11 @@ use crate::{Error, Result};
 
 // Bounds on what a header may hold, several times what the largest published models need: a file that asks for more
 // is refused before anything of that size is allocated.
-const MAX_HEADER_BYTES: u64 = 64 << 20;
+const MAX_HEADER_BYTES: u64 = 48 << 20;
+/// What a header may take in memory: a vocabulary of 262,144 tokens with as many scores and types and twice as many
+/// merges takes 45 MB.
+const MAX_HEADER_MEMORY: u64 = 56 << 20;
+const MAX_NAME_BYTES: u64 = 1 << 10;
 const MAX_ENTRIES: u64 = 1 << 16;
 const MAX_ARRAY_LEN: u64 = 1 << 22;
 const MAX_STRING_BYTES: u64 = 16 << 20;
@@ -101,9 +105,13 @@ impl GgufFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let io = |source| Error::Io { path: path.clone(), source };
+        // Another kind of file might never end, or never begin.
+        if !std::fs::metadata(&path).map_err(io)?.is_file() {
+            return Err(Error::Malformed { path, problem: "not a file".into() });
+        }
         let file = File::open(&path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        let mut header = Header { path: &path, reader: BufReader::new(file), at: 0, len };
+        let mut header = Header { path: &path, reader: BufReader::new(file), at: 0, len, memory: 0 };
         let (metadata, tensors) = header.read()?;
         let file = Mutex::new(header.reader.into_inner());
         Ok(Self { path, file, metadata, tensors })
@@ -203,17 +211,25 @@ impl GgufFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] when there is no such tensor or its shape is another one; [`Error::Io`].
+    /// [`Error::Malformed`] when there is no such tensor, its shape is another one or a number is not finite;
+    /// [`Error::Io`].
     pub fn dequantize(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let bytes = self.bytes(name, shape)?;
         let tensor = &self.tensors[name];
         if let Some(format) = tensor.format() {
             let mut numbers = vec![0.0; shape.iter().product()];
             dequantize_blocks(format, &bytes, &mut numbers)?;
-            return Ok(numbers);
+            return self.finite(name, numbers);
         }
         let quantized = ggml_file::qtensor_from_ggml(tensor.dtype, &bytes, shape.to_vec(), &Device::Cpu)?;
-        Ok(quantized.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+        self.finite(name, quantized.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn finite(&self, name: &str, numbers: Vec<f32>) -> Result<Vec<f32>> {
+        if numbers.iter().all(|x| x.is_finite()) {
+            return Ok(numbers);
+        }
+        Err(self.malformed(format!("tensor `{name}` holds something that is not a finite number")))
     }
 
     /// Reads a tensor as it is stored.
@@ -269,6 +285,8 @@ struct Header<'p> {
     reader: BufReader<File>,
     at: u64,
     len: u64,
+    /// What has been read takes in memory, about.
+    memory: u64,
 }
 
 impl Header<'_> {
@@ -284,7 +302,8 @@ impl Header<'_> {
         let n_entries = self.count("metadata entries", MAX_ENTRIES, 8 + 4 + 1)?;
         let mut metadata = BTreeMap::new();
         for _ in 0..n_entries {
-            let key = self.string()?;
+            let key = self.name()?;
+            self.takes(128)?;
             let tag = self.u32()?;
             let value = self.value(tag, 0)?;
             if metadata.insert(key.clone(), value).is_some() {
@@ -325,7 +344,8 @@ impl Header<'_> {
 
     /// One line of the tensor table; `start` still counts from the first tensor.
     fn tensor(&mut self) -> Result<(String, GgufTensor)> {
-        let name = self.string()?;
+        let name = self.name()?;
+        self.takes(256)?;
         let n_dims = self.u32()?;
         if n_dims == 0 || n_dims > MAX_DIMS {
             return Err(self.malformed(format!("tensor `{name}` has {n_dims} dimensions")));
@@ -390,25 +410,48 @@ impl Header<'_> {
             _ => return Err(self.malformed(format!("metadata is of unknown type {tag}"))),
         };
         let len = self.count("array elements", MAX_ARRAY_LEN, smallest)?;
+        // The elements' size in memory, which may be eight times that in the file.
+        self.takes(
+            len * if tag == 9 {
+                32
+            } else if tag == 8 {
+                24
+            } else if matches!(tag, 6 | 12) {
+                4
+            } else {
+                8
+            },
+        )?;
         Ok(match tag {
-            6 => GgufValue::Floats((0..len).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_>>()?),
-            7 => GgufValue::Bools((0..len).map(|_| Ok(self.bytes::<1>()? != [0])).collect::<Result<_>>()?),
-            8 => GgufValue::Texts((0..len).map(|_| self.string()).collect::<Result<_>>()?),
-            9 if depth < MAX_DEPTH => {
-                GgufValue::Arrays((0..len).map(|_| self.array(depth + 1)).collect::<Result<_>>()?)
-            }
+            6 => GgufValue::Floats(self.elements(len, |header| Ok(f32::from_le_bytes(header.bytes()?)))?),
+            7 => GgufValue::Bools(self.elements(len, |header| Ok(header.bytes::<1>()? != [0]))?),
+            8 => GgufValue::Texts(self.elements(len, Self::string)?),
+            9 if depth < MAX_DEPTH => GgufValue::Arrays(self.elements(len, |header| header.array(depth + 1))?),
             9 => return Err(self.malformed("metadata is nested too deeply")),
-            12 => GgufValue::Floats(
-                (0..len).map(|_| Ok(f64::from_le_bytes(self.bytes()?) as f32)).collect::<Result<_>>()?,
-            ),
-            _ => {
-                let narrow = |header: &mut Self| {
-                    let wide = header.integer(tag)?;
-                    i64::try_from(wide).map_err(|_| header.malformed(format!("number {wide} is too large")))
-                };
-                GgufValue::Integers((0..len).map(|_| narrow(self)).collect::<Result<_>>()?)
-            }
+            12 => GgufValue::Floats(self.elements(len, |header| Ok(f64::from_le_bytes(header.bytes()?) as f32))?),
+            _ => GgufValue::Integers(self.elements(len, |header| {
+                let wide = header.integer(tag)?;
+                i64::try_from(wide).map_err(|_| header.malformed(format!("number {wide} is too large")))
+            })?),
         })
+    }
+
+    /// So many elements, whose room has been asked for.
+    fn elements<T>(&mut self, len: u64, element: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        let mut elements = Vec::with_capacity(len as usize);
+        for _ in 0..len {
+            elements.push(element(self)?);
+        }
+        Ok(elements)
+    }
+
+    /// Refuses a header that takes too much memory.
+    fn takes(&mut self, n_bytes: u64) -> Result<()> {
+        self.memory += n_bytes;
+        if self.memory > MAX_HEADER_MEMORY {
+            return Err(self.malformed(format!("the header takes more than {} MB", MAX_HEADER_MEMORY >> 20)));
+        }
+        Ok(())
     }
 
     /// A number of things to come, each of at least `smallest` bytes.
@@ -425,10 +468,20 @@ impl Header<'_> {
         if len > MAX_STRING_BYTES || len > self.len - self.at {
             return Err(self.malformed(format!("a text of {len} bytes does not fit into the file")));
         }
+        self.takes(len.max(1).next_multiple_of(16) + 16)?; // As an allocator rounds it.
         let mut bytes = vec![0; len as usize];
         self.fill(&mut bytes)?;
         // Vocabularies in the wild hold tokens that are not UTF-8; they can never match a text, so any reading does.
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    }
+
+    /// The name of a tensor or an entry, which messages repeat.
+    fn name(&mut self) -> Result<String> {
+        let name = self.string()?;
+        if name.len() as u64 > MAX_NAME_BYTES {
+            return Err(self.malformed(format!("a name of {} bytes", name.len())));
+        }
+        Ok(name)
     }
 
     fn u32(&mut self) -> Result<u32> {
@@ -448,7 +501,7 @@ impl Header<'_> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         let after = self.at + bytes.len() as u64;
         if after > self.len.min(MAX_HEADER_BYTES) {
-            return Err(self.malformed("the header is cut short, or longer than 64 MiB"));
+            return Err(self.malformed("the header is cut short, or longer than 48 MiB"));
         }
         self.reader.read_exact(bytes).map_err(|source| Error::Io { path: self.path.to_owned(), source })?;
         self.at = after;

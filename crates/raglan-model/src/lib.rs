@@ -55,5 +55,5 @@ pub use linear::Products;
 pub use llama::{ForwardRows, ForwardSequence, Forwarded, LlamaModel, Session, View, Want};
 pub use llama_config::{LlamaConfig, Rope};
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
-pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
+pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

@@ -5,6 +5,7 @@
 //! may hold `__metadata__`. The tensors fill the rest of the file without gaps. An index, `model.safetensors.index.json`,
 //! says in its `weight_map` which file beside it holds which tensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
@@ -376,7 +377,7 @@ fn parse<'de>(json: &'de str, seed: impl DeserializeSeed<'de, Value = ()>) -> se
 /// A JSON object whose entries are handed over as they come; `serde_json`'s maps would swallow a name that is there
 /// twice.
 struct Object<V, F> {
-    /// The entry that is of no interest.
+    /// The entry that is of no interest; it must be an object of texts.
     ignored: Option<&'static str>,
     each: F,
     value: PhantomData<V>,
@@ -400,10 +401,40 @@ impl<'de, V: Deserialize<'de>, F: FnMut(String, V) -> Result<(), String>> Visito
     fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<(), A::Error> {
         while let Some(key) = entries.next_key::<String>()? {
             if self.ignored == Some(&*key) {
-                entries.next_value::<IgnoredAny>()?;
+                entries.next_value_seed(Texts)?;
             } else {
                 (self.each)(key, entries.next_value()?).map_err(serde::de::Error::custom)?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// An object of texts, passed over. Nothing is nested in it, since that would cost time.
+struct Texts;
+
+impl<'de> DeserializeSeed<'de> for Texts {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of texts")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(()) // `null`, where there are none.
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while entries.next_key::<IgnoredAny>()?.is_some() {
+            entries.next_value::<Cow<str>>()?;
         }
         Ok(())
     }

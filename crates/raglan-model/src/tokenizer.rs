@@ -16,7 +16,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, Decoder, DecoderWrapper, ModelWrapper, NormalizerWrapper, SplitDelimiterBehavior, decoders, normalizers,
+    AddedToken, Decoder, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessor, SplitDelimiterBehavior,
+    TruncationDirection, decoders, normalizers,
 };
 
 use crate::gguf::GgufFile;
@@ -39,6 +40,15 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// Where each token lies in the text, in bytes; empty for tokens that are added around it.
     pub spans: Vec<Range<usize>>,
+}
+
+/// A pair of texts in tokens, as a cross-encoder reads them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodedPair {
+    /// The tokens' ids, special ones included.
+    pub ids: Vec<u32>,
+    /// Which text each token belongs to, as the model was trained: 0 for both in families without segments.
+    pub token_types: Vec<u32>,
 }
 
 /// Turns ids into text as they come, in whole characters.
@@ -162,6 +172,37 @@ impl Tokenizer {
             encoding.spans.remove(0);
         }
         Ok(encoding)
+    }
+
+    /// The tokens of two texts with the special ones that the model wants around them and between. When there are more
+    /// than `max_tokens`, the end of the longer text is cut off, and then of both alike.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] when the vocabulary has no token for a part of a text, or the special tokens alone are more
+    /// than `max_tokens`.
+    pub fn encode_pair(&self, first: &str, second: &str, max_tokens: usize) -> Result<EncodedPair> {
+        let broken = |e: tokenizers::Error| Error::Tokenizer { problem: e.to_string() };
+        let n_special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        let Some(room) = max_tokens.checked_sub(n_special) else {
+            let problem = format!("a pair of texts has {n_special} special tokens, and {max_tokens} are read");
+            return Err(Error::Tokenizer { problem });
+        };
+        let mut parts =
+            [self.inner.encode(first, false).map_err(broken)?, self.inner.encode(second, false).map_err(broken)?];
+        let [n_first, n_second] = [parts[0].len(), parts[1].len()];
+        if n_first + n_second > room {
+            // What the shorter text leaves of its half is the longer one's.
+            let half = room / 2;
+            let first = n_first.min((room - half).max(room.saturating_sub(n_second)));
+            parts[0].truncate(first, 0, TruncationDirection::Right);
+            parts[1].truncate(room - first, 0, TruncationDirection::Right);
+        }
+        // What was cut off is kept for those who read a text in pieces.
+        parts.iter_mut().for_each(|part| drop(part.take_overflowing()));
+        let [first, second] = parts;
+        let pair = self.inner.post_process(first, Some(second), true).map_err(broken)?;
+        Ok(EncodedPair { ids: pair.get_ids().to_vec(), token_types: pair.get_type_ids().to_vec() })
     }
 
     /// The text of tokens, without special ones.

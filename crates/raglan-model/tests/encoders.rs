@@ -8,7 +8,7 @@ use candle_nn::{Module, VarBuilder};
 use candle_transformers::models::{bert, distilbert, modernbert, xlm_roberta};
 use raglan_model::{
     ClassificationHead, EncoderModel, EncoderModelConfig, Error, HiddenStates, MaskedLanguageHead, Products,
-    SafetensorsFile, TokenProjection,
+    SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -402,7 +402,7 @@ fn projections_have_length_one() {
 }
 
 /// All that a model and its heads say of some texts, text by text.
-fn all(small: &Small, texts: &[&[u32]]) -> Vec<(Vec<f32>, Vec<(u32, f32)>, Vec<f32>)> {
+fn all(small: &Small, texts: &[&[u32]]) -> Vec<(Vec<f32>, TermWeights, Vec<f32>)> {
     let hidden = small.model().hidden_states(texts).unwrap();
     let terms = small.masked_language_head().term_weights(&hidden).unwrap();
     let classes = small.classification_head().logits(&hidden).unwrap();
@@ -462,4 +462,31 @@ fn heads_that_are_not_there_or_do_not_fit_are_errors() {
     assert!(malformed(TokenProjection::from_safetensors(&file, &config, Products::Stored).err()));
     assert!(malformed(ClassificationHead::from_safetensors(&file, &config, Products::Stored).err()));
     assert!(malformed(MaskedLanguageHead::from_safetensors(&file, &config, Products::Stored).err()));
+}
+
+#[test]
+fn pairs_have_types_and_the_longer_text_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let vocab: HashMap<&str, usize> = ["[UNK]", "[CLS]", "[SEP]", "a", "b"].into_iter().zip(0..).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
+        "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab},
+    });
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    let check = |first: &str, second: &str, max_tokens: usize, ids: &[u32], types: &[u32]| {
+        let pair = tokenizer.encode_pair(first, second, max_tokens).unwrap();
+        assert_eq!((&*pair.ids, &*pair.token_types), (ids, types));
+    };
+    check("a a", "b b b", 99, &[1, 3, 3, 2, 4, 4, 4, 2], &[0, 0, 0, 0, 1, 1, 1, 1]);
+    check("a a", "b b b", 7, &[1, 3, 3, 2, 4, 4, 2], &[0, 0, 0, 0, 1, 1, 1]);
+    check("a a", "b b b", 5, &[1, 3, 2, 4, 2], &[0, 0, 0, 1, 1]);
+    check("a", "b b b b", 7, &[1, 3, 2, 4, 4, 4, 2], &[0, 0, 0, 1, 1, 1, 1]);
+    check("a a a a", "b", 7, &[1, 3, 3, 3, 2, 4, 2], &[0, 0, 0, 0, 0, 1, 1]);
+    check("a", "b", 3, &[1, 2, 2], &[0, 0, 1]);
+    check("", "", 3, &[1, 2, 2], &[0, 0, 1]);
+    assert!(matches!(tokenizer.encode_pair("a", "b", 2), Err(Error::Tokenizer { .. })));
 }

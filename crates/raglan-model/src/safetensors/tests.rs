@@ -203,3 +203,46 @@ fn what_is_no_file_is_refused() {
     std::fs::create_dir(folder.path().join("model.safetensors")).unwrap();
     assert!(matches!(SafetensorsFile::open(folder.path()), Err(Error::Malformed { .. })));
 }
+
+#[test]
+fn no_bytes_changed_anywhere_cause_a_panic_or_a_tensor_outside_of_the_file() {
+    let (a, b) = (entry("a", "F32", "[2,1]", 0, 8), entry("b", "BF16", "[2]", 8, 12));
+    let whole = file(&format!(r#"{{"__metadata__":{{}},{a},{b}}}"#), &[0; 12]);
+    let words: [&[u8]; 12] =
+        [b"{", b"}", b"[", b"]", b"\"", b",", b":", b"-1", b"1e9", b"99999999999999999999", b"null", b"\xff\x00"];
+    let mut seed = 1u64;
+    let mut below = |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % n
+    };
+    let mut n_sound = 0;
+    for _ in 0..4000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=below(3) {
+            let at = below(bytes.len());
+            match below(4) {
+                0 => bytes[at] ^= 1 << below(8),
+                1 => drop(bytes.splice(at..at, words[below(words.len())].iter().copied())),
+                2 => drop(bytes.splice(at..(at + 1 + below(8)).min(bytes.len()), [])),
+                _ => bytes[at] = b'0' + below(10) as u8,
+            }
+        }
+        if below(2) == 0 {
+            // A length that fits what follows, so that the header itself is read.
+            let n = (bytes.len() as u64).saturating_sub(20).to_le_bytes();
+            bytes.splice(..8.min(bytes.len()), n);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(file) = SafetensorsFile::open(path) {
+            n_sound += 1;
+            for (name, tensor) in file.tensors() {
+                assert!(tensor.start + tensor.n_bytes <= bytes.len() as u64);
+                let _ = file.tensor_f32(name, &tensor.shape);
+                let _ = file.tensor_bf16(name, &tensor.shape);
+            }
+        }
+    }
+    assert!(n_sound > 10, "{n_sound} could be opened: the changes are too coarse");
+}

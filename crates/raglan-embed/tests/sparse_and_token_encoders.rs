@@ -1,0 +1,153 @@
+//! Sparse vectors and vectors a token, by a small model of random weights.
+
+mod small_model;
+
+use std::path::Path;
+
+use raglan_core::{Encoder, SparseVector};
+use raglan_embed::{Error, SparseEncoder, SparseEncoderConfig, TokenEncoder, TokenEncoderConfig, TokenVectors};
+use serde_json::json;
+use small_model::{POSITIONS, write_model};
+
+/// Texts of 0 to 60 letters, enough for several batches.
+fn texts() -> Vec<String> {
+    (0..120usize).map(|i| (0..(i * 37) % 61).map(|j| (b'a' + ((i * j) % 26) as u8) as char).collect()).collect()
+}
+
+fn passages<E: Encoder>(encoder: &E, texts: &[String]) -> Vec<E::Vector> {
+    encoder.encode_passages(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()
+}
+
+/// A text's vector has the same bits alone, in any order and on any number of threads.
+#[track_caller]
+fn check_bits<E: Encoder>(load: impl Fn(usize) -> E)
+where
+    E::Vector: PartialEq + Clone,
+{
+    let texts = texts();
+    let together = passages(&load(1), &texts);
+    assert_eq!(together.len(), texts.len());
+    let reversed: Vec<String> = texts.iter().rev().cloned().collect();
+    for threads in [1, 2, 4] {
+        let encoder = load(threads);
+        let mut got = passages(&encoder, &reversed);
+        got.reverse();
+        assert!(got == together, "{threads} threads");
+        for (text, want) in texts.iter().zip(&together).step_by(17) {
+            assert!(passages(&encoder, std::slice::from_ref(text))[0] == *want, "{threads} threads");
+        }
+    }
+    assert!(passages(&load(2), &[]).is_empty());
+}
+
+fn sparse(configure: impl Fn(&mut SparseEncoderConfig), threads: usize) -> SparseEncoder {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let mut config = SparseEncoderConfig::for_model(dir.path()).unwrap();
+    configure(&mut config);
+    SparseEncoder::load(dir.path(), config, threads).unwrap()
+}
+
+fn entries(vector: &SparseVector) -> Vec<(u32, f32)> {
+    vector.terms().iter().copied().zip(vector.weights().iter().copied()).collect()
+}
+
+#[test]
+fn a_texts_vectors_do_not_depend_on_the_batch_or_the_threads() {
+    check_bits(|threads| sparse(|_| (), threads));
+    check_bits(|threads| tokens(|_| (), threads));
+}
+
+#[test]
+fn pruning_keeps_the_heaviest_words() {
+    let text = ["abcabc".to_owned()];
+    let whole = entries(&passages(&sparse(|_| (), 1), &text)[0]);
+    assert!(whole.len() > 5 && whole.iter().all(|(_, weight)| *weight > 0.0));
+    let mut heaviest = whole.clone();
+    heaviest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let kept = |configure: &dyn Fn(&mut SparseEncoderConfig)| entries(&passages(&sparse(configure, 1), &text)[0]);
+    let sorted = |mut entries: Vec<(u32, f32)>| {
+        entries.sort_by_key(|&(term, _)| term);
+        entries
+    };
+    assert_eq!(kept(&|config| config.passage_terms = Some(4)), sorted(heaviest[..4].to_vec()));
+    assert_eq!(kept(&|config| config.min_weight = heaviest[2].1), sorted(heaviest[..3].to_vec()));
+    assert_eq!(kept(&|config| config.query_terms = Some(0)), whole);
+    let queries = sparse(|config| config.query_terms = Some(2), 1).encode_queries(&["abcabc"]).unwrap();
+    assert_eq!(entries(&queries[0]), sorted(heaviest[..2].to_vec()));
+}
+
+#[test]
+fn splade_poolings_that_are_not_done_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    std::fs::create_dir(dir.path().join("1_SpladePooling")).unwrap();
+    let with = |config: serde_json::Value| {
+        std::fs::write(dir.path().join("1_SpladePooling/config.json"), config.to_string()).unwrap();
+        SparseEncoderConfig::for_model(dir.path())
+    };
+    assert!(with(json!({"pooling_strategy": "max", "activation_function": "relu"})).is_ok());
+    assert!(matches!(with(json!({"pooling_strategy": "sum"})), Err(Error::Unsupported { .. })));
+    assert!(matches!(with(json!({"activation_function": "log1p_relu"})), Err(Error::Unsupported { .. })));
+    assert!(matches!(with(json!([7])), Err(Error::Malformed { .. })));
+}
+
+fn tokens(configure: impl Fn(&mut TokenEncoderConfig), threads: usize) -> TokenEncoder {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    tokens_of(dir.path(), configure, threads)
+}
+
+fn tokens_of(dir: &Path, configure: impl Fn(&mut TokenEncoderConfig), threads: usize) -> TokenEncoder {
+    let mut config = TokenEncoderConfig::for_model(dir).unwrap();
+    configure(&mut config);
+    TokenEncoder::load(dir, config, threads).unwrap()
+}
+
+#[test]
+fn there_is_a_vector_of_length_one_for_each_token() {
+    let encoder = tokens(|_| (), 1);
+    for TokenVectors { dim, rows } in passages(&encoder, &["abcd".to_owned(), "a,b".to_owned(), String::new()]) {
+        assert_eq!(dim, 6);
+        for row in rows.chunks_exact(dim) {
+            let length = row.iter().map(|x| x * x).sum::<f32>();
+            assert!((length - 1.0).abs() <= 1e-5, "{length}");
+        }
+    }
+    let n_tokens = |vectors: &TokenVectors| vectors.rows.len() / vectors.dim;
+    let all = passages(&encoder, &["a,b".to_owned()]);
+    assert_eq!(n_tokens(&all[0]), 5); // [CLS] a , b [SEP]
+    let without = passages(&tokens(|config| config.skips_punctuation = true, 1), &["a,b".to_owned()]);
+    assert_eq!(n_tokens(&without[0]), 4);
+    assert_eq!(without[0].rows, [&all[0].rows[..12], &all[0].rows[18..]].concat());
+    let filled = tokens(|config| config.query_filler = Some(1), 1).encode_queries(&["ab"]).unwrap();
+    assert_eq!(n_tokens(&filled[0]), 32);
+}
+
+#[test]
+fn colberts_files_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let write = |name: &str, json: serde_json::Value| std::fs::write(dir.path().join(name), json.to_string()).unwrap();
+    write(
+        "config_sentence_transformers.json",
+        json!({"query_length": 16, "document_length": 1000, "query_prefix": "[UNK] ", "document_prefix": "[PAD]",
+               "skiplist_words": [","], "do_query_expansion": true, "attend_to_expansion_tokens": false}),
+    );
+    let config = TokenEncoderConfig::for_model(dir.path()).unwrap();
+    assert_eq!((config.query_tokens, config.passage_tokens), (16, POSITIONS));
+    assert_eq!((config.query_marker, config.passage_marker, config.query_filler), (Some(1), Some(0), None));
+    assert!(config.skips_punctuation);
+    let marked = tokens_of(dir.path(), |_| (), 1).encode_passages(&["ab"]).unwrap();
+    assert_eq!(marked[0].rows.len(), 5 * 6); // [CLS] [PAD] a b [SEP]
+    let colbert = |marker: &str| {
+        write(
+            "artifact.metadata",
+            json!({"query_maxlen": 8, "doc_maxlen": 20, "query_token_id": marker, "doc_token_id": "[PAD]",
+                   "mask_punctuation": true}),
+        );
+        TokenEncoderConfig::for_model(dir.path())
+    };
+    assert_eq!(colbert("[UNK]").unwrap().query_tokens, 8);
+    assert!(matches!(colbert("[unused0]"), Err(Error::Malformed { .. })));
+}
