@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use raglan_kernels::device::CpuForm;
-use raglan_kernels::{Int8Matrix, Output, PackedMatrix, int8_product, matrix_product};
+use raglan_kernels::{Epilogue, Int8Matrix, Int8Rows, PackedMatrix, int8_product, matrix_product};
 
 /// Rounds of which the median counts, each of at least a hundredth of a second.
 const ROUNDS: usize = 9;
@@ -68,7 +68,7 @@ impl Bench {
         let (input, weights) = (numbers(n_rows * n_in), numbers(n_out * n_in));
         let packed = PackedMatrix::new(&weights, n_out, n_in).expect("the lengths fit");
         let mut out = vec![0.0; n_rows * n_out];
-        matrix_product(&input, &packed, None, Output::Replace, &mut out).expect("the lengths fit");
+        matrix_product(&input, &packed, Epilogue::default(), &mut out).expect("the lengths fit");
         let last: f64 = dot(&input[(n_rows - 1) * n_in..], &weights[(n_out - 1) * n_in..]);
         assert!((f64::from(out[n_rows * n_out - 1]) - last).abs() <= 1e-3);
         let work = if n_rows > 1 {
@@ -77,7 +77,7 @@ impl Bench {
             Work::Bytes(packed.n_bytes() as f64)
         };
         self.row("matrix_product f32", &format!("{n_rows}×{n_in}×{n_out}"), &work, || {
-            matrix_product(&input, &packed, None, Output::Replace, black_box(&mut out)).expect("the lengths fit");
+            matrix_product(&input, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");
         });
     }
 
@@ -88,7 +88,9 @@ impl Bench {
         let (input, weights) = (numbers(n_rows * n_in), numbers(n_out * n_in));
         let packed = Int8Matrix::new(&weights, n_out, n_in).expect("the weights are sound");
         let mut out = vec![0.0; n_rows * n_out];
-        int8_product(&input, &packed, None, Output::Replace, &mut out).expect("the lengths fit");
+        let mut rows = Int8Rows::default();
+        rows.round(&input, n_in).expect("the lengths fit");
+        int8_product(&rows, &packed, Epilogue::default(), &mut out).expect("the lengths fit");
         let last: f64 = dot(&input[(n_rows - 1) * n_in..], &weights[(n_out - 1) * n_in..]);
         assert!((f64::from(out[n_rows * n_out - 1]) - last).abs() <= 0.02 * (n_in as f64).sqrt());
         let work = if n_rows > 1 {
@@ -97,7 +99,8 @@ impl Bench {
             Work::Bytes(packed.n_bytes() as f64)
         };
         self.row("int8_product", &format!("{n_rows}×{n_in}×{n_out}"), &work, || {
-            int8_product(&input, &packed, None, Output::Replace, black_box(&mut out)).expect("the lengths fit");
+            rows.round(&input, n_in).expect("the lengths fit");
+            int8_product(&rows, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");
         });
     }
 }

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use raglan_kernels::{AttentionShape, Output, activate, bidirectional_attention, layer_norm};
+use raglan_kernels::{AttentionShape, Output, bidirectional_attention, layer_norm};
 use serde::Deserialize;
 
-use crate::linear::Linear;
+use crate::linear::{Linear, Middle, add_feed_forward};
 use crate::{Error, Products, Result};
 
 /// The shape of a BERT model, as its `config.json` gives it.
@@ -247,7 +247,7 @@ const FEED_FORWARD_ROWS: usize = 128;
 impl Layer {
     /// Replaces the rows by what the layer makes of them.
     fn forward(&self, rows: &mut [f32], ends: &[usize], config: &BertConfig, scratch: &mut Scratch) -> Result<()> {
-        let (dim, inner) = (config.hidden_size, config.intermediate_size);
+        let dim = config.hidden_size;
         let n_rows = rows.len() / dim;
         let qkv = Scratch::of(&mut scratch.wide, n_rows * 3 * dim);
         self.qkv.apply(rows, Output::Replace, qkv)?;
@@ -263,10 +263,7 @@ impl Layer {
         self.attended.apply(mixed, Output::Add, rows)?;
         self.attended_norm.apply(rows)?;
         for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
-            let wide = Scratch::of(&mut scratch.wide, rows.len() / dim * inner);
-            self.widen.apply(rows, Output::Replace, wide)?;
-            activate(wide, config.hidden_act.into());
-            self.narrow.apply(wide, Output::Add, rows)?;
+            add_feed_forward(rows, &self.widen, config.hidden_act.into(), &self.narrow, &mut scratch.middle)?;
             self.output_norm.apply(rows)?;
         }
         Ok(())
@@ -278,6 +275,7 @@ impl Layer {
 struct Scratch {
     wide: Vec<f32>,
     narrow: Vec<f32>,
+    middle: Middle,
 }
 
 impl Scratch {

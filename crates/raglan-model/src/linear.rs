@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
 use raglan_kernels::{
-    BlockFormat, BlockMatrix, Int8Matrix, Output, PackedMatrix, block_product, block_product_add, int8_product,
-    matrix_product,
+    Activation, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, Output, PackedMatrix, activate,
+    block_product, block_product_add, int8_product, int8_product_rounded, matrix_product,
 };
 
 use crate::Result;
@@ -108,29 +108,32 @@ impl Linear {
         Self::new(&weights, bias, n_in, products)
     }
 
-    /// The map of each row of `input`, in `out` or added to it.
+    /// The map of each row of `input`, of which `output` makes `out`.
     pub fn apply(&self, input: &[f32], output: Output, out: &mut [f32]) -> Result<()> {
-        let bias = self.bias.as_deref();
+        let epilogue = Epilogue { bias: self.bias.as_deref(), output };
         match &self.weights {
-            Weights::F32(weights) => matrix_product(input, weights, bias, output, out)?,
-            Weights::Int8(weights) => int8_product(input, weights, bias, output, out)?,
+            Weights::F32(weights) => matrix_product(input, weights, epilogue, out)?,
+            Weights::Int8(weights) => {
+                let mut rows = Int8Rows::default();
+                rows.round(input, weights.n_in())?;
+                int8_product(&rows, weights, epilogue, out)?;
+            }
             Weights::Blocks(weights) => {
                 match output {
-                    Output::Replace => block_product(input, weights, out)?,
+                    Output::Replace | Output::Activate(_) => block_product(input, weights, out)?,
                     Output::Add => block_product_add(input, weights, out)?,
                 }
-                self.add_bias(out);
+                self.finish(output, out);
             }
             Weights::Candle(weights) => {
                 let n_in = weights.dim(0)?;
                 let rows = Tensor::from_slice(input, (input.len() / n_in, n_in), &Device::Cpu)?;
                 let product = rows.matmul(weights)?.flatten_all()?.to_vec1::<f32>()?;
-                if output == Output::Replace {
-                    out.copy_from_slice(&product);
-                } else {
-                    out.iter_mut().zip(product).for_each(|(out, product)| *out += product);
+                match output {
+                    Output::Replace | Output::Activate(_) => out.copy_from_slice(&product),
+                    Output::Add => out.iter_mut().zip(product).for_each(|(out, product)| *out += product),
                 }
-                self.add_bias(out);
+                self.finish(output, out);
             }
         }
         Ok(())
@@ -145,13 +148,50 @@ impl Linear {
         }
     }
 
-    fn add_bias(&self, out: &mut [f32]) {
+    /// What products do that stop at their sums.
+    fn finish(&self, output: Output, out: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
+        if let Output::Activate(activation) = output {
+            activate(out, activation);
+        }
     }
+}
+
+/// Room for the middle of a feed-forward part, kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Middle {
+    numbers: Vec<f32>,
+    rows: Int8Rows,
+    rounded: Int8Rows,
+}
+
+/// Adds `narrow(activation(widen(x)))` to each row `x`.
+///
+/// In bytes the middle is rounded as it comes, and never is in single precision in memory.
+pub(crate) fn add_feed_forward(
+    rows: &mut [f32],
+    widen: &Linear,
+    activation: Activation,
+    narrow: &Linear,
+    middle: &mut Middle,
+) -> Result<()> {
+    if let (Weights::Int8(wide), Weights::Int8(back)) = (&widen.weights, &narrow.weights) {
+        middle.rows.round(rows, wide.n_in())?;
+        int8_product_rounded(&middle.rows, wide, widen.bias.as_deref(), Some(activation), &mut middle.rounded)?;
+        let epilogue = Epilogue { bias: narrow.bias.as_deref(), output: Output::Add };
+        return Ok(int8_product(&middle.rounded, back, epilogue, rows)?);
+    }
+    let n_numbers = rows.len() / widen.n_in() * widen.n_out;
+    if middle.numbers.len() < n_numbers {
+        middle.numbers.resize(n_numbers, 0.0);
+    }
+    let numbers = &mut middle.numbers[..n_numbers];
+    widen.apply(rows, Output::Activate(activation), numbers)?;
+    narrow.apply(numbers, Output::Add, rows)
 }
 
 /// The format that all of some tensors are stored in.

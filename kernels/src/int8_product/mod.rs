@@ -19,9 +19,15 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::activation::Activation;
 use crate::device::CpuForm;
-use crate::matrix_product::{Output, rows};
-use crate::parallel::{Tiles, for_each_task};
+use crate::epilogue::{Epilogue, Output, biases, store};
+use crate::forms::{fold_lanes, forms};
+use crate::parallel::{Tiles, even_parts, for_each_task};
 use crate::{Error, Result};
 
 /// Outputs side by side: two AVX2 registers of sums, one of AVX-512.
@@ -32,8 +38,10 @@ const BLOCK: usize = 32;
 const QUAD: usize = 4;
 /// Rows that one task multiplies.
 const TASK_ROWS: usize = 128;
-/// Groups of outputs that one task multiplies.
-const TASK_GROUPS: usize = 16;
+/// Pairs of groups that one task multiplies, at most.
+const TASK_PAIRS: usize = 8;
+/// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
+const TASK_WORK: usize = 1 << 19;
 /// Rows of a register tile, at most.
 const TALL: usize = 4;
 
@@ -72,23 +80,13 @@ impl Int8Matrix {
         let mut codes = vec![0; n_groups * n_blocks * BLOCK * GROUP];
         let mut scales = vec![0.0; n_groups * n_blocks * GROUP];
         let mut sums = scales.clone();
-        for (o, row) in weights.chunks_exact(n_in).enumerate() {
-            for (b, block) in row.chunks(BLOCK).enumerate() {
-                let place = (o / GROUP * n_blocks + b) * GROUP;
-                let codes = &mut codes[place * BLOCK..][..BLOCK * GROUP];
-                let largest = block.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
-                let scale = largest / 127.0;
-                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-                let mut sum = 0;
-                for (i, weight) in block.iter().enumerate() {
-                    let code = (weight * inverse).round().clamp(-127.0, 127.0) as i8;
-                    codes[(i / QUAD * GROUP + o % GROUP) * QUAD + i % QUAD] = code;
-                    sum += i32::from(code);
-                }
-                scales[place + o % GROUP] = scale;
-                sums[place + o % GROUP] = scale * sum as f32;
-            }
-        }
+        let form = CpuForm::best();
+        let of_groups = codes.par_chunks_exact_mut(n_blocks * BLOCK * GROUP);
+        let of_groups = of_groups.zip(scales.par_chunks_exact_mut(n_blocks * GROUP));
+        let of_groups = of_groups.zip(sums.par_chunks_exact_mut(n_blocks * GROUP));
+        of_groups.zip(weights.par_chunks(GROUP * n_in)).for_each(|(((codes, scales), sums), rows)| {
+            round_group(form, rows, n_in, codes, scales, sums);
+        });
         Ok(Self { n_out, n_in, codes, scales, sums })
     }
 
@@ -108,57 +106,196 @@ impl Int8Matrix {
     }
 }
 
-/// Multiplies rows by weights in bytes: `out[r, o] ≈ Σ_i input[r, i] · weights[o, i] + bias[o]`, or adds that to `out`.
+forms! {
+    /// Rounds and packs the weights of a group of outputs, or of what there is of one, `[up to 16, n_in]`.
+    fn round_group(rows: &[f32], n_in: usize, codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+        for (o, row) in rows.chunks_exact(n_in).enumerate() {
+            for (b, block) in row.chunks(BLOCK).enumerate() {
+                let largest = fold_lanes(block, 0.0, |largest, weight| largest.max(weight.abs()), f32::max);
+                let scale = largest / 127.0;
+                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+                let mut rounded = [0.0; BLOCK];
+                for (rounded, weight) in rounded.iter_mut().zip(block) {
+                    *rounded = (weight * inverse).round_ties_even().clamp(-127.0, 127.0);
+                }
+                let codes = &mut codes[b * BLOCK * GROUP..][..BLOCK * GROUP];
+                for (quad, rounded) in rounded.as_chunks::<QUAD>().0.iter().enumerate() {
+                    let place = (quad * GROUP + o) * QUAD;
+                    codes[place..place + QUAD].copy_from_slice(&rounded.map(|code| code as i8));
+                }
+                scales[b * GROUP + o] = scale;
+                // A sum of whole numbers below 2¹² is exact in any order.
+                sums[b * GROUP + o] = scale * rounded.iter().sum::<f32>();
+            }
+        }
+    }
+}
+
+/// Rows rounded to bytes, as [`int8_product`] reads them: block by block, to the steps between the least and the greatest
+/// number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Int8Rows {
+    n_rows: usize,
+    n_in: usize,
+    /// `[n_rows, blocks, 32]`, zeros after a row's last number.
+    codes: Vec<u8>,
+    /// The step and the least number of each block, `[n_rows, blocks]`.
+    blocks: Vec<(f32, f32)>,
+}
+
+impl Int8Rows {
+    /// Rounds rows of `n_in` numbers, in place of what was here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when the rows are not all of that length; [`Error::ZeroDimension`] when it is 0.
+    pub fn round(&mut self, rows: &[f32], n_in: usize) -> Result<()> {
+        if n_in == 0 {
+            return Err(Error::ZeroDimension);
+        }
+        if !rows.len().is_multiple_of(n_in) {
+            let expected = rows.len().next_multiple_of(n_in);
+            return Err(Error::Shape { what: "rows", expected, found: rows.len() });
+        }
+        self.round_by(CpuForm::best(), rows, n_in);
+        Ok(())
+    }
+
+    fn round_by(&mut self, form: CpuForm, rows: &[f32], n_in: usize) {
+        self.resize(rows.len() / n_in, n_in);
+        let n_blocks = n_in.div_ceil(BLOCK);
+        let per_row = self.codes.chunks_exact_mut(n_blocks * BLOCK).zip(self.blocks.chunks_exact_mut(n_blocks));
+        for (row, (codes, blocks)) in rows.chunks_exact(n_in).zip(per_row) {
+            for (numbers, (codes, block)) in row.chunks(BLOCK).zip(codes.chunks_exact_mut(BLOCK).zip(blocks)) {
+                *block = round(form, numbers, codes);
+            }
+        }
+    }
+
+    /// Makes room for rows; what they hold is any numbers, but zeros after each row's last.
+    fn resize(&mut self, n_rows: usize, n_in: usize) {
+        let n_blocks = n_in.div_ceil(BLOCK);
+        if n_in != self.n_in {
+            self.codes.clear();
+        }
+        self.codes.resize(n_rows * n_blocks * BLOCK, 0);
+        self.blocks.resize(n_rows * n_blocks, (0.0, 0.0));
+        (self.n_rows, self.n_in) = (n_rows, n_in);
+    }
+
+    /// How many rows there are.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+}
+
+/// Multiplies rows by weights in bytes: `s[r, o] ≈ Σ_i input[r, i] · weights[o, i]`, of which the epilogue makes `out`.
 ///
-/// `input` is `[n_rows, n_in]`, `bias` `[n_out]`, `out` `[n_rows, n_out]`, row-major. What is lost is the rounding of
-/// both sides, about a hundredth of a typical row's length.
+/// `out` is `[n_rows, n_out]`, row-major. What is lost is the rounding of both sides, about a hundredth of a typical
+/// row's length.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] when a length does not fit.
-pub fn int8_product(
-    input: &[f32],
+pub fn int8_product(input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
+    check_rows(input, weights)?;
+    epilogue.rows(weights.n_in, weights.n_out, input.n_rows * weights.n_in, out.len())?;
+    product(CpuForm::best(), input, weights, epilogue, out);
+    Ok(())
+}
+
+/// [`int8_product`] whose result, after the bias and the activation, is rounded for the next product as soon as it is
+/// there: `out` holds the rows that [`Int8Rows::round`] makes of that result, to the bit, which itself never is in memory.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit.
+pub fn int8_product_rounded(
+    input: &Int8Rows,
     weights: &Int8Matrix,
     bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
+    activation: Option<Activation>,
+    out: &mut Int8Rows,
 ) -> Result<()> {
-    let n_rows = rows(weights.n_in, weights.n_out, input, bias, out)?;
-    product(CpuForm::best(), n_rows, input, weights, bias, output, out);
+    check_rows(input, weights)?;
+    let epilogue = Epilogue { bias, output: activation.map_or(Output::Replace, Output::Activate) };
+    epilogue.rows(weights.n_in, weights.n_out, input.n_rows * weights.n_in, input.n_rows * weights.n_out)?;
+    rounded_product(CpuForm::best(), input, weights, epilogue, out);
+    Ok(())
+}
+
+/// A matrix has at least one input, so that rows of which there are none may be of any length.
+fn check_rows(input: &Int8Rows, weights: &Int8Matrix) -> Result<()> {
+    if input.n_rows > 0 && input.n_in != weights.n_in {
+        return Err(Error::Shape { what: "input", expected: weights.n_in, found: input.n_in });
+    }
     Ok(())
 }
 
 /// The product by one form. The lengths fit and `form` is available.
-fn product(
+fn product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) {
+    let n_out = weights.n_out;
+    let out = Tiles::new(out);
+    for_each_tile(form, input, weights, |rows, outputs, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, outputs.start);
+        let mut places: [&mut [f32]; TALL] = Default::default();
+        for (place, row) in places.iter_mut().zip(rows.clone()) {
+            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile.
+            *place = unsafe { out.slice(row * n_out + outputs.start, outputs.len()) };
+        }
+        store(form, sums, &biases, epilogue.output, &mut places[..rows.len()]);
+    });
+}
+
+/// The rounded product by one form, likewise; nothing is added to the output.
+fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut Int8Rows) {
+    out.resize(input.n_rows, weights.n_out);
+    let n_blocks = weights.n_out.div_ceil(BLOCK);
+    let (codes, blocks) = (Tiles::new(&mut out.codes), Tiles::new(&mut out.blocks));
+    for_each_tile(form, input, weights, |rows, outputs, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, outputs.start);
+        let mut finished = [[0.0; PAIR]; TALL];
+        store(form, sums, &biases, epilogue.output, &mut finished.each_mut().map(|row| &mut row[..]));
+        for (row, finished) in rows.zip(&finished) {
+            let block = row * n_blocks + outputs.start / BLOCK;
+            // SAFETY: `out` is borrowed by the product, and each of its blocks belongs to one tile.
+            let (codes, place) = unsafe { (codes.slice(block * BLOCK, BLOCK), blocks.slice(block, 1)) };
+            place[0] = round(form, &finished[..outputs.len()], codes);
+        }
+    });
+}
+
+/// Outputs that are finished together: two groups, and a block of inputs of the next product.
+const PAIR: usize = 2 * GROUP;
+const _: () = assert!(PAIR == BLOCK);
+
+/// Gives the sums of each tile of at most [`TALL`] rows and [`PAIR`] outputs, `[n_rows, PAIR]`, to `finish`, once.
+fn for_each_tile(
     form: CpuForm,
-    n_rows: usize,
-    input: &[f32],
+    input: &Int8Rows,
     weights: &Int8Matrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
+    finish: impl Fn(Range<usize>, Range<usize>, &[f32]) + Sync + Send,
 ) {
-    let (n_in, n_out) = (weights.n_in, weights.n_out);
-    let n_groups = n_out.div_ceil(GROUP);
-    let rounded = RoundedRows::new(form, input, n_in);
-    let group_runs = n_groups.div_ceil(TASK_GROUPS);
-    let n_tasks = n_rows.div_ceil(TASK_ROWS) * group_runs;
-    let tiles = Tiles::new(out);
-    for_each_task(n_tasks, n_rows * n_in * n_out / 2, |task| {
-        let rows = task / group_runs * TASK_ROWS..n_rows.min((task / group_runs + 1) * TASK_ROWS);
-        for group in task % group_runs * TASK_GROUPS..n_groups.min((task % group_runs + 1) * TASK_GROUPS) {
-            for row in rows.clone().step_by(TALL) {
-                let n_rows = (rows.end - row).min(TALL);
-                let mut sums = [0.0; TALL * GROUP];
-                tile(form, &rounded, row, n_rows, weights, group, &mut sums);
-                for (r, sums) in sums.chunks_exact(GROUP).take(n_rows).enumerate() {
-                    let first = group * GROUP;
-                    let width = (n_out - first).min(GROUP);
-                    // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile.
-                    let out = unsafe { tiles.slice((row + r) * n_out + first, width) };
-                    for (o, out) in out.iter_mut().enumerate() {
-                        let sum = sums[o] + bias.map_or(0.0, |bias| bias[first + o]);
-                        *out = if output == Output::Add { *out + sum } else { sum };
+    let (n_rows, n_in, n_out) = (input.n_rows, weights.n_in, weights.n_out);
+    let n_pairs = n_out.div_ceil(PAIR);
+    let task_pairs = (TASK_WORK / (n_rows * n_in * PAIR).max(1)).clamp(1, TASK_PAIRS);
+    let pair_runs = n_pairs.div_ceil(task_pairs);
+    let row_runs: Vec<_> = even_parts(0..n_rows, TASK_ROWS).collect();
+    for_each_task(row_runs.len() * pair_runs, n_rows * n_in * n_out / 2, |task| {
+        let rows = row_runs[task / pair_runs].clone();
+        // Sums of all rows with two groups of outputs.
+        let mut sums = [0.0; TASK_ROWS * PAIR];
+        for pair in task % pair_runs * task_pairs..n_pairs.min((task % pair_runs + 1) * task_pairs) {
+            let outputs = pair * PAIR..n_out.min((pair + 1) * PAIR);
+            for half in 0..outputs.len().div_ceil(GROUP) {
+                let mut done = 0;
+                for rows in even_parts(rows.clone(), TALL) {
+                    let n_rows = rows.len();
+                    let sums = &mut sums[done * PAIR..(done + n_rows) * PAIR];
+                    tile(form, input, rows.clone(), weights, 2 * pair + half, &mut sums[half * GROUP..]);
+                    done += n_rows;
+                    if (half + 1) * GROUP >= outputs.len() {
+                        finish(rows, outputs.clone(), sums);
                     }
                 }
             }
@@ -166,58 +303,32 @@ fn product(
     });
 }
 
-/// Input rows rounded to bytes.
-struct RoundedRows {
-    n_blocks: usize,
-    /// `[n_rows, blocks, 32]`
-    codes: Vec<u8>,
-    /// The step and the least number of each block, `[n_rows, blocks]`.
-    blocks: Vec<(f32, f32)>,
-}
-
-impl RoundedRows {
-    fn new(form: CpuForm, input: &[f32], n_in: usize) -> Self {
-        let n_blocks = n_in.div_ceil(BLOCK);
-        let n_rows = input.len() / n_in;
-        let mut codes = vec![0; n_rows * n_blocks * BLOCK];
-        let mut blocks = vec![(0.0, 0.0); n_rows * n_blocks];
-        let per_row = codes.chunks_exact_mut(n_blocks * BLOCK).zip(blocks.chunks_exact_mut(n_blocks));
-        for (row, (codes, blocks)) in input.chunks_exact(n_in).zip(per_row) {
-            for (input, (codes, block)) in row.chunks(BLOCK).zip(codes.chunks_exact_mut(BLOCK).zip(blocks)) {
-                *block = match form {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: these forms are chosen only where the processor has AVX2.
-                    CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::round(input, codes, 127.0) },
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: as above.
-                    CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx2::round(input, codes, 255.0) },
-                    _ => portable::round(input, codes, 127.0),
-                };
-            }
-        }
-        Self { n_blocks, codes, blocks }
+/// Rounds a block of a row, or what there is of one; gives the step and the least number.
+fn round(form: CpuForm, numbers: &[f32], codes: &mut [u8]) -> (f32, f32) {
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: these forms are chosen only where the processor has AVX2, and `codes` are of a whole block.
+        CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::round(numbers, codes, 127.0) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx2::round(numbers, codes, 255.0) },
+        _ => portable::round(numbers, codes, 127.0),
     }
 }
 
-/// The sums of up to four rows with one group of outputs: `[n_rows, 16]`.
-fn tile(
-    form: CpuForm,
-    rounded: &RoundedRows,
-    row: usize,
-    n_rows: usize,
-    weights: &Int8Matrix,
-    group: usize,
-    sums: &mut [f32; TALL * GROUP],
-) {
-    let n_blocks = rounded.n_blocks;
+/// The sums of up to four rows with one group of outputs, sixteen in each of rows of [`PAIR`].
+fn tile(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix, group: usize, sums: &mut [f32]) {
+    let n_blocks = weights.n_in.div_ceil(BLOCK);
+    let n_rows = rows.len();
     let operands = Operands {
         n_blocks,
-        rows: &rounded.codes[row * n_blocks * BLOCK..(row + n_rows) * n_blocks * BLOCK],
-        steps: &rounded.blocks[row * n_blocks..(row + n_rows) * n_blocks],
+        rows: &input.codes[rows.start * n_blocks * BLOCK..rows.end * n_blocks * BLOCK],
+        steps: &input.blocks[rows.start * n_blocks..rows.end * n_blocks],
         weights: &weights.codes[group * n_blocks * BLOCK * GROUP..][..n_blocks * BLOCK * GROUP],
         scales: &weights.scales[group * n_blocks * GROUP..][..n_blocks * GROUP],
         weight_sums: &weights.sums[group * n_blocks * GROUP..][..n_blocks * GROUP],
     };
+    let sums = &mut sums[..(n_rows - 1) * PAIR + GROUP];
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the slices are cut to shape
