@@ -26,20 +26,42 @@ pub enum Output {
     Add,
     /// `out = activation(s)`, with the bits that [`activate`](crate::activate) gives for `s`.
     Activate(Activation),
+    /// `out = activation(s[r, o]) · s[r, n_out / 2 + o]`, with the bits that [`gated`](crate::gated) gives: the first half
+    /// of the outputs is the gate, the second what passes. Rows of `out` are half as long, a multiple of sixteen.
+    Gated(Activation),
 }
 
 impl Epilogue<'_> {
-    /// The check that all products share; gives the number of rows.
-    pub(crate) fn rows(&self, n_in: usize, n_out: usize, input: usize, out: usize) -> Result<usize> {
+    /// The check of lengths that all products share.
+    pub(crate) fn check(&self, n_in: usize, n_out: usize, input: usize, out: usize) -> Result<()> {
         if !input.is_multiple_of(n_in) {
             return Err(Error::Shape { what: "input", expected: input.next_multiple_of(n_in), found: input });
         }
-        let n_rows = input / n_in;
-        match self.bias {
-            Some(bias) if bias.len() != n_out => Err(Error::Shape { what: "bias", expected: n_out, found: bias.len() }),
-            _ if out != n_rows * n_out => Err(Error::Shape { what: "out", expected: n_rows * n_out, found: out }),
-            _ => Ok(n_rows),
+        if let Some(bias) = self.bias
+            && bias.len() != n_out
+        {
+            return Err(Error::Shape { what: "bias", expected: n_out, found: bias.len() });
         }
+        let width = match self.output {
+            Output::Gated(_) if !n_out.is_multiple_of(2 * LANES) => {
+                let expected = n_out.next_multiple_of(2 * LANES);
+                return Err(Error::Shape { what: "gated outputs", expected, found: n_out });
+            }
+            Output::Gated(_) => n_out / 2,
+            _ => n_out,
+        };
+        let n_rows = input / n_in;
+        if out != n_rows * width {
+            return Err(Error::Shape { what: "out", expected: n_rows * width, found: out });
+        }
+        Ok(())
+    }
+
+    /// In which passes the outputs of a row of `out`, as long as `width`, are summed: the first output of each, and what
+    /// becomes of it. What is gated passes before the gate.
+    pub(crate) fn passes(&self, width: usize) -> impl Iterator<Item = (usize, Output)> + use<> {
+        let passing = matches!(self.output, Output::Gated(_)).then_some((width, Output::Replace));
+        passing.into_iter().chain([(0, self.output)])
     }
 }
 
@@ -53,7 +75,8 @@ pub fn biases<const N: usize>(bias: Option<&[f32]>, first: usize) -> [f32; N] {
 }
 
 forms! {
-    /// Stores rows of sums, `[rows.len(), biases.len()]`; what a row is too short for belongs to no output.
+    /// Stores rows of sums, `[rows.len(), biases.len()]`; what a row is too short for belongs to no output. What a gate
+    /// multiplies is in the rows.
     pub fn store(sums: &[f32], biases: &[f32], output: Output, rows: &mut [&mut [f32]]) {
         match output {
             Output::Replace => store_rows(sums, biases, rows, |sum, _| sum),
@@ -62,6 +85,10 @@ forms! {
             Output::Activate(Activation::GeluTanh) => store_rows(sums, biases, rows, |sum, _| gelu_tanh::<FMA>(sum)),
             Output::Activate(Activation::Relu) => store_rows(sums, biases, rows, |sum, _| relu(sum)),
             Output::Activate(Activation::Silu) => store_rows(sums, biases, rows, |sum, _| silu::<FMA>(sum)),
+            Output::Gated(Activation::Gelu) => store_rows(sums, biases, rows, |sum, out| gelu::<FMA>(sum) * out),
+            Output::Gated(Activation::GeluTanh) => store_rows(sums, biases, rows, |sum, out| gelu_tanh::<FMA>(sum) * out),
+            Output::Gated(Activation::Relu) => store_rows(sums, biases, rows, |sum, out| relu(sum) * out),
+            Output::Gated(Activation::Silu) => store_rows(sums, biases, rows, |sum, out| silu::<FMA>(sum) * out),
         }
     }
 }

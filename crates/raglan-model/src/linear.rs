@@ -5,11 +5,15 @@ use std::str::FromStr;
 use candle_core::{Device, Tensor};
 use raglan_kernels::{
     Activation, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, Output, PackedMatrix, activate,
-    block_product, block_product_add, int8_product, int8_product_rounded, matrix_product,
+    block_product, block_product_add, gated, int8_product, int8_product_rounded, matrix_product,
 };
+use rayon::prelude::*;
 
 use crate::Result;
 use crate::gguf::{GgufFile, GgufTensor};
+
+/// Rows of a gated layer's middle that one thread takes.
+const GATED_ROWS: usize = 32;
 
 /// How a model multiplies by its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -110,6 +114,13 @@ impl Linear {
 
     /// The map of each row of `input`, of which `output` makes `out`.
     pub fn apply(&self, input: &[f32], output: Output, out: &mut [f32]) -> Result<()> {
+        if let Output::Gated(activation) = output
+            && !self.gates_its_sums()
+        {
+            let mut gate_up = vec![0.0; 2 * out.len()];
+            self.apply(input, Output::Replace, &mut gate_up)?;
+            return gate(&gate_up, self.n_out / 2, activation, out);
+        }
         let epilogue = Epilogue { bias: self.bias.as_deref(), output };
         match &self.weights {
             Weights::F32(weights) => matrix_product(input, weights, epilogue, out)?,
@@ -120,8 +131,8 @@ impl Linear {
             }
             Weights::Blocks(weights) => {
                 match output {
-                    Output::Replace | Output::Activate(_) => block_product(input, weights, out)?,
                     Output::Add => block_product_add(input, weights, out)?,
+                    _ => block_product(input, weights, out)?,
                 }
                 self.finish(output, out);
             }
@@ -130,8 +141,8 @@ impl Linear {
                 let rows = Tensor::from_slice(input, (input.len() / n_in, n_in), &Device::Cpu)?;
                 let product = rows.matmul(weights)?.flatten_all()?.to_vec1::<f32>()?;
                 match output {
-                    Output::Replace | Output::Activate(_) => out.copy_from_slice(&product),
                     Output::Add => out.iter_mut().zip(product).for_each(|(out, product)| *out += product),
+                    _ => out.copy_from_slice(&product),
                 }
                 self.finish(output, out);
             }
@@ -148,7 +159,12 @@ impl Linear {
         }
     }
 
-    /// What products do that stop at their sums.
+    /// Whether the product gates its sums while they are near; it does where each half fills whole registers.
+    fn gates_its_sums(&self) -> bool {
+        matches!(self.weights, Weights::F32(_) | Weights::Int8(_)) && self.n_out.is_multiple_of(32)
+    }
+
+    /// The bias and the activation, for products that stop at their sums.
     fn finish(&self, output: Output, out: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len()) {
@@ -159,6 +175,12 @@ impl Linear {
             activate(out, activation);
         }
     }
+}
+
+/// [`gated`] on all threads.
+fn gate(gate_up: &[f32], dim: usize, activation: Activation, out: &mut [f32]) -> Result<()> {
+    let rows = gate_up.par_chunks(2 * dim * GATED_ROWS).zip(out.par_chunks_mut(dim * GATED_ROWS));
+    rows.try_for_each(|(gate_up, out)| Ok(gated(gate_up, dim, activation, out)?))
 }
 
 /// Room for the middle of a feed-forward part, kept from call to call.
@@ -233,6 +255,18 @@ impl Stacked {
             singly.push(Linear::from_gguf(file, &[name], bias, *n_out, n_in, products)?);
         }
         Ok(Self { parts: singly })
+    }
+
+    /// `activation(gate) · up` for each row of `input`, of two maps of one size; `room` is for both side by side.
+    pub fn apply_gated(&self, input: &[f32], activation: Activation, room: &mut [f32], out: &mut [f32]) -> Result<()> {
+        if let [both] = &*self.parts
+            && both.gates_its_sums()
+        {
+            return both.apply(input, Output::Gated(activation), out);
+        }
+        self.apply(input, room)?;
+        let dim: usize = self.parts.iter().map(|part| part.n_out).sum::<usize>() / 2;
+        gate(room, dim, activation, out)
     }
 
     /// The maps of each row of `input`, side by side in each row of `out`.

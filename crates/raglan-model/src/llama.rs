@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use raglan_kernels::{
     Activation, AttentionMask, AttentionShape, Output, QueryRows, RotaryEmbedding, RotaryPairs, RotaryScaling,
-    attention_mass, causal_attention, gated, rms_norm, rms_norm_in_place,
+    attention_mass, causal_attention, rms_norm, rms_norm_in_place,
 };
 use rayon::prelude::*;
 
@@ -20,8 +20,6 @@ use crate::{Error, LlamaConfig, Products, Result};
 /// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
 /// interruption is heard soon.
 const CHUNK: usize = 256;
-/// Rows of a gated layer's middle that one thread takes.
-const GATED_ROWS: usize = 32;
 
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
@@ -451,12 +449,7 @@ impl Layer {
         self.attention_output.apply(mixed, Output::Add, hidden)?;
 
         rms_norm(hidden, &self.ffn_norm, config.rms_eps, normed)?;
-        self.gate_up.apply(normed, gate_up)?;
-        let ffn_dim = config.ffn_dim;
-        gate_up
-            .par_chunks(2 * ffn_dim * GATED_ROWS)
-            .zip(inner.par_chunks_mut(ffn_dim * GATED_ROWS))
-            .try_for_each(|(gate_up, inner)| gated(gate_up, ffn_dim, Activation::Silu, inner))?;
+        self.gate_up.apply_gated(normed, Activation::Silu, gate_up, inner)?;
         self.down.apply(inner, Output::Add, hidden)
     }
 }

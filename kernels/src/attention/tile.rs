@@ -542,7 +542,7 @@ impl Call<'_> {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             self.scores::<S, R>(group, keys, view);
-            // Step by step for all rows, so that the folds of one wait for those of none.
+            // Each step for all rows before the next, so that no row's fold waits for another's.
             let scores = |r: usize| self.scores.add(r * BLOCK);
             let block_m: [f32; R] = std::array::from_fn(|r| {
                 let mut maximum = S::splat(f32::NEG_INFINITY);

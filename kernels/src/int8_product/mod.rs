@@ -191,7 +191,7 @@ impl Int8Rows {
 
 /// Multiplies rows by weights in bytes: `s[r, o] ≈ Σ_i input[r, i] · weights[o, i]`, of which the epilogue makes `out`.
 ///
-/// `out` is `[n_rows, n_out]`, row-major. What is lost is the rounding of both sides, about a hundredth of a typical
+/// `out` is `[n_rows, n_out]`, or half as wide when it is gated, row-major. What is lost is the rounding of both sides, about a hundredth of a typical
 /// row's length.
 ///
 /// # Errors
@@ -199,7 +199,7 @@ impl Int8Rows {
 /// [`Error::Shape`] when a length does not fit.
 pub fn int8_product(input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
     check_rows(input, weights)?;
-    epilogue.rows(weights.n_in, weights.n_out, input.n_rows * weights.n_in, out.len())?;
+    epilogue.check(weights.n_in, weights.n_out, input.n_rows * weights.n_in, out.len())?;
     product(CpuForm::best(), input, weights, epilogue, out);
     Ok(())
 }
@@ -219,7 +219,7 @@ pub fn int8_product_rounded(
 ) -> Result<()> {
     check_rows(input, weights)?;
     let epilogue = Epilogue { bias, output: activation.map_or(Output::Replace, Output::Activate) };
-    epilogue.rows(weights.n_in, weights.n_out, input.n_rows * weights.n_in, input.n_rows * weights.n_out)?;
+    epilogue.check(weights.n_in, weights.n_out, input.n_rows * weights.n_in, input.n_rows * weights.n_out)?;
     rounded_product(CpuForm::best(), input, weights, epilogue, out);
     Ok(())
 }
@@ -234,33 +234,34 @@ fn check_rows(input: &Int8Rows, weights: &Int8Matrix) -> Result<()> {
 
 /// The product by one form. The lengths fit and `form` is available.
 fn product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) {
-    let n_out = weights.n_out;
+    let width = if input.n_rows == 0 { 0 } else { out.len() / input.n_rows };
     let out = Tiles::new(out);
-    for_each_tile(form, input, weights, |rows, outputs, sums| {
-        let biases: [f32; PAIR] = biases(epilogue.bias, outputs.start);
+    for_each_tile(form, input, weights, width, epilogue, |tile, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, tile.first + tile.outputs.start);
         let mut places: [&mut [f32]; TALL] = Default::default();
-        for (place, row) in places.iter_mut().zip(rows.clone()) {
-            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile.
-            *place = unsafe { out.slice(row * n_out + outputs.start, outputs.len()) };
+        for (place, row) in places.iter_mut().zip(tile.rows.clone()) {
+            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one task, which has no other
+            // reference to it.
+            *place = unsafe { out.slice(row * width + tile.outputs.start, tile.outputs.len()) };
         }
-        store(form, sums, &biases, epilogue.output, &mut places[..rows.len()]);
+        store(form, sums, &biases, tile.output, &mut places[..tile.rows.len()]);
     });
 }
 
-/// The rounded product by one form, likewise; nothing is added to the output.
+/// The rounded product by one form, likewise, for outputs that need nothing of what is in `out`.
 fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut Int8Rows) {
     out.resize(input.n_rows, weights.n_out);
     let n_blocks = weights.n_out.div_ceil(BLOCK);
     let (codes, blocks) = (Tiles::new(&mut out.codes), Tiles::new(&mut out.blocks));
-    for_each_tile(form, input, weights, |rows, outputs, sums| {
-        let biases: [f32; PAIR] = biases(epilogue.bias, outputs.start);
+    for_each_tile(form, input, weights, weights.n_out, epilogue, |tile, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, tile.outputs.start);
         let mut finished = [[0.0; PAIR]; TALL];
-        store(form, sums, &biases, epilogue.output, &mut finished.each_mut().map(|row| &mut row[..]));
-        for (row, finished) in rows.zip(&finished) {
-            let block = row * n_blocks + outputs.start / BLOCK;
+        store(form, sums, &biases, tile.output, &mut finished.each_mut().map(|row| &mut row[..]));
+        for (row, finished) in tile.rows.zip(&finished) {
+            let block = row * n_blocks + tile.outputs.start / BLOCK;
             // SAFETY: `out` is borrowed by the product, and each of its blocks belongs to one tile.
             let (codes, place) = unsafe { (codes.slice(block * BLOCK, BLOCK), blocks.slice(block, 1)) };
-            place[0] = round(form, &finished[..outputs.len()], codes);
+            place[0] = round(form, &finished[..tile.outputs.len()], codes);
         }
     });
 }
@@ -269,33 +270,51 @@ fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilog
 const PAIR: usize = 2 * GROUP;
 const _: () = assert!(PAIR == BLOCK);
 
-/// Gives the sums of each tile of at most [`TALL`] rows and [`PAIR`] outputs, `[n_rows, PAIR]`, to `finish`, once.
+/// Some rows and outputs of a result whose sums are finished.
+struct Tile {
+    /// At most [`TALL`].
+    rows: Range<usize>,
+    /// The output at which the pass begins.
+    first: usize,
+    /// At most [`PAIR`] of the pass, which are those of a row of the result.
+    outputs: Range<usize>,
+    output: Output,
+}
+
+/// Gives the sums of each tile, `[n_rows, PAIR]`, to `finish`, once a pass and pass by pass. Rows of the result are as long
+/// as `width`.
 fn for_each_tile(
     form: CpuForm,
     input: &Int8Rows,
     weights: &Int8Matrix,
-    finish: impl Fn(Range<usize>, Range<usize>, &[f32]) + Sync + Send,
+    width: usize,
+    epilogue: Epilogue<'_>,
+    finish: impl Fn(Tile, &[f32]) + Sync + Send,
 ) {
     let (n_rows, n_in, n_out) = (input.n_rows, weights.n_in, weights.n_out);
-    let n_pairs = n_out.div_ceil(PAIR);
+    let n_pairs = width.div_ceil(PAIR);
     let task_pairs = (TASK_WORK / (n_rows * n_in * PAIR).max(1)).clamp(1, TASK_PAIRS);
     let pair_runs = n_pairs.div_ceil(task_pairs);
     let row_runs: Vec<_> = even_parts(0..n_rows, TASK_ROWS).collect();
     for_each_task(row_runs.len() * pair_runs, n_rows * n_in * n_out / 2, |task| {
         let rows = row_runs[task / pair_runs].clone();
         // Sums of all rows with two groups of outputs.
-        let mut sums = [0.0; TASK_ROWS * PAIR];
+        let mut sums = vec![0.0; rows.len() * PAIR];
         for pair in task % pair_runs * task_pairs..n_pairs.min((task % pair_runs + 1) * task_pairs) {
-            let outputs = pair * PAIR..n_out.min((pair + 1) * PAIR);
-            for half in 0..outputs.len().div_ceil(GROUP) {
-                let mut done = 0;
-                for rows in even_parts(rows.clone(), TALL) {
-                    let n_rows = rows.len();
-                    let sums = &mut sums[done * PAIR..(done + n_rows) * PAIR];
-                    tile(form, input, rows.clone(), weights, 2 * pair + half, &mut sums[half * GROUP..]);
-                    done += n_rows;
-                    if (half + 1) * GROUP >= outputs.len() {
-                        finish(rows, outputs.clone(), sums);
+            let outputs = pair * PAIR..width.min((pair + 1) * PAIR);
+            let n_groups = outputs.len().div_ceil(GROUP);
+            for (first, output) in epilogue.passes(width) {
+                for group in 0..n_groups {
+                    let mut done = 0;
+                    for rows in even_parts(rows.clone(), TALL) {
+                        let n_rows = rows.len();
+                        let sums = &mut sums[done * PAIR..(done + n_rows) * PAIR];
+                        let of_group = &mut sums[group * GROUP..];
+                        sum(form, input, rows.clone(), weights, (first + outputs.start) / GROUP + group, of_group);
+                        done += n_rows;
+                        if group + 1 == n_groups {
+                            finish(Tile { rows, first, outputs: outputs.clone(), output }, sums);
+                        }
                     }
                 }
             }
@@ -317,7 +336,7 @@ fn round(form: CpuForm, numbers: &[f32], codes: &mut [u8]) -> (f32, f32) {
 }
 
 /// The sums of up to four rows with one group of outputs, sixteen in each of rows of [`PAIR`].
-fn tile(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix, group: usize, sums: &mut [f32]) {
+fn sum(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix, group: usize, sums: &mut [f32]) {
     let n_blocks = weights.n_in.div_ceil(BLOCK);
     let n_rows = rows.len();
     let operands = Operands {

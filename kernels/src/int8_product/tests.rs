@@ -114,6 +114,26 @@ fn a_rounded_result_has_the_bytes_of_a_result_that_is_rounded() {
 }
 
 #[test]
+fn a_fused_gate_has_the_bits_of_one_that_follows() {
+    for (n_rows, n_in, dim) in [(1, 64, 16), (7, 384, 80), (131, 65, 32)] {
+        let (input, weights) = operands(5, n_rows, n_in, 2 * dim);
+        let bias: Vec<f32> = (0..2 * dim).map(|o| o as f32 / dim as f32 - 1.0).collect();
+        let packed = Int8Matrix::new(&weights, 2 * dim, n_in).unwrap();
+        for form in CpuForm::available() {
+            let input = rounded(form, &input, n_in);
+            let run = |output, width: usize| {
+                let mut out = vec![f32::NAN; n_rows * width];
+                product(form, &input, &packed, Epilogue { bias: Some(&bias), output }, &mut out);
+                out
+            };
+            let mut apart = vec![f32::NAN; n_rows * dim];
+            activation::gate_by(form, &run(Output::Replace, 2 * dim), dim, Activation::Silu, &mut apart);
+            assert!(run(Output::Gated(Activation::Silu), dim) == apart, "{form:?} {n_rows}x{n_in}x{dim}");
+        }
+    }
+}
+
+#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let packed = Int8Matrix::new(&[1.0; 6], 2, 3).unwrap();
     let mut rows = Int8Rows::default();

@@ -19,7 +19,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::device::CpuForm;
-use crate::epilogue::{Epilogue, biases, store};
+use crate::epilogue::{Epilogue, Output, biases, store};
 use crate::parallel::{Tiles, even_parts, for_each_task};
 use crate::{Error, Result};
 
@@ -32,7 +32,7 @@ const WIDEST: usize = 4;
 /// Inputs of a block: a panel of them, 24 kB, stays in the first-level cache while all rows pass.
 const BLOCK: usize = 384;
 /// Rows that one task multiplies, half as many when they are longer than two blocks: they stay in the second-level cache.
-const TASK_ROWS: usize = 120;
+const TASK_ROWS: usize = 128;
 /// Panels that one task multiplies, at most.
 const TASK_PANELS: usize = 16;
 /// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
@@ -94,58 +94,55 @@ impl PackedMatrix {
 
 /// Multiplies rows by weights: `s[r, o] = Σ_i input[r, i] · weights[o, i]`, of which the epilogue makes `out`.
 ///
-/// `input` is `[n_rows, n_in]`, `out` `[n_rows, n_out]`, row-major.
+/// `input` is `[n_rows, n_in]`, `out` `[n_rows, n_out]`, or half as wide when it is gated, row-major.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] when a length does not fit.
 pub fn matrix_product(input: &[f32], weights: &PackedMatrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
-    let n_rows = epilogue.rows(weights.n_in, weights.n_out, input.len(), out.len())?;
-    product(CpuForm::best(), n_rows, input, weights, epilogue, out);
+    epilogue.check(weights.n_in, weights.n_out, input.len(), out.len())?;
+    product(CpuForm::best(), input, weights, epilogue, out);
     Ok(())
 }
 
 /// The product by one form. The lengths fit and `form` is available.
-fn product(
-    form: CpuForm,
-    n_rows: usize,
-    input: &[f32],
-    weights: &PackedMatrix,
-    epilogue: Epilogue<'_>,
-    out: &mut [f32],
-) {
+fn product(form: CpuForm, input: &[f32], weights: &PackedMatrix, epilogue: Epilogue<'_>, out: &mut [f32]) {
     let (n_in, n_out) = (weights.n_in, weights.n_out);
+    let n_rows = input.len() / n_in;
+    let width = if n_rows == 0 { 0 } else { out.len() / n_rows };
     let (tall, wide) = match form {
         CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2),
         _ => (6, 1),
     };
-    let n_panels = n_out.div_ceil(PANEL);
+    let n_panels = width.div_ceil(PANEL);
     let task_rows = if n_in <= 2 * BLOCK { TASK_ROWS } else { TASK_ROWS / 2 };
     let task_panels = (TASK_WORK / (n_rows * n_in * PANEL).max(1)).next_multiple_of(WIDEST).clamp(WIDEST, TASK_PANELS);
     let panel_groups = n_panels.div_ceil(task_panels);
     let row_groups: Vec<_> = even_parts(0..n_rows, task_rows).collect();
     // Blocks of inputs of nearly one length.
     let block = n_in.div_ceil(n_in.div_ceil(BLOCK));
-    let tile = Tile { form, input, weights, epilogue, out: Tiles::new(out) };
+    let tile = Tile { form, input, weights, bias: epilogue.bias, width, out: Tiles::new(out) };
     for_each_task(row_groups.len() * panel_groups, n_rows * n_in * n_out, |task| {
         let rows = row_groups[task / panel_groups].clone();
         // A few rows are bound by memory and by the latency of additions: more panels side by side.
         let wide = if rows.len() <= 2 { WIDEST } else { wide };
         let panels = task % panel_groups * task_panels..n_panels.min((task % panel_groups + 1) * task_panels);
         // Sums of all rows with some panels, `[n_rows, wide · 16]`.
-        let mut sums = [0.0; TASK_ROWS * 2 * PANEL];
+        let mut sums = vec![0.0; rows.len() * wide * PANEL];
         let mut panel = panels.start;
         while panel < panels.end {
             let wide = if panels.end - panel >= wide { wide } else { 1 };
-            for first in (0..n_in).step_by(block) {
-                let inputs = first..n_in.min(first + block);
-                let mut done = 0;
-                for tile_rows in even_parts(rows.clone(), tall) {
-                    let sums = &mut sums[done * wide * PANEL..][..tile_rows.len() * wide * PANEL];
-                    tile.sum(tile_rows.clone(), panel, wide, inputs.clone(), sums);
-                    done += tile_rows.len();
-                    if inputs.end == n_in {
-                        tile.store(tile_rows, panel, wide, sums);
+            for (first, output) in epilogue.passes(width) {
+                for input in (0..n_in).step_by(block) {
+                    let inputs = input..n_in.min(input + block);
+                    let mut done = 0;
+                    for tile_rows in even_parts(rows.clone(), tall) {
+                        let sums = &mut sums[done * wide * PANEL..][..tile_rows.len() * wide * PANEL];
+                        tile.sum(tile_rows.clone(), first / PANEL + panel, wide, inputs.clone(), sums);
+                        done += tile_rows.len();
+                        if inputs.end == n_in {
+                            tile.store(tile_rows, first, panel, wide, output, sums);
+                        }
                     }
                 }
             }
@@ -159,7 +156,9 @@ struct Tile<'a> {
     form: CpuForm,
     input: &'a [f32],
     weights: &'a PackedMatrix,
-    epilogue: Epilogue<'a>,
+    bias: Option<&'a [f32]>,
+    /// Length of a row of `out`.
+    width: usize,
     out: Tiles<f32>,
 }
 
@@ -185,18 +184,18 @@ impl Tile<'_> {
         }
     }
 
-    /// Stores finished sums.
-    fn store(&self, rows: Range<usize>, panel: usize, n_panels: usize, sums: &[f32]) {
-        let n_out = self.weights.n_out;
-        let first = panel * PANEL;
-        let width = (n_out - first).min(n_panels * PANEL);
-        let biases: [f32; WIDEST * PANEL] = biases(self.epilogue.bias, first);
+    /// Stores finished sums of a pass whose outputs begin at `first`.
+    fn store(&self, rows: Range<usize>, first: usize, panel: usize, n_panels: usize, output: Output, sums: &[f32]) {
+        let at = panel * PANEL;
+        let width = (self.width - at).min(n_panels * PANEL);
+        let biases: [f32; WIDEST * PANEL] = biases(self.bias, first + at);
         let mut places: [&mut [f32]; TALLEST] = Default::default();
         for (place, row) in places.iter_mut().zip(rows.clone()) {
-            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile of one task.
-            *place = unsafe { self.out.slice(row * n_out + first, width) };
+            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one task, which has no other
+            // reference to it.
+            *place = unsafe { self.out.slice(row * self.width + at, width) };
         }
-        store(self.form, sums, &biases[..n_panels * PANEL], self.epilogue.output, &mut places[..rows.len()]);
+        store(self.form, sums, &biases[..n_panels * PANEL], output, &mut places[..rows.len()]);
     }
 }
 

@@ -28,7 +28,7 @@ fn every_form_equals_the_reference() {
             {
                 let mut out = before.clone();
                 let epilogue = Epilogue { bias: with_bias.then_some(&bias), output };
-                product(form, n_rows, &input, &packed, epilogue, &mut out);
+                product(form, &input, &packed, epilogue, &mut out);
                 for (i, (got, expected)) in out.iter().zip(&expected).enumerate() {
                     let mut expected = *expected;
                     expected += if with_bias { f64::from(bias[i % n_out]) } else { 0.0 };
@@ -52,13 +52,35 @@ fn a_fused_activation_has_the_bits_of_one_that_follows() {
         for form in CpuForm::available() {
             let run = |output| {
                 let mut out = vec![f32::NAN; n_rows * n_out];
-                product(form, n_rows, &input, &packed, Epilogue { bias: Some(&bias), output }, &mut out);
+                product(form, &input, &packed, Epilogue { bias: Some(&bias), output }, &mut out);
                 out
             };
             for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
                 let mut apart = run(Output::Replace);
                 activation::activate_by(form, &mut apart, activation);
                 assert!(run(Output::Activate(activation)) == apart, "{form:?} {activation:?} {n_rows}x{n_in}x{n_out}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fused_gate_has_the_bits_of_one_that_follows() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for (n_rows, n_in, dim) in [(1, 64, 16), (2, 48, 80), (7, 384, 48), (70, 900, 112)] {
+        let (input, weights) = (random(&mut rng, n_rows * n_in), random(&mut rng, 2 * dim * n_in));
+        let bias = random(&mut rng, 2 * dim);
+        let packed = PackedMatrix::new(&weights, 2 * dim, n_in).unwrap();
+        for form in CpuForm::available() {
+            let run = |output, width: usize| {
+                let mut out = vec![f32::NAN; n_rows * width];
+                product(form, &input, &packed, Epilogue { bias: Some(&bias), output }, &mut out);
+                out
+            };
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
+                let mut apart = vec![f32::NAN; n_rows * dim];
+                activation::gate_by(form, &run(Output::Replace, 2 * dim), dim, activation, &mut apart);
+                assert!(run(Output::Gated(activation), dim) == apart, "{form:?} {activation:?} {n_rows}x{n_in}x{dim}");
             }
         }
     }
@@ -74,7 +96,7 @@ fn a_row_gives_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
         let run = |input: &[f32], threads: usize| {
             let mut out = vec![0.0; input.len() / n_in * n_out];
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| product(form, input.len() / n_in, input, &packed, Epilogue::default(), &mut out));
+            pool.install(|| product(form, input, &packed, Epilogue::default(), &mut out));
             out
         };
         let together = run(&input, 1);
@@ -100,4 +122,7 @@ fn lengths_that_do_not_fit_are_refused() {
     assert!(matches!(run(5, None, 4), Err(Error::Shape { what: "input", .. })));
     assert!(matches!(run(6, Some(&[0.0]), 4), Err(Error::Shape { what: "bias", .. })));
     assert!(matches!(run(6, None, 5), Err(Error::Shape { what: "out", .. })));
+    let gated = Epilogue { bias: None, output: Output::Gated(Activation::Silu) };
+    let refused = matrix_product(&[0.0; 3], &packed, gated, &mut [0.0]);
+    assert!(matches!(refused, Err(Error::Shape { what: "gated outputs", expected: 32, found: 2 })));
 }
