@@ -8,7 +8,7 @@
 //! - [`inner_products`] scores many vectors against many queries; [`inner_products_at`] scores chosen rows.
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`matrix_product`] multiplies rows by packed weights, [`bf16_product`] by weights in bf16, [`int8_product`] by
-//!   weights in bytes.
+//!   weights in bytes; an [`Epilogue`] says what becomes of the sums.
 //! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
@@ -37,6 +37,7 @@ mod bf16_product;
 mod block_product;
 pub mod device;
 mod elementary;
+mod epilogue;
 mod error;
 mod forms;
 mod inner_product;
@@ -64,12 +65,13 @@ pub use attention::{
 };
 pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
+pub use epilogue::{Epilogue, Output};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
-pub use int8_product::{Int8Matrix, int8_product};
+pub use int8_product::{Int8Matrix, Int8Rows, int8_product, int8_product_rounded};
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
-pub use matrix_product::{Output, PackedMatrix, matrix_product};
+pub use matrix_product::{PackedMatrix, matrix_product};
 pub use mean_pool::mean_pool;
 pub use quantized_score::{binarize, hamming, inner_products_i8, quantize_i8};
 pub use rms_norm::{rms_norm, rms_norm_in_place};

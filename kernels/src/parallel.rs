@@ -1,5 +1,7 @@
 //! Splitting work into tasks that do not depend on the number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// Multiplications and additions that a thread should have to do to be worth waking.
@@ -12,6 +14,13 @@ pub fn for_each_task(n_tasks: usize, n_operations: usize, task: impl Fn(usize) +
     } else {
         (0..n_tasks).into_par_iter().with_max_len(1).for_each(task);
     }
+}
+
+/// Cuts a range into as few parts of at most `most` as there can be, of nearly one length.
+pub fn even_parts(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let n_parts = range.len().div_ceil(most);
+    let (start, n) = (range.start, range.len());
+    (0..n_parts).map(move |part| start + part * n / n_parts..start + (part + 1) * n / n_parts)
 }
 
 /// A matrix that tasks write disjoint tiles of.

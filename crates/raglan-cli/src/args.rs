@@ -42,7 +42,7 @@ pub struct Global {
     /// Threads to use, up to 1024; 0 means one a processor
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<String>,
-    /// How models multiply: stored, f32, int8 or candle
+    /// How models multiply: stored, f32, bf16, int8 or candle
     #[arg(long, global = true, value_name = "KIND")]
     pub products: Option<String>,
     /// Memory that indexing may use for texts and vectors under way, such as 2GiB

@@ -66,7 +66,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("threads", Whole(0, 1024), "0", "threads to use; 0: as many as there are processors; more than four for each are not started"),
     setting("max-memory", Size, "4GiB", "memory that indexing may use for texts and vectors under way"),
     setting("embedder", Text, "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
-    setting("products", Word(word::<raglan::model::Products>), "stored", "how models multiply: stored (as their files hold the weights), f32, int8 (encoders twice as fast, vectors a little off) or candle"),
+    setting("products", Word(word::<raglan::model::Products>), "stored", "how models multiply: stored (as their files hold the weights), f32, bf16 (half the memory), int8 (encoders twice as fast, vectors a little off) or candle"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
     setting("chunker", Word(word::<raglan::ingest::chunk::ChunkerKind>), "structure", "structure, tokens or sentences"),
     setting("chunk-tokens", Whole(1, MANY), "200", "most tokens of a chunk, by the encoder's own count"),

@@ -10,11 +10,11 @@ mod weights;
 
 use std::path::Path;
 
-use raglan_kernels::{AttentionShape, Output, activate, bidirectional_attention, layer_norm};
+use raglan_kernels::{AttentionShape, Output, bidirectional_attention, layer_norm};
 
 use self::pre_norm::PreNormLayers;
 pub(crate) use self::weights::Weights;
-use crate::linear::Linear;
+use crate::linear::{Linear, Middle, add_feed_forward};
 use crate::{EncoderFamily, EncoderModelConfig, Error, Products, Result, SafetensorsFile};
 
 /// An encoder.
@@ -248,7 +248,7 @@ impl Layer {
         config: &EncoderModelConfig,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let (dim, inner) = (config.hidden_size, config.intermediate_size);
+        let dim = config.hidden_size;
         let n_rows = rows.len() / dim;
         let qkv = Scratch::of(&mut scratch.wide, n_rows * 3 * dim);
         self.qkv.apply(rows, Output::Replace, qkv)?;
@@ -257,10 +257,7 @@ impl Layer {
         self.attended.apply(mixed, Output::Add, rows)?;
         self.attended_norm.apply(rows)?;
         for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
-            let wide = Scratch::of(&mut scratch.wide, rows.len() / dim * inner);
-            self.widen.apply(rows, Output::Replace, wide)?;
-            activate(wide, config.hidden_act.into());
-            self.narrow.apply(wide, Output::Add, rows)?;
+            add_feed_forward(rows, &self.widen, config.hidden_act.into(), &self.narrow, &mut scratch.middle)?;
             self.output_norm.apply(rows)?;
         }
         Ok(())
@@ -277,6 +274,7 @@ fn attention_shape(config: &EncoderModelConfig) -> AttentionShape {
 struct Scratch {
     wide: Vec<f32>,
     narrow: Vec<f32>,
+    middle: Middle,
 }
 
 impl Scratch {

@@ -4,12 +4,16 @@ use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
 use raglan_kernels::{
-    BlockFormat, BlockMatrix, Int8Matrix, Output, PackedMatrix, block_product, block_product_add, int8_product,
-    matrix_product,
+    Activation, Bf16Matrix, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, Output, PackedMatrix, activate,
+    bf16_product, block_product, block_product_add, gated, int8_product, int8_product_rounded, matrix_product,
 };
+use rayon::prelude::*;
 
 use crate::Result;
 use crate::weight_file::WeightFile;
+
+/// Rows of a gated layer's middle that one thread takes.
+const GATED_ROWS: usize = 32;
 
 /// How a model multiplies by its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,6 +23,8 @@ pub enum Products {
     Stored,
     /// In single precision, whatever the file holds.
     F32,
+    /// Weights rounded to bf16: half the memory, and on processors with AMX many times as fast.
+    Bf16,
     /// Weights and inputs rounded to bytes: about twice as fast; for encoders.
     Int8,
     /// In single precision by the candle library: slower, and what the others are checked against.
@@ -26,8 +32,13 @@ pub enum Products {
 }
 
 impl Products {
-    const NAMES: [(&'static str, Self); 4] =
-        [("stored", Self::Stored), ("f32", Self::F32), ("int8", Self::Int8), ("candle", Self::Candle)];
+    const NAMES: [(&'static str, Self); 5] = [
+        ("stored", Self::Stored),
+        ("f32", Self::F32),
+        ("bf16", Self::Bf16),
+        ("int8", Self::Int8),
+        ("candle", Self::Candle),
+    ];
 
     /// The name that settings know it by.
     pub fn name(self) -> &'static str {
@@ -40,7 +51,9 @@ impl FromStr for Products {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, products)| *products).ok_or_else(|| format!("`{text}` is none of stored, f32, int8, candle"))
+        found
+            .map(|(_, products)| *products)
+            .ok_or_else(|| format!("`{text}` is none of stored, f32, bf16, int8, candle"))
     }
 }
 
@@ -55,6 +68,7 @@ pub(crate) struct Linear {
 #[derive(Debug)]
 enum Weights {
     F32(PackedMatrix),
+    Bf16(Bf16Matrix),
     Int8(Int8Matrix),
     Blocks(BlockMatrix),
     /// `[n_in, n_out]`
@@ -67,6 +81,7 @@ impl Linear {
         let n_out = weights.len() / n_in;
         let weights = match products {
             Products::Stored | Products::F32 => Weights::F32(PackedMatrix::new(weights, n_out, n_in)?),
+            Products::Bf16 => Weights::Bf16(Bf16Matrix::new(weights, n_out, n_in)?),
             Products::Int8 => Weights::Int8(Int8Matrix::new(weights, n_out, n_in)?),
             Products::Candle => {
                 Weights::Candle(Tensor::from_slice(weights, (n_out, n_in), &Device::Cpu)?.t()?.contiguous()?)
@@ -77,7 +92,7 @@ impl Linear {
 
     /// A map of `n_out` outputs whose weights lie in tensors of a file, one above the other.
     ///
-    /// [`Products::Stored`] keeps blocks of one format as they are; all else becomes single precision.
+    /// [`Products::Stored`] keeps blocks of one format and bf16 as they are; all else becomes single precision.
     pub fn from_file(
         file: &dyn WeightFile,
         tensors: &[&str],
@@ -92,13 +107,18 @@ impl Linear {
         };
         if products == Products::Stored
             && let Some(format) = file.common_format(tensors)
-            && !matches!(format, BlockFormat::F32 | BlockFormat::F16 | BlockFormat::Bf16)
+            && !matches!(format, BlockFormat::F32 | BlockFormat::F16)
         {
             let mut bytes = Vec::new();
             for tensor in tensors {
                 bytes.extend(file.bytes(tensor, &shape(tensor))?);
             }
-            let weights = Weights::Blocks(BlockMatrix::new(format, &bytes, n_out, n_in)?);
+            let weights = if format == BlockFormat::Bf16 {
+                let bits: Vec<u16> = bytes.as_chunks().0.iter().map(|&pair| u16::from_le_bytes(pair)).collect();
+                Weights::Bf16(Bf16Matrix::from_bits(&bits, n_out, n_in)?)
+            } else {
+                Weights::Blocks(BlockMatrix::new(format, &bytes, n_out, n_in)?)
+            };
             return Ok(Self { weights, bias, n_out });
         }
         let mut weights = Vec::new();
@@ -108,29 +128,40 @@ impl Linear {
         Self::new(&weights, bias, n_in, products)
     }
 
-    /// The map of each row of `input`, in `out` or added to it.
+    /// The map of each row of `input`, of which `output` makes `out`.
     pub fn apply(&self, input: &[f32], output: Output, out: &mut [f32]) -> Result<()> {
-        let bias = self.bias.as_deref();
+        if let Output::Gated(activation) = output
+            && !self.gates_its_sums()
+        {
+            let mut gate_up = vec![0.0; 2 * out.len()];
+            self.apply(input, Output::Replace, &mut gate_up)?;
+            return gate(&gate_up, self.n_out / 2, activation, out);
+        }
+        let epilogue = Epilogue { bias: self.bias.as_deref(), output };
         match &self.weights {
-            Weights::F32(weights) => matrix_product(input, weights, bias, output, out)?,
-            Weights::Int8(weights) => int8_product(input, weights, bias, output, out)?,
+            Weights::F32(weights) => matrix_product(input, weights, epilogue, out)?,
+            Weights::Bf16(weights) => bf16_product(input, weights, epilogue, out)?,
+            Weights::Int8(weights) => {
+                let mut rows = Int8Rows::default();
+                rows.round(input, weights.n_in())?;
+                int8_product(&rows, weights, epilogue, out)?;
+            }
             Weights::Blocks(weights) => {
                 match output {
-                    Output::Replace => block_product(input, weights, out)?,
                     Output::Add => block_product_add(input, weights, out)?,
+                    _ => block_product(input, weights, out)?,
                 }
-                self.add_bias(out);
+                self.finish(output, out);
             }
             Weights::Candle(weights) => {
                 let n_in = weights.dim(0)?;
                 let rows = Tensor::from_slice(input, (input.len() / n_in, n_in), &Device::Cpu)?;
                 let product = rows.matmul(weights)?.flatten_all()?.to_vec1::<f32>()?;
-                if output == Output::Replace {
-                    out.copy_from_slice(&product);
-                } else {
-                    out.iter_mut().zip(product).for_each(|(out, product)| *out += product);
+                match output {
+                    Output::Add => out.iter_mut().zip(product).for_each(|(out, product)| *out += product),
+                    _ => out.copy_from_slice(&product),
                 }
-                self.add_bias(out);
+                self.finish(output, out);
             }
         }
         Ok(())
@@ -139,19 +170,68 @@ impl Linear {
     fn n_in(&self) -> usize {
         match &self.weights {
             Weights::F32(weights) => weights.n_in(),
+            Weights::Bf16(weights) => weights.n_in(),
             Weights::Int8(weights) => weights.n_in(),
             Weights::Blocks(weights) => weights.n_in(),
             Weights::Candle(weights) => weights.dims()[0],
         }
     }
 
-    fn add_bias(&self, out: &mut [f32]) {
+    /// Whether the product gates its sums while they are near; it does where each half fills whole registers.
+    fn gates_its_sums(&self) -> bool {
+        matches!(self.weights, Weights::F32(_) | Weights::Int8(_)) && self.n_out.is_multiple_of(32)
+    }
+
+    /// The bias and the activation, for products that stop at their sums.
+    fn finish(&self, output: Output, out: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
+        if let Output::Activate(activation) = output {
+            activate(out, activation);
+        }
     }
+}
+
+/// [`gated`] on all threads.
+fn gate(gate_up: &[f32], dim: usize, activation: Activation, out: &mut [f32]) -> Result<()> {
+    let rows = gate_up.par_chunks(2 * dim * GATED_ROWS).zip(out.par_chunks_mut(dim * GATED_ROWS));
+    rows.try_for_each(|(gate_up, out)| Ok(gated(gate_up, dim, activation, out)?))
+}
+
+/// Room for the middle of a feed-forward part, kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Middle {
+    numbers: Vec<f32>,
+    rows: Int8Rows,
+    rounded: Int8Rows,
+}
+
+/// Adds `narrow(activation(widen(x)))` to each row `x`.
+///
+/// In bytes the middle is rounded as it comes, and never is in single precision in memory.
+pub(crate) fn add_feed_forward(
+    rows: &mut [f32],
+    widen: &Linear,
+    activation: Activation,
+    narrow: &Linear,
+    middle: &mut Middle,
+) -> Result<()> {
+    if let (Weights::Int8(wide), Weights::Int8(back)) = (&widen.weights, &narrow.weights) {
+        middle.rows.round(rows, wide.n_in())?;
+        int8_product_rounded(&middle.rows, wide, widen.bias.as_deref(), Some(activation), &mut middle.rounded)?;
+        let epilogue = Epilogue { bias: narrow.bias.as_deref(), output: Output::Add };
+        return Ok(int8_product(&middle.rounded, back, epilogue, rows)?);
+    }
+    let n_numbers = rows.len() / widen.n_in() * widen.n_out;
+    if middle.numbers.len() < n_numbers {
+        middle.numbers.resize(n_numbers, 0.0);
+    }
+    let numbers = &mut middle.numbers[..n_numbers];
+    widen.apply(rows, Output::Activate(activation), numbers)?;
+    narrow.apply(numbers, Output::Add, rows)
 }
 
 /// Linear maps of one input whose outputs stand side by side.
@@ -191,6 +271,18 @@ impl Stacked {
             singly.push(Linear::from_file(file, &[name], bias, *n_out, n_in, products)?);
         }
         Ok(Self { parts: singly })
+    }
+
+    /// `activation(gate) · up` for each row of `input`, of two maps of one size; `room` is for both side by side.
+    pub fn apply_gated(&self, input: &[f32], activation: Activation, room: &mut [f32], out: &mut [f32]) -> Result<()> {
+        if let [both] = &*self.parts
+            && both.gates_its_sums()
+        {
+            return both.apply(input, Output::Gated(activation), out);
+        }
+        self.apply(input, room)?;
+        let dim: usize = self.parts.iter().map(|part| part.n_out).sum::<usize>() / 2;
+        gate(room, dim, activation, out)
     }
 
     /// The maps of each row of `input`, side by side in each row of `out`.

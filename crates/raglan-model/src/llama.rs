@@ -8,7 +8,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use raglan_kernels::{
-    AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention, gated,
+    AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention,
     rms_norm, rms_norm_in_place,
 };
 use rayon::prelude::*;
@@ -25,8 +25,6 @@ use crate::{Error, LlamaConfig, Products, Result};
 /// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
 /// interruption is heard soon.
 const CHUNK: usize = 256;
-/// Rows of a gated layer's middle that one thread takes.
-const GATED_ROWS: usize = 32;
 
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
@@ -179,7 +177,10 @@ impl LlamaModel {
             kv_arena: KvArena::new(
                 config.n_layers,
                 config.n_kv_heads * config.head_dim,
-                if products == Products::Stored { KvPrecision::F16 } else { KvPrecision::F32 },
+                match products {
+                    Products::Stored | Products::Bf16 => KvPrecision::F16,
+                    Products::F32 | Products::Int8 | Products::Candle => KvPrecision::F32,
+                },
             ),
             config,
             pool,
@@ -600,12 +601,7 @@ impl Layer {
         add(&self.attention_output, mixed, self.post_attention_norm.as_deref(), config.rms_eps, normed, hidden)?;
 
         rms_norm(hidden, &self.ffn_norm, config.rms_eps, normed)?;
-        self.gate_up.apply(normed, gate_up)?;
-        let ffn_dim = config.ffn_dim;
-        gate_up
-            .par_chunks(2 * ffn_dim * GATED_ROWS)
-            .zip(inner.par_chunks_mut(ffn_dim * GATED_ROWS))
-            .try_for_each(|(gate_up, inner)| gated(gate_up, ffn_dim, config.activation, inner))?;
+        self.gate_up.apply_gated(normed, config.activation, gate_up, inner)?;
         add(&self.down, inner, self.post_ffn_norm.as_deref(), config.rms_eps, normed, hidden)
     }
 }

@@ -42,7 +42,7 @@ fn bidirectional(bench: &Bench, head_dim: usize, n_tokens: usize) {
     let (shape, width) = (AttentionShape { n_heads: 12, n_kv_heads: 12, head_dim, scale }, 12 * head_dim);
     let qkv = numbers(n_tokens * 3 * width);
     let mut out = vec![0.0; n_tokens * width];
-    bidirectional_attention(&shape, &qkv, &[n_tokens], &mut out).expect("the lengths fit");
+    bidirectional_attention(&shape, &qkv, &[n_tokens], None, &mut out).expect("the lengths fit");
     let column = |start: usize| -> Vec<f32> {
         qkv.chunks_exact(3 * width).flat_map(|row| &row[start..start + head_dim]).copied().collect()
     };
@@ -60,7 +60,7 @@ fn bidirectional(bench: &Bench, head_dim: usize, n_tokens: usize) {
         })
         .collect();
     case.run(Work::Flops((4 * n_tokens * n_tokens * width) as f64), TOLERANCE, pairs, || {
-        bidirectional_attention(&shape, &qkv, &[n_tokens], black_box(&mut out)).expect("the lengths fit");
+        bidirectional_attention(&shape, &qkv, &[n_tokens], None, black_box(&mut out)).expect("the lengths fit");
     });
 }
 

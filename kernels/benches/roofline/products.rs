@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use raglan_kernels::{
-    BlockFormat, BlockMatrix, Int8Matrix, Output, PackedMatrix, block_product, dequantize_blocks, int8_product,
-    matrix_product,
+    Bf16Matrix, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, PackedMatrix, bf16_product, block_product,
+    dequantize_blocks, int8_product, matrix_product,
 };
 
 use crate::{Bench, Work, hash, numbers, plain, sample};
@@ -32,6 +32,9 @@ pub fn all(bench: &Bench) {
         f32_weights(bench, shape);
     }
     for shape in SHAPES {
+        bf16_weights(bench, shape);
+    }
+    for shape in SHAPES {
         int8_weights(bench, shape);
     }
     for (operation, format) in BLOCK_FORMATS {
@@ -46,14 +49,30 @@ fn f32_weights(bench: &Bench, (n_rows, n_in, n_out): (usize, usize, usize)) {
     let (input, weights) = (numbers(n_rows * n_in), numbers(n_out * n_in));
     let packed = PackedMatrix::new(&weights, n_out, n_in).expect("the lengths fit");
     let mut out = vec![0.0; n_rows * n_out];
-    matrix_product(&input, &packed, None, Output::Replace, &mut out).expect("the lengths fit");
+    matrix_product(&input, &packed, Epilogue::default(), &mut out).expect("the lengths fit");
     let pairs = pairs(&input, n_in, n_out, &out, |o| weights[o * n_in..][..n_in].to_vec());
     let work = match n_rows {
         1 => Work::Bytes(packed.n_bytes() as f64),
         _ => Work::Flops((2 * n_rows * n_in * n_out) as f64),
     };
     case.run(work, 1e-6, pairs, || {
-        matrix_product(&input, &packed, None, Output::Replace, black_box(&mut out)).expect("the lengths fit");
+        matrix_product(&input, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");
+    });
+}
+
+fn bf16_weights(bench: &Bench, (n_rows, n_in, n_out): (usize, usize, usize)) {
+    let Some(case) = bench.case("bf16_product", format!("{n_rows}×{n_in}×{n_out}")) else { return };
+    let (input, weights) = (numbers(n_rows * n_in), numbers(n_out * n_in));
+    let packed = Bf16Matrix::new(&weights, n_out, n_in).expect("the lengths fit");
+    let mut out = vec![0.0; n_rows * n_out];
+    bf16_product(&input, &packed, Epilogue::default(), &mut out).expect("the lengths fit");
+    let pairs = pairs(&input, n_in, n_out, &out, |o| weights[o * n_in..][..n_in].to_vec());
+    let work = match n_rows {
+        1 => Work::Bytes(packed.n_bytes() as f64),
+        _ => Work::Flops((2 * n_rows * n_in * n_out) as f64),
+    };
+    case.run(work, ROUNDED, pairs, || {
+        bf16_product(&input, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");
     });
 }
 
@@ -62,10 +81,13 @@ fn int8_weights(bench: &Bench, (n_rows, n_in, n_out): (usize, usize, usize)) {
     let (input, weights) = (numbers(n_rows * n_in), numbers(n_out * n_in));
     let packed = Int8Matrix::new(&weights, n_out, n_in).expect("the weights are finite");
     let mut out = vec![0.0; n_rows * n_out];
-    int8_product(&input, &packed, None, Output::Replace, &mut out).expect("the lengths fit");
+    let mut rows = Int8Rows::default();
+    rows.round(&input, n_in).expect("the lengths fit");
+    int8_product(&rows, &packed, Epilogue::default(), &mut out).expect("the lengths fit");
     let pairs = pairs(&input, n_in, n_out, &out, |o| weights[o * n_in..][..n_in].to_vec());
     case.run(of_bytes(n_rows, n_in, n_out, packed.n_bytes()), ROUNDED, pairs, || {
-        int8_product(&input, &packed, None, Output::Replace, black_box(&mut out)).expect("the lengths fit");
+        rows.round(&input, n_in).expect("the lengths fit");
+        int8_product(&rows, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");
     });
 }
 

@@ -45,25 +45,25 @@ fn each_gated(gate_up: &[f32], dim: usize, out: &mut [f32], f: impl Fn(f32) -> f
 
 /// `max(0, x) - |x|/2 · erfc(|x|/√2)`, which loses nothing where `1 + erf` would cancel.
 #[inline(always)]
-fn gelu<const FMA: bool>(x: f32) -> f32 {
+pub fn gelu<const FMA: bool>(x: f32) -> f32 {
     let magnitude = x.abs();
     fma::<FMA>(-0.5 * magnitude, erfc::<FMA>(magnitude * std::f32::consts::FRAC_1_SQRT_2), relu(x))
 }
 
 /// `(1 + tanh u) / 2 = 1 / (1 + e^(-2u))`.
 #[inline(always)]
-fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
+pub fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     const MINUS_2_SQRT_2_PI: f32 = -1.595_769; // -2 · √(2/π)
     x / (1.0 + exp::<FMA>(x * fma::<FMA>(MINUS_2_SQRT_2_PI * 0.044_715, x * x, MINUS_2_SQRT_2_PI)))
 }
 
 /// Written so that NaN stays.
 #[inline(always)]
-fn relu(x: f32) -> f32 {
+pub fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
 #[inline(always)]
-fn silu<const FMA: bool>(x: f32) -> f32 {
+pub fn silu<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(-x))
 }

@@ -6,6 +6,10 @@ mod fast;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use fast::{activate as activate_by, gated as gate_by};
+pub(crate) use fast::{gelu, gelu_tanh, relu, silu};
+
 use crate::device::CpuForm;
 use crate::{Error, Result};
 

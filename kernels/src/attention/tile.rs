@@ -288,16 +288,12 @@ pub unsafe fn mass_of_block<S: Simd>(
     }
 }
 
-/// `[n_rows / ROWS, dim, ROWS]`, the last group as narrow as it is, times the scale.
+/// `[n_rows, dim]`, times the scale.
 fn pack_queries(job: &Job, kv_head: usize, tokens: &Range<usize>, packed: &mut [f32]) {
     let (dim, group) = (job.dim, job.group);
-    let n_rows = tokens.len() * group;
-    for row in 0..n_rows {
-        let first = row / ROWS * ROWS;
-        let width = (n_rows - first).min(ROWS);
+    for (row, packed) in packed.chunks_exact_mut(dim).enumerate() {
         let start = (tokens.start + row / group) * job.query_stride + (kv_head * group + row % group) * dim;
-        let to = packed[first * dim..].iter_mut().skip(row - first).step_by(width);
-        for (to, &from) in to.zip(&job.queries[start..start + dim]) {
+        for (to, &from) in packed.iter_mut().zip(&job.queries[start..start + dim]) {
             *to = from * job.scale;
         }
     }
@@ -494,7 +490,7 @@ impl Group<'_> {
 struct Call<'a> {
     /// Where the values are read when they are used once only, and packing would not pay.
     unpacked: Option<(&'a Job<'a>, usize, &'a Range<usize>)>,
-    /// `[dim, rows]`.
+    /// `[rows, dim]`.
     queries: *const f32,
     /// `[n / PANEL, dim, PANEL]`.
     panels: *const f32,
@@ -567,23 +563,29 @@ impl Call<'_> {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             self.scores::<S, R>(group, keys, view);
-            for r in 0..R {
-                let scores = self.scores.add(r * BLOCK);
+            // Each step for all rows before the next, so that no row's fold waits for another's.
+            let scores = |r: usize| self.scores.add(r * BLOCK);
+            let block_m: [f32; R] = std::array::from_fn(|r| {
                 let mut maximum = S::splat(f32::NEG_INFINITY);
                 for key in (0..n_padded).step_by(S::LANES) {
-                    maximum = S::max(maximum, S::load(scores.add(key)));
+                    maximum = S::max(maximum, S::load(scores(r).add(key)));
                 }
-                let block_m = fold::<S>(maximum, f32::max);
+                fold::<S>(maximum, f32::max)
+            });
+            let block_l: [S::Vector; R] = std::array::from_fn(|r| {
                 // A row that sees nothing subtracts 0, so that its shares are 0 and not NaN.
-                let base = S::splat(if block_m == f32::NEG_INFINITY { 0.0 } else { block_m });
+                let base = S::splat(if block_m[r] == f32::NEG_INFINITY { 0.0 } else { block_m[r] });
                 let mut sum = S::splat(0.0);
                 for key in (0..n_padded).step_by(S::LANES) {
-                    let share = exp2::<S>(S::sub(S::load(scores.add(key)), base));
-                    S::store(scores.add(key), share);
+                    let share = exp2::<S>(S::sub(S::load(scores(r).add(key)), base));
+                    S::store(scores(r).add(key), share);
                     sum = S::add(sum, share);
                 }
-                let block_l = fold::<S>(sum, |a, b| a + b);
-                (of_old[r], of_block[r]) = merge::<S>(&mut sums[r], (block_m, block_l));
+                sum
+            });
+            for r in 0..R {
+                let block_l = fold::<S>(block_l[r], |a, b| a + b);
+                (of_old[r], of_block[r]) = merge::<S>(&mut sums[r], (block_m[r], block_l));
             }
             let mut column = 0;
             while const { R <= few_rows::<S>(1) } && column + 8 * S::LANES <= self.padded_dim {
@@ -612,7 +614,7 @@ impl Call<'_> {
                 let at = |p: usize, half: usize| from.add((p * dim + d) * S::PANEL + half * S::LANES);
                 if R <= 3 {
                     // Few rows stay in registers while keys pass, many the other way round.
-                    let queries: [S::Vector; R] = std::array::from_fn(|r| S::splat(*self.queries.add(d * R + r)));
+                    let queries: [S::Vector; R] = std::array::from_fn(|r| S::splat(*self.queries.add(r * dim + d)));
                     for i in 0..2 * P {
                         let keys = S::load(at(i / 2, i % 2));
                         for (sums, &query) in sums.iter_mut().zip(&queries) {
@@ -623,7 +625,7 @@ impl Call<'_> {
                 }
                 let keys: [[S::Vector; 2]; P] = std::array::from_fn(|p| [S::load(at(p, 0)), S::load(at(p, 1))]);
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let query = S::splat(*self.queries.add(d * R + r));
+                    let query = S::splat(*self.queries.add(r * dim + d));
                     for (sums, keys) in sums.iter_mut().zip(keys) {
                         sums[0] = S::fma(query, keys[0], sums[0]);
                         sums[1] = S::fma(query, keys[1], sums[1]);

@@ -19,8 +19,9 @@ mod tests;
 
 use std::ops::Range;
 
+use crate::activation::{activate, gated};
 use crate::device::CpuForm;
-use crate::matrix_product::{Output, rows};
+use crate::epilogue::{Epilogue, Output};
 use crate::parallel::{Tiles, for_each_task};
 #[cfg(target_arch = "x86_64")]
 use crate::tiles::Amx;
@@ -132,19 +133,25 @@ fn round(x: f32) -> u16 {
 /// # Errors
 ///
 /// [`Error::Shape`] when a length does not fit.
-pub fn bf16_product(
-    input: &[f32],
-    weights: &Bf16Matrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
-) -> Result<()> {
-    rows(weights.n_in, weights.n_out, input, bias, out)?;
-    product(CpuForm::best(), input, weights, bias, output, out);
+pub fn bf16_product(input: &[f32], weights: &Bf16Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
+    epilogue.check(weights.n_in, weights.n_out, input.len(), out.len())?;
+    let form = CpuForm::best();
+    match epilogue.output {
+        Output::Replace | Output::Add => product(form, input, weights, epilogue.bias, epilogue.output, out),
+        Output::Activate(activation) => {
+            product(form, input, weights, epilogue.bias, Output::Replace, out);
+            activate(out, activation);
+        }
+        Output::Gated(activation) => {
+            let mut gate_up = vec![0.0; 2 * out.len()];
+            product(form, input, weights, epilogue.bias, Output::Replace, &mut gate_up);
+            gated(&gate_up, weights.n_out / 2, activation, out)?;
+        }
+    }
     Ok(())
 }
 
-/// The product by one form. The lengths fit and `form` is available.
+/// The product by one form, in `out` or added to it. The lengths fit and `form` is available.
 fn product(form: CpuForm, input: &[f32], weights: &Bf16Matrix, bias: Option<&[f32]>, output: Output, out: &mut [f32]) {
     let sink = Sink { n_out: weights.n_out, bias, output, tiles: Tiles::new(out) };
     match form {

@@ -5,9 +5,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Bf16Matrix, Sink, bf16_product, cpu, product, round};
 use crate::device::CpuForm;
-use crate::matrix_product::Output;
+use crate::epilogue::{Epilogue, Output};
 use crate::parallel::Tiles;
-use crate::{Error, PackedMatrix, matrix_product};
+use crate::{Activation, Error, PackedMatrix, activate, gated, matrix_product};
 
 /// A form as it is, or its loops over tiles in software.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,7 +122,7 @@ fn forms_that_keep_the_input_equal_the_product_with_the_weights_in_f32() {
     let input = random(&mut rng, n_rows * n_in);
     let mut expected = vec![0.0; n_rows * n_out];
     let packed = PackedMatrix::new(&wide, n_out, n_in).unwrap();
-    matrix_product(&input, &packed, None, Output::Replace, &mut expected).unwrap();
+    matrix_product(&input, &packed, Epilogue::default(), &mut expected).unwrap();
     for weights in [Bf16Matrix::from_bits(&bits, n_out, n_in), Bf16Matrix::new(&wide, n_out, n_in)] {
         let weights = weights.unwrap();
         assert!(2 * weights.n_bytes() <= packed.n_bytes() * 320 / 300 + 1);
@@ -158,10 +158,31 @@ fn lengths_that_do_not_fit_are_refused() {
     assert!(matches!(Bf16Matrix::from_bits(&[1; 5], 2, 3), Err(Error::Shape { what: "weights", .. })));
     let packed = Bf16Matrix::new(&[1.0; 6], 2, 3).unwrap();
     let run = |n_in, bias: Option<&[f32]>, n_out| {
-        bf16_product(&vec![0.0; n_in], &packed, bias, Output::Replace, &mut vec![0.0; n_out])
+        bf16_product(&vec![0.0; n_in], &packed, Epilogue { bias, output: Output::Replace }, &mut vec![0.0; n_out])
     };
     assert_eq!(run(6, None, 4), Ok(()));
     assert!(matches!(run(5, None, 4), Err(Error::Shape { what: "input", .. })));
     assert!(matches!(run(6, Some(&[0.0]), 4), Err(Error::Shape { what: "bias", .. })));
     assert!(matches!(run(6, None, 5), Err(Error::Shape { what: "out", .. })));
+}
+
+#[test]
+fn sums_are_activated_and_gated_as_the_separate_steps_do() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let (n_rows, n_in, n_out) = (5, 40, 64);
+    let (input, weights) = (random(&mut rng, n_rows * n_in), random(&mut rng, n_out * n_in));
+    let bias = random(&mut rng, n_out);
+    let packed = Bf16Matrix::new(&weights, n_out, n_in).unwrap();
+    let run = |output, width| {
+        let mut out = vec![0.0; n_rows * width];
+        bf16_product(&input, &packed, Epilogue { bias: Some(&bias), output }, &mut out).unwrap();
+        out
+    };
+    let sums = run(Output::Replace, n_out);
+    let mut activated = sums.clone();
+    activate(&mut activated, Activation::Gelu);
+    assert!(run(Output::Activate(Activation::Gelu), n_out) == activated);
+    let mut passed = vec![0.0; n_rows * n_out / 2];
+    gated(&sums, n_out / 2, Activation::Silu, &mut passed).unwrap();
+    assert!(run(Output::Gated(Activation::Silu), n_out / 2) == passed);
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP, Operands, QUAD, TALL, portable};
+use super::{BLOCK, GROUP, Operands, PAIR, QUAD, portable};
 
 /// Rounds a block of inputs to `n_steps` steps; gives the step and the least number.
 ///
@@ -50,13 +50,13 @@ pub unsafe fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32)
     (step, least)
 }
 
-/// The sums of `n_rows` rows with a group of outputs.
+/// The sums of `n_rows` rows with a group of outputs, sixteen in each of rows of [`PAIR`].
 ///
 /// # Safety
 ///
 /// The processor has AVX2 and FMA, and the operands are as long as they say.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
     // SAFETY: as the caller promises.
     unsafe {
         match n_rows {
@@ -70,7 +70,7 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     let n_blocks = operands.n_blocks;
     let ones = _mm256_set1_epi16(1);
     let mut totals = [[_mm256_setzero_ps(); 2]; R];
@@ -106,8 +106,8 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TA
     }
     for (r, totals) in totals.iter().enumerate() {
         for (half, total) in totals.iter().enumerate() {
-            // SAFETY: `sums` has sixteen places for each of at least `R` rows.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(r * GROUP + 8 * half), *total) };
+            // SAFETY: `sums` has sixteen places in each of `R` rows of `PAIR`.
+            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(r * PAIR + 8 * half), *total) };
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP, Operands, QUAD, TALL};
+use super::{BLOCK, GROUP, Operands, PAIR, QUAD};
 
-/// The sums of `n_rows` rows with a group of outputs.
+/// The sums of `n_rows` rows with a group of outputs, sixteen in each of rows of [`PAIR`].
 ///
 /// # Safety
 ///
 /// The processor has AVX-512F and VNNI, and the operands are as long as they say.
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
     // SAFETY: as the caller promises.
     unsafe {
         match n_rows {
@@ -24,7 +24,7 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[inline]
-unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     let n_blocks = operands.n_blocks;
     let mut totals = [_mm512_setzero_ps(); R];
     for b in 0..n_blocks {
@@ -54,7 +54,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TA
         }
     }
     for (r, total) in totals.iter().enumerate() {
-        // SAFETY: `sums` has sixteen places for each of at least `R` rows.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * GROUP), *total) };
+        // SAFETY: `sums` has sixteen places in each of `R` rows of `PAIR`.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * PAIR), *total) };
     }
 }

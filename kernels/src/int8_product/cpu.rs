@@ -19,7 +19,7 @@ pub fn product(input: &[f32], weights: &[f32], n_out: usize, n_in: usize, n_step
 fn symmetric(block: &[f32]) -> Vec<f64> {
     let scale = block.iter().fold(0.0f32, |largest, x| largest.max(x.abs())) / 127.0;
     let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-    block.iter().map(|x| f64::from((x * inverse).round()) * f64::from(scale)).collect()
+    block.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
 }
 
 fn affine(block: &[f32], n_steps: f64) -> Vec<f64> {

@@ -23,9 +23,15 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::activation::Activation;
 use crate::device::CpuForm;
-use crate::matrix_product::{Output, rows};
-use crate::parallel::{Tiles, for_each_task};
+use crate::epilogue::{Epilogue, Output, biases, store};
+use crate::forms::{fold_lanes, forms};
+use crate::parallel::{Tiles, even_parts, for_each_task};
 use crate::{Error, Result};
 
 /// Outputs side by side: two AVX2 registers of sums, one of AVX-512.
@@ -36,15 +42,12 @@ const BLOCK: usize = 32;
 const QUAD: usize = 4;
 /// Rows that one task multiplies.
 const TASK_ROWS: usize = 128;
-/// Groups of outputs that one task multiplies.
-const TASK_GROUPS: usize = 16;
+/// Pairs of groups that one task multiplies, at most.
+const TASK_PAIRS: usize = 8;
+/// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
+const TASK_WORK: usize = 1 << 19;
 /// Rows of a register tile, at most.
 const TALL: usize = 4;
-/// Rows of any form's tile, at most.
-#[cfg(target_arch = "x86_64")]
-const HIGHEST: usize = amx::TALL;
-#[cfg(not(target_arch = "x86_64"))]
-const HIGHEST: usize = TALL;
 
 /// The weights of a linear map, `[n_out, n_in]`, as bytes, packed for [`int8_product`].
 #[derive(Clone, Debug)]
@@ -81,23 +84,13 @@ impl Int8Matrix {
         let mut codes = vec![0; n_groups * n_blocks * BLOCK * GROUP];
         let mut scales = vec![0.0; n_groups * n_blocks * GROUP];
         let mut sums = scales.clone();
-        for (o, row) in weights.chunks_exact(n_in).enumerate() {
-            for (b, block) in row.chunks(BLOCK).enumerate() {
-                let place = (o / GROUP * n_blocks + b) * GROUP;
-                let codes = &mut codes[place * BLOCK..][..BLOCK * GROUP];
-                let largest = block.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
-                let scale = largest / 127.0;
-                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-                let mut sum = 0;
-                for (i, weight) in block.iter().enumerate() {
-                    let code = (weight * inverse).round().clamp(-127.0, 127.0) as i8;
-                    codes[(i / QUAD * GROUP + o % GROUP) * QUAD + i % QUAD] = code;
-                    sum += i32::from(code);
-                }
-                scales[place + o % GROUP] = scale;
-                sums[place + o % GROUP] = scale * sum as f32;
-            }
-        }
+        let form = CpuForm::best();
+        let of_groups = codes.par_chunks_exact_mut(n_blocks * BLOCK * GROUP);
+        let of_groups = of_groups.zip(scales.par_chunks_exact_mut(n_blocks * GROUP));
+        let of_groups = of_groups.zip(sums.par_chunks_exact_mut(n_blocks * GROUP));
+        of_groups.zip(weights.par_chunks(GROUP * n_in)).for_each(|(((codes, scales), sums), rows)| {
+            round_group(form, rows, n_in, codes, scales, sums);
+        });
         Ok(Self { n_out, n_in, codes, scales, sums })
     }
 
@@ -117,135 +110,270 @@ impl Int8Matrix {
     }
 }
 
-/// Multiplies rows by weights in bytes: `out[r, o] ≈ Σ_i input[r, i] · weights[o, i] + bias[o]`, or adds that to `out`.
-///
-/// `input` is `[n_rows, n_in]`, `bias` `[n_out]`, `out` `[n_rows, n_out]`, row-major. What is lost is the rounding of
-/// both sides, about a hundredth of a typical row's length.
-///
-/// # Errors
-///
-/// [`Error::Shape`] when a length does not fit.
-pub fn int8_product(
-    input: &[f32],
-    weights: &Int8Matrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
-) -> Result<()> {
-    let n_rows = rows(weights.n_in, weights.n_out, input, bias, out)?;
-    product(CpuForm::best(), n_rows, input, weights, bias, output, out);
-    Ok(())
-}
-
-/// The product by one form. The lengths fit and `form` is available.
-fn product(
-    form: CpuForm,
-    n_rows: usize,
-    input: &[f32],
-    weights: &Int8Matrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
-) {
-    let (n_in, n_out) = (weights.n_in, weights.n_out);
-    let n_groups = n_out.div_ceil(GROUP);
-    let rounded = RoundedRows::new(form, input, n_in);
-    let group_runs = n_groups.div_ceil(TASK_GROUPS);
-    let n_tasks = n_rows.div_ceil(TASK_ROWS) * group_runs;
-    let tiles = Tiles::new(out);
-    for_each_task(n_tasks, n_rows * n_in * n_out / 2, |task| {
-        let rows = task / group_runs * TASK_ROWS..n_rows.min((task / group_runs + 1) * TASK_ROWS);
-        let mut sums = [0.0; HIGHEST * GROUP];
-        for group in task % group_runs * TASK_GROUPS..n_groups.min((task % group_runs + 1) * TASK_GROUPS) {
-            let mut row = rows.start;
-            while row < rows.end {
-                let n_rows = height(form, rows.end - row);
-                let sums = &mut sums[..n_rows.max(TALL) * GROUP];
-                tile(form, &rounded, row, n_rows, weights, group, sums);
-                for (r, sums) in sums.chunks_exact(GROUP).take(n_rows).enumerate() {
-                    let first = group * GROUP;
-                    let width = (n_out - first).min(GROUP);
-                    // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile.
-                    let out = unsafe { tiles.slice((row + r) * n_out + first, width) };
-                    for (o, out) in out.iter_mut().enumerate() {
-                        let sum = sums[o] + bias.map_or(0.0, |bias| bias[first + o]);
-                        *out = if output == Output::Add { *out + sum } else { sum };
-                    }
+forms! {
+    /// Rounds and packs the weights of a group of outputs, or of what there is of one, `[up to 16, n_in]`.
+    fn round_group(rows: &[f32], n_in: usize, codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+        for (o, row) in rows.chunks_exact(n_in).enumerate() {
+            for (b, block) in row.chunks(BLOCK).enumerate() {
+                let largest = fold_lanes(block, 0.0, |largest, weight| largest.max(weight.abs()), f32::max);
+                let scale = largest / 127.0;
+                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+                let mut rounded = [0.0; BLOCK];
+                for (rounded, weight) in rounded.iter_mut().zip(block) {
+                    *rounded = (weight * inverse).round_ties_even().clamp(-127.0, 127.0);
                 }
-                row += n_rows;
+                let codes = &mut codes[b * BLOCK * GROUP..][..BLOCK * GROUP];
+                for (quad, rounded) in rounded.as_chunks::<QUAD>().0.iter().enumerate() {
+                    let place = (quad * GROUP + o) * QUAD;
+                    codes[place..place + QUAD].copy_from_slice(&rounded.map(|code| code as i8));
+                }
+                scales[b * GROUP + o] = scale;
+                // A sum of whole numbers below 2¹² is exact in any order.
+                sums[b * GROUP + o] = scale * rounded.iter().sum::<f32>();
             }
         }
-    });
+    }
 }
 
-/// Input rows rounded to bytes.
-struct RoundedRows {
-    n_blocks: usize,
-    /// `[n_rows, blocks, 32]`
+/// Rows rounded to bytes, as [`int8_product`] reads them: block by block, to the steps between the least and the greatest
+/// number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Int8Rows {
+    n_rows: usize,
+    n_in: usize,
+    /// `[n_rows, blocks, 32]`, zeros after a row's last number.
     codes: Vec<u8>,
     /// The step and the least number of each block, `[n_rows, blocks]`.
     blocks: Vec<(f32, f32)>,
 }
 
-impl RoundedRows {
-    fn new(form: CpuForm, input: &[f32], n_in: usize) -> Self {
+impl Int8Rows {
+    /// Rounds rows of `n_in` numbers, in place of what was here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when the rows are not all of that length; [`Error::ZeroDimension`] when it is 0.
+    pub fn round(&mut self, rows: &[f32], n_in: usize) -> Result<()> {
+        if n_in == 0 {
+            return Err(Error::ZeroDimension);
+        }
+        if !rows.len().is_multiple_of(n_in) {
+            let expected = rows.len().next_multiple_of(n_in);
+            return Err(Error::Shape { what: "rows", expected, found: rows.len() });
+        }
+        self.round_by(CpuForm::best(), rows, n_in);
+        Ok(())
+    }
+
+    fn round_by(&mut self, form: CpuForm, rows: &[f32], n_in: usize) {
+        self.resize(rows.len() / n_in, n_in);
         let n_blocks = n_in.div_ceil(BLOCK);
-        let n_rows = input.len() / n_in;
-        let mut codes = vec![0; n_rows * n_blocks * BLOCK];
-        let mut blocks = vec![(0.0, 0.0); n_rows * n_blocks];
-        let per_row = codes.chunks_exact_mut(n_blocks * BLOCK).zip(blocks.chunks_exact_mut(n_blocks));
-        for (row, (codes, blocks)) in input.chunks_exact(n_in).zip(per_row) {
-            for (input, (codes, block)) in row.chunks(BLOCK).zip(codes.chunks_exact_mut(BLOCK).zip(blocks)) {
-                *block = match form {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: these forms are chosen only where the processor has AVX2.
-                    CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::round(input, codes, 127.0) },
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: as above.
-                    CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx2::round(input, codes, 255.0) },
-                    _ => portable::round(input, codes, 127.0),
-                };
+        let per_row = self.codes.chunks_exact_mut(n_blocks * BLOCK).zip(self.blocks.chunks_exact_mut(n_blocks));
+        for (row, (codes, blocks)) in rows.chunks_exact(n_in).zip(per_row) {
+            for (numbers, (codes, block)) in row.chunks(BLOCK).zip(codes.chunks_exact_mut(BLOCK).zip(blocks)) {
+                *block = round(form, numbers, codes);
             }
         }
-        Self { n_blocks, codes, blocks }
+    }
+
+    /// Makes room for rows; what they hold is any numbers, but zeros after each row's last.
+    fn resize(&mut self, n_rows: usize, n_in: usize) {
+        let n_blocks = n_in.div_ceil(BLOCK);
+        if n_in != self.n_in {
+            self.codes.clear();
+        }
+        self.codes.resize(n_rows * n_blocks * BLOCK, 0);
+        self.blocks.resize(n_rows * n_blocks, (0.0, 0.0));
+        (self.n_rows, self.n_in) = (n_rows, n_in);
+    }
+
+    /// How many rows there are.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
     }
 }
 
-/// Rows of the next tile where `n_rows` are left.
+/// Multiplies rows by weights in bytes: `s[r, o] ≈ Σ_i input[r, i] · weights[o, i]`, of which the epilogue makes `out`.
+///
+/// `out` is `[n_rows, n_out]`, or half as wide when it is gated, row-major. What is lost is the rounding of both sides, about a hundredth of a typical
+/// row's length.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit.
+pub fn int8_product(input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
+    check_rows(input, weights)?;
+    epilogue.check(weights.n_in, weights.n_out, input.n_rows * weights.n_in, out.len())?;
+    product(CpuForm::best(), input, weights, epilogue, out);
+    Ok(())
+}
+
+/// [`int8_product`] whose result, after the bias and the activation, is rounded for the next product as soon as it is
+/// there: `out` holds the rows that [`Int8Rows::round`] makes of that result, to the bit, which itself never is in memory.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit.
+pub fn int8_product_rounded(
+    input: &Int8Rows,
+    weights: &Int8Matrix,
+    bias: Option<&[f32]>,
+    activation: Option<Activation>,
+    out: &mut Int8Rows,
+) -> Result<()> {
+    check_rows(input, weights)?;
+    let epilogue = Epilogue { bias, output: activation.map_or(Output::Replace, Output::Activate) };
+    epilogue.check(weights.n_in, weights.n_out, input.n_rows * weights.n_in, input.n_rows * weights.n_out)?;
+    rounded_product(CpuForm::best(), input, weights, epilogue, out);
+    Ok(())
+}
+
+/// A matrix has at least one input, so that rows of which there are none may be of any length.
+fn check_rows(input: &Int8Rows, weights: &Int8Matrix) -> Result<()> {
+    if input.n_rows > 0 && input.n_in != weights.n_in {
+        return Err(Error::Shape { what: "input", expected: weights.n_in, found: input.n_in });
+    }
+    Ok(())
+}
+
+/// The product by one form. The lengths fit and `form` is available.
+fn product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut [f32]) {
+    let width = out.len().checked_div(input.n_rows).unwrap_or(0);
+    let out = Tiles::new(out);
+    for_each_tile(form, input, weights, width, epilogue, |tile, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, tile.first + tile.outputs.start);
+        let mut places: [&mut [f32]; TALL] = Default::default();
+        for (place, row) in places.iter_mut().zip(tile.rows.clone()) {
+            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one task, which has no other
+            // reference to it.
+            *place = unsafe { out.slice(row * width + tile.outputs.start, tile.outputs.len()) };
+        }
+        store(form, sums, &biases, tile.output, &mut places[..tile.rows.len()]);
+    });
+}
+
+/// The rounded product by one form, likewise, for outputs that need nothing of what is in `out`.
+fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epilogue<'_>, out: &mut Int8Rows) {
+    out.resize(input.n_rows, weights.n_out);
+    let n_blocks = weights.n_out.div_ceil(BLOCK);
+    let (codes, blocks) = (Tiles::new(&mut out.codes), Tiles::new(&mut out.blocks));
+    for_each_tile(form, input, weights, weights.n_out, epilogue, |tile, sums| {
+        let biases: [f32; PAIR] = biases(epilogue.bias, tile.outputs.start);
+        let mut finished = [[0.0; PAIR]; TALL];
+        store(form, sums, &biases, tile.output, &mut finished.each_mut().map(|row| &mut row[..]));
+        for (row, finished) in tile.rows.zip(&finished) {
+            let block = row * n_blocks + tile.outputs.start / BLOCK;
+            // SAFETY: `out` is borrowed by the product, and each of its blocks belongs to one tile.
+            let (codes, place) = unsafe { (codes.slice(block * BLOCK, BLOCK), blocks.slice(block, 1)) };
+            place[0] = round(form, &finished[..tile.outputs.len()], codes);
+        }
+    });
+}
+
+/// Outputs that are finished together: two groups, and a block of inputs of the next product.
+const PAIR: usize = 2 * GROUP;
+const _: () = assert!(PAIR == BLOCK);
+
+/// Some rows and outputs of a result whose sums are finished.
+struct Tile {
+    /// At most [`TALL`].
+    rows: Range<usize>,
+    /// The output at which the pass begins.
+    first: usize,
+    /// At most [`PAIR`] of the pass, which are those of a row of the result.
+    outputs: Range<usize>,
+    output: Output,
+}
+
+/// Gives the sums of each tile, `[n_rows, PAIR]`, to `finish`, once a pass and pass by pass. Rows of the result are as long
+/// as `width`.
+fn for_each_tile(
+    form: CpuForm,
+    input: &Int8Rows,
+    weights: &Int8Matrix,
+    width: usize,
+    epilogue: Epilogue<'_>,
+    finish: impl Fn(Tile, &[f32]) + Sync + Send,
+) {
+    let (n_rows, n_in, n_out) = (input.n_rows, weights.n_in, weights.n_out);
+    let n_pairs = width.div_ceil(PAIR);
+    let task_pairs = (TASK_WORK / (n_rows * n_in * PAIR).max(1)).clamp(1, TASK_PAIRS);
+    let pair_runs = n_pairs.div_ceil(task_pairs);
+    let row_runs: Vec<_> = even_parts(0..n_rows, TASK_ROWS).collect();
+    for_each_task(row_runs.len() * pair_runs, n_rows * n_in * n_out / 2, |task| {
+        let rows = row_runs[task / pair_runs].clone();
+        let of = |part: &Range<usize>| (part.start - rows.start) * PAIR..(part.end - rows.start) * PAIR;
+        let height = height(form, rows.len());
+        // Sums of all rows with two groups of outputs.
+        let mut sums = vec![0.0; rows.len() * PAIR];
+        for pair in task % pair_runs * task_pairs..n_pairs.min((task % pair_runs + 1) * task_pairs) {
+            let outputs = pair * PAIR..width.min((pair + 1) * PAIR);
+            let n_groups = outputs.len().div_ceil(GROUP);
+            for (first, output) in epilogue.passes(width) {
+                for group in 0..n_groups {
+                    for part in even_parts(rows.clone(), height) {
+                        let of_group = &mut sums[of(&part)][group * GROUP..];
+                        sum(form, input, part.clone(), weights, (first + outputs.start) / GROUP + group, of_group);
+                        if group + 1 < n_groups {
+                            continue;
+                        }
+                        for rows in even_parts(part, TALL) {
+                            let sums = &sums[of(&rows)];
+                            finish(Tile { rows, first, outputs: outputs.clone(), output }, sums);
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Rounds a block of a row, or what there is of one; gives the step and the least number.
+fn round(form: CpuForm, numbers: &[f32], codes: &mut [u8]) -> (f32, f32) {
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: these forms are chosen only where the processor has AVX2, and `codes` are of a whole block.
+        CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::round(numbers, codes, 127.0) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx2::round(numbers, codes, 255.0) },
+        _ => portable::round(numbers, codes, 127.0),
+    }
+}
+
+/// Rows of a form's register tile, at most, where there are `n_rows`.
 fn height(form: CpuForm, n_rows: usize) -> usize {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Amx if n_rows >= amx::WORTHWHILE => n_rows.min(amx::TALL),
-        _ => n_rows.min(TALL),
+        CpuForm::Amx if n_rows >= amx::WORTHWHILE => amx::TALL,
+        _ => TALL,
     }
 }
 
-/// The sums of as many rows as [`height`] says with one group of outputs: `[n_rows, 16]`, in a place for four at least.
-fn tile(
-    form: CpuForm,
-    rounded: &RoundedRows,
-    row: usize,
-    n_rows: usize,
-    weights: &Int8Matrix,
-    group: usize,
-    sums: &mut [f32],
-) {
-    let n_blocks = rounded.n_blocks;
+/// The sums of as many rows as [`height`] says with one group of outputs, sixteen in each of rows of [`PAIR`].
+fn sum(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix, group: usize, sums: &mut [f32]) {
+    let n_blocks = weights.n_in.div_ceil(BLOCK);
+    let n_rows = rows.len();
     let operands = Operands {
         n_blocks,
-        rows: &rounded.codes[row * n_blocks * BLOCK..(row + n_rows) * n_blocks * BLOCK],
-        steps: &rounded.blocks[row * n_blocks..(row + n_rows) * n_blocks],
+        rows: &input.codes[rows.start * n_blocks * BLOCK..rows.end * n_blocks * BLOCK],
+        steps: &input.blocks[rows.start * n_blocks..rows.end * n_blocks],
         weights: &weights.codes[group * n_blocks * BLOCK * GROUP..][..n_blocks * BLOCK * GROUP],
         scales: &weights.scales[group * n_blocks * GROUP..][..n_blocks * GROUP],
         weight_sums: &weights.sums[group * n_blocks * GROUP..][..n_blocks * GROUP],
     };
+    let sums = &mut sums[..(n_rows - 1) * PAIR + GROUP];
     #[cfg(target_arch = "x86_64")]
     if n_rows > TALL {
+        let mut close = [0.0; amx::TALL * GROUP];
         // SAFETY: only the AMX form has tiles of so many rows, and it is chosen only where the processor and the system
         // allow it; the slices are cut to shape above.
-        return unsafe { amx::tile(n_rows, &operands, sums) };
+        unsafe { amx::tile(n_rows, &operands, &mut close[..n_rows * GROUP]) };
+        for (sums, close) in sums.chunks_mut(PAIR).zip(close.chunks_exact(GROUP)) {
+            sums[..GROUP].copy_from_slice(close);
+        }
+        return;
     }
-    let sums = sums.first_chunk_mut().expect("there is place for four rows");
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the slices are cut to shape

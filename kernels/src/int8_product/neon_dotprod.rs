@@ -2,19 +2,19 @@
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK, GROUP, Operands, QUAD, TALL};
+use super::{BLOCK, GROUP, Operands, PAIR, QUAD};
 use crate::neon::dot_lane;
 
 /// Registers of a group's sums.
 const PARTS: usize = GROUP / 4;
 
-/// The sums of `n_rows` rows, whose codes are at most 127, with a group of outputs.
+/// The sums of `n_rows` rows, whose codes are at most 127, with a group of outputs, sixteen in each of rows of [`PAIR`].
 ///
 /// # Safety
 ///
 /// The processor has NEON and DotProd, and the operands are as long as they say.
 #[target_feature(enable = "neon,dotprod")]
-pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
     // SAFETY: as the caller promises.
     unsafe {
         match n_rows {
@@ -28,7 +28,7 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL
 
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     let n_blocks = operands.n_blocks;
     let mut totals = [[vdupq_n_f32(0.0); PARTS]; R];
     for b in 0..n_blocks {
@@ -63,7 +63,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32; TA
     for (r, totals) in totals.iter().enumerate() {
         for (part, total) in totals.iter().enumerate() {
             // SAFETY: `sums` has sixteen places for each of at least `R` rows.
-            unsafe { vst1q_f32(sums.as_mut_ptr().add(r * GROUP + part * 4), *total) };
+            unsafe { vst1q_f32(sums.as_mut_ptr().add(r * PAIR + part * 4), *total) };
         }
     }
 }

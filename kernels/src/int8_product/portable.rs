@@ -1,6 +1,6 @@
 //! Plain loops over bytes, which the compiler vectorises.
 
-use super::{BLOCK, GROUP, Operands, QUAD, TALL};
+use super::{BLOCK, GROUP, Operands, PAIR, QUAD};
 
 /// Rounds a block of inputs to `n_steps` steps; gives the step and the least number.
 pub fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32) {
@@ -14,11 +14,11 @@ pub fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32) {
     (step, least)
 }
 
-/// The sums of `n_rows` rows with a group of outputs.
-pub fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32; TALL * GROUP]) {
+/// The sums of `n_rows` rows with a group of outputs, sixteen in each of rows of [`PAIR`].
+pub fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
     let n_blocks = operands.n_blocks;
     for r in 0..n_rows {
-        let sums = &mut sums[r * GROUP..(r + 1) * GROUP];
+        let sums = &mut sums[r * PAIR..][..GROUP];
         sums.fill(0.0);
         for b in 0..n_blocks {
             let codes = &operands.rows[(r * n_blocks + b) * BLOCK..][..BLOCK];

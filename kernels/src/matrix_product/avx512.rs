@@ -7,7 +7,8 @@ use super::{PANEL, TileShape};
 /// Lanes of a register.
 const LANES: usize = 16;
 
-/// The sums of `n_rows` rows with `n_panels` panels: `[n_rows, n_panels · 16]`.
+/// The sums of `n_rows` rows with `n_panels` panels, `[n_rows, n_panels · 16]`; added to what is there when inputs came
+/// before these.
 ///
 /// # Safety
 ///
@@ -75,6 +76,10 @@ unsafe fn registers<const R: usize, const P: usize, const V: usize>(
                 let (p, part) = (v * LANES / PANEL, v * LANES % PANEL);
                 *weights = _mm512_loadu_ps(panel.add((p * n_in + i) * PANEL + part));
             }
+            // The weights that come after these, while other rows still meet these.
+            for p in 0..P {
+                _mm_prefetch::<_MM_HINT_T1>(panel.wrapping_add((p * n_in + i + n_inputs) * PANEL).cast());
+            }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*row.add(r * n_in + i));
                 for (acc, weights) in acc.iter_mut().zip(&weights) {
@@ -84,7 +89,8 @@ unsafe fn registers<const R: usize, const P: usize, const V: usize>(
         }
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
-                _mm512_storeu_ps(sums.as_mut_ptr().add(r * P * PANEL + v * LANES), *acc);
+                let to = sums.as_mut_ptr().add(r * P * PANEL + v * LANES);
+                _mm512_storeu_ps(to, if first == 0 { *acc } else { _mm512_add_ps(_mm512_loadu_ps(to), *acc) });
             }
         }
     }

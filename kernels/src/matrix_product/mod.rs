@@ -16,18 +16,29 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use crate::device::CpuForm;
-use crate::parallel::{Tiles, for_each_task};
+use crate::epilogue::{Epilogue, Output, biases, store};
+use crate::parallel::{Tiles, even_parts, for_each_task};
 use crate::{Error, Result};
 
 /// Outputs of a panel: two AVX2 registers, one of AVX-512.
 const PANEL: usize = 16;
-/// Rows that one task multiplies: what they hold of one block of inputs stays in the second-level cache.
-const TASK_ROWS: usize = 120;
-/// Panels that one task multiplies.
-const TASK_PANELS: usize = 16;
+/// Rows of a register tile, at most.
+const TALLEST: usize = 12;
+/// Panels of a register tile, at most.
+const WIDEST: usize = 4;
 /// Inputs of a block: a panel of them, 24 kB, stays in the first-level cache while all rows pass.
 const BLOCK: usize = 384;
+/// Rows that one task multiplies, half as many when they are longer than two blocks: they stay in the second-level cache.
+const TASK_ROWS: usize = 128;
+/// Panels that one task multiplies, at most.
+const TASK_PANELS: usize = 16;
+/// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
+const TASK_WORK: usize = 1 << 18;
 
 /// The weights of a linear map, `[n_out, n_in]`, packed for [`matrix_product`].
 #[derive(Clone, Debug)]
@@ -36,15 +47,6 @@ pub struct PackedMatrix {
     n_in: usize,
     /// `[⌈n_out / 16⌉, n_in, 16]`, zeros where there are no more outputs.
     panels: Vec<f32>,
-}
-
-/// What a product does with what is already in `out`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// It is written over.
-    Replace,
-    /// It is added to, as a residual connection does.
-    Add,
 }
 
 impl PackedMatrix {
@@ -62,13 +64,17 @@ impl PackedMatrix {
             return Err(Error::Shape { what: "weights", expected, found: weights.len() });
         }
         let mut panels = vec![0.0; n_out.div_ceil(PANEL) * PANEL * n_in];
-        for (panel, rows) in panels.chunks_exact_mut(PANEL * n_in).zip(weights.chunks(PANEL * n_in)) {
-            for (output, row) in rows.chunks_exact(n_in).enumerate() {
-                for (input, &weight) in row.iter().enumerate() {
-                    panel[input * PANEL + output] = weight;
+        let of_panels = panels.par_chunks_exact_mut(PANEL * n_in).zip(weights.par_chunks(PANEL * n_in));
+        of_panels.for_each(|(panel, rows)| {
+            // Squares of sixteen: a kilobyte is written, and sixteen lines are read, before the next ones.
+            for (square, inputs) in panel.chunks_mut(PANEL * PANEL).zip((0..n_in).step_by(PANEL)) {
+                for (output, row) in rows.chunks_exact(n_in).enumerate() {
+                    for (place, &weight) in square[output..].iter_mut().step_by(PANEL).zip(&row[inputs..]) {
+                        *place = weight;
+                    }
                 }
             }
-        }
+        });
         Ok(Self { n_out, n_in, panels })
     }
 
@@ -86,73 +92,64 @@ impl PackedMatrix {
     pub fn n_bytes(&self) -> usize {
         self.panels.len() * size_of::<f32>()
     }
-
-    /// The shape check that all products share; gives the number of rows.
-    fn rows(&self, input: &[f32], bias: Option<&[f32]>, out: &[f32]) -> Result<usize> {
-        rows(self.n_in, self.n_out, input, bias, out)
-    }
 }
 
-/// Multiplies rows by weights: `out[r, o] = Σ_i input[r, i] · weights[o, i] + bias[o]`, or adds that to `out`.
+/// Multiplies rows by weights: `s[r, o] = Σ_i input[r, i] · weights[o, i]`, of which the epilogue makes `out`.
 ///
-/// `input` is `[n_rows, n_in]`, `bias` `[n_out]`, `out` `[n_rows, n_out]`, row-major.
+/// `input` is `[n_rows, n_in]`, `out` `[n_rows, n_out]`, or half as wide when it is gated, row-major.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] when a length does not fit.
-pub fn matrix_product(
-    input: &[f32],
-    weights: &PackedMatrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
-) -> Result<()> {
-    let n_rows = weights.rows(input, bias, out)?;
-    product(CpuForm::best(), n_rows, input, weights, bias, output, out);
+pub fn matrix_product(input: &[f32], weights: &PackedMatrix, epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<()> {
+    epilogue.check(weights.n_in, weights.n_out, input.len(), out.len())?;
+    product(CpuForm::best(), input, weights, epilogue, out);
     Ok(())
 }
 
-pub fn rows(n_in: usize, n_out: usize, input: &[f32], bias: Option<&[f32]>, out: &[f32]) -> Result<usize> {
-    if !input.len().is_multiple_of(n_in) {
-        let expected = input.len().next_multiple_of(n_in);
-        return Err(Error::Shape { what: "input", expected, found: input.len() });
-    }
-    let n_rows = input.len() / n_in;
-    match bias {
-        Some(bias) if bias.len() != n_out => Err(Error::Shape { what: "bias", expected: n_out, found: bias.len() }),
-        _ if out.len() != n_rows * n_out => {
-            Err(Error::Shape { what: "out", expected: n_rows * n_out, found: out.len() })
-        }
-        _ => Ok(n_rows),
-    }
-}
-
 /// The product by one form. The lengths fit and `form` is available.
-fn product(
-    form: CpuForm,
-    n_rows: usize,
-    input: &[f32],
-    weights: &PackedMatrix,
-    bias: Option<&[f32]>,
-    output: Output,
-    out: &mut [f32],
-) {
+fn product(form: CpuForm, input: &[f32], weights: &PackedMatrix, epilogue: Epilogue<'_>, out: &mut [f32]) {
     let (n_in, n_out) = (weights.n_in, weights.n_out);
-    let n_panels = n_out.div_ceil(PANEL);
-    let panel_groups = n_panels.div_ceil(TASK_PANELS);
-    let n_tasks = n_rows.div_ceil(TASK_ROWS) * panel_groups;
+    let n_rows = input.len() / n_in;
+    let width = out.len().checked_div(n_rows).unwrap_or(0);
+    // A few rows are bound by memory and by the latency of additions: more panels side by side.
+    let (tall, wide, wide_for_few) = match form {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2, WIDEST),
+        CpuForm::Neon | CpuForm::NeonDotprod => (6, 1, 2),
+        _ => (6, 1, WIDEST),
+    };
+    let n_panels = width.div_ceil(PANEL);
+    let task_rows = if n_in <= 2 * BLOCK { TASK_ROWS } else { TASK_ROWS / 2 };
+    let task_panels = (TASK_WORK / (n_rows * n_in * PANEL).max(1)).next_multiple_of(WIDEST).clamp(WIDEST, TASK_PANELS);
+    let panel_groups = n_panels.div_ceil(task_panels);
+    let row_groups: Vec<_> = even_parts(0..n_rows, task_rows).collect();
     // Blocks of inputs of nearly one length.
     let block = n_in.div_ceil(n_in.div_ceil(BLOCK));
-    let tiles = Tiles::new(out);
-    for_each_task(n_tasks, n_rows * n_in * n_out, |task| {
-        let rows = task / panel_groups * TASK_ROWS..n_rows.min((task / panel_groups + 1) * TASK_ROWS);
-        let panels = task % panel_groups * TASK_PANELS..n_panels.min((task % panel_groups + 1) * TASK_PANELS);
-        let mut tile = Tile { form, input, weights, bias, tiles, output, inputs: 0..0 };
-        for first in (0..n_in).step_by(block) {
-            tile.inputs = first..n_in.min(first + block);
-            tile.output = if first == 0 { output } else { Output::Add };
-            tile.bias = if first == 0 { bias } else { None };
-            tile.multiply(rows.clone(), panels.clone());
+    let tile = Tile { form, input, weights, bias: epilogue.bias, width, out: Tiles::new(out) };
+    for_each_task(row_groups.len() * panel_groups, n_rows * n_in * n_out, |task| {
+        let rows = row_groups[task / panel_groups].clone();
+        let wide = if rows.len() <= 2 { wide_for_few } else { wide };
+        let panels = task % panel_groups * task_panels..n_panels.min((task % panel_groups + 1) * task_panels);
+        // Sums of all rows with some panels, `[n_rows, wide · 16]`.
+        let mut sums = vec![0.0; rows.len() * wide * PANEL];
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let wide = if panels.end - panel >= wide { wide } else { 1 };
+            for (first, output) in epilogue.passes(width) {
+                for input in (0..n_in).step_by(block) {
+                    let inputs = input..n_in.min(input + block);
+                    let mut done = 0;
+                    for tile_rows in even_parts(rows.clone(), tall) {
+                        let sums = &mut sums[done * wide * PANEL..][..tile_rows.len() * wide * PANEL];
+                        tile.sum(tile_rows.clone(), first / PANEL + panel, wide, inputs.clone(), sums);
+                        done += tile_rows.len();
+                        if inputs.end == n_in {
+                            tile.store(tile_rows, first, panel, wide, output, sums);
+                        }
+                    }
+                }
+            }
+            panel += wide;
         }
     });
 }
@@ -163,46 +160,23 @@ struct Tile<'a> {
     input: &'a [f32],
     weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
-    tiles: Tiles<f32>,
-    output: Output,
-    /// The inputs that are summed now.
-    inputs: std::ops::Range<usize>,
+    /// Length of a row of `out`.
+    width: usize,
+    out: Tiles<f32>,
 }
 
 impl Tile<'_> {
-    fn multiply(&self, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
-        // A few rows are bound by memory and by the latency of additions: more panels side by side.
-        let (tall, wide, wide_for_few) = match self.form {
-            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2, 4),
-            CpuForm::Neon | CpuForm::NeonDotprod => (6, 1, 2),
-            _ => (6, 1, 4),
-        };
-        let wide = if rows.len() <= 2 { wide_for_few } else { wide };
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let n_panels = if panels.end - panel >= wide { wide } else { 1 };
-            let mut row = rows.start;
-            while row < rows.end {
-                let n_rows = (rows.end - row).min(tall);
-                self.tile(row, n_rows, panel, n_panels);
-                row += n_rows;
-            }
-            panel += n_panels;
-        }
-    }
-
-    fn tile(&self, row: usize, n_rows: usize, panel: usize, n_panels: usize) {
-        let (n_in, n_out) = (self.weights.n_in, self.weights.n_out);
-        let n_inputs = self.inputs.len();
-        let mut sums = [0.0; 12 * 4 * PANEL];
-        let sums = &mut sums[..n_rows * n_panels * PANEL];
-        let rows = &self.input[row * n_in..(row + n_rows) * n_in];
+    /// Sums some inputs of some rows with some panels.
+    fn sum(&self, rows: Range<usize>, panel: usize, n_panels: usize, inputs: Range<usize>, sums: &mut [f32]) {
+        let n_in = self.weights.n_in;
+        let n_rows = rows.len();
+        let rows = &self.input[rows.start * n_in..rows.end * n_in];
         let panels = &self.weights.panels[panel * n_in * PANEL..(panel + n_panels) * n_in * PANEL];
-        let shape = TileShape { n_in, first: self.inputs.start, n_inputs };
+        let shape = TileShape { n_in, first: inputs.start, n_inputs: inputs.len() };
         match self.form {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: these forms are chosen only where the processor has AVX-512F; the slices hold `n_rows` rows and
-            // `n_panels` panels of `n_in` inputs, of which `n_inputs` from `first` on are there.
+            // `n_panels` panels of `n_in` inputs, of which `n_inputs` from `first` on are there, and their sums.
             CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
                 avx512::tile(n_rows, n_panels, rows, panels, shape, sums);
             },
@@ -216,26 +190,20 @@ impl Tile<'_> {
             },
             _ => portable::tile(n_rows, n_panels, rows, panels, shape, sums),
         }
-        for (i, sums) in sums.chunks_exact(n_panels * PANEL).enumerate() {
-            let first = panel * PANEL;
-            let width = (n_out - first).min(n_panels * PANEL);
-            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one tile of one task.
-            let out = unsafe { self.tiles.slice((row + i) * n_out + first, width) };
-            match (self.output, self.bias) {
-                (Output::Replace, None) => out.copy_from_slice(&sums[..width]),
-                (Output::Add, None) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
-                (Output::Replace, Some(bias)) => {
-                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[first..]) {
-                        *out = sum + bias;
-                    }
-                }
-                (Output::Add, Some(bias)) => {
-                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[first..]) {
-                        *out += sum + bias;
-                    }
-                }
-            }
+    }
+
+    /// Stores finished sums of a pass whose outputs begin at `first`.
+    fn store(&self, rows: Range<usize>, first: usize, panel: usize, n_panels: usize, output: Output, sums: &[f32]) {
+        let at = panel * PANEL;
+        let width = (self.width - at).min(n_panels * PANEL);
+        let biases: [f32; WIDEST * PANEL] = biases(self.bias, first + at);
+        let mut places: [&mut [f32]; TALLEST] = Default::default();
+        for (place, row) in places.iter_mut().zip(rows.clone()) {
+            // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one task, which has no other
+            // reference to it.
+            *place = unsafe { self.out.slice(row * self.width + at, width) };
         }
+        store(self.form, sums, &biases[..n_panels * PANEL], output, &mut places[..rows.len()]);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{PANEL, TileShape};
 
-/// The sums of `n_rows` rows with `n_panels` panels: `[n_rows, n_panels · 16]`.
+/// The sums of `n_rows` rows with `n_panels` panels, `[n_rows, n_panels · 16]`; added to what is there when inputs came
+/// before these.
 pub fn tile(n_rows: usize, n_panels: usize, rows: &[f32], panels: &[f32], shape: TileShape, sums: &mut [f32]) {
     let TileShape { n_in, first, n_inputs } = shape;
     for p in 0..n_panels {
@@ -15,7 +16,12 @@ pub fn tile(n_rows: usize, n_panels: usize, rows: &[f32], panels: &[f32], shape:
                     *sum += x * weight;
                 }
             }
-            sums[(r * n_panels + p) * PANEL..][..PANEL].copy_from_slice(&sum);
+            let to = &mut sums[(r * n_panels + p) * PANEL..][..PANEL];
+            if first == 0 {
+                to.copy_from_slice(&sum);
+            } else {
+                to.iter_mut().zip(sum).for_each(|(to, sum)| *to += sum);
+            }
         }
     }
 }

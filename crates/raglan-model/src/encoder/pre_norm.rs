@@ -1,6 +1,6 @@
 //! `ModernBERT`'s layers: a norm before each map, rotated heads, gated middles, local attention.
 
-use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention, gated};
+use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention};
 use rayon::prelude::*;
 
 use super::{FEED_FORWARD_ROWS, LayerNorm, Scratch, Weights, attention_shape};
@@ -123,12 +123,11 @@ impl PreNormLayer {
         let (dim, inner) = (config.hidden_size, config.intermediate_size);
         for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
             let n_rows = rows.len() / dim;
-            let (gate_up, middle) = Scratch::of(&mut scratch.wide, n_rows * 3 * inner).split_at_mut(n_rows * 2 * inner);
+            let middle = Scratch::of(&mut scratch.wide, n_rows * inner);
             let normed = Scratch::of(&mut scratch.narrow, rows.len());
             normed.copy_from_slice(rows);
             self.gated_norm.apply(normed)?;
-            self.widen.apply(normed, Output::Replace, gate_up)?;
-            gated(gate_up, inner, config.hidden_act.into(), middle)?;
+            self.widen.apply(normed, Output::Gated(config.hidden_act.into()), middle)?;
             self.narrow.apply(middle, Output::Add, rows)?;
         }
         Ok(())
