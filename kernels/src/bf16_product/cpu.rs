@@ -18,6 +18,8 @@ pub fn nearest(x: f32) -> f64 {
     if x == 0.0 {
         return 0.0;
     }
-    let unit = f64::from(x).abs().log2().floor().exp2() / 128.0;
+    // The power of two that is in `x`: its exponent without the other bits.
+    let power = f64::from_bits(f64::from(x).to_bits() & (0x7ff << 52));
+    let unit = power / 128.0;
     (f64::from(x) / unit).round_ties_even() * unit
 }
