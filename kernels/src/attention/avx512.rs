@@ -106,15 +106,11 @@ impl Simd for Avx512 {
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller has AVX-512F and squares of sixteen rows and columns.
         unsafe {
-            // Four columns of rows i, i + 4, i + 8 and i + 12 share a register, so that what is left is a transposition
-            // of 4 x 4 in each quarter.
-            let quarters = |row: usize, column: usize| {
-                let four = |part: usize| _mm_loadu_ps(from.add((row + 4 * part) * from_stride + column));
-                let low = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(four(0)), four(1));
-                _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(low, four(2)), four(3))
-            };
             for column in [0, 4, 8, 12] {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|row| quarters(row, column));
+                let at = from.add(column);
+                let (a, b) = (quarters(at, from_stride), quarters(at.add(from_stride), from_stride));
+                let at = at.add(2 * from_stride);
+                let (c, d) = (quarters(at, from_stride), quarters(at.add(from_stride), from_stride));
                 let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
                 let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
                 let to = to.add(column * to_stride);
@@ -124,6 +120,25 @@ impl Simd for Avx512 {
                 _mm512_storeu_ps(to.add(3 * to_stride), _mm512_shuffle_ps::<0xee>(ab_high, cd_high));
             }
         }
+    }
+}
+
+/// Four columns of rows 0, 4, 8 and 12, so that what is left of a transposition is one of 4 x 4 in each quarter.
+///
+/// It is no closure: those have no features, and vectors would go in and out of them through memory.
+///
+/// # Safety
+///
+/// The processor has AVX-512F, and the rows have four columns.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn quarters(from: *const f32, stride: usize) -> __m512 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let low = _mm512_castps128_ps512(_mm_loadu_ps(from));
+        let low = _mm512_insertf32x4::<1>(low, _mm_loadu_ps(from.add(4 * stride)));
+        let low = _mm512_insertf32x4::<2>(low, _mm_loadu_ps(from.add(8 * stride)));
+        _mm512_insertf32x4::<3>(low, _mm_loadu_ps(from.add(12 * stride)))
     }
 }
 
