@@ -563,26 +563,30 @@ impl Call<'_> {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             self.scores::<S, R>(group, keys, view);
-            // Each step for all rows before the next, so that no row's fold waits for another's.
-            let scores = |r: usize| self.scores.add(r * BLOCK);
-            let block_m: [f32; R] = std::array::from_fn(|r| {
+            // Each step for all rows before the next, so that no row's fold waits for another's. Loops and no closures:
+            // those would be compiled without the form's instructions.
+            let mut block_m = [f32::NEG_INFINITY; R];
+            for (r, block_m) in block_m.iter_mut().enumerate() {
+                let scores = self.scores.add(r * BLOCK);
                 let mut maximum = S::splat(f32::NEG_INFINITY);
                 for key in (0..n_padded).step_by(S::LANES) {
-                    maximum = S::max(maximum, S::load(scores(r).add(key)));
+                    maximum = S::max(maximum, S::load(scores.add(key)));
                 }
-                fold::<S>(maximum, f32::max)
-            });
-            let block_l: [S::Vector; R] = std::array::from_fn(|r| {
+                *block_m = fold::<S>(maximum, f32::max);
+            }
+            let mut block_l = [S::splat(0.0); R];
+            for (r, block_l) in block_l.iter_mut().enumerate() {
+                let scores = self.scores.add(r * BLOCK);
                 // A row that sees nothing subtracts 0, so that its shares are 0 and not NaN.
                 let base = S::splat(if block_m[r] == f32::NEG_INFINITY { 0.0 } else { block_m[r] });
                 let mut sum = S::splat(0.0);
                 for key in (0..n_padded).step_by(S::LANES) {
-                    let share = exp2::<S>(S::sub(S::load(scores(r).add(key)), base));
-                    S::store(scores(r).add(key), share);
+                    let share = exp2::<S>(S::sub(S::load(scores.add(key)), base));
+                    S::store(scores.add(key), share);
                     sum = S::add(sum, share);
                 }
-                sum
-            });
+                *block_l = sum;
+            }
             for r in 0..R {
                 let block_l = fold::<S>(block_l[r], |a, b| a + b);
                 (of_old[r], of_block[r]) = merge::<S>(&mut sums[r], (block_m[r], block_l));
