@@ -618,7 +618,10 @@ impl Call<'_> {
                 let at = |p: usize, half: usize| from.add((p * dim + d) * S::PANEL + half * S::LANES);
                 if R <= 3 {
                     // Few rows stay in registers while keys pass, many the other way round.
-                    let queries: [S::Vector; R] = std::array::from_fn(|r| S::splat(*self.queries.add(r * dim + d)));
+                    let mut queries = [S::splat(0.0); R];
+                    for (r, query) in queries.iter_mut().enumerate() {
+                        *query = S::splat(*self.queries.add(r * dim + d));
+                    }
                     for i in 0..2 * P {
                         let keys = S::load(at(i / 2, i % 2));
                         for (sums, &query) in sums.iter_mut().zip(&queries) {
@@ -627,7 +630,10 @@ impl Call<'_> {
                     }
                     continue;
                 }
-                let keys: [[S::Vector; 2]; P] = std::array::from_fn(|p| [S::load(at(p, 0)), S::load(at(p, 1))]);
+                let mut keys = [[S::splat(0.0); 2]; P];
+                for (p, keys) in keys.iter_mut().enumerate() {
+                    *keys = [S::load(at(p, 0)), S::load(at(p, 1))];
+                }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let query = S::splat(*self.queries.add(r * dim + d));
                     for (sums, keys) in sums.iter_mut().zip(keys) {
@@ -646,33 +652,40 @@ impl Call<'_> {
         }
     }
 
-    /// Adds to the sums of `R` rows `n` keys from the block's `first`, of which `load(key, c)` gives a vector.
+    /// Adds to the sums of `R` rows `n` keys from the block's `first`, whose values lie `stride` numbers apart.
     #[inline(always)]
-    unsafe fn weigh<S: Simd, const R: usize, const C: usize>(
+    unsafe fn weigh<S: Simd, V: Values<S>, const R: usize, const C: usize>(
         &self,
         first: usize,
         n: usize,
-        load: impl Fn(usize, usize) -> S::Vector,
+        values: V,
+        stride: usize,
         sums: &mut [[S::Vector; C]; R],
     ) {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             for key in 0..n {
-                let share = |r: usize| S::splat(*self.scores.add(r * BLOCK + first + key));
+                let shares = self.scores.add(first + key);
                 if R <= 3 {
-                    let shares: [S::Vector; R] = std::array::from_fn(share);
+                    let mut splat = [S::splat(0.0); R];
+                    for (r, share) in splat.iter_mut().enumerate() {
+                        *share = S::splat(*shares.add(r * BLOCK));
+                    }
                     for c in 0..C {
-                        let values = load(key, c);
-                        for (sums, &share) in sums.iter_mut().zip(&shares) {
+                        let values = values.load(key * stride + c * S::LANES);
+                        for (sums, &share) in sums.iter_mut().zip(&splat) {
                             sums[c] = S::fma(share, values, sums[c]);
                         }
                     }
                     continue;
                 }
-                let values: [S::Vector; C] = std::array::from_fn(|c| load(key, c));
+                let mut row = [S::splat(0.0); C];
+                for (c, vector) in row.iter_mut().enumerate() {
+                    *vector = values.load(key * stride + c * S::LANES);
+                }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let share = share(r);
-                    for (sum, values) in sums.iter_mut().zip(values) {
+                    let share = S::splat(*shares.add(r * BLOCK));
+                    for (sum, values) in sums.iter_mut().zip(row) {
                         *sum = S::fma(share, values, *sum);
                     }
                 }
@@ -703,22 +716,18 @@ impl Call<'_> {
                     match &source.values {
                         KvSlice::F32(numbers) => {
                             let from = numbers[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
-                            let load = |key, c| S::load(from.add(key * job.kv_stride + c * S::LANES));
-                            self.weigh::<S, R, C>(first, n, load, &mut sums);
+                            self.weigh::<S, _, R, C>(first, n, from, job.kv_stride, &mut sums);
                         }
                         KvSlice::F16(bits) => {
                             let from = bits[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
-                            let load = |key, c| S::load_f16(from.add(key * job.kv_stride + c * S::LANES));
-                            self.weigh::<S, R, C>(first, n, load, &mut sums);
+                            self.weigh::<S, _, R, C>(first, n, from, job.kv_stride, &mut sums);
                         }
                     }
                     key = end;
                     at += 1;
                 }
             } else {
-                let from = self.values.add(column);
-                let load = |key, c| S::load(from.add(key * self.padded_dim + c * S::LANES));
-                self.weigh::<S, R, C>(0, n, load, &mut sums);
+                self.weigh::<S, _, R, C>(0, n, self.values.add(column), self.padded_dim, &mut sums);
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (c, sum) in sums.into_iter().enumerate() {
@@ -827,5 +836,31 @@ fn hide(group: &Group, row: usize, keys: &Range<usize>, scores: &mut [f32]) {
             let visible = (key == 0) | (key == segment) | (segment == u32::MAX);
             *score = if visible { *score } else { f32::NEG_INFINITY };
         }
+    }
+}
+
+/// Values in memory. A trait and no closure, which would be compiled without the form's instructions.
+trait Values<S: Simd>: Copy {
+    /// The vector that begins `at` numbers on.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the form's instructions, and the numbers are there.
+    unsafe fn load(self, at: usize) -> S::Vector;
+}
+
+impl<S: Simd> Values<S> for *const f32 {
+    #[inline(always)]
+    unsafe fn load(self, at: usize) -> S::Vector {
+        // SAFETY: as the caller promises.
+        unsafe { S::load(self.add(at)) }
+    }
+}
+
+impl<S: Simd> Values<S> for *const u16 {
+    #[inline(always)]
+    unsafe fn load(self, at: usize) -> S::Vector {
+        // SAFETY: as the caller promises.
+        unsafe { S::load_f16(self.add(at)) }
     }
 }
