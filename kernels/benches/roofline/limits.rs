@@ -48,7 +48,8 @@ impl Limit {
         match self {
             Self::F32 => instructions::f32(),
             Self::Int8 => instructions::int8(),
-            Self::AmxBf16 | Self::AmxInt8 => None,
+            Self::AmxBf16 => instructions::tiles_of_bf16(),
+            Self::AmxInt8 => instructions::tiles_of_bytes(),
             Self::Memory => {
                 let memory = numbers(64 << 20); // 256 MiB: more than any cache here.
                 let seconds = median_seconds(|| {
@@ -128,9 +129,22 @@ mod instructions {
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
-    use raglan_kernels::device::CpuForm;
+    use raglan_kernels::device::{CpuForm, TileProducts, multiply_tiles};
 
     use super::{TURNS, rate};
+
+    pub fn tiles_of_bf16() -> Option<f64> {
+        tiles(TileProducts::Bf16, 16 * 16 * 32)
+    }
+
+    pub fn tiles_of_bytes() -> Option<f64> {
+        tiles(TileProducts::Bytes, 16 * 16 * 64)
+    }
+
+    fn tiles(products: TileProducts, multiplications: usize) -> Option<f64> {
+        let measure = || rate(4 * multiplications, || _ = multiply_tiles(products, TURNS));
+        multiply_tiles(products, 1).then(measure).flatten()
+    }
 
     pub fn f32() -> Option<f64> {
         match CpuForm::best() {
@@ -211,6 +225,14 @@ mod instructions {
 
     use super::{TURNS, rate};
 
+    pub fn tiles_of_bf16() -> Option<f64> {
+        None
+    }
+
+    pub fn tiles_of_bytes() -> Option<f64> {
+        None
+    }
+
     pub fn f32() -> Option<f64> {
         // SAFETY: every 64-bit ARM has NEON.
         rate(20 * 4, || unsafe { fma(black_box(TURNS)) })
@@ -251,6 +273,14 @@ mod instructions {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod instructions {
+    pub fn tiles_of_bf16() -> Option<f64> {
+        None
+    }
+
+    pub fn tiles_of_bytes() -> Option<f64> {
+        None
+    }
+
     pub fn f32() -> Option<f64> {
         None
     }

@@ -48,6 +48,8 @@ struct Bench {
 enum Work {
     /// Multiplications and additions of `f32`, or as many as the plain form would do.
     Flops(f64),
+    /// The same with weights of bf16, which tiles multiply where there are any.
+    Bf16Flops(f64),
     /// Multiplications and additions of bytes.
     ByteOps(f64),
     /// Bytes read and written.
@@ -82,6 +84,11 @@ impl Bench {
 impl Case<'_> {
     /// Checks the result, then times `run` and prints the row.
     ///
+    /// The limit of tiles where there are tiles.
+    fn with_tiles(&self, tiles: Limit, vectors: Limit) -> Limit {
+        if self.bench.limits.of(tiles).is_some() { tiles } else { vectors }
+    }
+
     /// `pairs` are what the kernel gave and what a plain loop gives; `tolerance` bounds their difference, relative to
     /// the greatest of the latter.
     fn run(&self, work: Work, tolerance: f64, pairs: impl IntoIterator<Item = (f32, f64)>, run: impl FnMut()) {
@@ -98,7 +105,8 @@ impl Case<'_> {
         let seconds = median_seconds(run);
         let (amount, unit, limit) = match work {
             Work::Flops(flops) => (flops, "GFLOP/s", Limit::F32),
-            Work::ByteOps(ops) => (ops, "GOP/s", Limit::Int8),
+            Work::Bf16Flops(flops) => (flops, "GFLOP/s", self.with_tiles(Limit::AmxBf16, Limit::F32)),
+            Work::ByteOps(ops) => (ops, "GOP/s", self.with_tiles(Limit::AmxInt8, Limit::Int8)),
             Work::Bytes(bytes) => (bytes, "GB/s", Limit::Memory),
         };
         let (rate, ms) = (amount / seconds / 1e9, seconds * 1e3);

@@ -69,7 +69,7 @@ fn bf16_weights(bench: &Bench, (n_rows, n_in, n_out): (usize, usize, usize)) {
     let pairs = pairs(&input, n_in, n_out, &out, |o| weights[o * n_in..][..n_in].to_vec());
     let work = match n_rows {
         1 => Work::Bytes(packed.n_bytes() as f64),
-        _ => Work::Flops((2 * n_rows * n_in * n_out) as f64),
+        _ => Work::Bf16Flops((2 * n_rows * n_in * n_out) as f64),
     };
     case.run(work, ROUNDED, pairs, || {
         bf16_product(&input, &packed, Epilogue::default(), black_box(&mut out)).expect("the lengths fit");

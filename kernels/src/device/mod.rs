@@ -3,6 +3,8 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
+#[cfg(target_arch = "x86_64")]
+pub use crate::tiles::{TileProducts, multiply_tiles};
 #[cfg(feature = "cuda")]
 pub use cuda::cuda_devices;
 

@@ -99,9 +99,69 @@ pub trait TileUnit: Default {
     unsafe fn release(&mut self);
 }
 
+/// What tiles multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TileProducts {
+    /// bf16, `16 · 16 · 32` multiplications an instruction.
+    Bf16,
+    /// Bytes, `16 · 16 · 64` multiplications an instruction.
+    Bytes,
+}
+
+/// Multiplies full tiles of zeros, four products a turn, none of which waits for another: the most that tiles can do.
+///
+/// For measuring the machine. Returns false, and does nothing, where the processor or the system has no AMX.
+pub fn multiply_tiles(products: TileProducts, turns: usize) -> bool {
+    if crate::device::CpuForm::best() != crate::device::CpuForm::Amx {
+        return false;
+    }
+    // SAFETY: the form is chosen only where the processor and the system allow its tiles.
+    unsafe { multiply::<Amx>(products, turns) };
+    true
+}
+
+/// # Safety
+///
+/// The processor has the unit, and the system lets the process use it.
+unsafe fn multiply<U: TileUnit>(products: TileProducts, turns: usize) {
+    let config = (0..TILES).fold(TileConfig::new(), |config, tile| config.with(tile, ROWS, ROW_BYTES));
+    let mut unit = U::default();
+    // SAFETY: as the caller promises; all tiles have one shape, in which they fit each other.
+    unsafe {
+        unit.configure(&config);
+        for _ in 0..turns {
+            match products {
+                TileProducts::Bf16 => {
+                    unit.add_bf16_products::<0, 4, 6>();
+                    unit.add_bf16_products::<1, 4, 7>();
+                    unit.add_bf16_products::<2, 5, 6>();
+                    unit.add_bf16_products::<3, 5, 7>();
+                }
+                TileProducts::Bytes => {
+                    unit.add_byte_products::<0, 4, 6>();
+                    unit.add_byte_products::<1, 4, 7>();
+                    unit.add_byte_products::<2, 5, 6>();
+                    unit.add_byte_products::<3, 5, 7>();
+                }
+            }
+        }
+        unit.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn measuring_the_unit_does_nothing_that_the_unit_refuses() {
+        for products in [TileProducts::Bf16, TileProducts::Bytes] {
+            // SAFETY: tiles in software are there on any processor, and panic where a real one would fault.
+            unsafe { multiply::<SoftwareTiles>(products, 1) };
+            let there = crate::device::CpuForm::best() == crate::device::CpuForm::Amx;
+            assert_eq!(multiply_tiles(products, 1), there);
+        }
+    }
 
     #[test]
     fn a_configuration_lies_in_memory_as_the_processor_reads_it() {
