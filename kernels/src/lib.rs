@@ -9,14 +9,14 @@
 //! - [`l2_normalize`] brings vectors to unit length.
 //! - [`matrix_product`] multiplies rows by packed weights, [`bf16_product`] by weights in bf16, [`int8_product`] by
 //!   weights in bytes; an [`Epilogue`] says what becomes of the sums.
-//! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files.
+//! - [`block_product`] multiplies with weights in the quantised blocks of GGUF files, [`dequantize_blocks`] reads them.
 //! - [`top_k`] and [`TopK`] select the best scores, ties by lower index.
 //! - [`bidirectional_attention`], [`causal_attention`], [`attention_mass`] and [`merge_attention`] attend.
 //! - [`layer_norm`], [`rms_norm`], [`activate`] and [`gated`] are the row-wise steps of a transformer.
 //! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
 //! - [`mean_pool`] makes one vector of a sequence's.
 //! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
-//! - [`inner_products_i8`] and [`hamming`] score vectors kept as bytes or bits.
+//! - [`quantize_i8`] and [`binarize`] keep vectors as bytes or bits, [`inner_products_i8`] and [`hamming`] score those.
 //! - [`device`] says what the machine offers.
 //!
 //! ```

@@ -32,9 +32,9 @@ pub struct Embed {
     /// Threads that encode
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// How the model multiplies
+    /// How exactly the model multiplies: stored, f32, bf16 or int8
     #[arg(long, default_value = "stored")]
-    products: Products,
+    precision: Products,
     /// A BEIR folder: also gives the nDCG@10 of exact search in its test split
     #[arg(long)]
     beir: Option<PathBuf>,
@@ -51,9 +51,9 @@ pub fn run(options: &Embed) -> Result<()> {
         let config = EncoderConfig { products, max_tokens: MAX_TOKENS, ..EncoderConfig::for_model(&options.model)? };
         Ok(SentenceEncoder::load(&options.model, config, options.threads)?)
     };
-    let encoder = load(options.products)?;
+    let encoder = load(options.precision)?;
     encoder.encode_queries(&["warm up"; 4])?;
-    report.emit("load_s", begin.elapsed().as_secs_f64(), "s", json!({"own_products": options.products.name()}));
+    report.emit("load_s", begin.elapsed().as_secs_f64(), "s", json!({"own_precision": options.precision.name()}));
 
     let mut vectors = BTreeMap::new();
     for (name, texts) in &sets {
@@ -61,7 +61,7 @@ pub fn run(options: &Embed) -> Result<()> {
         encoder.encode_queries(&texts[..texts.len().min(BATCH)])?;
         let (encoded, wall_s, cpu_s) = timed(|| encoder.encode_queries(&texts));
         let n = texts.len();
-        let params = json!({"set": name, "batch": BATCH, "n": n, "own_products": options.products.name()});
+        let params = json!({"set": name, "batch": BATCH, "n": n, "own_precision": options.precision.name()});
         report.emit("sentences_per_s", n as f64 / wall_s, "sentences/s", params.clone());
         report.emit("cpu_per_sentence", cpu_s / n as f64 * 1e3, "ms", params);
         vectors.insert(name, encoded?);
@@ -81,7 +81,7 @@ pub fn run(options: &Embed) -> Result<()> {
     if let Some(folder) = &options.beir {
         let (ndcg, n) = ndcg_at_10(&encoder, folder)?;
         let set = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        report.emit("ndcg@10", ndcg, "score", json!({"set": set, "n": n, "own_products": options.products.name()}));
+        report.emit("ndcg@10", ndcg, "score", json!({"set": set, "n": n, "own_precision": options.precision.name()}));
     }
     let exact = load(Products::Candle)?;
     for (name, vectors) in &vectors {

@@ -57,9 +57,9 @@ pub struct Llm {
     /// Threads that compute
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// How the model multiplies
+    /// How exactly the model multiplies: stored, f32, bf16 or int8
     #[arg(long, default_value = "stored")]
-    products: Products,
+    precision: Products,
 }
 
 /// Measures each model that is given.
@@ -111,9 +111,9 @@ fn measure(kind: Kind, path: &Path, long: &str, rows: &[Row], options: &Llm) -> 
     let begin = Instant::now();
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let model = LlamaModel::from_gguf(&file, options.threads, options.products)?;
+    let model = LlamaModel::from_gguf(&file, options.threads, options.precision)?;
     let load_s = begin.elapsed().as_secs_f64();
-    report.emit("load_s", load_s, "s", json!({"model": name, "own_products": options.products.name()}));
+    report.emit("load_s", load_s, "s", json!({"model": name, "own_precision": options.precision.name()}));
     let tokens = |text: &str| -> Result<Vec<u32>> { Ok(tokenizer.encode(text, false)?.ids) };
 
     let text = tokens(long)?;

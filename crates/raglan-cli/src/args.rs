@@ -42,9 +42,12 @@ pub struct Global {
     /// Threads to use, up to 1024; 0 means one a processor
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<String>,
-    /// How models multiply: stored, f32, bf16, int8 or candle
+    /// How exactly models multiply: stored, f32, bf16 or int8
     #[arg(long, global = true, value_name = "KIND")]
-    pub products: Option<String>,
+    pub precision: Option<String>,
+    /// What models multiply with: raglan or candle
+    #[arg(long, global = true, value_name = "NAME")]
+    pub backend: Option<String>,
     /// Memory that indexing may use for texts and vectors under way, such as 2GiB
     #[arg(long, global = true, value_name = "SIZE")]
     pub max_memory: Option<String>,
@@ -439,7 +442,8 @@ impl Global {
             ("cache", self.cache.clone()),
             ("offline", self.offline.then(|| "true".to_owned())),
             ("threads", self.threads.clone()),
-            ("products", self.products.clone()),
+            ("precision", self.precision.clone()),
+            ("backend", self.backend.clone()),
             ("max-memory", self.max_memory.clone()),
         ]
     }

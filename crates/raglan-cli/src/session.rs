@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
+use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
 use raglan::{Embedder, Filter, Index, IndexSettings, Indexer, Models};
@@ -37,7 +38,7 @@ impl Session {
         raglan::set_threads(threads)?;
         let bars = Arc::new(Bars::new(global.quiet));
         let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
-        models.set_products(settings.parse("products")?);
+        models.set_products(products(&settings)?);
         Ok(Self { settings, json: global.json, bars, models, threads })
     }
 
@@ -46,7 +47,7 @@ impl Session {
         // An index that cannot be read has nothing to say here; the command that opens it says why.
         if let Ok(passport) = raglan::store::Passport::read(index) {
             self.settings.inherit(index, &passport.settings);
-            if let Ok(products) = self.settings.parse("products") {
+            if let Ok(products) = products(&self.settings) {
                 self.models.set_products(products);
             }
         }
@@ -215,4 +216,17 @@ pub fn filter(args: &FilterArgs) -> Result<Filter> {
         modified_before: time(&args.before).context("option `--before`")?,
         metadata: args.meta.clone(),
     })
+}
+
+/// How models multiply.
+fn products(settings: &Settings) -> Result<Products> {
+    let precision: Products = settings.parse("precision")?;
+    match (settings.text("backend"), precision) {
+        ("candle", Products::Stored | Products::F32) => Ok(Products::Candle),
+        ("candle", _) => bail!(
+            "setting `precision` = `{}`: the candle backend multiplies in f32; leave `precision` or `backend` out",
+            precision.name()
+        ),
+        _ => Ok(precision),
+    }
 }

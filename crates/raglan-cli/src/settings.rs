@@ -52,6 +52,11 @@ fn language(text: &str) -> Result<(), String> {
     if text == "none" { Ok(()) } else { word::<raglan::sparse::StemLanguage>(text) }
 }
 
+/// A library of products.
+fn backend(text: &str) -> Result<(), String> {
+    if ["raglan", "candle"].contains(&text) { Ok(()) } else { Err(format!("`{text}` is neither raglan nor candle")) }
+}
+
 use Kind::{Globs, Number, Size, Text, Whole, Word, YesNo};
 
 const MANY: u64 = u32::MAX as u64;
@@ -66,7 +71,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("threads", Whole(0, 1024), "0", "threads to use; 0: as many as there are processors; more than four for each are not started"),
     setting("max-memory", Size, "4GiB", "memory that indexing may use for texts and vectors under way"),
     setting("embedder", Text, "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
-    setting("products", Word(word::<raglan::model::Products>), "stored", "how models multiply: stored (as their files hold the weights), f32, bf16 (half the memory), int8 (encoders twice as fast, vectors a little off) or candle"),
+    setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
+    setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
     setting("chunker", Word(word::<raglan::ingest::chunk::ChunkerKind>), "structure", "structure, tokens or sentences"),
     setting("chunk-tokens", Whole(1, MANY), "200", "most tokens of a chunk, by the encoder's own count"),
@@ -97,7 +103,7 @@ pub const SETTINGS: &[Setting] = &[
 /// The settings that an index remembers: those that decide which files it holds and how they are cut.
 const OF_THE_INDEX: &[&str] = &[
     "embedder",
-    "products",
+    "precision",
     "chunker",
     "chunk-tokens",
     "chunk-overlap",

@@ -13,7 +13,7 @@ use raglan_model::Products;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(dir), Some(path)) = (arguments.next().map(PathBuf::from), arguments.next()) else {
-        return Err("usage: throughput <folder of the model> <text file> [threads] [stored|int8|candle]".into());
+        return Err("usage: throughput <folder of the model> <text file> [threads] [stored|f32|bf16|int8]".into());
     };
     let threads = arguments.next().map_or(Ok(1), |threads| threads.parse())?;
     let products = arguments.next().map_or(Ok(Products::default()), |products| products.parse())?;

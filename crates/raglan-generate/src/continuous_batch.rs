@@ -44,7 +44,7 @@ pub struct SequenceStart {
     pub sampling: Sampling,
     /// Whether its tokens are guessed.
     pub drafts: Drafts,
-    /// The most tokens that are written.
+    /// The most tokens that are written; one always is.
     pub max_tokens: usize,
 }
 
@@ -307,7 +307,7 @@ impl<'m> ContinuousBatch<'m> {
                 kept.push(first + child);
                 node = child;
             };
-            if sequence.drafter.is_some() {
+            if sequence.drafter.as_ref().is_some_and(Drafter::recycles) {
                 for (&token, scores) in tree.tokens.iter().zip(scores.chunks_exact(vocab_size)) {
                     self.recycling.learn(token, scores);
                 }

@@ -225,6 +225,11 @@ impl Drafter {
         Some(Self { drafts, lookup, right: [0.4, 0.6, 0.75, 0.9].map(Share::new), n_right: 0 })
     }
 
+    /// Whether it guesses by what the model's scores were.
+    pub fn recycles(&self) -> bool {
+        self.drafts == Drafts::TokenRecycling
+    }
+
     /// Notes the token that was chosen.
     pub fn push(&mut self, token: u32, recycling: &mut TokenRecycling) {
         if let Some(&last) = self.lookup.tokens.last() {

@@ -4,7 +4,7 @@
 //! [`ChatGenerator`] numbers the passages, fits them into the model's context without ever cutting one, decodes,
 //! and then [`attribute`]s each sentence to a passage by what the words say, whether or not the model cited it.
 //! Several questions are answered at once in a [`ContinuousBatch`].
-//! [`LanguageModel`] is one GGUF file with its tokenizer and chat template; [`GenerateOptions`] says how to decode.
+//! [`LanguageModel`] is a GGUF file or a folder of safetensors with its tokenizer and chat template; [`GenerateOptions`] says how to decode.
 //!
 //! ```
 //! use raglan_core::Attribution;

@@ -18,42 +18,38 @@ const GATED_ROWS: usize = 32;
 /// How a model multiplies by its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Products {
-    /// As the file holds them: single precision, or GGUF's blocks with inputs rounded to bytes.
+    /// As the file holds them: GGUF's blocks with inputs rounded to bytes, bf16, or single precision, which half
+    /// precision becomes. Encoders: single precision.
     #[default]
     Stored,
     /// In single precision, whatever the file holds.
     F32,
     /// Weights rounded to bf16: half the memory, and on processors with AMX many times as fast.
     Bf16,
-    /// Weights and inputs rounded to bytes: about twice as fast; for encoders.
+    /// Weights and inputs rounded to bytes: the fastest; for encoders.
     Int8,
     /// In single precision by the candle library: slower, and what the others are checked against.
     Candle,
 }
 
 impl Products {
-    const NAMES: [(&'static str, Self); 5] = [
-        ("stored", Self::Stored),
-        ("f32", Self::F32),
-        ("bf16", Self::Bf16),
-        ("int8", Self::Int8),
-        ("candle", Self::Candle),
-    ];
+    /// Those that are a matter of precision.
+    const PRECISIONS: [(&'static str, Self); 4] =
+        [("stored", Self::Stored), ("f32", Self::F32), ("bf16", Self::Bf16), ("int8", Self::Int8)];
 
-    /// The name that settings know it by.
+    /// Its name: a precision's as it is parsed, or `candle`.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, products)| *products == self).map_or("", |(name, _)| name)
+        Self::PRECISIONS.iter().find(|(_, products)| *products == self).map_or("candle", |(name, _)| name)
     }
 }
 
+/// Parses a precision; that candle multiplies is said otherwise.
 impl FromStr for Products {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, products)| *products)
-            .ok_or_else(|| format!("`{text}` is none of stored, f32, bf16, int8, candle"))
+        let found = Self::PRECISIONS.iter().find(|(name, _)| *name == text);
+        found.map(|(_, products)| *products).ok_or_else(|| format!("`{text}` is none of stored, f32, bf16, int8"))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One forward serves all: tokens of any number of sequences at any positions, whose keys and values go to any slots of
 //! their sequence's [`KvCache`], and which see what is in it. A token's result has the same bits whatever other tokens,
-//! of its own sequence or of others, pass with it.
+//! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order).
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -113,7 +113,7 @@ impl LlamaModel {
     /// Loads a model from a GGUF file, or from a folder of a Hugging Face repository with `config.json` and
     /// safetensors, to run on `threads` threads.
     ///
-    /// With [`Products::Stored`], keys and values are kept in half precision, otherwise in single.
+    /// With [`Products::Stored`] and [`Products::Bf16`], keys and values are kept in half precision, otherwise in single.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl LlamaModel {
     /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
     /// position beyond the model's context; [`Error::KvArenaSpent`] when the caches cannot grow; [`Error::Rows`] when
     /// positions, slots, segments or views do not fit the tokens, slots leave a gap, or a wanted row or range is not
-    /// there. All caches are as they were then.
+    /// there. All caches are as they were then; only a damaged model fails later.
     pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
         for sequence in &*sequences {
             self.check(sequence)?;

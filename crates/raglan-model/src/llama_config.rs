@@ -1,4 +1,4 @@
-//! The shape of a decoder-only model, as its GGUF file gives it.
+//! The shape of a decoder-only model, as its GGUF file or its `config.json` gives it.
 
 use std::collections::BTreeSet;
 

@@ -161,7 +161,7 @@ fn compare_models(
     compare(&format!("{part} passage prefix"), quoted(&has.passage_prefix), quoted(&wants.passage_prefix));
     compare(&format!("{part} token limit"), has.max_tokens.to_string(), wants.max_tokens.to_string());
     compare(&format!("{part} dimension"), has.dim.to_string(), wants.dim.to_string());
-    compare(&format!("{part} component type"), quoted(&has.dtype), quoted(&wants.dtype));
+    compare(&format!("{part} precision"), quoted(&has.dtype), quoted(&wants.dtype));
 }
 
 fn quoted(text: &str) -> String {

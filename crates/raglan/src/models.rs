@@ -56,6 +56,12 @@ impl Models {
     ///
     /// Each with its remedy.
     pub fn ensure(&self, reference: &str) -> Result<ModelFiles> {
+        let own = Path::new(reference);
+        let is_elsewhere = reference.starts_with("hf:") || reference.starts_with("file:") || reference.contains("://");
+        let is_path = reference.contains('/') || own.is_file() || own.join("config.json").is_file();
+        if is_path && !is_elsewhere {
+            return Ok(self.cache.ensure(&format!("file:{reference}"), &*self.progress)?);
+        }
         Ok(self.cache.ensure(reference, &*self.progress)?)
     }
 
@@ -77,7 +83,12 @@ impl Models {
             passage_prefix: config.passage_prefix.clone(),
             max_tokens: config.max_tokens,
             dim: config.dim,
-            dtype: if self.products == Products::Int8 { "int8" } else { "f32" }.into(),
+            dtype: match self.products {
+                Products::Int8 => "int8",
+                Products::Bf16 => "bf16",
+                Products::Stored | Products::F32 | Products::Candle => "f32",
+            }
+            .into(),
         };
         let (dir, threads) = (files.dir, self.threads);
         let counter_dir = dir.clone();
@@ -97,16 +108,19 @@ impl Models {
     ///
     /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
     pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
-        let own = Path::new(name);
-        let is_model = own.is_file() || own.join("config.json").is_file();
-        let path = if is_model { own.to_owned() } else { language_model(&self.ensure(name)?)? };
+        let path = language_model(&self.ensure(name)?)?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
         let threads = self.threads;
-        let products = if self.products == Products::Int8 { Products::Stored } else { self.products };
+        let products = match self.products {
+            Products::Bf16 if path.is_dir() => Products::Bf16,
+            // For encoders; quantised blocks are as small as they are.
+            Products::Int8 | Products::Bf16 => Products::Stored,
+            products => products,
+        };
         let load = move || -> Result<ChatGenerator> {
             let model = Arc::new(LanguageModel::load(&path, threads, products)?);
             Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))
@@ -130,7 +144,7 @@ fn language_model(files: &ModelFiles) -> Result<PathBuf> {
     }
     Err(Error::Malformed {
         path: files.dir.clone(),
-        problem: "this model has neither a GGUF file nor safetensors, which generating needs".into(),
+        problem: "generating needs a GGUF file, or a folder with config.json, safetensors and tokenizer.json".into(),
     })
 }
 
