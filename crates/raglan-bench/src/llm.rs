@@ -88,15 +88,16 @@ struct Long {
     input: String,
 }
 
+/// A question with its right answers and passages.
 #[derive(Deserialize)]
-struct Row {
-    question: String,
+pub struct Row {
+    pub question: String,
     answers: Vec<String>,
-    ctxs: Vec<Passage>,
+    pub ctxs: Vec<Passage>,
 }
 
 #[derive(Deserialize)]
-struct Passage {
+pub struct Passage {
     #[serde(default)]
     title: String,
     text: String,
@@ -234,7 +235,7 @@ fn prompt(kind: Kind, passages: &[String], question: &str) -> (String, String) {
 }
 
 /// A passage's first words, all if `n_words` is 0.
-fn cut(passage: &Passage, n_words: usize) -> String {
+pub fn cut(passage: &Passage, n_words: usize) -> String {
     let text = format!("{} {}", passage.title, passage.text);
     let words = text.split_whitespace().take(if n_words == 0 { usize::MAX } else { n_words });
     words.collect::<Vec<_>>().join(" ")
@@ -264,7 +265,7 @@ fn text_f1(answer: &str, gold: &str) -> f64 {
 }
 
 /// The first lines of a gzipped JSONL file.
-fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path, n: usize) -> Result<Vec<T>> {
+pub fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path, n: usize) -> Result<Vec<T>> {
     let name = || path.display().to_string();
     let file = std::fs::File::open(path).with_context(name)?;
     let lines = BufReader::new(GzDecoder::new(file).take(1 << 30)).lines().take(n);

@@ -4,6 +4,7 @@
 //! unit, threads and params are equal. Every figure of quality is computed before anything is timed a second time.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod bm25;
 mod e2e;
 mod embed;
@@ -30,6 +31,8 @@ enum Area {
     E2e(e2e::E2e),
     /// Queries on a large index, with vectors of hashed words
     Latency(latency::Latency),
+    /// Answers from passages, with guesses and several at once
+    Answers(answers::Answers),
     /// Prompts read and tokens written by small language models
     Llm(llm::Llm),
     /// Reads files for another process
@@ -43,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
         Area::Latency(options) => latency::run(&options),
+        Area::Answers(options) => answers::run(&options),
         Area::Llm(options) => llm::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }
