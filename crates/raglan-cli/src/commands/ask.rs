@@ -23,9 +23,16 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
             if !command.no_update {
-                let report = update(session, documents, &index, Start::Continue).context(
-                    "the index was not brought up to date; `raglan ask --no-update` answers from it as it is",
-                )?;
+                let report = update(session, documents, &index, Start::Continue).map_err(|error| {
+                    // An index that was made in another way does not answer as it is either.
+                    let is_another = matches!(
+                        error.downcast_ref(),
+                        Some(raglan::Error::Store(raglan::store::Error::PassportMismatch { .. }))
+                    );
+                    let remedy =
+                        "the index was not brought up to date; `raglan ask --no-update` answers from it as it is";
+                    if is_another { error } else { error.context(remedy) }
+                })?;
                 if report.interrupted {
                     bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
                 }
