@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use raglan::ingest::chunk::ChunkerKind;
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::registry::Silent;
-use raglan::{Filter, Index, IndexReport, IndexSettings, Indexer, Models, Start};
+use raglan::{BuildSettings, Encoders, Filter, Index, IndexReport, IndexSettings, Indexer, Models, Start};
 use serde_json::json;
 
 use crate::report::{Report, folder_bytes, peak_rss_mb, percentile, timed};
@@ -73,13 +73,7 @@ pub fn run(options: &E2e) -> Result<()> {
             limits: Limits::default(),
             isolation: Isolation::Worker { program: std::env::current_exe()?, args: vec!["read-worker".into()] },
             chunker: ChunkerKind::Structure.build(200, 0, true, counter)?.into(),
-            prefix_headings: true,
-            embedder: embedder.clone(),
-            analyzer: raglan::sparse::AnalyzerConfig::default(),
-            dense: raglan::dense_config(),
-            threads: options.threads,
-            pending_bytes: 256 << 20,
-            commit_every: Duration::from_secs(60),
+            build: BuildSettings::new(Encoders::dense(embedder.clone()), options.threads),
             remembered: Default::default(),
         };
         let indexer = Indexer::new(copy.path(), &index_folder, settings);
@@ -127,7 +121,7 @@ pub fn run(options: &E2e) -> Result<()> {
 }
 
 fn ask(options: &E2e, index_folder: &Path, models: &Models, report: &Report) -> Result<()> {
-    let index = Index::open(index_folder, |name| models.embedder(name))?;
+    let index = Index::open(index_folder, |passport| models.encoders_of(passport))?;
     let recipe = raglan::recipe(if index.has_dense() { "hybrid" } else { "bm25" })?.with_k(TOP);
     let text =
         std::fs::read_to_string(&options.questions).with_context(|| format!("`{}`", options.questions.display()))?;

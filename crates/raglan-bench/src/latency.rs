@@ -14,7 +14,7 @@ use raglan::core::{DenseVector, Encoder};
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::store::ModelStamp;
-use raglan::{DenseEncoder, Embedder, Filter, Index, IndexSettings, Indexer, Start};
+use raglan::{BuildSettings, DenseEncoder, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, Start};
 use serde_json::json;
 
 use crate::report::{Report, folder_bytes, peak_rss_mb, percentile};
@@ -96,13 +96,10 @@ pub fn run(options: &Latency) -> Result<()> {
         limits: Limits::default(),
         isolation: Isolation::Worker { program: std::env::current_exe()?, args: vec!["read-worker".into()] },
         chunker: ChunkerKind::Structure.build(200, 0, true, embedder.counter())?.into(),
-        prefix_headings: true,
-        embedder: Some(embedder.clone()),
-        analyzer: raglan::sparse::AnalyzerConfig::default(),
-        dense: raglan::dense_config(),
-        threads: options.threads,
-        pending_bytes: 256 << 20,
-        commit_every: Duration::from_secs(600),
+        build: BuildSettings {
+            commit_every: Duration::from_secs(600),
+            ..BuildSettings::new(Encoders::dense(Some(embedder.clone())), options.threads)
+        },
         remembered: Default::default(),
     };
     let indexer = Indexer::new(&options.folder, &options.index, settings);
@@ -112,7 +109,7 @@ pub fn run(options: &Latency) -> Result<()> {
     report.emit("index_bytes", folder_bytes(&options.index) as f64, "bytes", params);
 
     let opening = Instant::now();
-    let index = Index::open(&options.index, |_| Ok(embedder))?;
+    let index = Index::open(&options.index, |_| Ok(Encoders::dense(Some(embedder))))?;
     let text = std::fs::read_to_string(&options.queries).with_context(|| format!("`{}`", options.queries.display()))?;
     let queries = text.lines().take(options.n_queries).map(|line| {
         let value: serde_json::Value = serde_json::from_str(line)?;

@@ -9,7 +9,7 @@ use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
-use raglan::{Embedder, Filter, Index, IndexSettings, Indexer, Models};
+use raglan::{BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, Models};
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::Bars;
@@ -82,7 +82,7 @@ impl Session {
 
     /// Opens an index for questions.
     pub fn open(&self, index: &Path) -> Result<Index> {
-        Ok(Index::open(index, |name| self.models.embedder(name))?)
+        Ok(Index::open(index, |passport| self.models.encoders_of(passport))?)
     }
 
     /// The encoder of the settings, if there is to be one.
@@ -114,18 +114,18 @@ impl Session {
     /// An indexer of a folder by the settings.
     pub fn indexer(&self, documents: &Path, index: &Path) -> Result<Indexer> {
         let settings = &self.settings;
-        let embedder = self.embedder()?;
+        let encoders = Encoders::dense(self.embedder()?);
         let max_tokens: usize = settings.parse("chunk-tokens")?;
         let overlap: usize = settings.parse("chunk-overlap")?;
         let prefix_headings: bool = settings.parse("prefix-headings")?;
-        if let Some(embedder) = &embedder {
+        for stamp in encoders.stamps() {
             // The encoder adds two special tokens.
-            let most = embedder.stamp().max_tokens.saturating_sub(2);
+            let most = stamp.max_tokens.saturating_sub(2);
             if max_tokens > most {
-                bail!("setting `chunk-tokens` = {max_tokens}: `{}` reads at most {most} tokens", embedder.stamp().name);
+                bail!("setting `chunk-tokens` = {max_tokens}: `{}` reads at most {most} tokens", stamp.name);
             }
         }
-        let counter = embedder.as_ref().map_or_else(|| Arc::new(WordCounter) as _, |embedder| embedder.counter());
+        let counter = encoders.counter().unwrap_or_else(|| Arc::new(WordCounter) as _);
         let kind: ChunkerKind = settings.parse("chunker")?;
         let chunker = kind.build(max_tokens, overlap, prefix_headings, counter)?;
         let mut analyzer = AnalyzerConfig::default();
@@ -151,13 +151,13 @@ impl Session {
                 limits: self.limits()?,
                 isolation: self.isolation()?,
                 chunker: chunker.into(),
-                prefix_headings,
-                embedder,
-                analyzer,
-                dense: raglan::dense_config(),
-                threads: self.threads,
-                pending_bytes: (max_memory / 16).max(1 << 20),
-                commit_every: std::time::Duration::from_secs(settings.parse("commit-seconds")?),
+                build: BuildSettings {
+                    prefix_headings,
+                    analyzer,
+                    pending_bytes: (max_memory / 16).max(1 << 20),
+                    commit_every: std::time::Duration::from_secs(settings.parse("commit-seconds")?),
+                    ..BuildSettings::new(encoders, self.threads)
+                },
                 remembered: settings.to_remember(),
             },
         ))

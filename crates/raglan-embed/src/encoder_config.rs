@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::text_reader::LongPassages;
 use crate::{Error, Pooling, Result};
 
 /// How a model is to be used as an encoder.
@@ -19,6 +20,8 @@ pub struct EncoderConfig {
     pub normalize: bool,
     /// How many tokens the encoder reads of one text, special tokens and prefix included.
     pub max_tokens: usize,
+    /// What is done with passages that have more.
+    pub long_passages: LongPassages,
     /// What stands before a query.
     pub query_prefix: String,
     /// What stands before a passage.
@@ -58,6 +61,7 @@ impl EncoderConfig {
             pooling,
             normalize,
             max_tokens,
+            long_passages: LongPassages::default(),
             query_prefix: prompt(&["query"]).to_owned(),
             passage_prefix: prompt(&["document", "passage", "corpus"]).to_owned(),
             dim: model.hidden_size,

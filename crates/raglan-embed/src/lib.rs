@@ -38,5 +38,6 @@ pub use error::{Error, Result};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseEncoder, SparseEncoderConfig};
+pub use text_reader::LongPassages;
 pub use token_counter::token_counter;
 pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenVectors};

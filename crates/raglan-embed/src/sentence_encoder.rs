@@ -14,7 +14,7 @@ use crate::{EncoderConfig, Error, Result};
 /// Turns texts into vectors by an encoder and pooling, as sentence-transformers does.
 ///
 /// A vector has the same bits whatever else is in the batch and however many threads work.
-/// Queries that are too long are cut with a warning; passages that are too long are [`Error::TooLong`].
+/// Queries that are too long are cut with a warning; passages as the configuration says.
 pub struct SentenceEncoder {
     config: EncoderConfig,
     model: EncoderModel,
@@ -81,7 +81,12 @@ impl Encoder for SentenceEncoder {
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<DenseVector>> {
         let start = Start::Text(&self.config.passage_prefix);
-        Ok(self.encode(&self.reader.passages(&start, passages, self.config.max_tokens)?)?)
+        Ok(self.encode(&self.reader.passages(
+            &start,
+            passages,
+            self.config.max_tokens,
+            self.config.long_passages,
+        )?)?)
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::encoder_config::{max_tokens, read};
 use crate::sentence_encoder::check_max_tokens;
-use crate::text_reader::{Start, TextReader};
+use crate::text_reader::{LongPassages, Start, TextReader};
 use crate::workers::Workers;
 use crate::{Error, Result};
 
@@ -19,6 +19,8 @@ use crate::{Error, Result};
 pub struct SparseEncoderConfig {
     /// How many tokens the encoder reads of one text, special tokens included.
     pub max_tokens: usize,
+    /// What is done with passages that have more.
+    pub long_passages: LongPassages,
     /// Words of less weight are left out; 0 keeps all.
     pub min_weight: f32,
     /// How many words a query keeps at most, the heaviest; all when there is no number.
@@ -47,6 +49,7 @@ impl SparseEncoderConfig {
         }
         Ok(Self {
             max_tokens: max_tokens(dir, &model)?,
+            long_passages: LongPassages::default(),
             min_weight: 0.0,
             query_terms: None,
             passage_terms: None,
@@ -76,7 +79,7 @@ fn relu() -> String {
 ///
 /// The terms of a vector are the ids of the model's vocabulary, which [`SparseEncoder::token`] names. A vector has the
 /// same bits whatever else is in the batch and however many threads work. Queries that are too long are cut with a
-/// warning; passages that are too long are [`Error::TooLong`].
+/// warning; passages as the configuration says.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -155,7 +158,8 @@ impl Encoder for SparseEncoder {
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
-        let texts = self.reader.passages(&Start::Token(None), passages, self.config.max_tokens)?;
+        let texts =
+            self.reader.passages(&Start::Token(None), passages, self.config.max_tokens, self.config.long_passages)?;
         Ok(self.encode(&texts, self.config.passage_terms)?)
     }
 }

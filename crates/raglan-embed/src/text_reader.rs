@@ -6,6 +6,16 @@ use raglan_model::Tokenizer;
 
 use crate::{Error, Result};
 
+/// What an encoder does with passages that are longer than it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LongPassages {
+    /// Refuses them, as [`Error::TooLong`]: what is not read cannot be found.
+    #[default]
+    Refuse,
+    /// Reads their beginning, as published figures on whole documents do.
+    Cut,
+}
+
 /// A tokenizer that puts one token before and one after every text, and the number of tokens an encoder reads.
 #[derive(Debug)]
 pub(crate) struct TextReader {
@@ -46,12 +56,18 @@ impl TextReader {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLong`] for one of more than `max_tokens`.
-    pub fn passages(&self, start: &Start, passages: &[&str], max_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    /// [`Error::TooLong`] for one of more than `max_tokens` that is not to be cut.
+    pub fn passages(
+        &self,
+        start: &Start,
+        passages: &[&str],
+        max_tokens: usize,
+        long: LongPassages,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut texts = Vec::with_capacity(passages.len());
         for (passage, text) in passages.iter().enumerate() {
             let (ids, tokens) = self.ids(start, text, max_tokens)?;
-            if tokens > ids.len() {
+            if tokens > ids.len() && long == LongPassages::Refuse {
                 return Err(Error::TooLong { passage, tokens, limit: max_tokens });
             }
             texts.push(ids);

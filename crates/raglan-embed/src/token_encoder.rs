@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::encoder_config::read;
 use crate::sentence_encoder::check_max_tokens;
-use crate::text_reader::{Start, TextReader};
+use crate::text_reader::{LongPassages, Start, TextReader};
 use crate::workers::Workers;
 use crate::{Error, Result};
 
@@ -20,6 +20,8 @@ pub struct TokenEncoderConfig {
     pub query_tokens: usize,
     /// How many tokens the encoder reads of a passage, special tokens included.
     pub passage_tokens: usize,
+    /// What is done with passages that have more.
+    pub long_passages: LongPassages,
     /// The token that says that a text is a query.
     pub query_marker: Option<u32>,
     /// The token that says that a text is a passage.
@@ -49,6 +51,7 @@ impl TokenEncoderConfig {
         let mut config = Self {
             query_tokens: 32,
             passage_tokens: 180,
+            long_passages: LongPassages::default(),
             query_marker: None,
             passage_marker: None,
             query_filler: None,
@@ -126,8 +129,7 @@ pub struct TokenVectors {
 ///
 /// What a passage is worth for a query is for the caller to sum: for each of the query's vectors the greatest inner
 /// product with one of the passage's. A text's vectors have the same bits whatever else is in the batch and however
-/// many threads work. Queries that are too long are cut with a warning; passages that are too long are
-/// [`Error::TooLong`].
+/// many threads work. Queries that are too long are cut with a warning; passages as the configuration says.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -224,6 +226,6 @@ impl Encoder for TokenEncoder {
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<TokenVectors>> {
         let (start, n_tokens) = (Start::Token(self.config.passage_marker), self.config.passage_tokens);
-        Ok(self.encode(&self.reader.passages(&start, passages, n_tokens)?, &self.skipped)?)
+        Ok(self.encode(&self.reader.passages(&start, passages, n_tokens, self.config.long_passages)?, &self.skipped)?)
     }
 }

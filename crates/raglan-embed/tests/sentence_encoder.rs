@@ -3,7 +3,7 @@
 mod small_model;
 
 use raglan_core::{DenseVector, Encoder};
-use raglan_embed::{EncoderConfig, Error, Pooling, SentenceEncoder, token_counter};
+use raglan_embed::{EncoderConfig, Error, LongPassages, Pooling, SentenceEncoder, token_counter};
 use raglan_model::Products;
 use serde_json::json;
 use small_model::{HIDDEN, POSITIONS, write_model};
@@ -107,6 +107,7 @@ fn files_of_sentence_transformers_are_followed() {
         pooling: Pooling::Cls,
         normalize: false,
         max_tokens: 32,
+        long_passages: LongPassages::Refuse,
         query_prefix: "q: ".into(),
         passage_prefix: "d: ".into(),
         dim: HIDDEN,

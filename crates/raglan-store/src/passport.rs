@@ -86,6 +86,16 @@ impl Passport {
         Ok(Manifest::read(folder)?.passport)
     }
 
+    /// This passport with the models of another that it lacks.
+    pub fn extended_by(&self, other: &Self) -> Self {
+        let mut extended = self.clone();
+        extended.embedder = extended.embedder.or_else(|| other.embedder.clone());
+        for (part, stamp) in &other.models {
+            extended.models.entry(part.clone()).or_insert_with(|| stamp.clone());
+        }
+        extended
+    }
+
     /// Everything in which an index made with `self` cannot serve someone who wants `wanted`.
     pub fn differences(&self, wanted: &Self) -> Vec<Difference> {
         let mut found = Vec::new();

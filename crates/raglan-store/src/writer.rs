@@ -31,6 +31,8 @@ pub struct Writer {
     next_segment: u64,
     /// Whether the manifest on disk has another passport than the next commit will write.
     passport_is_new: bool,
+    /// Whether the next commit must replace every segment, for none has what the passport says.
+    is_extending: bool,
     drafts: Drafts,
     /// Last, so that it is freed when everything else is done.
     _lock: WriterLock,
@@ -78,6 +80,7 @@ impl Writer {
                     published,
                     next_segment,
                     passport_is_new,
+                    is_extending: false,
                     drafts: Drafts::default(),
                     _lock: lock,
                 };
@@ -94,6 +97,28 @@ impl Writer {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens the index in `folder` to add what further models give: those of the passport that the index lacks.
+    ///
+    /// The next commit must replace every segment; until then the index is as it was. Without such models this is
+    /// [`open_or_create`](Self::open_or_create).
+    ///
+    /// # Errors
+    ///
+    /// As [`open_or_create`](Self::open_or_create); [`Error::NotAnIndex`] when there is none.
+    pub fn extend(folder: &Path, passport: Passport) -> Result<Self> {
+        let before = Passport::read(folder)?;
+        before.extended_by(&passport).check(&passport, folder)?;
+        let known = Passport { embedder: before.embedder, models: before.models, ..passport.clone() };
+        let mut writer = Self::open_or_create(folder, known)?;
+        let extended = writer.snapshot.passport().extended_by(&passport);
+        if extended != *writer.snapshot.passport() {
+            writer.snapshot = with_passport(&writer.snapshot, extended);
+            writer.passport_is_new = true;
+            writer.is_extending = true;
+        }
+        Ok(writer)
     }
 
     /// Opens the index in `folder` to fill it anew, with another passport if need be.
@@ -145,6 +170,7 @@ impl Writer {
             published,
             next_segment: floor.segment,
             passport_is_new: true,
+            is_extending: false,
             drafts: Drafts::default(),
             _lock: lock,
         }
@@ -205,7 +231,7 @@ impl Writer {
     /// # Errors
     ///
     /// [`Error::Inconsistent`] when chunk ids are used twice or again, when something is deleted or dropped that is
-    /// not there, or when the ledger's numbers of chunks are not those of the index; [`Error::Io`]. The index is then
+    /// not there, when segments are left that an extended index must replace, or when the ledger's numbers of chunks are not those of the index; [`Error::Io`]. The index is then
     /// as it was.
     pub fn commit(&mut self, commit: Commit) -> Result<Snapshot> {
         let Commit { add, drop, delete, ledger } = commit;
@@ -213,6 +239,9 @@ impl Writer {
         let drop: HashSet<SegmentId> = drop.into_iter().collect();
         for &id in &drop {
             self.snapshot.segment(id)?;
+        }
+        if self.is_extending && self.snapshot.segments().iter().any(|segment| !drop.contains(&segment.id)) {
+            return Err(Error::inconsistent("a segment is left without what the new models give"));
         }
         let (dropped, kept): (Vec<_>, Vec<_>) =
             self.snapshot.opened().iter().partition(|segment| drop.contains(&segment.id()));
@@ -297,6 +326,7 @@ impl Writer {
             }
             self.published = names(&manifest);
             self.passport_is_new = false;
+            self.is_extending = false;
             self.snapshot = Snapshot::assemble(&self.folder, manifest, deleted.into(), &opened).with_ledger(ledger);
         }
         outcome?;

@@ -1,10 +1,10 @@
-//! The encoder of an index, loaded when it is first needed.
+//! The encoders of an index, loaded when they are first needed.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use raglan_core::{DenseVector, Encoder, TokenCounter};
-use raglan_store::ModelStamp;
+use raglan_store::{ModelStamp, Passport};
 
 use crate::Result;
 
@@ -33,22 +33,22 @@ impl<T> Lazy<T> {
     }
 }
 
-/// A dense encoder with the stamp by which an index knows it.
+/// An encoder with the stamp by which an index knows it.
 ///
 /// What an update of an unchanged folder does not need is not loaded: the stamp is there at once, the tokenizer when
 /// a document is cut, the weights when a text is encoded.
-pub struct Embedder {
+pub struct Embedder<V = DenseVector> {
     stamp: ModelStamp,
     counter: Arc<LazyCounter>,
-    encoder: Lazy<DenseEncoder>,
+    encoder: Lazy<Arc<dyn Encoder<Vector = V>>>,
 }
 
-impl Embedder {
+impl<V> Embedder<V> {
     /// An encoder that `load` gives, and a tokenizer that `load_counter` gives, under this stamp.
     pub fn new(
         stamp: ModelStamp,
         load_counter: impl Fn() -> Result<Arc<dyn TokenCounter>> + Send + Sync + 'static,
-        load: impl Fn() -> Result<DenseEncoder> + Send + Sync + 'static,
+        load: impl Fn() -> Result<Arc<dyn Encoder<Vector = V>>> + Send + Sync + 'static,
     ) -> Self {
         let counter = Arc::new(LazyCounter(Lazy::new(Box::new(load_counter))));
         Self { stamp, counter, encoder: Lazy::new(Box::new(load)) }
@@ -64,13 +64,49 @@ impl Embedder {
     /// # Errors
     ///
     /// Whatever loading it gives.
-    pub fn encoder(&self) -> Result<&DenseEncoder> {
+    pub fn encoder(&self) -> Result<&Arc<dyn Encoder<Vector = V>>> {
         self.encoder.get()
     }
 
     /// Counts tokens as the encoder does.
     pub fn counter(&self) -> Arc<dyn TokenCounter> {
         self.counter.clone()
+    }
+}
+
+/// What makes the vectors of an index, by their kind; words need nothing.
+#[derive(Clone, Default)]
+pub struct Encoders {
+    /// One vector a chunk.
+    pub dense: Option<Arc<Embedder>>,
+}
+
+impl Encoders {
+    /// One dense encoder, or none.
+    pub fn dense(embedder: Option<Arc<Embedder>>) -> Self {
+        Self { dense: embedder }
+    }
+
+    /// Puts the encoders' stamps into a passport.
+    pub fn stamp(&self, passport: &mut Passport) {
+        passport.embedder = self.dense.as_ref().map(|embedder| embedder.stamp().clone());
+    }
+
+    /// The stamps of all encoders.
+    pub fn stamps(&self) -> impl Iterator<Item = &ModelStamp> {
+        self.dense.iter().map(|embedder| embedder.stamp())
+    }
+
+    /// The encoders that an index with this passport lacks, and those it has.
+    pub fn split(&self, passport: &Passport) -> (Self, Self) {
+        let has_dense = passport.embedder.is_some();
+        let dense = |wanted: bool| self.dense.clone().filter(|_| wanted);
+        (Self { dense: dense(!has_dense) }, Self { dense: dense(has_dense) })
+    }
+
+    /// What counts the tokens of chunks: the tokenizer of the first encoder there is.
+    pub fn counter(&self) -> Option<Arc<dyn TokenCounter>> {
+        self.dense.as_ref().map(|embedder| embedder.counter())
     }
 }
 

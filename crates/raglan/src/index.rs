@@ -7,9 +7,9 @@ use raglan_core::Retriever;
 use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
 use raglan_pipeline::DenseRetriever;
 use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index};
-use raglan_store::Snapshot;
+use raglan_store::{Passport, Snapshot};
 
-use crate::embedder::Embedder;
+use crate::embedder::{Embedder, Encoders};
 use crate::location::noted_root;
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Index {
     snapshot: Snapshot,
     root: Option<PathBuf>,
-    embedder: Option<Arc<Embedder>>,
+    encoders: Encoders,
     analyzer_config: AnalyzerConfig,
     analyzer: Analyzer,
     bm25: OnceLock<Arc<Bm25Index>>,
@@ -25,31 +25,26 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the index in a folder. `embedder` gives the encoder whose name the index's passport has, and may be asked
-    /// for nothing when the index has no vectors.
+    /// Opens the index in a folder. `encoders` gives the encoders that the index's passport names, as
+    /// [`Models::encoders_of`](crate::Models::encoders_of) does.
     ///
     /// # Errors
     ///
-    /// [`raglan_store::Error`] when there is no index or it is damaged, or when the embedder is not the one that made
+    /// [`raglan_store::Error`] when there is no index or it is damaged, or when the encoders are not those that made
     /// the index's vectors.
-    pub fn open(folder: &Path, embedder: impl FnOnce(&str) -> Result<Arc<Embedder>>) -> Result<Self> {
+    pub fn open(folder: &Path, encoders: impl FnOnce(&Passport) -> Result<Encoders>) -> Result<Self> {
         let snapshot = Snapshot::open(folder)?;
         let passport = snapshot.passport();
-        let embedder = match &passport.embedder {
-            None => None,
-            Some(stamp) => {
-                let embedder = embedder(&stamp.name)?;
-                let wanted = raglan_store::Passport { embedder: Some(embedder.stamp().clone()), ..passport.clone() };
-                passport.check(&wanted, folder)?;
-                Some(embedder)
-            }
-        };
+        let encoders = encoders(passport)?;
+        let mut wanted = passport.clone();
+        encoders.stamp(&mut wanted);
+        passport.check(&wanted, folder)?;
         let analyzer_config: AnalyzerConfig = serde_json::from_str(&passport.analyzer).map_err(|error| {
             Error::Malformed { path: folder.to_owned(), problem: format!("analyzer in the passport: {error}") }
         })?;
         let analyzer = Analyzer::new(&analyzer_config);
         let root = passport.root.as_deref().map(|note| noted_root(folder, note));
-        Ok(Self { snapshot, root, embedder, analyzer_config, analyzer, bm25: OnceLock::new(), dense: OnceLock::new() })
+        Ok(Self { snapshot, root, encoders, analyzer_config, analyzer, bm25: OnceLock::new(), dense: OnceLock::new() })
     }
 
     /// The generation that is open.
@@ -103,12 +98,12 @@ impl Index {
     ///
     /// [`Error::NoDense`] when the index has no vectors.
     pub fn embedder(&self) -> Result<&Embedder> {
-        self.embedder.as_deref().ok_or_else(|| Error::NoDense { index: self.snapshot.folder().to_owned() })
+        self.encoders.dense.as_deref().ok_or_else(|| Error::NoDense { index: self.snapshot.folder().to_owned() })
     }
 
     /// Whether the index has vectors.
     pub fn has_dense(&self) -> bool {
-        self.embedder.is_some()
+        self.encoders.dense.is_some()
     }
 
     /// Retrieval by vectors, searched in this way.

@@ -1,9 +1,12 @@
 //! Brings an index up to date with its folder.
 
 mod batch;
+mod collection;
+mod extend;
 mod merge;
 mod plan;
 mod read;
+mod vectors;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
@@ -19,10 +22,12 @@ use raglan_sparse::AnalyzerConfig;
 use raglan_store::{Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
-use crate::embedder::Embedder;
+use crate::embedder::Encoders;
+use crate::index::dense_config;
 use crate::location;
 use crate::{Error, Result};
 use batch::{Added, Batch};
+pub use collection::index_collection;
 use plan::Plan;
 use read::{Content, Ready, read_in_order};
 
@@ -36,22 +41,55 @@ pub struct IndexSettings {
     pub isolation: Isolation,
     /// Cuts documents into chunks.
     pub chunker: Arc<dyn Chunker>,
+    /// What is made of the chunks.
+    pub build: BuildSettings,
+    /// Settings by name that the index remembers, for whoever updates it next.
+    pub remembered: BTreeMap<String, String>,
+}
+
+/// What is made of chunks, wherever they come from.
+pub struct BuildSettings {
     /// Whether chunks are embedded below the line of their headings.
     pub prefix_headings: bool,
-    /// Makes the vectors of chunks; without one the index has BM25 only.
-    pub embedder: Option<Arc<Embedder>>,
+    /// What makes the vectors of chunks; without any the index has BM25 only.
+    pub encoders: Encoders,
     /// How text is cut into terms for BM25.
     pub analyzer: AnalyzerConfig,
     /// How vectors are stored and searched.
     pub dense: DenseConfig,
-    /// Threads that read files.
+    /// Threads to work on.
     pub threads: usize,
     /// Bytes of text and vectors that may wait for a commit.
     pub pending_bytes: u64,
     /// Uncommitted work is committed after this long.
     pub commit_every: Duration,
-    /// Settings by name that the index remembers, for whoever updates it next.
-    pub remembered: BTreeMap<String, String>,
+}
+
+impl BuildSettings {
+    /// The settings of `raglan index` when nothing else is said.
+    pub fn new(encoders: Encoders, threads: usize) -> Self {
+        Self {
+            prefix_headings: true,
+            encoders,
+            analyzer: AnalyzerConfig::default(),
+            dense: dense_config(),
+            threads,
+            pending_bytes: 256 << 20,
+            commit_every: Duration::from_secs(60),
+        }
+    }
+
+    /// What an index of chunks that were cut like this is made with.
+    fn passport(&self, chunker: String) -> Passport {
+        let mut passport = Passport {
+            chunker,
+            prefix_headings: self.prefix_headings,
+            analyzer: self.analyzer.fingerprint(),
+            ..Passport::default()
+        };
+        self.encoders.stamp(&mut passport);
+        passport
+    }
 }
 
 /// What happens while a folder is indexed.
@@ -208,13 +246,9 @@ impl Indexer {
     /// What the index's vectors, chunks and terms are made with.
     pub fn passport(&self) -> Passport {
         Passport {
-            embedder: self.settings.embedder.as_ref().map(|embedder| embedder.stamp().clone()),
-            chunker: self.settings.chunker.fingerprint(),
-            prefix_headings: self.settings.prefix_headings,
-            analyzer: self.settings.analyzer.fingerprint(),
             root: self.root.canonicalize().ok().map(|root| location::root_note(&self.index, &root)),
             settings: self.settings.remembered.clone(),
-            ..Passport::default()
+            ..self.settings.build.passport(self.settings.chunker.fingerprint())
         }
     }
 
@@ -235,7 +269,11 @@ impl Indexer {
             Start::Continue => {
                 let passport = self.passport();
                 refuse_another_folder(&self.index, &root, &passport)?;
-                Writer::open_or_create(&self.index, passport)?
+                let Some(writer) = extend::open_or_extend(&self.index, passport, &self.settings.build, progress, stop)?
+                else {
+                    return Ok(IndexReport { interrupted: true, ..IndexReport::default() });
+                };
+                writer
             }
             Start::Rebuild => Writer::rebuild(&self.index, self.passport())?,
         };
@@ -253,97 +291,105 @@ impl Indexer {
         let mut ledger = writer.snapshot().ledger()?.clone();
         let mut gone = plan.gone(&ledger);
         let old_chunks = OldChunks::new(writer.snapshot());
-        let mut batch = Batch::new(&self.settings, &writer, progress, stop);
+        let mut batch = Batch::new(&self.settings.build, &writer, progress, stop);
 
-        let pool = ReaderPool::new(self.settings.limits, self.settings.isolation.clone(), self.settings.threads);
+        let pool = ReaderPool::new(self.settings.limits, self.settings.isolation.clone(), self.settings.build.threads);
         let clocks = read::Clocks::default();
         let mut reached = 0;
-        read_in_order(&pool, &plan.to_read, &*self.settings.chunker, self.settings.threads, stop, &clocks, |ready| {
-            let Ready { file, outcome } = ready;
-            reached += 1;
-            let known = ledger.by_path(&file.name).map(|entry| Document::clone(&entry.document));
-            let mut n_chunks = 0;
-            match outcome {
-                Ok(Content { hash, parsed, spans }) => {
-                    let document = |id| Document {
-                        id,
-                        path: file.name.clone(),
-                        hash,
-                        size: file.size,
-                        mtime_ns: file.mtime_ns,
-                        format: parsed.format,
-                        reader: parsed.reader.clone(),
-                        encoding: parsed.encoding.clone(),
-                        title: parsed.title.clone(),
-                        metadata: parsed.metadata.clone(),
-                    };
-                    let same = |old: &Document| old.hash == hash && old.reader == parsed.reader;
-                    if let Some(old) = known.as_ref().filter(|old| same(old)) {
-                        ledger.insert_document(document(old.id), spans.len() as u32);
-                        report.unchanged += 1;
-                    } else if let Some(old) = gone.take_same(&ledger, hash, &parsed.reader) {
-                        ledger.remove(&old.path);
-                        if let Some(replaced) = &known {
-                            batch.delete(old_chunks.of(replaced.id)?);
-                        }
-                        ledger.insert_document(document(old.id), spans.len() as u32);
-                        report.moved += 1;
-                    } else {
-                        n_chunks = spans.len();
-                        let Some((doc, chunks)) = batch.add(&parsed.text, spans)? else {
-                            reached -= 1;
-                            return Ok(());
-                        };
-                        let mut replaced = ChunkSet::new();
-                        match &known {
-                            Some(old) => {
-                                replaced = old_chunks.of(old.id)?.cloned().unwrap_or_default();
-                                report.changed += 1;
-                            }
-                            None => report.new += 1,
-                        }
-                        batch.note(Added {
+        read_in_order(
+            &pool,
+            &plan.to_read,
+            &*self.settings.chunker,
+            self.settings.build.threads,
+            stop,
+            &clocks,
+            |ready| {
+                let Ready { file, outcome } = ready;
+                reached += 1;
+                let known = ledger.by_path(&file.name).map(|entry| Document::clone(&entry.document));
+                let mut n_chunks = 0;
+                match outcome {
+                    Ok(Content { hash, parsed, spans }) => {
+                        let document = |id| Document {
+                            id,
                             path: file.name.clone(),
-                            chunks,
-                            text_bytes: parsed.text.len() as u64,
-                            before: ledger.by_path(&file.name).cloned(),
-                            replaced,
+                            hash,
+                            size: file.size,
+                            mtime_ns: file.mtime_ns,
+                            format: parsed.format,
+                            reader: parsed.reader.clone(),
+                            encoding: parsed.encoding.clone(),
+                            title: parsed.title.clone(),
+                            metadata: parsed.metadata.clone(),
+                        };
+                        let same = |old: &Document| old.hash == hash && old.reader == parsed.reader;
+                        if let Some(old) = known.as_ref().filter(|old| same(old)) {
+                            ledger.insert_document(document(old.id), spans.len() as u32);
+                            report.unchanged += 1;
+                        } else if let Some(old) = gone.take_same(&ledger, hash, &parsed.reader) {
+                            ledger.remove(&old.path);
+                            if let Some(replaced) = &known {
+                                batch.delete(old_chunks.of(replaced.id)?);
+                            }
+                            ledger.insert_document(document(old.id), spans.len() as u32);
+                            report.moved += 1;
+                        } else {
+                            n_chunks = spans.len();
+                            let Some((doc, chunks)) = batch.add(&parsed.text, spans)? else {
+                                reached -= 1;
+                                return Ok(());
+                            };
+                            let mut replaced = ChunkSet::new();
+                            match &known {
+                                Some(old) => {
+                                    replaced = old_chunks.of(old.id)?.cloned().unwrap_or_default();
+                                    report.changed += 1;
+                                }
+                                None => report.new += 1,
+                            }
+                            batch.note(Added {
+                                path: file.name.clone(),
+                                chunks,
+                                text_bytes: parsed.text.len() as u64,
+                                before: ledger.by_path(&file.name).cloned(),
+                                replaced,
+                            });
+                            ledger.insert_document(document(doc), n_chunks as u32);
+                            report.chunks_written += n_chunks;
+                            report.text_bytes += parsed.text.len() as u64;
+                        }
+                    }
+                    Err(reason) => {
+                        if let Some(old) = known {
+                            batch.delete(old_chunks.of(old.id)?);
+                            ledger.remove(&old.path);
+                            report.deleted += 1;
+                        }
+                        ledger.insert_skipped(Skipped {
+                            path: file.name.clone(),
+                            size: file.size,
+                            mtime_ns: file.mtime_ns,
+                            reason: reason.to_string(),
+                            reader_version: plan::READERS.clone(),
                         });
-                        ledger.insert_document(document(doc), n_chunks as u32);
-                        report.chunks_written += n_chunks;
-                        report.text_bytes += parsed.text.len() as u64;
+                        report.skipped.push(SkippedFile { path: file.name.clone(), reason: reason.to_string() });
                     }
                 }
-                Err(reason) => {
-                    if let Some(old) = known {
-                        batch.delete(old_chunks.of(old.id)?);
-                        ledger.remove(&old.path);
-                        report.deleted += 1;
-                    }
-                    ledger.insert_skipped(Skipped {
-                        path: file.name.clone(),
-                        size: file.size,
-                        mtime_ns: file.mtime_ns,
-                        reason: reason.to_string(),
-                        reader_version: plan::READERS.clone(),
-                    });
-                    report.skipped.push(SkippedFile { path: file.name.clone(), reason: reason.to_string() });
+                progress.event(IndexEvent::Read {
+                    path: &file.name,
+                    bytes: file.size,
+                    chunks: n_chunks,
+                    files_done: reached,
+                    files: plan.to_read.len(),
+                });
+                if batch.is_due() {
+                    let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
+                    reached -= left_out.len();
+                    report.take_back(&left_out);
                 }
-            }
-            progress.event(IndexEvent::Read {
-                path: &file.name,
-                bytes: file.size,
-                chunks: n_chunks,
-                files_done: reached,
-                files: plan.to_read.len(),
-            });
-            if batch.is_due() {
-                let left_out = batch.commit(&mut writer, &mut ledger, &mut report.timings)?;
-                reached -= left_out.len();
-                report.take_back(&left_out);
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
 
         report.interrupted = stop.load(Ordering::Relaxed) && reached < plan.to_read.len();
         report.not_reached = plan.to_read.len() - reached;
@@ -361,7 +407,7 @@ impl Indexer {
         report.interrupted |= !left_out.is_empty();
         if !report.interrupted {
             let merging = Instant::now();
-            merge::merge_segments(&mut writer, &self.settings, progress, stop)?;
+            merge::merge_segments(&mut writer, &self.settings.build, progress, stop)?;
             report.timings.merge_s = merging.elapsed().as_secs_f64();
             writer.gc()?;
         }

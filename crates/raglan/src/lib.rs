@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod chunking;
+mod collection_run;
 mod embedder;
 mod error;
 mod explain;
@@ -42,12 +43,16 @@ mod time;
 mod verify_answer;
 
 pub use chunking::{ChunkingRow, eval_chunking};
-pub use embedder::{DenseEncoder, Embedder};
+pub use collection_run::{CollectionRun, StageResults};
+pub use embedder::{DenseEncoder, Embedder, Encoders};
 pub use error::{Error, Result};
 pub use explain::{ExplainedBm25, ExplainedChunk, ExplainedStage, Explanation, RankAndScore};
 pub use filter::{Filter, MetadataCondition};
 pub use index::{Index, dense_config, gc};
-pub use indexer::{IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start};
+pub use indexer::{
+    BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
+    index_collection,
+};
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use models::{LazyGenerator, Models};

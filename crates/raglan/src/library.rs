@@ -3,23 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use raglan_core::Answer;
 use raglan_ingest::chunk::ChunkerKind;
 use raglan_ingest::{Isolation, Limits, WalkOptions};
 use raglan_model::registry::Silent;
 use raglan_pipeline::Recipe;
-use raglan_sparse::AnalyzerConfig;
 
-use crate::embedder::Embedder;
+use crate::Result;
+use crate::embedder::Encoders;
 use crate::filter::Filter;
-use crate::index::{Index, dense_config};
-use crate::indexer::{IndexReport, IndexSettings, Indexer, Start};
+use crate::index::Index;
+use crate::indexer::{BuildSettings, IndexReport, IndexSettings, Indexer, Start};
 use crate::location::index_of;
 use crate::models::Models;
 use crate::search::{SearchOutcome, recipe};
-use crate::{Error, Result};
 
 /// The most tokens of a chunk unless one says otherwise: chosen by `raglan eval chunking`.
 const CHUNK_TOKENS: usize = 200;
@@ -48,24 +46,24 @@ impl Library {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let models = Models::new(None, false, threads, Arc::new(Silent))?;
         let embedder = models.embedder("all-minilm-l6-v2")?;
-        Self::open_with(folder, models, Some(embedder))
+        Self::open_with(folder, models, Encoders::dense(Some(embedder)))
     }
 
-    /// Like [`open`](Self::open), with other models; without an embedder the index has BM25 only.
+    /// Like [`open`](Self::open), with other models; without encoders the index has BM25 only.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_with(folder: &Path, models: Models, embedder: Option<Arc<Embedder>>) -> Result<Self> {
+    pub fn open_with(folder: &Path, models: Models, encoders: Encoders) -> Result<Self> {
         let place = index_of(folder)?;
         let follows_the_command = raglan_store::Passport::read(&place).is_ok_and(|index| !index.settings.is_empty());
         let report = if follows_the_command {
             IndexReport::default()
         } else {
-            let settings = settings(embedder.clone())?;
+            let settings = settings(encoders.clone())?;
             Indexer::new(folder, &place, settings).update(Start::Continue, &(), &AtomicBool::new(false))?
         };
-        let index = Index::open(&place, |_| embedder.ok_or_else(|| Error::NoDense { index: place.clone() }))?;
+        let index = Index::open(&place, |_| Ok(encoders))?;
         Ok(Self { index, models, folder: folder.to_owned(), report })
     }
 
@@ -123,26 +121,19 @@ impl Library {
 
 /// The settings of `raglan index` when nothing is said otherwise, but for the isolation: a library has no program of
 /// its own to start.
-fn settings(embedder: Option<Arc<Embedder>>) -> Result<IndexSettings> {
-    let counter = embedder.as_ref().map(|embedder| embedder.counter());
+fn settings(encoders: Encoders) -> Result<IndexSettings> {
     let chunker = ChunkerKind::Structure.build(
         CHUNK_TOKENS,
         0,
         true,
-        counter.unwrap_or_else(|| Arc::new(raglan_ingest::chunk::WordCounter)),
+        encoders.counter().unwrap_or_else(|| Arc::new(raglan_ingest::chunk::WordCounter)),
     )?;
     Ok(IndexSettings {
         walk: WalkOptions::default(),
         limits: Limits::default(),
         isolation: Isolation::InProcess,
         chunker: chunker.into(),
-        prefix_headings: true,
-        embedder,
-        analyzer: AnalyzerConfig::default(),
-        dense: dense_config(),
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        pending_bytes: 256 << 20,
-        commit_every: Duration::from_secs(60),
+        build: BuildSettings::new(encoders, std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
         remembered: Default::default(),
     })
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use raglan_core::{Answer, Context, Generator};
-use raglan_embed::{EncoderConfig, SentenceEncoder};
+use raglan_embed::{EncoderConfig, LongPassages, SentenceEncoder};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
 use raglan_model::Products;
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
-use raglan_store::ModelStamp;
+use raglan_store::{ModelStamp, Passport};
 
-use crate::embedder::Embedder;
+use crate::embedder::{Embedder, Encoders};
 use crate::{Error, Result};
 
 /// The models of a machine: where they lie, and how their fetching is shown.
@@ -22,6 +22,7 @@ pub struct Models {
     progress: Arc<dyn Progress>,
     threads: usize,
     products: Products,
+    long_passages: LongPassages,
 }
 
 impl Models {
@@ -36,6 +37,7 @@ impl Models {
             progress,
             threads,
             products: Products::default(),
+            long_passages: LongPassages::default(),
         })
     }
 
@@ -43,6 +45,11 @@ impl Models {
     /// [`Products::Stored`] then.
     pub fn set_products(&mut self, products: Products) {
         self.products = products;
+    }
+
+    /// Chooses what encoders that are loaded from now on do with passages that are longer than they read.
+    pub fn set_long_passages(&mut self, long_passages: LongPassages) {
+        self.long_passages = long_passages;
     }
 
     /// Where the models lie.
@@ -72,7 +79,11 @@ impl Models {
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
         let files = self.ensure(name)?;
-        let config = EncoderConfig { products: self.products, ..EncoderConfig::for_model(&files.dir)? };
+        let config = EncoderConfig {
+            products: self.products,
+            long_passages: self.long_passages,
+            ..EncoderConfig::for_model(&files.dir)?
+        };
         let stamp = ModelStamp {
             name: name.to_owned(),
             weights_sha256: sha256(&files, "model.safetensors"),
@@ -97,6 +108,15 @@ impl Models {
             move || Ok(raglan_embed::token_counter(&counter_dir)?),
             move || Ok(Arc::new(SentenceEncoder::load(&dir, config.clone(), threads)?)),
         )))
+    }
+
+    /// The encoders that made the vectors of an index.
+    ///
+    /// # Errors
+    ///
+    /// As [`embedder`](Self::embedder).
+    pub fn encoders_of(&self, passport: &Passport) -> Result<Encoders> {
+        Ok(Encoders { dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()? })
     }
 
     /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the

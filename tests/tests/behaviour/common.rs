@@ -9,9 +9,8 @@ use raglan::core::{DenseVector, Encoder, Result};
 use raglan::dense::DenseConfig;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
-use raglan::sparse::AnalyzerConfig;
 use raglan::store::ModelStamp;
-use raglan::{DenseEncoder, Embedder, Index, IndexReport, IndexSettings, Indexer, Start};
+use raglan::{BuildSettings, DenseEncoder, Embedder, Encoders, Index, IndexReport, IndexSettings, Indexer, Start};
 
 /// The dimension of [`HashingEncoder`]'s vectors.
 pub const DIM: usize = 32;
@@ -71,13 +70,12 @@ pub fn settings(threads: usize) -> IndexSettings {
         limits: Limits::default(),
         isolation: Isolation::InProcess,
         chunker: chunker.into(),
-        prefix_headings: true,
-        embedder: Some(embedder),
-        analyzer: AnalyzerConfig::default(),
-        dense: DenseConfig::default(),
-        threads,
-        pending_bytes: 1 << 20,
-        commit_every: Duration::ZERO,
+        build: BuildSettings {
+            dense: DenseConfig::default(),
+            pending_bytes: 1 << 20,
+            commit_every: Duration::ZERO,
+            ..BuildSettings::new(Encoders::dense(Some(embedder)), threads)
+        },
         remembered: Default::default(),
     }
 }
@@ -89,7 +87,7 @@ pub fn update(documents: &Path, index: &Path, threads: usize) -> raglan::Result<
 
 /// Opens an index.
 pub fn open(index: &Path) -> raglan::Result<Index> {
-    Index::open(index, |_| Ok(embedder()))
+    Index::open(index, |_| Ok(Encoders::dense(Some(embedder()))))
 }
 
 /// Writes `n` files of words that differ from file to file.

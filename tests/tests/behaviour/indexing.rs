@@ -82,7 +82,8 @@ fn another_model_is_refused_with_the_remedy() {
     fill(&documents, 2);
     let index = place.path().join("index");
     update(&documents, &index, 1).unwrap();
-    let other = raglan::IndexSettings { embedder: None, ..settings(1) };
+    let other =
+        raglan::IndexSettings { build: raglan::BuildSettings::new(raglan::Encoders::default(), 1), ..settings(1) };
     let refused = raglan::Indexer::new(&documents, &index, other);
     let error = refused.update(raglan::Start::Continue, &(), &std::sync::atomic::AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("--rebuild"), "{error}");

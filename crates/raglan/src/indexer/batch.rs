@@ -2,22 +2,18 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
-use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DenseVector, DocId, Document};
+use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DocId, Document};
 use raglan_sparse::Bm25SegmentWriter;
 use raglan_store::{Commit, Ledger, LedgerEntry, SegmentDraft, Writer};
 
-use super::{IndexEvent, IndexProgress, IndexSettings, IndexTimings};
-use crate::embedder::DenseEncoder;
+use super::vectors::Vectors;
+use super::{BuildSettings, IndexEvent, IndexProgress, IndexTimings};
 use crate::{Error, Result};
 
 /// How many chunks are embedded at a time: enough to sort by length, few enough to show progress.
-const EMBED: usize = 128;
-
-/// How often an embedding under way is asked whether it is done, and the user whether to go on.
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const EMBED: usize = 128;
 
 /// A document whose chunks wait for a commit, with what it takes to leave it out again.
 pub(super) struct Added {
@@ -35,14 +31,13 @@ pub(super) struct Added {
 
 /// Chunks, vectors and deletions that wait for a commit.
 pub(super) struct Batch<'a> {
-    settings: &'a IndexSettings,
+    settings: &'a BuildSettings,
     progress: &'a dyn IndexProgress,
     stop: &'a AtomicBool,
     next_chunk: u32,
     next_doc: u32,
     chunks: Vec<Chunk>,
-    vectors: Vec<f32>,
-    n_embedded: usize,
+    vectors: Vectors,
     delete: ChunkSet,
     added: Vec<Added>,
     bytes: u64,
@@ -52,7 +47,7 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(
-        settings: &'a IndexSettings,
+        settings: &'a BuildSettings,
         writer: &Writer,
         progress: &'a dyn IndexProgress,
         stop: &'a AtomicBool,
@@ -64,8 +59,7 @@ impl<'a> Batch<'a> {
             next_chunk: writer.next_chunk_id().0,
             next_doc: writer.next_doc_id().0,
             chunks: Vec::new(),
-            vectors: Vec::new(),
-            n_embedded: 0,
+            vectors: Vectors::default(),
             delete: ChunkSet::new(),
             added: Vec::new(),
             bytes: 0,
@@ -88,7 +82,7 @@ impl<'a> Batch<'a> {
             self.bytes += text.len() as u64;
             self.chunks.push(Chunk { id, doc, span, text, locator, n_tokens });
         }
-        while self.chunks.len() - self.n_embedded >= EMBED {
+        while self.chunks.len() - self.vectors.len() >= EMBED {
             if self.stop.load(Ordering::Relaxed) || !self.embed_next()? {
                 self.truncate(n_before);
                 self.next_chunk = first;
@@ -106,9 +100,7 @@ impl<'a> Batch<'a> {
 
     fn truncate(&mut self, n_chunks: usize) {
         self.chunks.truncate(n_chunks);
-        self.n_embedded = self.n_embedded.min(n_chunks);
-        let dim = self.settings.embedder.as_ref().map_or(0, |embedder| embedder.stamp().dim);
-        self.vectors.truncate(self.n_embedded * dim);
+        self.vectors.truncate(n_chunks);
     }
 
     /// Takes note that chunks are to be deleted.
@@ -126,20 +118,18 @@ impl<'a> Batch<'a> {
 
     /// Embeds some of the chunks that wait; says no when the work is stopped before they are done.
     fn embed_next(&mut self) -> Result<bool> {
-        let next = self.chunks.len().min(self.n_embedded + EMBED);
-        if let Some(embedder) = &self.settings.embedder {
-            let started = Instant::now();
-            let chunks = &self.chunks[self.n_embedded..next];
-            let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
-            let Some(vectors) = encode(embedder.encoder()?.clone(), texts, self.stop)? else { return Ok(false) };
-            for vector in &vectors {
-                self.vectors.extend_from_slice(vector.as_slice());
-                self.bytes += 4 * vector.dim() as u64;
-            }
+        let started = Instant::now();
+        let next = self.chunks.len().min(self.vectors.len() + EMBED);
+        let chunks = &self.chunks[self.vectors.len()..next];
+        let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
+        let n_texts = texts.len();
+        let encoders = &self.settings.encoders;
+        let Some(bytes) = self.vectors.encode(encoders, texts, self.stop)? else { return Ok(false) };
+        if encoders.stamps().next().is_some() {
+            self.bytes += bytes as u64;
             self.embed_s += started.elapsed().as_secs_f64();
-            self.progress.event(IndexEvent::Embedded { chunks: vectors.len() });
+            self.progress.event(IndexEvent::Embedded { chunks: n_texts });
         }
-        self.n_embedded = next;
         Ok(true)
     }
 
@@ -153,8 +143,8 @@ impl<'a> Batch<'a> {
         ledger: &mut Ledger,
         timings: &mut IndexTimings,
     ) -> Result<Vec<Added>> {
-        while self.n_embedded < self.chunks.len() && self.embed_next()? {}
-        let n_complete = self.added.partition_point(|added| added.chunks.end <= self.n_embedded);
+        while self.vectors.len() < self.chunks.len() && self.embed_next()? {}
+        let n_complete = self.added.partition_point(|added| added.chunks.end <= self.vectors.len());
         let left_out = self.added.split_off(n_complete);
         if let Some(first) = left_out.first() {
             self.truncate(first.chunks.start);
@@ -182,42 +172,19 @@ impl<'a> Batch<'a> {
             self.progress.event(IndexEvent::Committed { generation: snapshot.generation() });
         }
         self.chunks.clear();
-        self.vectors.clear();
-        self.n_embedded = 0;
+        self.vectors = Vectors::default();
         self.bytes = 0;
         self.since = Instant::now();
         Ok(left_out)
     }
 }
 
-/// The vectors of the texts, or none when the work is stopped before they are there.
-///
-/// A batch takes seconds on a slow machine and an encoder cannot be stopped within it: it is left to end by itself.
-fn encode(encoder: DenseEncoder, texts: Vec<String>, stop: &AtomicBool) -> Result<Option<Vec<DenseVector>>> {
-    let (send, received) = bounded(1);
-    let encoding = std::thread::spawn(move || {
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let _ = send.send(encoder.encode_passages(&texts)); // Fails when nobody waits for it any more.
-    });
-    loop {
-        match received.recv_timeout(POLL) {
-            Ok(vectors) => return Ok(Some(vectors?)),
-            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                let panic = encoding.join().expect_err("a thread that sent nothing has panicked");
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
-}
-
 /// Writes the chunks, their terms and their vectors as a segment that is not committed yet.
 pub(super) fn write_segment(
     writer: &mut Writer,
-    settings: &IndexSettings,
+    settings: &BuildSettings,
     chunks: &[Chunk],
-    vectors: &[f32],
+    vectors: &Vectors,
     timings: &mut IndexTimings,
 ) -> Result<SegmentDraft> {
     let started = Instant::now();
@@ -230,13 +197,8 @@ pub(super) fn write_segment(
         terms.add(chunk.id, &chunk.embedded_text(settings.prefix_headings))?;
     }
     terms.finish()?;
-    let dense = Instant::now();
-    timings.bm25_s += (dense - bm25).as_secs_f64();
-    if let Some(embedder) = &settings.embedder {
-        let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
-        let dir = draft.part_dir("dense")?;
-        raglan_dense::write_segment(&dir, &ids, vectors, embedder.stamp().dim, &settings.dense, settings.threads)?;
-        timings.dense_s += dense.elapsed().as_secs_f64();
-    }
+    timings.bm25_s += bm25.elapsed().as_secs_f64();
+    let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
+    vectors.write(&mut draft, &ids, settings, timings)?;
     Ok(draft)
 }

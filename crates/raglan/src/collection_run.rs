@@ -1,0 +1,107 @@
+//! A recipe at work on the queries of an evaluation collection.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use raglan_core::{ChunkId, Query, Ranking};
+use raglan_datasets::{Run, beir};
+use raglan_pipeline::{Recipe, Value};
+
+use crate::Result;
+use crate::index::Index;
+use crate::search::without_generation;
+
+/// What a recipe found for queries, and what that took.
+#[derive(Clone, Debug, Default)]
+pub struct CollectionRun {
+    /// Documents by the score of their best chunk.
+    pub run: Run,
+    /// Seconds of each query by itself, in the order of the queries.
+    pub seconds: Vec<f64>,
+    /// Each stage that gives a ranking, in order.
+    pub stages: Vec<StageResults>,
+}
+
+/// What a stage of a recipe gave for all queries.
+#[derive(Clone, Debug, Default)]
+pub struct StageResults {
+    /// Its name in the recipe.
+    pub stage: String,
+    /// Documents by the score of their best chunk.
+    pub run: Run,
+    /// Seconds of each query.
+    pub seconds: Vec<f64>,
+}
+
+impl Index {
+    /// Runs the retrieval stages of a recipe on each query by itself, as a user would ask them.
+    ///
+    /// A document that has the query's own id is left out, as BEIR does: some collections ask with their documents. Each
+    /// list has the `k` best documents of those that the recipe finds. `on_query` is called after each query; when it
+    /// says no, the rest is not asked.
+    ///
+    /// # Errors
+    ///
+    /// When the recipe needs a part that the index lacks; damaged files; a model that fails.
+    pub fn run_collection(
+        &self,
+        recipe: &Recipe,
+        queries: &[&beir::Query],
+        k: usize,
+        on_query: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<CollectionRun> {
+        // One more, for the query's own document.
+        let recipe = without_generation(recipe)?.with_k(k + 1);
+        let pipeline = self.pipeline(recipe, None)?;
+        let documents = self.document_names()?;
+        let mut result = CollectionRun::default();
+        if let Some(first) = queries.first() {
+            pipeline.run(vec![Query::new(&first.text)])?; // Loads models and maps files, which is no query's time.
+        }
+        for (i, query) in queries.iter().enumerate() {
+            let started = Instant::now();
+            let runs = pipeline.trace(vec![Query::new(&query.text)], &mut |_, _| {})?;
+            result.seconds.push(started.elapsed().as_secs_f64());
+            let mut n_rankings = 0;
+            for (stage, run) in pipeline.recipe().stages().iter().zip(&runs) {
+                let Value::Rankings(ranked) = &run.output else { continue };
+                if result.stages.len() == n_rankings {
+                    result.stages.push(StageResults { stage: stage.name.clone(), ..StageResults::default() });
+                }
+                let results = &mut result.stages[n_rankings];
+                results.seconds.push(run.time.as_secs_f64());
+                insert(&mut results.run, &query.id, &ranked[0].ranking, &documents, k);
+                n_rankings += 1;
+            }
+            if !on_query(i + 1) {
+                break;
+            }
+        }
+        result.run = result.stages.last().map(|stage| stage.run.clone()).unwrap_or_default();
+        Ok(result)
+    }
+
+    /// The document's name of each chunk.
+    fn document_names(&self) -> Result<HashMap<ChunkId, String>> {
+        let ledger = self.snapshot().ledger()?;
+        let names: BTreeMap<_, &String> = ledger.documents().map(|document| (document.id, &document.path)).collect();
+        let chunks = self.snapshot().chunk_docs()?;
+        Ok(chunks.into_iter().filter_map(|(chunk, doc)| Some((chunk, (*names.get(&doc)?).clone()))).collect())
+    }
+}
+
+/// Adds a query's documents to a run, each with the score of its best chunk.
+fn insert(run: &mut Run, query: &str, ranking: &Ranking, documents: &HashMap<ChunkId, String>, k: usize) {
+    let mut n = 0;
+    let mut seen = std::collections::HashSet::new();
+    for hit in ranking.hits() {
+        let Some(document) = documents.get(&hit.chunk).filter(|name| *name != query) else { continue };
+        if n == k {
+            break;
+        }
+        if seen.insert(document) {
+            run.insert(query, document, hit.score);
+            n += 1;
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! An index gets the vectors of encoders that it was made without.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use raglan_core::ChunkSet;
+use raglan_store::{Commit, Passport, Writer};
+
+use super::batch::{EMBED, write_segment};
+use super::vectors::Vectors;
+use super::{BuildSettings, IndexEvent, IndexProgress, IndexTimings};
+use crate::Result;
+
+/// Opens an index for writing, or makes a new one. When it lacks vectors that the settings ask for, they are made of the
+/// chunks that it has, and everything is committed at once; the vectors that it has are kept.
+///
+/// Returns `None` when the work is stopped before the vectors are made; the index is then as it was.
+pub(super) fn open_or_extend(
+    index: &Path,
+    passport: Passport,
+    settings: &BuildSettings,
+    progress: &dyn IndexProgress,
+    stop: &AtomicBool,
+) -> Result<Option<Writer>> {
+    let Ok(before) = Passport::read(index) else { return Ok(Some(Writer::open_or_create(index, passport)?)) };
+    let (missing, present) = settings.encoders.split(&before);
+    if missing.stamps().next().is_none() {
+        return Ok(Some(Writer::open_or_create(index, passport)?));
+    }
+    let mut writer = Writer::extend(index, passport)?;
+    let snapshot = writer.snapshot().clone();
+    let mut add = Vec::new();
+    for segment in snapshot.segments() {
+        let chunks = snapshot.live_chunks_of(&[segment.id])?;
+        let mut vectors = Vectors::read(&snapshot, &[segment.id], &chunks, &present, settings)?;
+        let mut further = Vectors::default();
+        for some in chunks.chunks(EMBED) {
+            let texts = some.iter().map(|chunk| chunk.embedded_text(settings.prefix_headings)).collect();
+            if stop.load(Ordering::Relaxed) || further.encode(&missing, texts, stop)?.is_none() {
+                return Ok(None);
+            }
+            progress.event(IndexEvent::Embedded { chunks: some.len() });
+        }
+        vectors.join(further);
+        add.push(write_segment(&mut writer, settings, &chunks, &vectors, &mut IndexTimings::default())?);
+    }
+    let drop = snapshot.segments().iter().map(|segment| segment.id).collect();
+    let ledger = snapshot.ledger()?.clone();
+    let snapshot = writer.commit(Commit { add, drop, delete: ChunkSet::new(), ledger })?;
+    progress.event(IndexEvent::Committed { generation: snapshot.generation() });
+    Ok(Some(writer))
+}
