@@ -35,6 +35,7 @@ mod generate;
 mod ranked;
 mod read;
 mod recipe;
+mod rerank;
 mod retrieve;
 mod select;
 mod stage;
@@ -44,9 +45,10 @@ pub use generate::{Generate, generate, generate_streaming};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, StageRun,
-    StageSpec, Value,
+    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, Rescorer,
+    SparseMode, SparseQueries, StageRun, StageSpec, Value,
 };
-pub use retrieve::{DenseRetriever, Retrieve, retrieve};
+pub use rerank::{Rerank, rerank};
+pub use retrieve::{Retrieve, VectorRetriever, retrieve};
 pub use select::{Gate, MinScore, Select, gate, min_score, select};
 pub use stage::{Both, BoxStage, Function, Map, Stage, Then, stage};

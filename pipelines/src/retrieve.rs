@@ -50,27 +50,27 @@ where
 /// ```compile_fail,E0271
 /// use std::sync::Arc;
 /// use raglan_core::{DenseVector, Encoder, SparseVector, VectorIndex};
-/// use raglan_pipeline::DenseRetriever;
+/// use raglan_pipeline::VectorRetriever;
 ///
 /// fn pair(splade: Arc<dyn Encoder<Vector = SparseVector>>, hnsw: Arc<dyn VectorIndex<Vector = DenseVector>>) {
-///     DenseRetriever::new(splade, hnsw);
+///     VectorRetriever::new(splade, hnsw);
 /// }
 /// ```
 ///
 /// ```
 /// # use std::sync::Arc;
 /// # use raglan_core::{DenseVector, Encoder, VectorIndex};
-/// # use raglan_pipeline::DenseRetriever;
+/// # use raglan_pipeline::VectorRetriever;
 /// fn pair(minilm: Arc<dyn Encoder<Vector = DenseVector>>, hnsw: Arc<dyn VectorIndex<Vector = DenseVector>>) {
-///     DenseRetriever::new(minilm, hnsw);
+///     VectorRetriever::new(minilm, hnsw);
 /// }
 /// ```
-pub struct DenseRetriever<E: ?Sized, I: ?Sized> {
+pub struct VectorRetriever<E: ?Sized, I: ?Sized> {
     encoder: Arc<E>,
     index: Arc<I>,
 }
 
-impl<E, I> DenseRetriever<E, I>
+impl<E, I> VectorRetriever<E, I>
 where
     E: Encoder + ?Sized,
     I: VectorIndex<Vector = E::Vector> + ?Sized,
@@ -81,7 +81,7 @@ where
     }
 }
 
-impl<E, I> Retriever for DenseRetriever<E, I>
+impl<E, I> Retriever for VectorRetriever<E, I>
 where
     E: Encoder + ?Sized,
     I: VectorIndex<Vector = E::Vector> + ?Sized,
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn encoder_and_index_make_a_retriever_that_keeps_to_each_query_s_filter() {
-        let retriever = DenseRetriever::new(Arc::new(Length), Arc::new(NumberLine));
+        let retriever = VectorRetriever::new(Arc::new(Length), Arc::new(NumberLine));
         let even: ChunkSet = (0..10).step_by(2).map(ChunkId).collect();
         let queries = vec![Query::new("abc"), Query::new("abc").among(Arc::new(even)), Query::new("")];
         let found = retrieve(&retriever, 2).run(queries.clone()).unwrap();

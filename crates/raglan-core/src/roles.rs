@@ -67,6 +67,15 @@ pub trait Retriever: Send + Sync {
     fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>>;
 }
 
+/// Orders chunks that were found by looking closer.
+pub trait Reranker: Send + Sync {
+    /// The chunks of each ranking with new scores, best first; equal scores go by lower id.
+    ///
+    /// There is one ranking a query, in order. A new ranking has the same chunks, but for those that the reranker knows
+    /// nothing of.
+    fn rerank(&self, queries: &[Query], rankings: &[Ranking]) -> Result<Vec<Ranking>>;
+}
+
 /// Gives the texts of chunks.
 pub trait ChunkStore: Send + Sync {
     /// The chunks with these ids, in the same order.

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use raglan_core::Retriever;
 use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
-use raglan_pipeline::DenseRetriever;
-use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index};
+use raglan_pipeline::VectorRetriever;
+use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters};
 use raglan_store::{Passport, Snapshot};
 
 use crate::embedder::{Embedder, Encoders};
@@ -76,6 +76,20 @@ impl Index {
         Ok(self.bm25.get().expect("the index was set above"))
     }
 
+    /// The keyword index with these parameters.
+    ///
+    /// # Errors
+    ///
+    /// Parameters out of range, or a damaged file.
+    pub fn bm25_with(&self, k1: f32, b: f32) -> Result<Arc<Bm25Index>> {
+        let parameters = Bm25Parameters::new(k1, b)?;
+        if parameters == Bm25Parameters::default() {
+            return Ok(self.bm25()?.clone());
+        }
+        let index = Bm25Index::open(&self.folders("bm25")?, self.snapshot.deleted(), &self.analyzer_config)?;
+        Ok(Arc::new(index.with_parameters(parameters)))
+    }
+
     /// The index of vectors.
     ///
     /// # Errors
@@ -113,7 +127,7 @@ impl Index {
     /// [`Error::NoDense`] when the index has no vectors, a damaged file, or an encoder that cannot be loaded.
     pub fn dense_retriever(&self, mode: SearchMode) -> Result<Arc<dyn Retriever>> {
         let encoder = self.embedder()?.encoder()?.clone();
-        Ok(Arc::new(DenseRetriever::new(encoder, self.dense_in(mode)?)))
+        Ok(Arc::new(VectorRetriever::new(encoder, self.dense_in(mode)?)))
     }
 
     /// The index of vectors, searched in this way.

@@ -120,7 +120,7 @@ impl Index {
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
         recipe.bind(|stage| {
             Ok(match stage.spec {
-                StageSpec::Bm25 { .. } => Part::Retriever(self.bm25()?.clone()),
+                StageSpec::Bm25 { k1, b, .. } => Part::Retriever(self.bm25_with(k1, b)?),
                 StageSpec::Dense { mode, .. } => Part::Retriever(self.dense_retriever(match mode {
                     DenseMode::Auto => SearchMode::Auto,
                     DenseMode::Exact => SearchMode::Exact,

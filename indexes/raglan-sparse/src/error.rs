@@ -54,6 +54,16 @@ pub enum Error {
         /// The one before it.
         last: u32,
     },
+    /// A parameter out of its range.
+    #[error("`{name}` is {value}, and must be {range}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it may be.
+        range: &'static str,
+    },
     /// The inverted index refused.
     #[error("`{}`", path.display())]
     Tantivy {

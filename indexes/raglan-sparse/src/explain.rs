@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::Result;
-use crate::bm25::{B, K1, contribution};
+use crate::bm25::{Bm25Parameters, contribution};
 use crate::query_terms::QueryTerm;
 use crate::segment::{Part, frequency};
 
@@ -50,6 +50,7 @@ pub fn explain(
     terms: Vec<QueryTerm>,
     n_chunks: u64,
     mean_length: f64,
+    parameters: Bm25Parameters,
 ) -> Result<Bm25Explanation> {
     let mut score = 0.0;
     let mut explanations = Vec::new();
@@ -67,5 +68,5 @@ pub fn explain(
             term: term.text,
         });
     }
-    Ok(Bm25Explanation { score, n_chunks, mean_length, k1: K1, b: B, terms: explanations })
+    Ok(Bm25Explanation { score, n_chunks, mean_length, k1: parameters.k1(), b: parameters.b(), terms: explanations })
 }

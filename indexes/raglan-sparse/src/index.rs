@@ -8,7 +8,7 @@ use raglan_kernels::TopK;
 use rayon::prelude::*;
 use tantivy::postings::BlockSegmentPostings;
 
-use crate::bm25::{contribution, idf, length_norm};
+use crate::bm25::{Bm25Parameters, contribution, idf};
 use crate::explain::{self, Bm25Explanation};
 use crate::query_terms::{QueryTerm, distinct_terms};
 use crate::segment::{Part, frequency};
@@ -23,6 +23,7 @@ pub struct Bm25Index {
     parts: Vec<Part>,
     n_chunks: u64,
     avgdl: f64,
+    parameters: Bm25Parameters,
 }
 
 /// A query's terms, and for each part the postings of those that are there.
@@ -55,10 +56,18 @@ impl Bm25Index {
         }
         // With no term at all nothing can match, and no norm matters.
         let avgdl = if n_terms == 0 { 1.0 } else { n_terms as f64 / n_chunks as f64 };
-        for part in &mut parts {
-            part.norms = part.lengths.iter().map(|&length| length_norm(length, avgdl)).collect();
+        let parameters = Bm25Parameters::default();
+        let index = Self { analyzer: Analyzer::new(analyzer), parts, n_chunks, avgdl, parameters };
+        Ok(index.with_parameters(parameters))
+    }
+
+    /// The same index, scored with other parameters; as exactly, for nothing in the segments depends on them.
+    pub fn with_parameters(mut self, parameters: Bm25Parameters) -> Self {
+        self.parameters = parameters;
+        for part in &mut self.parts {
+            part.norms = part.lengths.iter().map(|&length| parameters.length_norm(length, self.avgdl)).collect();
         }
-        Ok(Self { analyzer: Analyzer::new(analyzer), parts, n_chunks, avgdl })
+        self
     }
 
     /// What turns texts into this index's terms.
@@ -90,7 +99,7 @@ impl Bm25Index {
             return Ok(None);
         }
         let terms = self.plan(query)?.terms;
-        explain::explain(part, doc as u32, terms, self.n_chunks, self.avgdl).map(Some)
+        explain::explain(part, doc as u32, terms, self.n_chunks, self.avgdl, self.parameters).map(Some)
     }
 
     fn plan(&self, query: &str) -> Result<Plan> {

@@ -37,6 +37,7 @@ mod tests;
 mod writer;
 
 pub use analyzer::{Analyzer, AnalyzerConfig, StemLanguage, Token};
+pub use bm25::Bm25Parameters;
 pub use error::{Error, Result};
 pub use explain::{Bm25Explanation, TermExplanation};
 pub use index::Bm25Index;

@@ -9,8 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
-use crate::bm25::{B, K1};
-use crate::{Analyzer, AnalyzerConfig, Bm25Index, Bm25SegmentWriter, Error, StemLanguage};
+use crate::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters, Bm25SegmentWriter, Error, StemLanguage};
 
 fn write(folder: &Path, chunks: &[(u32, String)], threads: usize) {
     let mut writer = Bm25SegmentWriter::create(folder, &AnalyzerConfig::default(), threads).unwrap();
@@ -39,8 +38,9 @@ fn set(ids: impl IntoIterator<Item = u32>) -> ChunkSet {
 }
 
 /// The formula, by plain loops over the live chunks and in `f64`.
-fn brute_force(chunks: &[(u32, String)], query: &Query) -> Vec<(u32, f64)> {
+fn brute_force(chunks: &[(u32, String)], query: &Query, parameters: Bm25Parameters) -> Vec<(u32, f64)> {
     let analyzer = Analyzer::new(&AnalyzerConfig::default());
+    let (k1, b) = (f64::from(parameters.k1()), f64::from(parameters.b()));
     let terms = |text: &str| analyzer.tokens(text).into_iter().map(|token| token.text).collect::<Vec<_>>();
     let docs: Vec<(u32, Vec<String>)> = chunks.iter().map(|(id, text)| (*id, terms(text))).collect();
     let n = docs.len() as f64;
@@ -51,7 +51,7 @@ fn brute_force(chunks: &[(u32, String)], query: &Query) -> Vec<(u32, f64)> {
         for (id, terms) in &docs {
             let tf = terms.iter().filter(|other| **other == term).count() as f64;
             if tf > 0.0 && query.allowed.as_ref().is_none_or(|allowed| allowed.contains(ChunkId(*id))) {
-                let norm = f64::from(K1) * (1.0 - f64::from(B) + f64::from(B) * terms.len() as f64 / avgdl);
+                let norm = k1 * (1.0 - b + b * terms.len() as f64 / avgdl);
                 *scores.entry(*id).or_default() += (1.0 + (n - df + 0.5) / (df + 0.5)).ln() * tf / (tf + norm);
             }
         }
@@ -97,13 +97,19 @@ fn equals_brute_force_over_segments_deletes_and_filters() {
         let segments = [corpus(&mut rng, ids), corpus(&mut rng, even), corpus(&mut rng, odd)];
         let deleted = if seed % 3 == 0 { ChunkSet::new() } else { set((0..900).filter(|_| rng.random_bool(0.2))) };
         let (_root, index) = index(&segments, &deleted, 1 + seed as usize % 3);
+        let parameters = match seed % 4 {
+            0 => Bm25Parameters::new(0.9, 0.4).unwrap(),
+            1 => Bm25Parameters::new(2.5, 1.0).unwrap(),
+            _ => Bm25Parameters::default(),
+        };
+        let index = index.with_parameters(parameters);
         let live: Vec<_> = segments.concat().into_iter().filter(|(id, _)| !deleted.contains(ChunkId(*id))).collect();
         assert_eq!(index.n_chunks(), live.len() as u64);
         for share in [None, Some(0.5), Some(0.01), Some(0.0)] {
             for text in ["w0", "w0 w1 w1", "w59 w3 w17 unknown", "w0 w1 w2 w3 w4 w5 w6 w7 w8"] {
                 let allowed = share.map(|share| Arc::new(set((0..1000).filter(|_| rng.random_bool(share)))));
                 let query = Query { text: text.to_owned(), allowed };
-                let expected = brute_force(&live, &query);
+                let expected = brute_force(&live, &query, parameters);
                 for k in [1, 7, 100, 2000] {
                     check_equal(&index.search(std::slice::from_ref(&query), k).unwrap()[0], &expected, k);
                 }

@@ -33,7 +33,21 @@ pub(super) fn table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
         inputs => line("input", list(inputs, |input| string(input))),
     }
     match spec {
-        StageSpec::Bm25 { k } | StageSpec::Select { k } => line("k", k.to_string()),
+        StageSpec::Late { k } | StageSpec::Select { k } => line("k", k.to_string()),
+        StageSpec::Bm25 { k, k1, b } => {
+            line("k", k.to_string());
+            line("k1", float(*k1));
+            line("b", float(*b));
+        }
+        StageSpec::Sparse { k, queries, mode } => {
+            line("k", k.to_string());
+            line("queries", string(&queries.to_string()));
+            line("mode", string(&mode.to_string()));
+        }
+        StageSpec::Rescore { by, k } => {
+            line("by", string(&by.to_string()));
+            line("k", k.to_string());
+        }
         StageSpec::Dense { k, mode } => {
             line("k", k.to_string());
             line("mode", string(&mode.to_string()));

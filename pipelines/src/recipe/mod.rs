@@ -17,7 +17,7 @@ use crate::Fusion;
 
 pub use error::{RecipeError, RecipeProblem};
 pub use run::{Part, Pipeline, StageRun, Value};
-pub use spec::{DenseMode, GenerateSpec, Port, StageSpec};
+pub use spec::{DenseMode, GenerateSpec, Port, Rescorer, SparseMode, SparseQueries, StageSpec};
 
 /// A pipeline as a graph of stages whose ports fit.
 ///
@@ -78,23 +78,22 @@ pub enum Input {
 }
 
 impl Recipe {
-    /// The recipe that ranks chunks by BM25 and embeddings together: the default of searching.
-    pub const HYBRID: &'static str = include_str!("../../recipes/hybrid.toml");
-    /// The recipe that ranks chunks by BM25 alone.
-    pub const BM25: &'static str = include_str!("../../recipes/bm25.toml");
-    /// The recipe that ranks chunks by their embeddings alone.
-    pub const DENSE: &'static str = include_str!("../../recipes/dense.toml");
-    /// The recipe that answers from the passages of a hybrid search: the default of asking.
-    pub const ASK: &'static str = include_str!("../../recipes/ask.toml");
-    /// The recipe that answers from the passages of a BM25 search, for indexes without embeddings.
-    pub const ASK_BM25: &'static str = include_str!("../../recipes/ask-bm25.toml");
     /// The shipped recipes by name.
-    pub const SHIPPED: [(&'static str, &'static str); 5] = [
-        ("hybrid", Self::HYBRID),
-        ("bm25", Self::BM25),
-        ("dense", Self::DENSE),
-        ("ask", Self::ASK),
-        ("ask-bm25", Self::ASK_BM25),
+    ///
+    /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
+    /// asking.
+    pub const SHIPPED: [(&'static str, &'static str); 11] = [
+        ("hybrid", include_str!("../../recipes/hybrid.toml")),
+        ("bm25", include_str!("../../recipes/bm25.toml")),
+        ("dense", include_str!("../../recipes/dense.toml")),
+        ("dense-hnsw", include_str!("../../recipes/dense-hnsw.toml")),
+        ("dense-int8", include_str!("../../recipes/dense-int8.toml")),
+        ("dense-1bit", include_str!("../../recipes/dense-1bit.toml")),
+        ("splade", include_str!("../../recipes/splade.toml")),
+        ("splade-if", include_str!("../../recipes/splade-if.toml")),
+        ("late", include_str!("../../recipes/late.toml")),
+        ("ask", include_str!("../../recipes/ask.toml")),
+        ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
     ];
 
     /// Parses a recipe, resolves its names and checks its ports; `path` is for messages only.
@@ -120,7 +119,7 @@ impl Recipe {
     /// use raglan_pipeline::{Recipe, StageSpec};
     ///
     /// let recipe = Recipe::build([
-    ///     ("found", StageSpec::Bm25 { k: 100 }, vec!["query"]),
+    ///     ("found", StageSpec::Bm25 { k: 100, k1: 1.2, b: 0.75 }, vec!["query"]),
     ///     ("context", StageSpec::Read, vec!["found"]),
     /// ])?;
     /// let text = "stage.found = { use = 'bm25', k = 100 }\nstage.context = { use = 'read', input = 'found' }";
@@ -153,7 +152,12 @@ impl Recipe {
         for stage in self.stages.iter_mut().rev() {
             let set = |own: &mut usize| *own = if decided { k.max(*own) } else { k };
             match &mut stage.spec {
-                StageSpec::Bm25 { k: own } | StageSpec::Dense { k: own, .. } | StageSpec::Select { k: own } => set(own),
+                StageSpec::Bm25 { k: own, .. }
+                | StageSpec::Dense { k: own, .. }
+                | StageSpec::Sparse { k: own, .. }
+                | StageSpec::Late { k: own }
+                | StageSpec::Rescore { k: own, .. }
+                | StageSpec::Select { k: own } => set(own),
                 StageSpec::Fuse { k: own, depth, .. } => {
                     set(own);
                     *depth = k.max(*depth);

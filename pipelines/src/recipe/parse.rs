@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{DenseMode, GenerateSpec, RecipeError, RecipeProblem, StageSpec};
+use super::{DenseMode, GenerateSpec, RecipeError, RecipeProblem, Rescorer, SparseMode, SparseQueries, StageSpec};
 use crate::Fusion;
 
 /// The name that stands for the questions.
@@ -126,12 +126,31 @@ impl<'a> Table<'a, '_> {
     fn spec(&mut self, kind: &str) -> Result<StageSpec, RecipeError> {
         const MOST: usize = u32::MAX as usize; // There are no more chunks.
         Ok(match kind {
-            "bm25" => StageSpec::Bm25 { k: self.integer("k", 1..=MOST, 100)? },
+            "bm25" => StageSpec::Bm25 {
+                k: self.integer("k", 1..=MOST, 100)?,
+                k1: self.float("k1", 0.0..=1e6, 1.2)?,
+                b: self.float("b", 0.0..=1.0, 0.75)?,
+            },
             "dense" => {
                 let k = self.integer("k", 1..=MOST, 100)?;
                 let mode = self.word("mode", &DenseMode::NAMES, "mode")?;
                 StageSpec::Dense { k, mode: mode.map_or(DenseMode::Auto, known) }
             }
+            "sparse" => {
+                let k = self.integer("k", 1..=MOST, 100)?;
+                let queries = self.word("queries", &SparseQueries::NAMES, "kind of queries")?;
+                let mode = self.word("mode", &SparseMode::NAMES, "mode")?;
+                StageSpec::Sparse {
+                    k,
+                    queries: queries.map_or(SparseQueries::Encoded, known),
+                    mode: mode.map_or(SparseMode::Exact, known),
+                }
+            }
+            "late" => StageSpec::Late { k: self.integer("k", 1..=MOST, 100)? },
+            "rescore" => match self.word("by", &Rescorer::NAMES, "rescorer")? {
+                Some(by) => StageSpec::Rescore { by: known(by), k: self.integer("k", 1..=MOST, 100)? },
+                None => return Err(self.missing("by")),
+            },
             "fuse" => {
                 let method = self.word("method", &Fusion::NAMES, "fusion method")?;
                 let fusion = match method.map_or(Fusion::MIN_MAX, known) {

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raglan_core::{Answer, ChunkStore, Context, Error, Generator, Query, Result, Retriever};
+use raglan_core::{Answer, ChunkStore, Context, Error, Generator, Query, Reranker, Result, Retriever};
 
 use super::{Input, Port, Recipe, RecipeStage, StageSpec};
-use crate::{Ranked, Stage, fuse, gate, min_score, read, retrieve, select};
+use crate::{Ranked, Stage, fuse, gate, min_score, read, rerank, retrieve, select};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
 pub enum Part {
     /// For a stage from Query to Ranking.
     Retriever(Arc<dyn Retriever>),
+    /// For a stage that scores the chunks of a Ranking.
+    Reranker(Arc<dyn Reranker>),
     /// For `read`.
     Store(Arc<dyn ChunkStore>),
     /// For `generate`.
@@ -71,7 +73,11 @@ impl Recipe {
         let mut parts = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let wanted = match stage.spec {
-                StageSpec::Bm25 { .. } | StageSpec::Dense { .. } => "a retriever",
+                StageSpec::Bm25 { .. }
+                | StageSpec::Dense { .. }
+                | StageSpec::Sparse { .. }
+                | StageSpec::Late { .. } => "a retriever",
+                StageSpec::Rescore { .. } => "a reranker",
                 StageSpec::Read => "a store",
                 StageSpec::Generate(_) => "a generator",
                 StageSpec::Fuse { .. } | StageSpec::Gate { .. } | StageSpec::Select { .. } => {
@@ -82,6 +88,7 @@ impl Recipe {
             let part = part(stage)?;
             let found = match part {
                 Part::Retriever(_) => "a retriever",
+                Part::Reranker(_) => "a reranker",
                 Part::Store(_) => "a store",
                 Part::Generator(_) => "a generator",
             };
@@ -117,8 +124,15 @@ impl Pipeline {
                 Input::Query => unreachable!("the recipe's ports fit"),
             };
             let output = match (&stage.spec, part) {
-                (StageSpec::Bm25 { k } | StageSpec::Dense { k, .. }, Some(Part::Retriever(retriever))) => {
-                    Value::Rankings(retrieve(&**retriever, *k).run(queries.clone())?)
+                (
+                    StageSpec::Bm25 { k, .. }
+                    | StageSpec::Dense { k, .. }
+                    | StageSpec::Sparse { k, .. }
+                    | StageSpec::Late { k },
+                    Some(Part::Retriever(retriever)),
+                ) => Value::Rankings(retrieve(&**retriever, *k).run(queries.clone())?),
+                (StageSpec::Rescore { k, .. }, Some(Part::Reranker(reranker))) => {
+                    Value::Rankings(rerank(&**reranker, *k).run(rankings(0))?)
                 }
                 (StageSpec::Fuse { fusion, weights, depth, k }, None) => {
                     let lists: Vec<_> = (0..stage.inputs.len()).map(rankings).collect();

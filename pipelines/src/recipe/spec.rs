@@ -39,6 +39,10 @@ pub enum StageSpec {
     Bm25 {
         /// How many chunks to find; 100 unless said.
         k: usize,
+        /// The saturation of the term frequency; 1.2 unless said.
+        k1: f32,
+        /// How much a chunk's length counts; 0.75 unless said.
+        b: f32,
     },
     /// `dense`: Query → Ranking, by the inner product of embeddings.
     Dense {
@@ -46,6 +50,27 @@ pub enum StageSpec {
         k: usize,
         /// How to look; `auto` unless said.
         mode: DenseMode,
+    },
+    /// `sparse`: Query → Ranking, by the inner product of learned sparse vectors.
+    Sparse {
+        /// How many chunks to find; 100 unless said.
+        k: usize,
+        /// How queries get their vectors; `encoded` unless said.
+        queries: SparseQueries,
+        /// How to look; `exact` unless said.
+        mode: SparseMode,
+    },
+    /// `late`: Query → Ranking, by late interaction of token vectors.
+    Late {
+        /// How many chunks to find; 100 unless said.
+        k: usize,
+    },
+    /// `rescore`: Ranking → Ranking, its chunks scored anew.
+    Rescore {
+        /// By what; must be said.
+        by: Rescorer,
+        /// How many hits to score and to keep; 100 unless said.
+        k: usize,
     },
     /// `fuse`: two Rankings or more → Ranking.
     Fuse {
@@ -88,38 +113,84 @@ pub enum DenseMode {
     Exact,
     /// By the graph.
     Graph,
+    /// By a byte a component; the best are compared again exactly.
+    Int8,
+    /// By a bit a component; the best are compared again exactly.
+    OneBit,
 }
 
-impl DenseMode {
-    /// The modes' names.
-    pub const NAMES: [&'static str; 3] = ["auto", "exact", "graph"];
+/// How queries get their learned sparse vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseQueries {
+    /// By the model, as passages do.
+    #[default]
+    Encoded,
+    /// Without the model: each token weighs as much as it is rare.
+    InferenceFree,
 }
 
-impl fmt::Display for DenseMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Exact => "exact",
-            Self::Graph => "graph",
-        })
-    }
+/// How an impact index is searched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseMode {
+    /// The best chunks, whatever it takes.
+    #[default]
+    Exact,
+    /// Nearly the best, by clusters.
+    Approximate,
 }
 
-impl FromStr for DenseMode {
-    type Err = raglan_core::Error;
+/// What scores chunks anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rescorer {
+    /// Learned sparse vectors, with queries as the model encodes them.
+    Sparse,
+    /// Learned sparse vectors, with inference-free queries, as TILDEv2 does.
+    SparseInferenceFree,
+    /// Late interaction, by the token vectors as they are stored.
+    Late,
+}
 
-    fn from_str(name: &str) -> raglan_core::Result<Self> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "exact" => Ok(Self::Exact),
-            "graph" => Ok(Self::Graph),
-            _ => Err(raglan_core::Error::Invalid {
-                what: "dense mode",
-                problem: format!("no mode `{name}`; there are {}", Self::NAMES.join(", ")),
-            }),
+/// Names for the values of an enumeration, as recipes spell them.
+macro_rules! names {
+    ($type:ty, $what:literal, { $($value:ident => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// The names, as recipes spell them.
+            pub const NAMES: [&'static str; [$($name),+].len()] = [$($name),+];
         }
-    }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$value => $name),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = raglan_core::Error;
+
+            fn from_str(name: &str) -> raglan_core::Result<Self> {
+                match name {
+                    $($name => Ok(Self::$value),)+
+                    _ => Err(raglan_core::Error::Invalid {
+                        what: $what,
+                        problem: format!("no `{name}`; there are {}", Self::NAMES.join(", ")),
+                    }),
+                }
+            }
+        }
+    };
 }
+
+names!(DenseMode, "dense mode", {
+    Auto => "auto", Exact => "exact", Graph => "graph", Int8 => "int8", OneBit => "one-bit",
+});
+names!(SparseQueries, "kind of sparse queries", { Encoded => "encoded", InferenceFree => "inference-free" });
+names!(SparseMode, "sparse mode", { Exact => "exact", Approximate => "approximate" });
+names!(Rescorer, "rescorer", {
+    Sparse => "sparse", SparseInferenceFree => "sparse-inference-free", Late => "late",
+});
 
 /// How an answer is generated.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,7 +250,8 @@ impl fmt::Display for Arity {
 
 impl StageSpec {
     /// The kinds' names, as `use` takes them.
-    pub const KINDS: [&'static str; 7] = ["bm25", "dense", "fuse", "gate", "generate", "read", "select"];
+    pub const KINDS: [&'static str; 10] =
+        ["bm25", "dense", "fuse", "gate", "generate", "late", "read", "rescore", "select", "sparse"];
 
     /// The kind's name.
     pub fn kind(&self) -> &'static str {
@@ -189,16 +261,21 @@ impl StageSpec {
             Self::Fuse { .. } => "fuse",
             Self::Gate { .. } => "gate",
             Self::Generate(_) => "generate",
+            Self::Late { .. } => "late",
             Self::Read => "read",
+            Self::Rescore { .. } => "rescore",
             Self::Select { .. } => "select",
+            Self::Sparse { .. } => "sparse",
         }
     }
 
     /// What each of its inputs must be.
     pub fn input(&self) -> Port {
         match self {
-            Self::Bm25 { .. } | Self::Dense { .. } => Port::Query,
-            Self::Fuse { .. } | Self::Gate { .. } | Self::Read | Self::Select { .. } => Port::Ranking,
+            Self::Bm25 { .. } | Self::Dense { .. } | Self::Sparse { .. } | Self::Late { .. } => Port::Query,
+            Self::Fuse { .. } | Self::Gate { .. } | Self::Read | Self::Rescore { .. } | Self::Select { .. } => {
+                Port::Ranking
+            }
             Self::Generate(_) => Port::Context,
         }
     }
@@ -206,11 +283,9 @@ impl StageSpec {
     /// What it gives.
     pub fn output(&self) -> Port {
         match self {
-            Self::Bm25 { .. } | Self::Dense { .. } | Self::Fuse { .. } | Self::Gate { .. } | Self::Select { .. } => {
-                Port::Ranking
-            }
             Self::Read => Port::Context,
             Self::Generate(_) => Port::Answer,
+            _ => Port::Ranking,
         }
     }
 
