@@ -201,8 +201,12 @@ impl ChatGenerator {
 }
 
 impl Generator for ChatGenerator {
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
-        Ok(self.answers(contexts, on_text)?.into_iter().collect::<Result<_>>()?)
+    fn generate(
+        &self,
+        contexts: &[Context],
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
+        Ok(self.answers(contexts, on_text)?.into_iter().map(|answer| Ok(answer?)).collect())
     }
 }
 

@@ -195,7 +195,11 @@ impl LazyGenerator {
 }
 
 impl Generator for LazyGenerator {
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
+    fn generate(
+        &self,
+        contexts: &[Context],
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
         generator.generate(contexts, on_text)
     }

@@ -16,7 +16,7 @@ pub enum Port {
     Ranking,
     /// Questions with passages, `Vec<Context>`.
     Context,
-    /// Answers, `Vec<Answer>`.
+    /// Answers, `Vec<Result<Answer>>`.
     Answer,
 }
 
