@@ -140,7 +140,17 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     refused_at("[stage.a]\nuse = 'bm25'\nk = -1", "r.toml:3:5: `k` must be from 1 to 4294967295\n");
     refused_at("[stage.a]\nuse = 'bm25'\nk = 99999999999999999999999999", "r.toml:3:5: `k` must be");
     refused_at("[stage.a]\nuse = 7", "r.toml:2:7: `use` is a string, not a whole number");
-    refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\ntop_p = 1.5", "r.toml:4:9: `top_p` must be from 0 to 1");
+    refused_at(
+        "[stage.a]\nuse = 'generate'\ninput = 'x'\ntop_p = 0",
+        "r.toml:4:9: `top_p` must be from just above 0 to 1",
+    );
+    let generate = "[stage.a]\nuse = 'generate'\ninput = 'x'\n";
+    refused_at(&format!("{generate}temperature = -0.5"), "r.toml:4:15: `temperature` must be from 0 to 100");
+    refused_at(&format!("{generate}max_tokens = 0"), "r.toml:4:14: `max_tokens` must be from 1 to ");
+    refused_at(
+        &format!("{generate}context_tokens = 256"),
+        "r.toml:4:18: `context_tokens` must be more than `max_tokens`, 256, or 0",
+    );
     refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\nmin_p = nan", "r.toml:4:9: `min_p` must be from 0 to 1");
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\n[stage.f]\nuse='fuse'\ninput=['a','b']\n";
     refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:5:7: `weights` needs 2 numbers");

@@ -20,6 +20,7 @@ use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     let index_folder = match (&command.folder.folder, session.settings.path("index")) {
+    session.check_recipe("ask")?;
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
             if !command.no_update {
