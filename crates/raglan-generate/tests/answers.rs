@@ -198,12 +198,27 @@ fn a_passage_that_does_not_fit_is_left_out_whole_and_named() {
 fn no_room_for_any_passage_is_an_error_that_says_how_much_is_needed() {
     let options = GenerateOptions { context_tokens: 100, ..small() };
     let generator = ChatGenerator::new(byte_model(), options).unwrap();
-    let Err(Error::NoRoom { tokens, answer: 40, limit: 100 }) = generator.prompt(&context("Why?", &["a", "bc"])) else {
+    let Err(Error::NoRoom { tokens, answer: 40, limit: 100, .. }) = generator.prompt(&context("Why?", &["a", "bc"]))
+    else {
         panic!("there was room");
     };
     let options = GenerateOptions { context_tokens: tokens + 40, ..small() };
     let prompt = ChatGenerator::new(byte_model(), options).unwrap().prompt(&context("Why?", &["a", "bc"])).unwrap();
     assert_eq!(prompt.shown, [0]);
+}
+
+#[test]
+fn advice_on_room_is_such_as_helps() {
+    #[track_caller]
+    fn check(limit: usize, words: &[&str], not: &str) {
+        let error = Error::NoRoom { tokens: 900, answer: 100, limit, context_len: 2048.min(limit * 2) };
+        let error = error.to_string();
+        assert!(words.iter().all(|word| error.contains(word)) && !error.contains(not), "{error}");
+    }
+    check(600, &["raise `context_tokens` to 1000"], "longer context");
+    check(400, &["lower `max_tokens`", "its context is 800"], "raise");
+    let error = Error::NoRoom { tokens: 900, answer: 100, limit: 512, context_len: 512 }.to_string();
+    assert!(error.contains("lower `max_tokens`, or take a model with a longer context"), "{error}");
 }
 
 #[test]
