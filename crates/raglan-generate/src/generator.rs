@@ -56,6 +56,11 @@ impl ChatGenerator {
         Self { interrupt: Some(flag), ..self }
     }
 
+    /// The model that answers.
+    pub fn model(&self) -> &LanguageModel {
+        &self.model
+    }
+
     /// What the model would read for a context.
     ///
     /// # Errors
