@@ -6,7 +6,8 @@ use raglan_core::{Answer, Context, Error, Generator, Result};
 
 use crate::Stage;
 
-/// Answers questions from their passages: `Vec<Context>` → `Vec<Answer>`.
+/// Answers questions from their passages: `Vec<Context>` → `Vec<Result<Answer>>`. A question that cannot be answered
+/// does not keep the others from it.
 ///
 /// The generator comes by reference, `Arc` or `Box`. A ranking has no texts to answer from; without
 /// [`read`](crate::read) between them the two do not fit:
@@ -55,9 +56,9 @@ where
     G: Deref<Target: Generator> + Send + Sync,
     F: Fn(usize, &str) + Send + Sync,
 {
-    type Out = Vec<Answer>;
+    type Out = Vec<Result<Answer>>;
 
-    fn run(&self, contexts: Vec<Context>) -> Result<Vec<Answer>> {
+    fn run(&self, contexts: Vec<Context>) -> Result<Vec<Result<Answer>>> {
         let answers = self.generator.generate(&contexts, &mut |i, text| (self.on_text)(i, text))?;
         if answers.len() == contexts.len() {
             Ok(answers)

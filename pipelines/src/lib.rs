@@ -1,7 +1,7 @@
 //! Typed stages, their composition, and the recipes that describe them.
 //!
 //! A question passes through states, and each state is a type: `Vec<Query>`, then `Vec<`[`Ranked`]`>`, then
-//! `Vec<Context>`, then `Vec<Answer>`. A [`Stage`] goes from one to the next; adaptors ([`retrieve`], [`fuse`],
+//! `Vec<Context>`, then `Vec<Result<Answer>>`. A [`Stage`] goes from one to the next; adaptors ([`retrieve`], [`fuse`],
 //! [`read`], [`generate`]) make stages of the roles in `raglan-core`; a [`Recipe`] is the same graph as TOML, checked
 //! before anything is opened, and [bound](Recipe::bind) to its parts to become a [`Pipeline`].
 //!

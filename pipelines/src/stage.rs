@@ -11,7 +11,7 @@ use raglan_core::Result;
 #[diagnostic::on_unimplemented(
     message = "this stage does not take `{In}`",
     label = "takes something else than `{In}`",
-    note = "the states of a query are `Vec<Query>` → `Vec<Ranked>` → `Vec<Context>` → `Vec<Answer>`",
+    note = "the states of a query are `Vec<Query>` → `Vec<Ranked>` → `Vec<Context>` → `Vec<Result<Answer>>`",
     note = "`retrieve` takes the first, `fuse` several lists of the second, `read` turns the second into the third, `generate` takes the third"
 )]
 pub trait Stage<In>: Send + Sync {

@@ -76,6 +76,7 @@ pub fn run(options: &Answers) -> Result<()> {
             )?;
             let begin = Instant::now();
             let answers = generator.generate(&contexts, &mut |_, _| {})?;
+            let answers = answers.into_iter().collect::<raglan::core::Result<Vec<_>>>()?;
             let n_tokens: usize = answers.iter().map(|answer| answer.tokens.answer).sum();
             let rate = n_tokens as f64 / begin.elapsed().as_secs_f64();
             report.emit("answers_tokens_per_s", rate, "tokens/s", json!({"n": n_tokens, "own_at_once": at_once}));

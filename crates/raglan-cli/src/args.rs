@@ -162,10 +162,10 @@ pub struct IndexingArgs {
     #[arg(long, value_name = "KIND")]
     pub chunker: Option<String>,
     /// Most tokens of a chunk, by the encoder's own count
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub chunk_tokens: Option<String>,
     /// Tokens that a chunk repeats from the one before
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub chunk_overlap: Option<String>,
     /// Whether a chunk is embedded below the line of its headings
     #[arg(long, value_name = "BOOL")]
@@ -180,7 +180,7 @@ pub struct IndexingArgs {
     #[arg(long, value_name = "SIZE")]
     pub max_text_size: Option<String>,
     /// A file that takes longer to read is skipped
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub file_seconds: Option<String>,
 }
 
@@ -282,28 +282,28 @@ pub struct AskCommand {
 #[command(next_help_heading = "Decoding")]
 pub struct DecodingArgs {
     /// Most tokens of an answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_tokens: Option<String>,
-    /// Most tokens of the passages shown to the model
-    #[arg(long, value_name = "N")]
+    /// Most tokens of prompt and answer together; the model's own context is a limit too
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub context_tokens: Option<String>,
-    /// 0 is greedy decoding
-    #[arg(long, value_name = "T")]
+    /// From 0, which is greedy decoding, to 100
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<String>,
     /// Sample among this many tokens; 0: all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<String>,
-    /// Sample among the likeliest tokens of this total probability
-    #[arg(long, value_name = "P")]
+    /// Sample among the likeliest tokens of this total probability, above 0 and up to 1
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<String>,
-    /// Sample among tokens at least this likely, relative to the likeliest
-    #[arg(long, value_name = "P")]
+    /// Sample among tokens at least this likely, relative to the likeliest, from 0 to 1
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<String>,
-    /// 1 is none
-    #[arg(long, value_name = "X")]
+    /// From 0.01 to 100; 1 is none
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub repetition_penalty: Option<String>,
     /// Seed of sampling
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<String>,
 }
 
@@ -351,7 +351,8 @@ pub struct ExplainCommand {
 pub enum ModelsCommand {
     /// List the models that raglan knows, and which of them are here
     List,
-    /// Fetch models: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the defaults
+    /// Fetch models that are not here or damaged: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the
+    /// defaults
     Pull {
         /// Model names or references
         #[arg(value_name = "MODEL")]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use raglan::generate::GenerateOptions;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::Products;
@@ -122,7 +123,7 @@ impl Session {
             // The encoder adds two special tokens.
             let most = stamp.max_tokens.saturating_sub(2);
             if max_tokens > most {
-                bail!("setting `chunk-tokens` = {max_tokens}: `{}` reads at most {most} tokens", stamp.name);
+                bail!("{}: `{}` reads at most {most} tokens", settings.told("chunk-tokens"), stamp.name);
             }
         }
         let counter = encoders.counter().unwrap_or_else(|| Arc::new(WordCounter) as _);
@@ -173,6 +174,15 @@ impl Session {
         Ok((name.to_owned(), self.adjusted(raglan::recipe(name)?)?))
     }
 
+    /// Refuses a recipe, or settings of one, that are not sound, before there is an index to choose the recipe by.
+    pub fn check_recipe(&self, default: &str) -> Result<()> {
+        let name = match self.settings.text("recipe") {
+            "" => default,
+            name => name,
+        };
+        self.adjusted(raglan::recipe(name)?).map(drop)
+    }
+
     /// The recipe with the parameters that the settings give.
     fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
         let settings = &self.settings;
@@ -201,6 +211,16 @@ impl Session {
             take(settings, "min-p", &mut generate.min_p)?;
             take(settings, "repetition-penalty", &mut generate.repetition_penalty)?;
             take(settings, "seed", &mut generate.seed)?;
+            let both = match generate.context_tokens {
+                0 => GenerateOptions::default().context_tokens,
+                given => given,
+            };
+            if both <= generate.max_tokens {
+                bail!(
+                    "`--context-tokens`, {both}, counts prompt and answer, and must be more than `--max-tokens`, {}",
+                    generate.max_tokens
+                );
+            }
         }
         Ok(recipe)
     }

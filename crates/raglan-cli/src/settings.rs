@@ -60,7 +60,8 @@ fn backend(text: &str) -> Result<(), String> {
 use Kind::{Globs, Number, Size, Text, Whole, Word, YesNo};
 
 const MANY: u64 = u32::MAX as u64;
-const ENDLESS: f64 = f64::MAX;
+/// The least number above 0 that parameters of models can be.
+const ABOVE_ZERO: f64 = f32::MIN_POSITIVE as f64;
 
 /// Every setting there is.
 #[rustfmt::skip]
@@ -91,12 +92,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("k", Whole(1, MANY), "", "how many results `search` shows; here and below, empty: as the recipe says"),
     setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based or reciprocal-rank"),
     setting("max-tokens", Whole(1, MANY), "", "most tokens of an answer"),
-    setting("context-tokens", Whole(0, MANY), "", "most tokens of the passages shown to the language model"),
-    setting("temperature", Number(0.0, ENDLESS), "", "0 is greedy decoding"),
+    setting("context-tokens", Whole(0, MANY), "", "most tokens of prompt and answer together; the model's own context is a limit too"),
+    setting("temperature", Number(0.0, 100.0), "", "0 is greedy decoding"),
     setting("top-k", Whole(0, MANY), "", "sample among this many tokens; 0: all"),
-    setting("top-p", Number(0.0, 1.0), "", "sample among the likeliest tokens of this total probability"),
+    setting("top-p", Number(ABOVE_ZERO, 1.0), "", "sample among the likeliest tokens of this total probability"),
     setting("min-p", Number(0.0, 1.0), "", "sample among tokens at least this likely, relative to the likeliest"),
-    setting("repetition-penalty", Number(0.0, ENDLESS), "", "1 is none"),
+    setting("repetition-penalty", Number(0.01, 100.0), "", "1 is none"),
     setting("seed", Whole(0, u64::MAX), "", "seed of sampling"),
 ];
 
@@ -150,7 +151,7 @@ impl fmt::Display for Kind {
             YesNo => f.write_str("true or false"),
             Whole(least, MANY | u64::MAX) => write!(f, "a whole number from {least}"),
             Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
-            Number(least, most) if *most == ENDLESS => write!(f, "a number from {least}"),
+            Number(least, most) if *least == ABOVE_ZERO => write!(f, "a number above 0, up to {most}"),
             Number(least, most) => write!(f, "a number from {least} to {most}"),
             Size => f.write_str("a size such as 100MiB"),
             Globs => f.write_str("globs"),
@@ -227,8 +228,7 @@ impl Settings {
         for setting in SETTINGS {
             let (text, origin) = values.get_mut(setting.key).expect("every setting has a default");
             let read = setting.read(text);
-            *text =
-                read.map_err(|why| anyhow::anyhow!("setting `{}` = `{text}` (from {origin}): {why}", setting.key))?;
+            *text = read.map_err(|why| anyhow::anyhow!("{}: {why}", told(setting.key, text, origin)))?;
         }
         Ok(Self { values })
     }
@@ -264,7 +264,7 @@ impl Settings {
         T::Err: fmt::Display,
     {
         let (text, origin) = &self.values[key];
-        text.parse().map_err(|error| anyhow::anyhow!("setting `{key}` = `{text}` (from {origin}): {error}"))
+        text.parse().map_err(|error| anyhow::anyhow!("{}: {error}", told(key, text, origin)))
     }
 
     /// A setting as [`parse`](Self::parse) gives it, or `None` where the text is empty.
@@ -278,7 +278,13 @@ impl Settings {
     /// A setting in bytes, such as `100MiB`.
     pub fn bytes(&self, key: &str) -> Result<u64> {
         let (text, origin) = &self.values[key];
-        parse_bytes(text).with_context(|| format!("setting `{key}` = `{text}` (from {origin})"))
+        parse_bytes(text).with_context(|| told(key, text, origin))
+    }
+
+    /// A setting with where it came from, as messages name it.
+    pub fn told(&self, key: &str) -> String {
+        let (text, origin) = &self.values[key];
+        told(key, text, origin)
     }
 
     /// A path, or `None` where the text is empty.
@@ -292,6 +298,13 @@ impl Settings {
             let (value, origin) = &self.values[setting.key];
             (setting, value.as_str(), origin)
         })
+    }
+}
+
+fn told(key: &str, text: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Flag => format!("option `--{key} {text}`"),
+        _ => format!("setting `{key}` = `{text}` (from {origin})"),
     }
 }
 
@@ -398,7 +411,13 @@ mod tests {
             ("threads", "100000", "from 0 to 1024"),
             ("k", "0", "from 1"),
             ("k", "-1", "from 1"),
-            ("top-p", "NaN", "from 0 to 1"),
+            ("top-p", "NaN", "`--top-p NaN`: expected a number above 0, up to 1"),
+            ("top-p", "0", "a number above 0, up to 1"),
+            ("top-p", "1e-300", "a number above 0, up to 1"),
+            ("min-p", "-0.1", "from 0 to 1"),
+            ("max-tokens", "0", "`--max-tokens 0`: expected a whole number from 1"),
+            ("temperature", "-1", "`--temperature -1`: expected a number from 0 to 100"),
+            ("repetition-penalty", "0", "from 0.01 to 100"),
             ("max-memory", "", "not a number"),
             ("chunker", "knife", "structure"),
         ] {

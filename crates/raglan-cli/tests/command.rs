@@ -97,6 +97,44 @@ fn errors_name_the_thing_and_the_remedy() {
 }
 
 #[test]
+fn options_that_do_not_fit_are_told_before_anything_is_read() {
+    let folder = folder();
+    let path = folder.path();
+    let recipe = "[stage.a]\nuse = 'generate'\ninput = 'b'\ntop_p = 0.0\n[stage.b]\nuse = 'bm25'\nk = 3\n";
+    std::fs::write(path.join("mine.toml"), recipe).unwrap();
+    for (options, told) in [
+        (&["--max-tokens", "0"][..], "`--max-tokens 0`: expected a whole number from 1"),
+        (&["--top-p", "0"], "`--top-p 0`: expected a number above 0, up to 1"),
+        (&["--temperature", "-0.5"], "`--temperature -0.5`: expected a number from 0 to 100"),
+        (&["--max-tokens", "300", "--context-tokens", "300"], "`--context-tokens`, 300, counts prompt and answer"),
+        (&["--recipe", "mine.toml"], "mine.toml:4:9: `top_p` must be from just above 0 to 1"),
+    ] {
+        let output = raglan(path, &[&["ask", "-f", ".", "How long?"], options].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(told), "{error}");
+        assert!(!path.join(".raglan").exists());
+    }
+}
+
+#[test]
+fn a_first_index_that_fails_on_a_damaged_model_binds_to_nothing() {
+    let folder = folder();
+    let path = folder.path();
+    let model = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 16, "hidden_act": "gelu", "max_position_embeddings": 512,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
+    for (name, text) in [("config.json", config), ("tokenizer.json", "{"), ("model.safetensors", "damaged")] {
+        std::fs::write(model.path().join(name), text).unwrap();
+    }
+    let output = raglan(path, &["index", ".", "--embedder", model.path().to_str().unwrap()]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && error.contains("compare the file with"), "{error}");
+    assert!(path.join(".raglan/manifest.json").exists());
+    assert_eq!(json(path, &["index", ".", "--embedder", "none"])["new"], 3);
+}
+
+#[test]
 fn explain_says_why_and_why_not() {
     let folder = folder();
     let path = folder.path();

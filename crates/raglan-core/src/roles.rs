@@ -95,8 +95,12 @@ pub trait ChunkStore: Send + Sync {
 
 /// Answers questions from passages.
 pub trait Generator: Send + Sync {
-    /// One answer for each context, in order.
+    /// For each context, in order, its answer or why it has none; the others are answered all the same.
     ///
     /// `on_text` is called with the index of the context and each piece of its answer as it is made.
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Answer>>;
+    ///
+    /// # Errors
+    ///
+    /// What keeps every context from being answered, such as [`Error::Interrupted`](crate::Error::Interrupted).
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>>;
 }

@@ -17,6 +17,8 @@ use crate::{Drafts, Error, Result, Sampler, Sampling};
 /// Tokens of one step: enough for full-speed products, few enough that an interruption is heard soon and that texts
 /// which are being written are not held up.
 const STEP_TOKENS: usize = 256;
+/// Guesses of one step, of all texts together: however many are written, prompts have room beside them.
+const STEP_GUESSES: usize = STEP_TOKENS / 2;
 
 /// Texts that a model writes at once.
 ///
@@ -196,15 +198,16 @@ impl<'m> ContinuousBatch<'m> {
     fn slices(&self, with_drafts: bool) -> Vec<Slice> {
         let is_written = |sequence: &Sequence| sequence.tokens.len() == sequence.cache.len() + 1;
         let n_written = self.running.iter().filter(|sequence| is_written(sequence)).count();
-        let (mut slices, mut n_tokens) = (Vec::new(), 0);
+        let (mut slices, mut n_tokens, mut n_guesses) = (Vec::new(), 0, if with_drafts { STEP_GUESSES } else { 0 });
         for written in [true, false] {
             for (of, sequence) in self.running.iter().enumerate().filter(|(_, s)| is_written(s) == written) {
                 let n_unread = sequence.tokens.len() - sequence.cache.len();
                 let n = if written { 1 } else { n_unread.min(STEP_TOKENS.saturating_sub(n_tokens)) };
                 if n > 0 {
                     let others = (n_tokens + n_written).saturating_sub(slices.len() + 1);
-                    let slice = self.slice(of, n, with_drafts, others);
+                    let slice = self.slice(of, n, n_guesses, others);
                     n_tokens += slice.tokens.len();
+                    n_guesses -= slice.tokens.len() - n;
                     slices.push(slice);
                 }
             }
@@ -212,15 +215,16 @@ impl<'m> ContinuousBatch<'m> {
         slices
     }
 
-    fn slice(&self, of: usize, n: usize, with_drafts: bool, n_others: usize) -> Slice {
+    fn slice(&self, of: usize, n: usize, n_guesses: usize, n_others: usize) -> Slice {
         let sequence = &self.running[of];
         let n_read = sequence.cache.len();
         let mut tokens = sequence.tokens[n_read..n_read + n].to_vec();
         let last = n - 1;
         let tree = (n_read + n == sequence.tokens.len()).then(|| match &sequence.drafter {
-            Some(drafter) if with_drafts && n == 1 => {
+            Some(drafter) if n_guesses > 0 && n == 1 => {
                 let room = self.model.config().context_len - sequence.tokens.len();
-                drafter.tree(&self.recycling, self.times, room.min(sequence.n_to_write.saturating_sub(1)), n_others)
+                let deepest = room.min(sequence.n_to_write.saturating_sub(1));
+                drafter.tree(&self.recycling, self.times, n_guesses, deepest, n_others)
             }
             _ => DraftTree::new(tokens[last]),
         });
@@ -360,6 +364,43 @@ mod tests {
             batch.step(take).unwrap();
         }
         (texts, n_steps, n_branches)
+    }
+
+    #[test]
+    fn guesses_of_many_texts_leave_room_for_prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes.gguf");
+        byte_model::write(&path);
+        let model = LlamaModel::load(&path, 2, Products::F32).unwrap();
+        let mut batch = ContinuousBatch::new(&model, 40);
+        let push = |batch: &mut ContinuousBatch<'_>, n_prompt: usize, max_tokens| {
+            let prompt = (0..n_prompt as u32).map(|i| i % 5).collect();
+            batch.push(SequenceStart {
+                prompt,
+                sampling: Sampling::default(),
+                drafts: Drafts::PromptLookup,
+                max_tokens,
+            })
+        };
+        (0..32).for_each(|_| drop(push(&mut batch, 6, 200)));
+        let mut take = |_: usize, _: Result<u32>| ControlFlow::Continue(());
+        batch.step(&mut take).unwrap();
+        // Texts that go round in circles are guessed as far as may be.
+        for sequence in &mut batch.running {
+            let mut drafter = Drafter::new(&[1, 2, 3, 4, 5], Drafts::PromptLookup).unwrap();
+            (0..500).for_each(|i| drafter.push(i % 5 + 1, &mut batch.recycling));
+            sequence.drafter = Some(drafter);
+        }
+        batch.times = StepTimes::default();
+        batch.times.observe(1, 1.0);
+        batch.times.observe(2, 1.0);
+        push(&mut batch, 200, 1);
+        batch.admit(&mut take);
+        let slices = batch.slices(true);
+        let (written, prompts): (Vec<_>, Vec<_>) = slices.iter().partition(|slice| slice.of < 32);
+        let n_rows: usize = written.iter().map(|slice| slice.tokens.len()).sum();
+        assert_eq!((written.len(), n_rows), (32, 32 + STEP_GUESSES));
+        assert_eq!(prompts.iter().map(|slice| slice.tokens.len()).sum::<usize>(), STEP_TOKENS - n_rows);
     }
 
     #[test]

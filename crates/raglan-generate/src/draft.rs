@@ -247,13 +247,21 @@ impl Drafter {
         self.lookup.push(token);
     }
 
-    /// Guesses behind the last token, at most so deep, when the step has `n_others` rows of other texts.
-    pub fn tree(&self, recycling: &TokenRecycling, times: StepTimes, deepest: usize, n_others: usize) -> DraftTree {
+    /// Guesses behind the last token, at most so many and so deep, when the step has `n_others` rows of other texts.
+    pub fn tree(
+        &self,
+        recycling: &TokenRecycling,
+        times: StepTimes,
+        most: usize,
+        deepest: usize,
+        n_others: usize,
+    ) -> DraftTree {
+        let most = most.min(MOST);
         let root = *self.lookup.tokens.last().expect("a text that is continued has a token");
         let mut tree = DraftTree::new(root);
         // The other texts bear their share of what a step costs.
         let mut worth = Worth { tokens: 1.0, cost: times.step_cost() / (1 + n_others) as f64 + 1.0 };
-        let (guesses, run) = self.lookup.draft(MOST.min(deepest));
+        let (guesses, run) = self.lookup.draft(most.min(deepest));
         if !guesses.is_empty() {
             let mut probability = 1.0;
             for (node, &guess) in guesses.iter().enumerate() {
@@ -268,7 +276,7 @@ impl Drafter {
             let mut open: Vec<(f64, usize, usize, u32)> = Vec::new();
             let mut depths = vec![0];
             let mut last = (1.0, 0);
-            while tree.tokens.len() <= MOST {
+            while tree.tokens.len() <= most {
                 let (probability, node) = last;
                 if depths[node] < deepest {
                     let followers = recycling.followers(tree.tokens[node]);
@@ -367,17 +375,18 @@ mod tests {
         free.observe(2, 1.0); // Rows cost nothing.
         let mut recycling = TokenRecycling::new(100);
         let mut drafter = Drafter::new(&[1, 2, 3, 4, 1, 2], Drafts::PromptLookup).unwrap();
-        assert_eq!(drafter.tree(&recycling, free, 2, 0).tokens, [2, 3, 4]);
-        assert_eq!(drafter.tree(&recycling, free, 0, 0).tokens, [2]);
+        assert_eq!(drafter.tree(&recycling, free, MOST, 2, 0).tokens, [2, 3, 4]);
+        assert_eq!(drafter.tree(&recycling, free, 1, 2, 0).tokens, [2, 3]);
+        assert_eq!(drafter.tree(&recycling, free, MOST, 0, 0).tokens, [2]);
         // 1, 2 is followed by something else each time.
         for other in 10..60 {
             [other, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
         }
-        assert_eq!(drafter.tree(&recycling, free, 5, 0).tokens, [2]);
+        assert_eq!(drafter.tree(&recycling, free, MOST, 5, 0).tokens, [2]);
         for _ in 0..30 {
             [70, 1, 2].into_iter().for_each(|token| drafter.push(token, &mut recycling));
         }
-        assert!(drafter.tree(&recycling, free, 5, 0).tokens.len() > 3);
+        assert!(drafter.tree(&recycling, free, MOST, 5, 0).tokens.len() > 3);
     }
 
     #[test]
@@ -387,9 +396,10 @@ mod tests {
         recycling.learn(1, &[7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         (0..200).for_each(|_| recycling.observe(5, 1));
         let drafter = Drafter::new(&[4, 5], Drafts::TokenRecycling).unwrap();
-        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 2, 0).tokens[..3], [5, 1, 0]);
-        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 1, 0).tokens[..2], [5, 1]);
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), MOST, 2, 0).tokens[..3], [5, 1, 0]);
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), 1, 2, 0).tokens, [5, 1]);
+        assert_eq!(drafter.tree(&recycling, StepTimes::default(), MOST, 1, 0).tokens[..2], [5, 1]);
         let lookup_only = Drafter::new(&[4, 5], Drafts::PromptLookup).unwrap();
-        assert_eq!(lookup_only.tree(&recycling, StepTimes::default(), 2, 0).tokens, [5]);
+        assert_eq!(lookup_only.tree(&recycling, StepTimes::default(), MOST, 2, 0).tokens, [5]);
     }
 }

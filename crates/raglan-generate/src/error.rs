@@ -26,8 +26,8 @@ pub enum Error {
     },
     /// Question and instructions, or those and any one passage, are too long.
     #[error(
-        "a prompt of {tokens} tokens does not leave {answer} for the answer within {limit}: shorten the question or \
-         the passages, or raise the context size"
+        "a prompt of {tokens} tokens does not leave {answer} for the answer within {limit}: {}",
+        room_advice(tokens + answer, *limit, *context_len)
     )]
     NoRoom {
         /// Tokens of the shortest prompt there is.
@@ -36,6 +36,8 @@ pub enum Error {
         answer: usize,
         /// Tokens that prompt and answer may have together.
         limit: usize,
+        /// Tokens that the model can read and write in all.
+        context_len: usize,
     },
     /// The model's scores are not numbers, as with damaged weights.
     #[error("the model's scores are not numbers; its weights are probably damaged")]
@@ -43,6 +45,20 @@ pub enum Error {
     /// The work was given up because its caller asked for that.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// What makes room for so many tokens.
+fn room_advice(needed: usize, limit: usize, context_len: usize) -> String {
+    let shorten = "shorten the question or the passages";
+    if needed <= context_len {
+        format!("{shorten}, or raise `context_tokens` to {needed}")
+    } else if limit < context_len {
+        format!(
+            "{shorten}, or lower `max_tokens`; the model has no room for {needed} either, its context is {context_len}"
+        )
+    } else {
+        format!("{shorten}, lower `max_tokens`, or take a model with a longer context")
+    }
 }
 
 impl From<Error> for raglan_core::Error {

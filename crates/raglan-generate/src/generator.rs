@@ -56,6 +56,11 @@ impl ChatGenerator {
         Self { interrupt: Some(flag), ..self }
     }
 
+    /// The model that answers.
+    pub fn model(&self) -> &LanguageModel {
+        &self.model
+    }
+
     /// What the model would read for a context.
     ///
     /// # Errors
@@ -115,11 +120,13 @@ impl ChatGenerator {
                 Err(e) => answers[i] = Some(Err(e)),
             }
         }
-        while !batch.is_empty() {
-            if self.go_on().is_break() {
-                return Err(Error::Interrupted);
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !batch.is_empty() {
+            if self.is_interrupted() {
+                outcome = Err(Error::Interrupted);
+                break;
             }
-            batch.step(&mut |number, token| {
+            outcome = batch.step(&mut |number, token| {
                 let (i, writing) = &mut writing[number];
                 let written = token.and_then(|token| {
                     self.write(writing, token, begin.elapsed().as_secs_f64(), &mut |piece| on_text(*i, piece))
@@ -129,9 +136,11 @@ impl ChatGenerator {
                     return ControlFlow::Break(());
                 }
                 written.unwrap_or(ControlFlow::Break(()))
-            })?;
+            });
         }
+        // What was learned is kept, also of answers that were not finished.
         *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.into_recycling());
+        outcome?;
         for (i, writing) in writing {
             answers[i].get_or_insert_with(|| Ok(finished(&contexts[i], writing)));
         }
@@ -192,17 +201,18 @@ impl ChatGenerator {
         Ok(ControlFlow::Break(()))
     }
 
-    fn go_on(&self) -> ControlFlow<()> {
-        match &self.interrupt {
-            Some(flag) if flag.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        }
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
 impl Generator for ChatGenerator {
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
-        Ok(self.answers(contexts, on_text)?.into_iter().collect::<Result<_>>()?)
+    fn generate(
+        &self,
+        contexts: &[Context],
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
+        Ok(self.answers(contexts, on_text)?.into_iter().map(|answer| Ok(answer?)).collect())
     }
 }
 
@@ -245,5 +255,54 @@ fn source(passage: &Passage) -> Source {
         span_of: passage.document.span_of(),
         text: passage.chunk.text.clone(),
         score: passage.score,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use raglan_core::{ChunkId, ContentHash, DocId, Document, Format, Locator};
+    use raglan_model::Products;
+
+    use super::*;
+    use crate::{Drafts, byte_model};
+
+    #[test]
+    fn what_was_learned_outlives_an_interruption() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes.gguf");
+        byte_model::write(&path);
+        let model = Arc::new(LanguageModel::load(&path, 1, Products::F32).unwrap());
+        let flag = Arc::new(AtomicBool::new(false));
+        let options = GenerateOptions { drafts: Drafts::TokenRecycling, ..GenerateOptions::default() };
+        let generator = ChatGenerator::new(model, options).unwrap().interrupted_by(flag.clone());
+        let document = Document {
+            id: DocId(0),
+            path: "a.md".to_owned(),
+            hash: ContentHash([0; 32]),
+            size: 0,
+            mtime_ns: 0,
+            format: Format::Markdown,
+            reader: "markdown/1".to_owned(),
+            encoding: None,
+            title: None,
+            metadata: BTreeMap::new(),
+        };
+        let chunk = Chunk {
+            id: ChunkId(0),
+            doc: DocId(0),
+            span: 0..5,
+            text: "alpha".to_owned(),
+            locator: Locator::default(),
+            n_tokens: 0,
+        };
+        let passages = vec![Passage { chunk, document: Arc::new(document), score: 0.5 }];
+        let context = Context { question: "Why?".to_owned(), passages, left_out: Vec::new() };
+        let interrupted = generator.answer(&context, &mut |_| flag.store(true, Ordering::Relaxed));
+        assert!(matches!(interrupted, Err(Error::Interrupted)));
+        let learned = generator.learned.lock().unwrap();
+        let recycling = learned.as_ref().unwrap();
+        assert!((0..256).any(|token| recycling.followers(token)[0] != TokenRecycling::UNKNOWN));
     }
 }

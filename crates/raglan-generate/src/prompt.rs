@@ -37,7 +37,9 @@ pub(crate) struct PromptWriter {
     environment: Environment<'static>,
     system_prompt: String,
     max_tokens: usize,
+    /// The smaller of the option and the model's context, which follows.
     context_tokens: usize,
+    context_len: usize,
 }
 
 /// A passage as templates see it.
@@ -65,6 +67,7 @@ impl PromptWriter {
             system_prompt: options.system_prompt.clone(),
             max_tokens: options.max_tokens,
             context_tokens: options.context_tokens.min(context_len),
+            context_len,
         };
         let probe = |number: usize| Shown {
             number,
@@ -122,7 +125,12 @@ impl PromptWriter {
         }
         match best {
             Some((text, n_tokens)) => Ok(Prompt { text, n_tokens, shown, left_out }),
-            None => Err(Error::NoRoom { tokens: shortest, answer: self.max_tokens, limit: self.context_tokens }),
+            None => Err(Error::NoRoom {
+                tokens: shortest,
+                answer: self.max_tokens,
+                limit: self.context_tokens,
+                context_len: self.context_len,
+            }),
         }
     }
 

@@ -2,7 +2,8 @@
 
 /// Passes text on until one of the stop texts comes, which may be split over several pieces.
 ///
-/// Text that may be the beginning of a stop text is held back until that is decided.
+/// The one that ends first counts, of several that end together the longest: so a text is passed on to the same place
+/// however it was cut. Text that may be the beginning of a stop text is held back until that is decided.
 #[derive(Debug)]
 pub(crate) struct StopFilter<'s> {
     stops: &'s [String],
@@ -24,10 +25,13 @@ impl<'s> StopFilter<'s> {
     }
 
     pub(crate) fn push(&mut self, piece: &str) -> Passed {
-        self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.held.truncate(at);
-            return Passed { text: std::mem::take(&mut self.held), stopped: true };
+        for char in piece.chars() {
+            self.held.push(char);
+            let ended = self.stops.iter().filter(|stop| self.held.ends_with(stop.as_str()));
+            if let Some(longest) = ended.map(String::len).max() {
+                self.held.truncate(self.held.len() - longest);
+                return Passed { text: std::mem::take(&mut self.held), stopped: true };
+            }
         }
         let held_from = self.held.char_indices().map(|(at, _)| at).find(|&at| {
             let tail = &self.held[at..];
@@ -75,5 +79,46 @@ mod tests {
         check(&["aab"], "aaab", "a");
         check(&[], "all of it", "all of it");
         check(&["xyz"], "ends in xy", "ends in xy");
+        check(&["ab", "abc"], "xabc", "x"); // A prefix of another ends first.
+        check(&["b", "abc"], "xabc", "xa"); // So does one inside of another.
+        check(&["bc", "abc", "c"], "xabc", "x"); // The longest of those that end together.
+    }
+
+    /// The text before the stop text that ends first, of several the longest.
+    fn plain<'t>(stops: &[String], text: &'t str) -> &'t str {
+        let ends = (1..=text.len()).filter(|&end| text.is_char_boundary(end));
+        let stopped = ends.filter_map(|end| {
+            let ended = stops.iter().filter(|stop| text[..end].ends_with(stop.as_str()));
+            ended.map(|stop| &text[..end - stop.len()]).min_by_key(|text| text.len())
+        });
+        stopped.take(1).last().unwrap_or(text)
+    }
+
+    #[test]
+    fn random_cuts_change_nothing() {
+        let mut state = 1_u64;
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for _ in 0..3000 {
+            let mut word = |n: usize| (0..n).map(|_| ['a', 'b', 'é'][random(3)]).collect::<String>();
+            let text = word(12);
+            let stops: Vec<String> = [1, 2, 3, 3, 4].map(&mut word).into();
+            let stops = &stops[random(3)..];
+            let mut filter = StopFilter::new(stops);
+            let (mut got, mut rest, mut stopped) = (String::new(), text.as_str(), false);
+            while !rest.is_empty() && !stopped {
+                let n_chars = random(5);
+                let cut = rest.char_indices().nth(n_chars).map_or(rest.len(), |(at, _)| at);
+                let passed = filter.push(&rest[..cut]);
+                got.push_str(&passed.text);
+                (rest, stopped) = (&rest[cut..], passed.stopped);
+            }
+            if !stopped {
+                got.push_str(&filter.finish());
+            }
+            assert_eq!(got, plain(stops, &text), "{text} {stops:?}");
+        }
     }
 }

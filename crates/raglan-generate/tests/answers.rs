@@ -146,11 +146,11 @@ fn small() -> GenerateOptions {
 fn without_passages_the_answer_says_so_and_the_model_is_not_asked() {
     let generator = ChatGenerator::new(byte_model(), small()).unwrap();
     let mut streamed = String::new();
-    let answers = generator.generate(&[context("Why?", &[])], &mut |_, piece| streamed += piece).unwrap();
-    assert_eq!((answers[0].text.as_str(), streamed.as_str()), (REFUSAL, REFUSAL));
-    assert_eq!((answers[0].tokens.prompt, answers[0].sources.len()), (0, 0));
-    assert_eq!(answers[0].sentences[0].attribution, Attribution::Unsupported);
-    assert_eq!(answers[0].left_out[0].chunk, ChunkId(99));
+    let answer = generator.answer(&context("Why?", &[]), &mut |piece| streamed += piece).unwrap();
+    assert_eq!((answer.text.as_str(), streamed.as_str()), (REFUSAL, REFUSAL));
+    assert_eq!((answer.tokens.prompt, answer.sources.len()), (0, 0));
+    assert_eq!(answer.sentences[0].attribution, Attribution::Unsupported);
+    assert_eq!(answer.left_out[0].chunk, ChunkId(99));
 }
 
 #[test]
@@ -160,13 +160,14 @@ fn pieces_add_up_to_the_answer_and_an_answer_does_not_depend_on_its_neighbours()
     let contexts = [context("One?", &["alpha"]), context("Two?", &["beta", "gamma"])];
     let mut streamed = vec![String::new(); 2];
     let answers = generator.generate(&contexts, &mut |i, piece| streamed[i] += piece).unwrap();
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
     for (answer, streamed) in answers.iter().zip(&streamed) {
         assert_eq!(&answer.text, streamed);
         assert!(answer.tokens.answer > 0 && answer.timings.first_token_s > 0.0);
     }
-    let alone = generator.generate(&contexts[1..], &mut |_, _| {}).unwrap();
-    assert_eq!(alone[0].text, answers[1].text);
-    let source = &alone[0].sources[1];
+    let alone = generator.answer(&contexts[1], &mut |_| {}).unwrap();
+    assert_eq!(alone.text, answers[1].text);
+    let source = &alone.sources[1];
     assert_eq!((source.path.as_str(), source.start, source.end, source.text.as_str()), ("notes/1.md", 5, 10, "gamma"));
 }
 
@@ -197,12 +198,27 @@ fn a_passage_that_does_not_fit_is_left_out_whole_and_named() {
 fn no_room_for_any_passage_is_an_error_that_says_how_much_is_needed() {
     let options = GenerateOptions { context_tokens: 100, ..small() };
     let generator = ChatGenerator::new(byte_model(), options).unwrap();
-    let Err(Error::NoRoom { tokens, answer: 40, limit: 100 }) = generator.prompt(&context("Why?", &["a", "bc"])) else {
+    let Err(Error::NoRoom { tokens, answer: 40, limit: 100, .. }) = generator.prompt(&context("Why?", &["a", "bc"]))
+    else {
         panic!("there was room");
     };
     let options = GenerateOptions { context_tokens: tokens + 40, ..small() };
     let prompt = ChatGenerator::new(byte_model(), options).unwrap().prompt(&context("Why?", &["a", "bc"])).unwrap();
     assert_eq!(prompt.shown, [0]);
+}
+
+#[test]
+fn advice_on_room_is_such_as_helps() {
+    #[track_caller]
+    fn check(limit: usize, words: &[&str], not: &str) {
+        let error = Error::NoRoom { tokens: 900, answer: 100, limit, context_len: 2048.min(limit * 2) };
+        let error = error.to_string();
+        assert!(words.iter().all(|word| error.contains(word)) && !error.contains(not), "{error}");
+    }
+    check(600, &["raise `context_tokens` to 1000"], "longer context");
+    check(400, &["lower `max_tokens`", "its context is 800"], "raise");
+    let error = Error::NoRoom { tokens: 900, answer: 100, limit: 512, context_len: 512 }.to_string();
+    assert!(error.contains("lower `max_tokens`, or take a model with a longer context"), "{error}");
 }
 
 #[test]
@@ -419,8 +435,25 @@ fn a_batch_of_questions_gets_the_answers_of_each_alone() {
         let generator = ChatGenerator::new(model, GenerateOptions { at_once: 4, ..small() }).unwrap();
         let together = generator.generate(&contexts, &mut |_, _| {}).unwrap();
         for (context, together) in contexts.iter().zip(together) {
-            let alone = generator.answer(context, &mut |_| {}).unwrap();
+            let (alone, together) = (generator.answer(context, &mut |_| {}).unwrap(), together.unwrap());
             assert_eq!((alone.text, alone.tokens), (together.text, together.tokens));
         }
     }
+}
+
+#[test]
+fn a_question_that_does_not_fit_fails_alone() {
+    let model = byte_model();
+    let usual = context("Why?", &["alpha"]);
+    let n_tokens = ChatGenerator::new(model.clone(), small()).unwrap().prompt(&usual).unwrap().n_tokens;
+    let generator = ChatGenerator::new(model, GenerateOptions { context_tokens: n_tokens + 60, ..small() }).unwrap();
+    let too_long = context(&"Why? ".repeat(100), &["alpha"]);
+    let asked = [usual.clone(), too_long, usual.clone()];
+    let answers = generator.generate(&asked, &mut |i, _| assert_ne!(i, 1)).unwrap();
+    let alone = generator.answer(&usual, &mut |_| {}).unwrap();
+    for i in [0, 2] {
+        assert_eq!(answers[i].as_ref().unwrap().text, alone.text);
+    }
+    let error = answers[1].as_ref().unwrap_err().to_string();
+    assert!(error.contains("shorten the question"), "{error}");
 }

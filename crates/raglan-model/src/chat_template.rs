@@ -61,6 +61,7 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     bos: String,
     eos: String,
+    is_own: bool,
 }
 
 impl ChatTemplate {
@@ -72,13 +73,13 @@ impl ChatTemplate {
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
         let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
         let default = || if tokens.iter().any(|token| token == "<start_of_turn>") { GEMMA } else { CHATML };
-        let source = file.text("tokenizer.chat_template")?.unwrap_or_else(default);
+        let own = file.text("tokenizer.chat_template")?;
         let token = |key: &str| {
             let id = file.u32(key)?.and_then(|id| tokens.get(id as usize));
             Ok::<_, Error>(id.cloned().unwrap_or_default())
         };
         let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
-        Self::new(source, bos, eos)
+        Ok(Self { is_own: own.is_some(), ..Self::new(own.unwrap_or_else(default), bos, eos)? })
     }
 
     /// The template of a folder of a Hugging Face repository: `chat_template.jinja`, or what `tokenizer_config.json`
@@ -104,7 +105,9 @@ impl ChatTemplate {
         let added = config.as_ref().and_then(|config| config.value("added_tokens_decoder")?.as_object());
         let is_turn = |token: &Value| token["content"] == "<start_of_turn>";
         let default = if added.is_some_and(|added| added.values().any(is_turn)) { GEMMA } else { CHATML };
-        Self::new(source.unwrap_or_else(|| default.to_owned()), token("bos_token"), token("eos_token"))
+        let is_own = source.is_some();
+        let source = source.unwrap_or_else(|| default.to_owned());
+        Ok(Self { is_own, ..Self::new(source, token("bos_token"), token("eos_token"))? })
     }
 
     /// A template by its source; `bos` and `eos` are the texts it knows as `bos_token` and `eos_token`.
@@ -124,7 +127,12 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", strftime_now);
         environment.add_template_owned("chat", source.into())?;
-        Ok(Self { environment: Arc::new(environment), bos: bos.into(), eos: eos.into() })
+        Ok(Self { environment: Arc::new(environment), bos: bos.into(), eos: eos.into(), is_own: true })
+    }
+
+    /// Whether the model brought it along; models without one are seldom made for conversation.
+    pub fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// The conversation as text, with the opening of the model's next turn.
@@ -196,8 +204,10 @@ mod tests {
         assert_eq!(render(), "<|im_start|>assistant\n");
         write("tokenizer_config.json", r#"{"added_tokens_decoder": {"5": {"content": "<start_of_turn>"}}}"#);
         assert_eq!(render(), "<start_of_turn>model\n");
+        assert!(!ChatTemplate::from_folder(folder.path()).unwrap().is_own());
         write("chat_template.json", r#"{"chat_template": "json"}"#);
         assert_eq!(render(), "json");
+        assert!(ChatTemplate::from_folder(folder.path()).unwrap().is_own());
         let list =
             r#"[{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}!"}]"#;
         write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}, "bos_token": {{"content": "<s>"}}}}"#));

@@ -82,9 +82,19 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// A tensor operation failed.
-    #[error("tensor operation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    #[error("tensor operation: {source}")]
+    Tensor {
+        /// What the library of tensors said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A product of vectors failed.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),
+}
+
+impl Error {
+    /// Wraps what candle says.
+    pub(crate) fn tensor(source: candle_core::Error) -> Self {
+        Self::Tensor { source: Box::new(source) }
+    }
 }

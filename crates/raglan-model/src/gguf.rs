@@ -58,7 +58,7 @@ pub struct GgufTensor {
     /// Lengths of its dimensions, the outermost (rows) first; GGUF itself writes them innermost first.
     pub shape: Vec<usize>,
     /// How its numbers are stored.
-    pub dtype: GgmlDType,
+    pub(crate) dtype: GgmlDType,
     /// First byte in the file.
     pub start: u64,
     /// Length in bytes.
@@ -221,8 +221,9 @@ impl GgufFile {
             dequantize_blocks(format, &bytes, &mut numbers)?;
             return self.finite(name, numbers);
         }
-        let quantized = ggml_file::qtensor_from_ggml(tensor.dtype, &bytes, shape.to_vec(), &Device::Cpu)?;
-        self.finite(name, quantized.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+        let quantized = ggml_file::qtensor_from_ggml(tensor.dtype, &bytes, shape.to_vec(), &Device::Cpu);
+        let numbers = quantized.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1());
+        self.finite(name, numbers.map_err(Error::tensor)?)
     }
 
     fn finite(&self, name: &str, numbers: Vec<f32>) -> Result<Vec<f32>> {

@@ -233,6 +233,9 @@ impl KvCache {
 
     /// The pages that must be taken before these slots can be written: new ones, and copies of those that are shared.
     ///
+    /// Clones that write to a page they share reserve a copy each, although the last of them could keep the page: which
+    /// one is the last is not known before all have reserved. That page goes back when the copies are in place.
+    ///
     /// # Errors
     ///
     /// [`Error::KvArenaSpent`] when there are not so many.
@@ -242,7 +245,7 @@ impl KvCache {
         Ok(missing.into_iter().zip(pages).collect())
     }
 
-    /// How many pages writing `n_tokens` behind the last would take from the arena.
+    /// How many pages writing `n_tokens` behind the last would take from the arena, a copy of one that is shared included.
     pub fn n_pages_to_append(&self, n_tokens: usize) -> usize {
         let slots: Vec<usize> = (self.len()..self.len() + n_tokens).collect();
         self.missing(&slots).len()

@@ -9,8 +9,8 @@ use raglan_kernels::{
 };
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::weight_file::WeightFile;
+use crate::{Error, Result};
 
 /// Rows of a gated layer's middle that one thread takes.
 const GATED_ROWS: usize = 32;
@@ -80,7 +80,8 @@ impl Linear {
             Products::Bf16 => Weights::Bf16(Bf16Matrix::new(weights, n_out, n_in)?),
             Products::Int8 => Weights::Int8(Int8Matrix::new(weights, n_out, n_in)?),
             Products::Candle => {
-                Weights::Candle(Tensor::from_slice(weights, (n_out, n_in), &Device::Cpu)?.t()?.contiguous()?)
+                let weights = Tensor::from_slice(weights, (n_out, n_in), &Device::Cpu);
+                Weights::Candle(weights.and_then(|weights| weights.t()?.contiguous()).map_err(Error::tensor)?)
             }
         };
         Ok(Self { weights, bias, n_out })
@@ -150,9 +151,7 @@ impl Linear {
                 self.finish(output, out);
             }
             Weights::Candle(weights) => {
-                let n_in = weights.dim(0)?;
-                let rows = Tensor::from_slice(input, (input.len() / n_in, n_in), &Device::Cpu)?;
-                let product = rows.matmul(weights)?.flatten_all()?.to_vec1::<f32>()?;
+                let product = candle_product(input, weights).map_err(Error::tensor)?;
                 match output {
                     Output::Add => out.iter_mut().zip(product).for_each(|(out, product)| *out += product),
                     _ => out.copy_from_slice(&product),
@@ -298,4 +297,11 @@ impl Stacked {
         }
         Ok(())
     }
+}
+
+/// `input · weights`, of which `weights` is `[n_in, n_out]`, row by row.
+fn candle_product(input: &[f32], weights: &Tensor) -> candle_core::Result<Vec<f32>> {
+    let n_in = weights.dim(0)?;
+    let rows = Tensor::from_slice(input, (input.len() / n_in, n_in), &Device::Cpu)?;
+    rows.matmul(weights)?.flatten_all()?.to_vec1()
 }

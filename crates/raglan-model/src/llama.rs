@@ -48,7 +48,8 @@ pub struct ForwardRows<'a> {
     pub tokens: &'a [u32],
     /// Where each token stands, which is what its rotation and its view of the keys go by.
     pub positions: &'a [u32],
-    /// Where in the cache each token's keys and values go: over what is there, or, without a gap, behind it.
+    /// Where in the cache each token's keys and values go, none where another of them does: over what is there, or,
+    /// without a gap, behind it.
     pub slots: &'a [usize],
     /// The segment of each token, if there are any; see [`raglan_kernels::QueryRows`].
     pub segments: Option<&'a [u32]>,
@@ -65,7 +66,7 @@ pub struct ForwardRows<'a> {
 pub struct View<'a> {
     /// The rows.
     pub rows: Range<usize>,
-    /// The slots, in the order in which attention numbers them.
+    /// The slots, each once, in the order in which attention numbers them.
     pub slots: &'a [Range<usize>],
 }
 
@@ -216,7 +217,7 @@ impl LlamaModel {
     ///
     /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
     /// position beyond the model's context; [`Error::KvArenaSpent`] when the caches cannot grow; [`Error::Rows`] when
-    /// positions, slots, segments or views do not fit the tokens, slots leave a gap, or a wanted row or range is not
+    /// positions, slots, segments or views do not fit the tokens, slots leave a gap or come twice, or a wanted row or range is not
     /// there. All caches are as they were then; only a damaged model fails later.
     pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
         for sequence in &*sequences {
@@ -256,6 +257,11 @@ impl LlamaModel {
             }
             len = len.max(slot + 1);
         }
+        let mut slots = rows.slots.to_vec();
+        slots.sort_unstable();
+        if slots.windows(2).any(|pair| pair[0] == pair[1]) {
+            return refuse("two tokens go to one slot");
+        }
         let mut viewed = 0;
         for view in rows.views {
             if view.rows.start != viewed || view.rows.end < viewed {
@@ -263,6 +269,12 @@ impl LlamaModel {
             }
             if view.slots.iter().any(|slots| slots.start > slots.end || slots.end > len) {
                 return refuse("a view runs past the cache");
+            }
+            let mut seen: Vec<(usize, usize)> = view.slots.iter().map(|slots| (slots.start, slots.end)).collect();
+            seen.retain(|(start, end)| start < end);
+            seen.sort_unstable();
+            if seen.windows(2).any(|pair| pair[0].1 > pair[1].0) {
+                return refuse("a view has a slot twice");
             }
             viewed = view.rows.end;
         }

@@ -2,7 +2,7 @@
 
 mod small_model;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
@@ -364,12 +364,32 @@ fn rows_that_do_not_fit_together_are_errors_that_change_nothing() {
     let none = Want::default();
     assert!(matches!(check(&[0], &[0, 1], none), Error::Rows { .. }));
     assert!(matches!(check(&[0, 1], &[0, 2], none), Error::Rows { .. }));
+    assert!(matches!(check(&[0, 1], &[0, 0], none), Error::Rows { .. }));
     assert!(matches!(check(&[0, CONTEXT], &[0, 1], none), Error::ContextOverflow { .. }));
     assert!(matches!(check(&[0, 1], &[0, 1], Want { logits: &[2], ..none }), Error::Rows { .. }));
     assert!(matches!(
         check(&[0, 1], &[0, 1], Want { attention: Some((&[0], &[0..1, 0..3])), ..none }),
         Error::Rows { .. }
     ));
+}
+
+#[test]
+fn a_view_has_each_slot_once() {
+    let (_folder, model) = load("llama", GgmlDType::F32);
+    let check = |seen: &[Range<usize>]| {
+        let views = [View { rows: 0..3, slots: seen }];
+        let rows = ForwardRows {
+            tokens: &[1, 2, 3],
+            positions: &[0, 1, 2],
+            slots: &[0, 1, 2],
+            views: &views,
+            ..<_>::default()
+        };
+        forward(&model, rows, &mut model.cache(), Want::default())
+    };
+    check(&[1..2, 2..2, 0..1, 2..3]).unwrap();
+    assert!(matches!(check(&[0..2, 1..3]), Err(Error::Rows { .. })));
+    assert!(matches!(check(&[0..1, 1..3, 0..1]), Err(Error::Rows { .. })));
 }
 
 /// Reads tokens behind what the cache has; gives the logits after each.

@@ -55,7 +55,8 @@ impl Writer {
     /// Opens the index in `folder` for writing, or makes a new one there.
     ///
     /// What a writer that died left behind is removed. The passport's reader versions, folder and settings are taken
-    /// over with the next commit; everything else in it must be as the index has it.
+    /// over with the next commit; everything else in it must be as the index has it, unless the index has no chunk yet:
+    /// then nothing was made with its passport, and the next commit takes all of the new one.
     ///
     /// # Errors
     ///
@@ -68,11 +69,15 @@ impl Writer {
         let lock = WriterLock::take(folder)?;
         match Snapshot::open(folder) {
             Ok(snapshot) => {
-                snapshot.passport().check(&passport, folder)?;
+                let passport = if snapshot.segments().is_empty() {
+                    Passport { format_version: FORMAT_VERSION, ..passport }
+                } else {
+                    snapshot.passport().check(&passport, folder)?;
+                    let Passport { readers, root, settings, .. } = passport;
+                    Passport { readers, root, settings, ..snapshot.passport().clone() }
+                };
                 let published = names(snapshot.manifest());
                 let next_segment = snapshot.manifest().next_segment;
-                let Passport { readers, root, settings, .. } = passport;
-                let passport = Passport { readers, root, settings, ..snapshot.passport().clone() };
                 let passport_is_new = passport != *snapshot.passport();
                 let writer = Self {
                     folder: folder.to_owned(),

@@ -94,6 +94,14 @@ pub enum Error {
     /// A model could not be loaded, and why was told before.
     #[error("the language model could not be loaded")]
     Loading,
+    /// A model's files are there and cannot be used.
+    #[error("{source}; {remedy}")]
+    ModelFiles {
+        /// What is wrong with them.
+        source: Box<Error>,
+        /// What helps.
+        remedy: String,
+    },
     /// A file could not be read or written.
     #[error("`{}`: {source}", path.display())]
     Io {

@@ -1,5 +1,6 @@
 //! Models by name, fetched, checked and loaded when they are needed.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -62,14 +63,17 @@ impl Models {
     /// # Errors
     ///
     /// Each with its remedy.
-    pub fn ensure(&self, reference: &str) -> Result<ModelFiles> {
-        let own = Path::new(reference);
-        let is_elsewhere = reference.starts_with("hf:") || reference.starts_with("file:") || reference.contains("://");
-        let is_path = reference.contains('/') || own.is_file() || own.join("config.json").is_file();
-        if is_path && !is_elsewhere {
-            return Ok(self.cache.ensure(&format!("file:{reference}"), &*self.progress)?);
-        }
-        Ok(self.cache.ensure(reference, &*self.progress)?)
+    pub fn ensure(&self, name: &str) -> Result<ModelFiles> {
+        Ok(self.cache.ensure(&reference(name), &*self.progress)?)
+    }
+
+    /// Fetches a model unless it is here, hashed and found whole.
+    ///
+    /// # Errors
+    ///
+    /// Each with its remedy.
+    pub fn pull(&self, name: &str) -> Result<ModelFiles> {
+        Ok(self.cache.pull(&reference(name), &*self.progress)?)
     }
 
     /// A dense encoder by name, or by the folder of its files.
@@ -79,11 +83,8 @@ impl Models {
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
         let files = self.ensure(name)?;
-        let config = EncoderConfig {
-            products: self.products,
-            long_passages: self.long_passages,
-            ..EncoderConfig::for_model(&files.dir)?
-        };
+        let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
+        let config = EncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
         let stamp = ModelStamp {
             name: name.to_owned(),
             weights_sha256: sha256(&files, "model.safetensors"),
@@ -102,11 +103,14 @@ impl Models {
             .into(),
         };
         let (dir, threads) = (files.dir, self.threads);
-        let counter_dir = dir.clone();
+        let (counter_dir, counter_name, name) = (dir.clone(), name.to_owned(), name.to_owned());
         Ok(Arc::new(Embedder::new(
             stamp,
-            move || Ok(raglan_embed::token_counter(&counter_dir)?),
-            move || Ok(Arc::new(SentenceEncoder::load(&dir, config.clone(), threads)?)),
+            move || raglan_embed::token_counter(&counter_dir).map_err(|error| with_remedy(&counter_name, error)),
+            move || {
+                let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
+                Ok(Arc::new(encoder.map_err(|error| with_remedy(&name, error))?))
+            },
         )))
     }
 
@@ -141,12 +145,49 @@ impl Models {
             Products::Int8 | Products::Bf16 => Products::Stored,
             products => products,
         };
+        let name = name.to_owned();
         let load = move || -> Result<ChatGenerator> {
-            let model = Arc::new(LanguageModel::load(&path, threads, products)?);
-            Ok(ChatGenerator::new(model, options)?.interrupted_by(interrupt))
+            let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
+            Ok(ChatGenerator::new(Arc::new(model), options)?.interrupted_by(interrupt))
         };
         Ok(Arc::new(LazyGenerator::new(load)))
     }
+}
+
+/// A model's name as the cache knows it: a path becomes a reference to files of this machine.
+fn reference(name: &str) -> Cow<'_, str> {
+    let own = Path::new(name);
+    let is_elsewhere = name.starts_with("hf:") || name.starts_with("file:") || name.contains("://");
+    let is_path = name.contains('/') || own.is_file() || own.join("config.json").is_file();
+    if is_path && !is_elsewhere { format!("file:{name}").into() } else { name.into() }
+}
+
+/// The error of loading a model; where its files are not sound, with what helps.
+fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
+    use raglan_model::Error as Model;
+
+    let error = error.into();
+    let model = match &error {
+        Error::Embed(raglan_embed::Error::Model(model)) | Error::Generate(raglan_generate::Error::Model(model)) => {
+            Some(model)
+        }
+        _ => None,
+    };
+    let is_of_files =
+        matches!(error, Error::Embed(raglan_embed::Error::Io { .. } | raglan_embed::Error::Malformed { .. }))
+            || matches!(
+                model,
+                Some(Model::Io { .. } | Model::Malformed { .. } | Model::Tokenizer { .. } | Model::Template(_))
+            );
+    if !is_of_files {
+        return error;
+    }
+    let remedy = if reference(name).starts_with("file:") {
+        "compare the file with the one it was copied from, or fetch it again".to_owned()
+    } else {
+        format!("run `raglan models pull {name}` to check the model and fetch again what is damaged")
+    };
+    Error::ModelFiles { source: Box::new(error), remedy }
 }
 
 fn sha256(files: &ModelFiles, name: &str) -> String {
@@ -215,8 +256,34 @@ impl LazyGenerator {
 }
 
 impl Generator for LazyGenerator {
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> raglan_core::Result<Vec<Answer>> {
+    fn generate(
+        &self,
+        contexts: &[Context],
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
         generator.generate(contexts, on_text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_files_come_with_what_helps() {
+        let malformed = || raglan_model::Error::Malformed { path: "m.gguf".into(), problem: "too short".into() };
+        let told = |name: &str| with_remedy(name, raglan_generate::Error::Model(malformed())).to_string();
+        assert!(told("some-model").ends_with(
+            "too short; run `raglan models pull some-model` to check the model and fetch again what is damaged"
+        ));
+        for own in ["./m.gguf", "file:m.gguf"] {
+            assert!(
+                told(own).ends_with("too short; compare the file with the one it was copied from, or fetch it again")
+            );
+        }
+        let other = with_remedy("some-model", raglan_generate::Error::Interrupted);
+        assert_eq!(other.to_string(), "interrupted");
+        assert!(with_remedy("m", raglan_embed::Error::Model(malformed())).to_string().contains("pull m"));
     }
 }

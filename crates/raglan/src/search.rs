@@ -219,7 +219,7 @@ impl Index {
         let mut runs = pipeline.trace(vec![query], &mut |_, text| on_text(text))?;
         let generating = runs.pop().expect("a recipe has a stage");
         let Value::Answers(answers) = generating.output else { unreachable!("the recipe ends in an answer") };
-        let mut answer = answers.into_iter().next().expect("one answer a question");
+        let mut answer = answers.into_iter().next().expect("one answer a question")?;
         answer.timings.retrieve_s = opened + runs.iter().map(|run| run.time.as_secs_f64()).sum::<f64>();
         let loading = generating.time.as_secs_f64() - answer.timings.prefill_s - answer.timings.decode_s;
         answer.timings.first_token_s = answer.timings.retrieve_s + loading.max(0.0) + answer.timings.prefill_s;

@@ -172,17 +172,25 @@ impl<'a> Table<'a, '_> {
             "read" => StageSpec::Read,
             "generate" => {
                 let usual = GenerateSpec::default();
-                StageSpec::Generate(GenerateSpec {
+                let spec = GenerateSpec {
                     max_tokens: self.integer("max_tokens", 1..=MOST, usual.max_tokens)?,
                     temperature: self.float("temperature", 0.0..=100.0, usual.temperature)?,
                     top_k: self.integer("top_k", 0..=MOST, usual.top_k)?,
-                    top_p: self.float("top_p", 0.0..=1.0, usual.top_p)?,
+                    top_p: self.float("top_p", f32::MIN_POSITIVE..=1.0, usual.top_p)?,
                     min_p: self.float("min_p", 0.0..=1.0, usual.min_p)?,
                     repetition_penalty: self.float("repetition_penalty", 0.01..=100.0, usual.repetition_penalty)?,
                     seed: self.integer("seed", 0..=i64::MAX as usize, 0)? as u64,
                     context_tokens: self.integer("context_tokens", 0..=MOST, usual.context_tokens)?,
                     system: self.string("system")?.unwrap_or_default().to_owned(),
-                })
+                };
+                if let Some(context_tokens) = self.entries.get("context_tokens")
+                    && (1..=spec.max_tokens).contains(&spec.context_tokens)
+                {
+                    let problem = format!("must be more than `max_tokens`, {}, or 0", spec.max_tokens);
+                    let key = "context_tokens".to_owned();
+                    return Err(self.source.error(context_tokens.span(), RecipeProblem::OutOfRange { key, problem }));
+                }
+                StageSpec::Generate(spec)
             }
             _ => unreachable!("`use` is one of the kinds"),
         })
@@ -316,7 +324,8 @@ impl Bound for usize {
 
 impl Bound for f32 {
     fn to_text(&self) -> Option<String> {
-        (self.abs() < Self::MAX).then(|| self.to_string())
+        let text = if *self == Self::MIN_POSITIVE { "just above 0".to_owned() } else { self.to_string() };
+        (self.abs() < Self::MAX).then_some(text)
     }
 }
 

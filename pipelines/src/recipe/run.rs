@@ -28,7 +28,7 @@ pub struct Pipeline {
 }
 
 /// A batch of what flows between stages.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Value {
     /// Questions.
     Queries(Vec<Query>),
@@ -36,12 +36,12 @@ pub enum Value {
     Rankings(Vec<Ranked>),
     /// Questions with passages.
     Contexts(Vec<Context>),
-    /// Answers.
-    Answers(Vec<Answer>),
+    /// Answers, or why a question has none.
+    Answers(Vec<Result<Answer>>),
 }
 
 /// What a stage gave, and how long it took.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StageRun {
     /// What it gave, one item a question.
     pub output: Value,

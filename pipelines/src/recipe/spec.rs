@@ -16,7 +16,7 @@ pub enum Port {
     Ranking,
     /// Questions with passages, `Vec<Context>`.
     Context,
-    /// Answers, `Vec<Answer>`.
+    /// Answers, `Vec<Result<Answer>>`.
     Answer,
 }
 
@@ -201,7 +201,7 @@ pub struct GenerateSpec {
     pub temperature: f32,
     /// Sample from this many likeliest tokens; 0, no limit, unless said.
     pub top_k: usize,
-    /// Sample from the likeliest tokens of this total probability; 1, no limit, unless said.
+    /// Sample from the likeliest tokens of this total probability, above 0; 1, no limit, unless said.
     pub top_p: f32,
     /// Sample from tokens at least this likely by the measure of the likeliest; 0, no limit, unless said.
     pub min_p: f32,
@@ -209,7 +209,8 @@ pub struct GenerateSpec {
     pub repetition_penalty: f32,
     /// Seed of the sampling; 0 unless said.
     pub seed: u64,
-    /// The most tokens of passages in the prompt; 0, what the model's window leaves room for, unless said.
+    /// The most tokens of prompt and answer together, and more than `max_tokens`; 0, as many as the generator takes by
+    /// default, unless said. The model's own context is a limit too.
     pub context_tokens: usize,
     /// The system prompt; empty, the generator's own, unless said.
     pub system: String,

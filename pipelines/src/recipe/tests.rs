@@ -145,7 +145,17 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     refused_at("[stage.a]\nuse = 'bm25'\nk = -1", "r.toml:3:5: `k` must be from 1 to 4294967295\n");
     refused_at("[stage.a]\nuse = 'bm25'\nk = 99999999999999999999999999", "r.toml:3:5: `k` must be");
     refused_at("[stage.a]\nuse = 7", "r.toml:2:7: `use` is a string, not a whole number");
-    refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\ntop_p = 1.5", "r.toml:4:9: `top_p` must be from 0 to 1");
+    refused_at(
+        "[stage.a]\nuse = 'generate'\ninput = 'x'\ntop_p = 0",
+        "r.toml:4:9: `top_p` must be from just above 0 to 1",
+    );
+    let generate = "[stage.a]\nuse = 'generate'\ninput = 'x'\n";
+    refused_at(&format!("{generate}temperature = -0.5"), "r.toml:4:15: `temperature` must be from 0 to 100");
+    refused_at(&format!("{generate}max_tokens = 0"), "r.toml:4:14: `max_tokens` must be from 1 to ");
+    refused_at(
+        &format!("{generate}context_tokens = 256"),
+        "r.toml:4:18: `context_tokens` must be more than `max_tokens`, 256, or 0",
+    );
     refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\nmin_p = nan", "r.toml:4:9: `min_p` must be from 0 to 1");
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\n[stage.f]\nuse='fuse'\ninput=['a','b']\n";
     refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:5:7: `weights` needs 2 numbers");
@@ -268,11 +278,14 @@ impl ChunkStore for Numbered {
 struct Repeat;
 
 impl Generator for Repeat {
-    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Answer>> {
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>> {
         let answer = |(i, context): (usize, &Context)| {
             let texts: Vec<_> = context.passages.iter().map(|passage| passage.chunk.text.clone()).collect();
             on_text(i, &texts.join("; "));
-            Answer {
+            if texts.is_empty() {
+                return Err(Error::Invalid { what: "context", problem: "it has no passage".to_owned() });
+            }
+            Ok(Answer {
                 question: context.question.clone(),
                 text: texts.join("; "),
                 sentences: vec![],
@@ -280,7 +293,7 @@ impl Generator for Repeat {
                 left_out: context.left_out.clone(),
                 timings: Timings::default(),
                 tokens: TokenUsage::default(),
-            }
+            })
         };
         Ok(contexts.iter().enumerate().map(answer).collect())
     }
@@ -304,8 +317,9 @@ fn a_bound_recipe_answers_and_keeps_what_each_stage_gave() {
     let rankings = [Port::Ranking; 5];
     assert_eq!(ports, [&rankings[..], &[Port::Context, Port::Answer]].concat());
     let Value::Answers(answers) = &runs[6].output else { panic!("the last stage answers") };
-    assert_eq!(answers[0].text, "text 1; text 3; text 2"); // By min-max: 0.75, 0.5, 0.25.
-    assert_eq!(answers[0].left_out, [LeftOut { chunk: ChunkId(4), reason: LeftOutReason::Irrelevant }]);
+    let answer = answers[0].as_ref().unwrap();
+    assert_eq!(answer.text, "text 1; text 3; text 2"); // By min-max: 0.75, 0.5, 0.25.
+    assert_eq!(answer.left_out, [LeftOut { chunk: ChunkId(4), reason: LeftOutReason::Irrelevant }]);
     assert_eq!(streamed, "0: text 1; text 3; text 2");
 }
 
@@ -326,7 +340,9 @@ fn the_recipe_and_the_stages_composed_by_hand_give_the_same() {
         .then(generate(&Repeat));
     let queries: Vec<Query> = vec!["a".into(), "b".into()];
     let by_recipe = Recipe::shipped("ask").unwrap().bind(parts).unwrap().run(queries.clone()).unwrap();
-    assert_eq!(by_recipe, Value::Answers(by_hand.run(queries).unwrap()));
+    let Value::Answers(by_recipe) = by_recipe else { panic!("the last stage answers") };
+    let unwrapped = |answers: Vec<Result<Answer>>| answers.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    assert_eq!(unwrapped(by_recipe), unwrapped(by_hand.run(queries).unwrap()));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `raglan ask`
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once};
 
 use anyhow::{Context, Result, bail};
 use console::style;
 use raglan::core::{Answer, Attribution, Generator};
+use raglan::generate::ChatGenerator;
 use raglan::pipeline::Recipe;
 use raglan::{Filter, Index, Start};
 use rustyline::error::ReadlineError;
@@ -19,6 +20,7 @@ use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
+    session.check_recipe("ask")?;
     let index_folder = match (&command.folder.folder, session.settings.path("index")) {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
@@ -74,7 +76,9 @@ fn show_prompt(
         bail!("`--show-prompt` needs a question");
     }
     let context = index.context(recipe, question, filter)?;
-    let prompt = generator.loaded()?.prompt(&context)?;
+    let generator = generator.loaded()?;
+    tell_missing_template(session, generator);
+    let prompt = generator.prompt(&context)?;
     if session.json {
         output::json(&serde_json::json!({
             "prompt": prompt.text, "tokens": prompt.n_tokens, "shown": prompt.shown, "left_out": prompt.left_out,
@@ -135,21 +139,38 @@ fn ask(
     question: &str,
     filter: &Filter,
 ) -> Result<Answer> {
-    let generator: Arc<dyn Generator> = generator.clone();
+    let role: Arc<dyn Generator> = generator.clone();
     let mut stream = |text: &str| {
         if !session.json {
             print!("{}", printable(text));
             let _ = std::io::stdout().flush(); // A reader that has gone is noticed at the next line.
         }
     };
-    let answer = index.ask(recipe, generator, question, filter, &mut stream)?;
+    let answer = index.ask(recipe, role, question, filter, &mut stream)?;
     if session.json {
         output::json(&answer)?;
     } else {
         println!();
         print_sources(&answer);
     }
+    if answer.tokens.prompt > 0 {
+        tell_missing_template(session, generator.loaded()?);
+    }
     Ok(answer)
+}
+
+/// Says, once, that a model was never taught to answer.
+fn tell_missing_template(session: &Session, generator: &ChatGenerator) {
+    static TOLD: Once = Once::new();
+    if !generator.model().template.is_own() {
+        TOLD.call_once(|| {
+            let name = session.settings.text("generator");
+            eprintln!(
+                "`{name}` has no chat template, so it is probably not instruction-tuned and goes on with the prompt \
+                 instead of answering; for good answers take the instruction-tuned model of its family"
+            );
+        });
+    }
 }
 
 fn print_sources(answer: &Answer) {

@@ -74,7 +74,7 @@ fn named(session: &Session, models: &[String]) -> Vec<String> {
 fn pull(session: &Session, models: &[String]) -> Result<Outcome> {
     let mut pulled = Vec::new();
     for name in named(session, models) {
-        let files = session.models.ensure(&name)?;
+        let files = session.models.pull(&name)?;
         if !session.json {
             println!("{name}: {}", files.dir.display());
         }

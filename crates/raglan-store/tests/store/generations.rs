@@ -255,6 +255,19 @@ fn another_model_is_refused_until_the_index_is_rebuilt() {
 }
 
 #[test]
+fn an_index_without_chunks_is_bound_to_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Writer::open_or_create(folder.path(), with_model("aa")).unwrap());
+    let mut writer = Writer::open_or_create(folder.path(), with_model("bb")).unwrap();
+    assert!(writer.passport_is_new());
+    index(&mut writer, &[("a", "text\n")]).unwrap();
+    drop(writer);
+    assert_eq!(Snapshot::open(folder.path()).unwrap().passport(), &with_model("bb"));
+    let refused = Writer::open_or_create(folder.path(), with_model("aa")).err();
+    assert!(matches!(refused, Some(Error::PassportMismatch { .. })), "{refused:?}");
+}
+
+#[test]
 fn a_damaged_index_can_be_rebuilt_but_not_extended() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = Writer::open_or_create(folder.path(), passport()).unwrap();
