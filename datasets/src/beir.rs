@@ -1,14 +1,17 @@
 //! Collections in the layout of BEIR: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` in one folder.
 //!
 //! A line of the corpus is `{"_id", "title", "text"}`, one of the queries `{"_id", "text"}`; the judgements are
-//! tab-separated under the heading `query-id corpus-id score`. Further keys are ignored.
+//! tab-separated under the heading `query-id corpus-id score`. Further keys are ignored. Each file may also be there as
+//! `.gz` or `.zst`, or as `corpus.parquet`, `queries.parquet` and `qrels/SPLIT.parquet` with the same names of columns.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use arrow_schema::DataType::Utf8;
 use serde::Deserialize;
 
-use crate::{Qrels, Result, lines};
+use crate::columns::Cell;
+use crate::{Error, Qrels, Result, columns, lines};
 
 /// Documents, queries, and which document answers which query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,10 +63,11 @@ pub fn read(folder: &Path, split: &str) -> Result<Collection> {
 ///
 /// When the file is missing or unreadable, a line is not such an object, or an id occurs twice.
 pub fn read_documents(folder: &Path) -> Result<Vec<Document>> {
-    let entries = entries(&folder.join("corpus.jsonl"))?;
-    let document =
-        |entry: Entry| Document { id: entry.id.into(), title: entry.title.unwrap_or_default(), text: entry.text };
-    Ok(entries.into_iter().map(document).collect())
+    let document = |id, title, text| Document { id, title, text };
+    match parquet_instead(folder, "corpus.jsonl") {
+        Some(table) => read_documents_parquet(&table),
+        None => entries(&folder.join("corpus.jsonl"), document),
+    }
 }
 
 /// Reads the queries of `queries.jsonl`, those of every split.
@@ -72,8 +76,10 @@ pub fn read_documents(folder: &Path) -> Result<Vec<Document>> {
 ///
 /// When the file is missing or unreadable, a line is not such an object, or an id occurs twice.
 pub fn read_queries(folder: &Path) -> Result<Vec<Query>> {
-    let entries = entries(&folder.join("queries.jsonl"))?;
-    Ok(entries.into_iter().map(|entry| Query { id: entry.id.into(), text: entry.text }).collect())
+    match parquet_instead(folder, "queries.jsonl") {
+        Some(table) => read_queries_parquet(&table),
+        None => entries(&folder.join("queries.jsonl"), |id, _, text| Query { id, text }),
+    }
 }
 
 /// Reads the judgements of `qrels/SPLIT.tsv`.
@@ -82,58 +88,126 @@ pub fn read_queries(folder: &Path) -> Result<Vec<Query>> {
 ///
 /// When the file is missing or unreadable, a line has other fields, or a pair has two different grades.
 pub fn read_qrels(folder: &Path, split: &str) -> Result<Qrels> {
-    let mut qrels = Qrels::default();
-    lines::each(&folder.join("qrels").join(format!("{split}.tsv")), |number, line| {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [query, document, grade] = fields[..] else {
-            return Err(format!("expected 3 fields, found {}", fields.len()));
-        };
-        if number == 1 && query == "query-id" {
-            return Ok(());
+    let name = format!("qrels/{split}.tsv");
+    if let Some(table) = parquet_instead(folder, &name) {
+        return Qrels::read_parquet(&table);
+    }
+    Qrels::read_tsv(&folder.join(name)).map_err(|error| match error {
+        Error::Missing { path, .. } => {
+            let splits = splits(folder);
+            let remedy = match splits.is_empty() {
+                true => "; a BEIR folder has its judgements in `qrels/`".to_owned(),
+                false => format!("; the splits there are: {}", splits.join(", ")),
+            };
+            Error::Missing { path, remedy }
         }
-        qrels.judge(query, document, grade.trim())
-    })?;
-    Ok(qrels)
+        error => error,
+    })
+}
+
+/// The splits that a folder has judgements for, in alphabetical order.
+pub fn splits(folder: &Path) -> Vec<String> {
+    let Ok(files) = folder.join("qrels").read_dir() else { return Vec::new() };
+    let names = files.flatten().filter_map(|file| file.file_name().into_string().ok());
+    let mut splits: Vec<String> = names
+        .filter_map(|name| {
+            let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+            Some(plain.strip_suffix(".tsv").or_else(|| plain.strip_suffix(".parquet"))?.to_owned())
+        })
+        .collect();
+    splits.sort();
+    splits.dedup();
+    splits
+}
+
+/// Reads documents from a table with the columns `_id`, `title` (may be missing) and `text`.
+///
+/// # Errors
+///
+/// When the file is missing or damaged, has other columns, or an id occurs twice.
+pub fn read_documents_parquet(path: &Path) -> Result<Vec<Document>> {
+    rows(path, |id, title, text| Document { id, title, text })
+}
+
+/// Reads queries from a table with the columns `_id` and `text`.
+///
+/// # Errors
+///
+/// When the file is missing or damaged, has other columns, or an id occurs twice.
+pub fn read_queries_parquet(path: &Path) -> Result<Vec<Query>> {
+    rows(path, |id, _, text| Query { id, text })
+}
+
+/// Writes documents as a table with the columns `_id`, `title` and `text`; it reads back equal.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_documents_parquet(path: &Path, documents: &[Document]) -> Result<()> {
+    let rows = documents.iter().map(|Document { id, title, text }| [id, title, text].map(|text| Cell::Text(text)));
+    columns::write(path, ["_id", "title", "text"], [Utf8, Utf8, Utf8], rows)
+}
+
+/// Writes queries as a table with the columns `_id` and `text`; it reads back equal.
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_queries_parquet(path: &Path, queries: &[Query]) -> Result<()> {
+    let rows = queries.iter().map(|Query { id, text }| [id, text].map(|text| Cell::Text(text)));
+    columns::write(path, ["_id", "text"], [Utf8, Utf8], rows)
+}
+
+/// The table that stands in for a file of lines, if there is one and no such file.
+fn parquet_instead(folder: &Path, name: &str) -> Option<PathBuf> {
+    let lines = folder.join(name);
+    let table = lines.with_extension("parquet");
+    (table.is_file() && !lines::exists(&lines)).then_some(table)
 }
 
 /// A line of the corpus or of the queries.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "_id")]
-    id: Id,
+    id: lines::Id,
     title: Option<String>,
     text: String,
 }
 
-/// An id; some collections write it as a number.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Number(i64),
-}
-
-impl From<Id> for String {
-    fn from(id: Id) -> Self {
-        match id {
-            Id::Text(text) => text,
-            Id::Number(number) => number.to_string(),
-        }
-    }
-}
-
-fn entries(path: &Path) -> Result<Vec<Entry>> {
+fn entries<T>(path: &Path, make: impl Fn(String, String, String) -> T) -> Result<Vec<T>> {
     let mut seen = HashSet::new();
-    let mut entries = Vec::new();
+    let mut made = Vec::new();
     lines::each(path, |_, line| {
-        let mut entry: Entry = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        let id = String::from(entry.id);
+        let Entry { id, title, text } = lines::json(line)?;
+        let id = id.into_text();
         if !seen.insert(id.clone()) {
-            return Err(format!("id `{id}` occurs twice"));
+            return Err(twice(&id));
         }
-        entry.id = Id::Text(id);
-        entries.push(entry);
+        made.push(make(id, title.unwrap_or_default(), text));
         Ok(())
     })?;
-    Ok(entries)
+    Ok(made)
+}
+
+fn rows<T>(path: &Path, make: impl Fn(String, String, String) -> T) -> Result<Vec<T>> {
+    let mut seen = HashSet::new();
+    let mut made = Vec::new();
+    columns::each(path, |batch| {
+        let (ids, texts) = (batch.strings("_id")?, batch.strings("text")?);
+        let titles = batch.has("title").then(|| batch.strings("title")).transpose()?;
+        for row in 0..batch.n_rows() {
+            let id = ids.at(row)?.into_owned();
+            if !seen.insert(id.clone()) {
+                return Err(batch.problem(row, &twice(&id)));
+            }
+            let title = titles.as_ref().map_or_else(String::new, |titles| titles.or_empty(row).into_owned());
+            made.push(make(id, title, texts.at(row)?.into_owned()));
+        }
+        Ok(())
+    })?;
+    Ok(made)
+}
+
+fn twice(id: &str) -> String {
+    format!("id `{id}` occurs twice")
 }

@@ -47,7 +47,7 @@ pub fn read(folder: &Path) -> Result<Collection> {
         .collect();
     let mut questions = Vec::new();
     lines::each(&folder.join("questions.jsonl"), |_, line| {
-        let entry: Entry = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let entry: Entry = lines::json(line)?;
         let name = entry.corpus_id;
         let text = corpora.get(&name).ok_or_else(|| format!("there is no document `{name}`"))?;
         let starts = &starts[name.as_str()];

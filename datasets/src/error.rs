@@ -3,11 +3,13 @@ use std::path::PathBuf;
 /// What can be wrong with a collection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither the file nor a compressed form of it is there.
-    #[error("`{}` is missing, also as `.gz` and `.zst`", path.display())]
+    /// Neither the file nor another form of it is there.
+    #[error("`{}` is missing, also as `.gz` and `.zst`{remedy}", path.display())]
     Missing {
         /// The plain file's path.
         path: PathBuf,
+        /// What is there instead or belongs there, after a semicolon; may be empty.
+        remedy: String,
     },
     /// A file could not be read or written.
     #[error("`{}`: {source}", path.display())]
@@ -25,6 +27,14 @@ pub enum Error {
         /// The line, counted from 1.
         line: usize,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// A Parquet file is damaged, or its columns are not those that are needed.
+    #[error("`{}`: {problem}", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, with the row where there is one.
         problem: String,
     },
     /// An id cannot stand in a TREC file, whose fields are separated by white space.

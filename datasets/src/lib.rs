@@ -1,4 +1,4 @@
-//! Readers of evaluation collections: BEIR folders, TREC judgements and runs, chunk references.
+//! Readers of evaluation collections: BEIR folders, TREC topics, judgements and runs, KILT, FRAMES, chunk references.
 //!
 //! Numbers of different systems compare only when all of them saw the same documents, the same queries and the same
 //! judgements. These readers take the layouts in which the field shares those, refuse what is malformed with the file
@@ -6,7 +6,9 @@
 //!
 //! - [`beir::read`] gives a [`Collection`]: documents, queries and judgements.
 //! - [`Qrels`] are judgements: for each query, the grades of the documents someone looked at.
-//! - [`Run`] is what a system retrieved: for each query, documents and scores.
+//! - [`Run`] is what a system retrieved: for each query, a [`DocumentRanking`] in `trec_eval`'s order.
+//! - [`trec_topics::read`], [`kilt::read`] and [`frames::read`] give questions, with answers and sources where there are
+//!   any.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -19,18 +21,23 @@
 //! let mut run = Run::default();
 //! run.insert("q1", "d3", 0.5);
 //! run.insert("q1", "d7", 0.9);
-//! assert_eq!(run.ranking("q1"), [("d7", 0.9), ("d3", 0.5)]);
+//! assert!(run.ranking("q1").iter().eq([("d7", 0.9), ("d3", 0.5)]));
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod beir;
+mod blocks;
 pub mod chunking;
+mod columns;
 mod error;
+pub mod frames;
+pub mod kilt;
 mod lines;
 mod qrels;
 mod run;
+pub mod trec_topics;
 
 pub use beir::{Collection, Document, Query};
 pub use error::{Error, Result};
 pub use qrels::Qrels;
-pub use run::Run;
+pub use run::{DocumentRanking, Run};

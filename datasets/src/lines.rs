@@ -8,20 +8,31 @@ use flate2::read::MultiGzDecoder;
 
 use crate::{Error, Result};
 
+/// Whether `path`, `path.gz` or `path.zst` is there.
+pub(crate) fn exists(path: &Path) -> bool {
+    forms(path).any(|path| path.exists())
+}
+
+/// The path itself, and with the endings of compressed files.
+fn forms(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["", ".gz", ".zst"].into_iter().map(move |end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    })
+}
+
 /// Opens `path`, or `path.gz` or `path.zst` if there is no such file; gives the path that was opened.
 ///
 /// Decompression goes by the name's end, also when `path` itself ends in `.gz` or `.zst`.
-fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
-    for end in ["", ".gz", ".zst"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        let found = PathBuf::from(name);
+pub(crate) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead + Send>)> {
+    for found in forms(path) {
         let file = match File::open(&found) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(source) => return Err(Error::Io { path: found, source }),
         };
-        let reader: Box<dyn BufRead> = match found.extension().and_then(|end| end.to_str()) {
+        let reader: Box<dyn BufRead + Send> = match found.extension().and_then(|end| end.to_str()) {
             Some("gz") => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file)))),
             Some("zst") => match zstd::Decoder::new(file) {
                 Ok(decoder) => Box::new(BufReader::new(decoder)),
@@ -31,7 +42,7 @@ fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         };
         return Ok((found, reader));
     }
-    Err(Error::Missing { path: path.to_owned() })
+    Err(Error::Missing { path: path.to_owned(), remedy: String::new() })
 }
 
 /// Calls `take` with the number, from 1, and the text of each line that is not blank.
@@ -75,11 +86,39 @@ pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::R
     written().map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
-/// Splits a line of a TREC file into its `N` fields.
-pub(crate) fn fields<const N: usize>(line: &str) -> Result<[&str; N], String> {
+/// Reads a line of JSON; a problem is told with its column, as the line is told by [`each`].
+pub(crate) fn json<'a, T: serde::Deserialize<'a>>(line: &'a str) -> Result<T, String> {
+    serde_json::from_str(line).map_err(|error| {
+        let told = error.to_string();
+        match told.rsplit_once(" at line ") {
+            Some((problem, _)) => format!("column {}: {problem}", error.column()),
+            None => told,
+        }
+    })
+}
+
+/// An id; some collections write it as a number.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Id {
+    Text(String),
+    Number(i64),
+}
+
+impl Id {
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+        }
+    }
+}
+
+/// Splits a line of a TREC file into its `N` fields; `form` names them.
+pub(crate) fn fields<'a, const N: usize>(line: &'a str, form: &str) -> Result<[&'a str; N], String> {
     let found: Vec<&str> = line.split_ascii_whitespace().collect();
     let n = found.len();
-    found.try_into().map_err(|_| format!("expected {N} fields, found {n}"))
+    found.try_into().map_err(|_| format!("expected {N} fields, found {n}; a line is `{form}`"))
 }
 
 /// Checks that ids can stand in a TREC file.

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::{Result, lines};
+use arrow_schema::DataType::{Int64, Utf8};
+
+use crate::columns::Cell;
+use crate::{Result, columns, lines};
 
 /// Relevance judgements: for each query, the grades of the documents that were judged for it.
 ///
@@ -13,6 +16,82 @@ pub struct Qrels {
 }
 
 impl Qrels {
+    /// Reads judgements by the name's end: `.parquet` as [`Qrels::read_parquet`], `.tsv` as [`Qrels::read_tsv`], all
+    /// others as [`Qrels::read_trec`].
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+        if columns::is_parquet(path) {
+            Self::read_parquet(path)
+        } else if plain.ends_with(".tsv") {
+            Self::read_tsv(path)
+        } else {
+            Self::read_trec(path)
+        }
+    }
+
+    /// Reads BEIR's judgements: tab-separated lines of query, document and grade under the heading
+    /// `query-id corpus-id score`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or unreadable, a line has other fields, or a pair has two different grades.
+    pub fn read_tsv(path: &Path) -> Result<Self> {
+        let mut qrels = Self::default();
+        lines::each(path, |number, line| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [query, document, grade] = fields[..] else {
+                let n = fields.len();
+                return Err(format!(
+                    "expected 3 fields, found {n}; a line is `query-id`, `corpus-id` and `score` between tabs, \
+                     or name a file of TREC judgements `.qrels`"
+                ));
+            };
+            if number == 1 && query == "query-id" {
+                return Ok(());
+            }
+            qrels.judge(query, document, grade.trim())
+        })?;
+        Ok(qrels)
+    }
+
+    /// Reads a table with the columns `query-id`, `corpus-id` and `score`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is unreadable or has other columns, a grade is not an integer, or a pair has two different grades.
+    pub fn read_parquet(path: &Path) -> Result<Self> {
+        let mut qrels = Self::default();
+        columns::each(path, |batch| {
+            let (queries, documents) = (batch.strings("query-id")?, batch.strings("corpus-id")?);
+            let grades = batch.numbers("score")?;
+            for row in 0..batch.n_rows() {
+                let (query, document, grade) = (queries.at(row)?, documents.at(row)?, grades.at(row)?);
+                // A float that is an integer is printed as one.
+                let judged = qrels.judge(&query, &document, &grade.to_string());
+                judged.map_err(|problem| batch.problem(row, &problem))?;
+            }
+            Ok(())
+        })?;
+        Ok(qrels)
+    }
+
+    /// Writes a table with the columns `query-id`, `corpus-id` and `score`; it reads back equal.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write_parquet(&self, path: &Path) -> Result<()> {
+        let rows = self.iter().flat_map(|(query, grades)| {
+            grades.iter().map(move |(id, &grade)| [Cell::Text(query), Cell::Text(id), Cell::Integer(grade.into())])
+        });
+        columns::write(path, ["query-id", "corpus-id", "score"], [Utf8, Utf8, Int64], rows)
+    }
+
     /// Reads TREC judgements: lines of `query iteration document grade`, separated by white space.
     ///
     /// # Errors
@@ -21,7 +100,7 @@ impl Qrels {
     pub fn read_trec(path: &Path) -> Result<Self> {
         let mut qrels = Self::default();
         lines::each(path, |_, line| {
-            let [query, _iteration, document, grade] = lines::fields(line)?;
+            let [query, _iteration, document, grade] = lines::fields(line, "query iteration document grade")?;
             qrels.judge(query, document, grade)
         })?;
         Ok(qrels)

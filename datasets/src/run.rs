@@ -1,39 +1,68 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use crate::{Result, lines};
+use arrow_schema::DataType::{Float32, Int64, Utf8};
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
+use rustc_hash::{FxBuildHasher, FxHashSet};
+
+use crate::blocks::{self, Parsed};
+use crate::columns::Cell;
+use crate::{Error, Result, columns, lines};
 
 /// What a system retrieved: for each query, documents and their scores.
-///
-/// Invariant: no score is NaN, and none is negative zero, so that `total_cmp` orders as `<` does.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
-    queries: BTreeMap<String, HashMap<String, f32>>,
+    queries: BTreeMap<String, DocumentRanking>,
+}
+
+/// The documents retrieved for one query in `trec_eval`'s order: higher scores first, equal ones by document id as
+/// bytes, descending.
+///
+/// Invariant: the entries are in that order, no id occurs twice, no score is NaN or negative zero; `ends` and `scores`
+/// are as long, and entry `i` has the id `ids[ends[i - 1]..ends[i]]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DocumentRanking {
+    ids: String,
+    ends: Vec<usize>,
+    scores: Vec<f32>,
 }
 
 impl Run {
+    /// Reads a run by its name's end: `.parquet` as [`Run::read_parquet`], all others as [`Run::read_trec`].
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn read(path: &Path) -> Result<Self> {
+        if columns::is_parquet(path) { Self::read_parquet(path) } else { Self::read_trec(path) }
+    }
+
     /// Reads a TREC run: lines of `query Q0 document rank score tag`, separated by white space.
     ///
     /// As in `trec_eval`, the order is that of the scores, as 32-bit floats; ranks and the order of the lines mean
-    /// nothing.
+    /// nothing. All threads parse; a file that lies in order is not sorted again.
     ///
     /// # Errors
     ///
     /// When the file is missing or unreadable, a line has other fields, a score is no number, or a query retrieved a
     /// document twice.
     pub fn read_trec(path: &Path) -> Result<Self> {
-        let mut run = Self::default();
-        lines::each(path, |_, line| {
-            let [query, _q0, document, _rank, score, _tag] = lines::fields(line)?;
-            // By way of 64 bits, as trec_eval rounds: straight to 32 may differ in the last bit.
-            let number = score.parse::<f64>().ok().filter(|number| !number.is_nan());
-            let number = number.ok_or_else(|| format!("score `{score}` is not a number"))?;
-            match run.insert_new(query, document, number as f32) {
-                true => Ok(()),
-                false => Err(format!("query `{query}` has document `{document}` twice")),
-            }
-        })?;
-        Ok(run)
+        let (opened, parts) = blocks::parse(path, parse_lines)?;
+        Self::of_parts(parts.into_iter().flatten()).or_else(|Twice { query, document }| {
+            // Reading again for the line costs time only where something is wrong.
+            let mut seen = false;
+            lines::each(&opened, |_, line| {
+                let mut fields = line.split_ascii_whitespace();
+                if fields.next() == Some(&query) && fields.nth(1) == Some(&document) {
+                    if seen {
+                        return Err(format!("query `{query}` has document `{document}` twice; keep one of the lines"));
+                    }
+                    seen = true;
+                }
+                Ok(())
+            })?;
+            unreachable!("the file had the line when it was read before")
+        })
     }
 
     /// Writes a TREC run under a tag, best documents first; it reads back equal.
@@ -43,12 +72,12 @@ impl Run {
     /// When an id or the tag is empty or holds white space, or the file cannot be written.
     pub fn write_trec(&self, path: &Path, tag: &str) -> Result<()> {
         lines::check_ids(path, [tag])?;
-        for (query, documents) in &self.queries {
-            lines::check_ids(path, std::iter::once(query).chain(documents.keys()).map(String::as_str))?;
+        for (query, ranking) in self.iter() {
+            lines::check_ids(path, std::iter::once(query).chain(ranking.iter().map(|(document, _)| document)))?;
         }
         lines::write(path, |out| {
-            for query in self.queries() {
-                for (i, (document, score)) in self.ranking(query).into_iter().enumerate() {
+            for (query, ranking) in self.iter() {
+                for (i, (document, score)) in ranking.iter().enumerate() {
                     writeln!(out, "{query} Q0 {document} {} {score} {tag}", i + 1)?;
                 }
             }
@@ -56,25 +85,105 @@ impl Run {
         })
     }
 
-    /// Adds a document to a query's list, or replaces its score.
+    /// Reads a table with the columns `query-id`, `corpus-id` and `score`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is unreadable or has other columns, a score is NaN, or a query retrieved a document twice.
+    pub fn read_parquet(path: &Path) -> Result<Self> {
+        let mut parts: BTreeMap<String, DocumentRanking> = BTreeMap::new();
+        columns::each(path, |batch| {
+            let (queries, documents) = (batch.strings("query-id")?, batch.strings("corpus-id")?);
+            let scores = batch.numbers("score")?;
+            for row in 0..batch.n_rows() {
+                let score = scores.at(row)? as f32;
+                if score.is_nan() {
+                    return Err(batch.problem(row, "the score is not a number"));
+                }
+                let (query, document) = (queries.at(row)?, documents.at(row)?);
+                match parts.get_mut(&*query) {
+                    Some(ranking) => ranking.push(&document, score),
+                    None => parts.entry(query.into_owned()).or_default().push(&document, score),
+                }
+            }
+            Ok(())
+        })?;
+        Self::of_parts(parts).map_err(|Twice { query, document }| Error::Table {
+            path: path.to_owned(),
+            problem: format!("query `{query}` has document `{document}` twice; keep one of the rows"),
+        })
+    }
+
+    /// Writes a table with the columns `query-id`, `corpus-id`, `rank` (from 1) and `score`; it reads back equal.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write_parquet(&self, path: &Path) -> Result<()> {
+        let rows = self.iter().flat_map(|(query, ranking)| {
+            ranking.iter().enumerate().map(move |(i, (document, score))| {
+                [Cell::Text(query), Cell::Text(document), Cell::Integer(i as i64 + 1), Cell::Float(score)]
+            })
+        });
+        columns::write(path, ["query-id", "corpus-id", "rank", "score"], [Utf8, Utf8, Int64, Float32], rows)
+    }
+
+    /// Puts the parts of rankings together, in order; says which query has a document twice, the first by its id.
+    fn of_parts(parts: impl IntoIterator<Item = (String, DocumentRanking)>) -> Result<Self, Twice> {
+        let mut queries: BTreeMap<String, DocumentRanking> = BTreeMap::new();
+        for (query, part) in parts {
+            match queries.get_mut(&query) {
+                Some(ranking) => ranking.append(&part),
+                None => drop(queries.insert(query, part)),
+            }
+        }
+        let mut rankings: Vec<(&String, &mut DocumentRanking)> = queries.iter_mut().collect();
+        let twice = rankings.par_iter_mut().find_map_first(|(query, ranking)| {
+            ranking.order();
+            ranking.twice().map(|document| Twice { query: query.to_string(), document: document.to_owned() })
+        });
+        twice.map_or(Ok(Self { queries }), Err)
+    }
+
+    /// Sets a query's list, in any order, replacing an earlier one.
     ///
     /// # Panics
     ///
-    /// If the score is NaN, which has no place in an order.
-    pub fn insert(&mut self, query: &str, document: &str, score: f32) {
-        self.insert_new(query, document, score);
+    /// When a score is NaN or a document occurs twice.
+    pub fn set<D: AsRef<str>>(&mut self, query: &str, hits: impl IntoIterator<Item = (D, f32)>) {
+        let mut ranking = DocumentRanking::default();
+        for (document, score) in hits {
+            assert!(!score.is_nan(), "the score of document `{}` for query `{query}` is NaN", document.as_ref());
+            ranking.push(document.as_ref(), score);
+        }
+        ranking.order();
+        let twice = ranking.twice();
+        assert!(twice.is_none(), "query `{query}` has document `{}` twice", twice.unwrap_or_default());
+        self.queries.insert(query.to_owned(), ranking);
     }
 
-    /// Adds or replaces; says whether the document was new.
-    fn insert_new(&mut self, query: &str, document: &str, score: f32) -> bool {
-        assert!(!score.is_nan(), "the score of document `{document}` for query `{query}` is NaN");
-        let score = score + 0.0; // Makes negative zero positive.
-        // Looked up first, as most calls name a query that is there.
-        let documents = match self.queries.get_mut(query) {
-            Some(documents) => documents,
-            None => self.queries.entry(query.to_owned()).or_default(),
-        };
-        documents.insert(document.to_owned(), score).is_none()
+    /// Adds a document to a query's list, or replaces its score. A whole list at once goes faster with [`Run::set`].
+    ///
+    /// # Panics
+    ///
+    /// When the score is NaN.
+    pub fn insert(&mut self, query: &str, document: &str, score: f32) {
+        let mut hits: Vec<(String, f32)> =
+            self.ranking(query).iter().map(|(id, score)| (id.to_owned(), score)).collect();
+        hits.retain(|(id, _)| id != document);
+        hits.push((document.to_owned(), score));
+        self.set(query, hits);
+    }
+
+    /// Takes out the documents whose id is that of their query, as BEIR does before it computes anything: the queries
+    /// of ArguAna and Quora are documents too.
+    pub fn remove_own_ids(&mut self) {
+        for (query, ranking) in &mut self.queries {
+            if let Some(own) = (0..ranking.len()).find(|&i| ranking.document(i) == query) {
+                let kept = (0..ranking.len()).filter(|&i| i != own);
+                *ranking = ranking.picked(kept);
+            }
+        }
     }
 
     /// Whether anything was retrieved for the query.
@@ -92,12 +201,198 @@ impl Run {
         self.queries.keys().map(String::as_str)
     }
 
-    /// A query's documents and scores in `trec_eval`'s order: higher scores first, equal ones by document id as bytes,
-    /// descending. Empty when nothing was retrieved.
-    pub fn ranking(&self, query: &str) -> Vec<(&str, f32)> {
-        let Some(documents) = self.queries.get(query) else { return Vec::new() };
-        let mut ranking: Vec<(&str, f32)> = documents.iter().map(|(id, &score)| (id.as_str(), score)).collect();
-        ranking.sort_unstable_by(|(a, x), (b, y)| y.total_cmp(x).then_with(|| b.cmp(a)));
-        ranking
+    /// The queries and their rankings, in the order of the query ids.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &DocumentRanking)> {
+        self.queries.iter().map(|(query, ranking)| (query.as_str(), ranking))
+    }
+
+    /// A query's ranking; empty when nothing was retrieved.
+    pub fn ranking(&self, query: &str) -> &DocumentRanking {
+        const NOTHING: &DocumentRanking = &DocumentRanking { ids: String::new(), ends: Vec::new(), scores: Vec::new() };
+        self.queries.get(query).unwrap_or(NOTHING)
+    }
+}
+
+impl DocumentRanking {
+    /// How many documents were retrieved.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether nothing was retrieved.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The id of the document at an index, best first, from 0.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many.
+    pub fn document(&self, i: usize) -> &str {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.ids[start..self.ends[i]]
+    }
+
+    /// The documents and their scores, best first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, f32)> + Clone {
+        (0..self.len()).map(|i| (self.document(i), self.scores[i]))
+    }
+
+    /// Adds an entry at the end, whatever the order.
+    fn push(&mut self, document: &str, score: f32) {
+        self.ids.push_str(document);
+        self.ends.push(self.ids.len());
+        self.scores.push(score + 0.0); // Makes negative zero positive.
+    }
+
+    fn append(&mut self, other: &Self) {
+        let before = self.ids.len();
+        self.ids.push_str(&other.ids);
+        self.ends.extend(other.ends.iter().map(|end| before + end));
+        self.scores.extend_from_slice(&other.scores);
+    }
+
+    /// The entries at these indices.
+    fn picked(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let mut picked = Self::default();
+        picked.ids.reserve(self.ids.len());
+        indices.for_each(|i| picked.push(self.document(i), self.scores[i]));
+        picked
+    }
+
+    /// Brings the entries into the order of the invariant.
+    fn order(&mut self) {
+        let follows = |i: usize, j: usize| {
+            self.scores[j].total_cmp(&self.scores[i]).then_with(|| self.document(j).cmp(self.document(i)))
+        };
+        if (1..self.len()).all(|i| follows(i - 1, i).is_le()) {
+            return;
+        }
+        let mut indices: Vec<usize> = (0..self.len()).collect();
+        indices.sort_unstable_by(|&i, &j| follows(i, j));
+        *self = self.picked(indices.into_iter());
+    }
+
+    /// A document that occurs twice.
+    fn twice(&self) -> Option<&str> {
+        let mut seen = FxHashSet::with_capacity_and_hasher(self.len(), FxBuildHasher);
+        (0..self.len()).map(|i| self.document(i)).find(|document| !seen.insert(*document))
+    }
+}
+
+/// What no run can hold.
+struct Twice {
+    query: String,
+    document: String,
+}
+
+/// Parses whole lines; what belongs to one query comes together, in the order of first appearance.
+fn parse_lines(text: &str) -> Parsed<Vec<(String, DocumentRanking)>> {
+    let mut parts: Vec<(String, DocumentRanking)> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    let mut current = usize::MAX;
+    let mut line = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        line += 1;
+        let mut taken = 0;
+        let mut field = || {
+            let bytes = rest.as_bytes();
+            while taken < bytes.len() && matches!(bytes[taken], b' ' | b'\t' | b'\r' | b'\x0c') {
+                taken += 1;
+            }
+            let start = taken;
+            while taken < bytes.len() && !bytes[taken].is_ascii_whitespace() {
+                taken += 1;
+            }
+            &rest[start..taken]
+        };
+        let (query, _q0, document) = (field(), field(), field());
+        let (_rank, score, tag, more) = (field(), field(), field(), field());
+        if tag.is_empty() || !more.is_empty() {
+            let whole = rest.split('\n').next().unwrap_or_default();
+            if !whole.trim().is_empty() {
+                let n = whole.split_ascii_whitespace().count();
+                let problem = format!("expected 6 fields, found {n}; a line is `query Q0 document rank score tag`");
+                return Parsed { outcome: Err((line, problem)), n_lines: line };
+            }
+        } else {
+            let Some(number) = number(score) else {
+                let problem = format!("score `{score}` is not a number");
+                return Parsed { outcome: Err((line, problem)), n_lines: line };
+            };
+            if parts.get(current).is_none_or(|(last, _)| last != query) {
+                current = *known.entry(query.to_owned()).or_insert_with(|| {
+                    parts.push((query.to_owned(), DocumentRanking::default()));
+                    parts.len() - 1
+                });
+            }
+            parts[current].1.push(document, number as f32);
+        }
+        rest = &rest[taken..];
+        rest = rest.strip_prefix('\n').unwrap_or(rest);
+    }
+    Parsed { outcome: Ok(parts), n_lines: line }
+}
+
+/// A score: by way of 64 bits, as `trec_eval` rounds; straight to 32 may differ in the last bit.
+fn number(text: &str) -> Option<f64> {
+    short_decimal(text).or_else(|| text.parse::<f64>().ok().filter(|number| !number.is_nan()))
+}
+
+/// A number of up to 15 digits without exponent. Both the digits and the power of ten are exact in 64 bits, so one
+/// division rounds correctly (Clinger 1990).
+fn short_decimal(text: &str) -> Option<f64> {
+    const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let (sign, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (-1.0, digits),
+        digits => (1.0, digits),
+    };
+    let mut mantissa = 0u64;
+    let mut n_decimals = None;
+    for &byte in digits {
+        match (byte, &mut n_decimals) {
+            (b'0'..=b'9', n_decimals) => {
+                mantissa = mantissa * 10 + u64::from(byte - b'0');
+                n_decimals.iter_mut().for_each(|n| *n += 1);
+            }
+            (b'.', None) => n_decimals = Some(0usize),
+            _ => return None,
+        }
+        if digits.len() > 16 {
+            return None;
+        }
+    }
+    let n_digits = digits.len() - usize::from(n_decimals.is_some());
+    (1..=15).contains(&n_digits).then(|| sign * (mantissa as f64 / POWERS[n_decimals.unwrap_or(0)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_decimals_are_what_the_standard_parser_makes_of_them() {
+        for text in [
+            "0",
+            "-0",
+            "1",
+            "0.1",
+            "-2.5",
+            "23.456",
+            ".5",
+            "5.",
+            "123456789012345",
+            "0.00000000000012",
+            "-.0",
+            "007.70",
+        ] {
+            assert_eq!(short_decimal(text).map(f64::to_bits), text.parse::<f64>().ok().map(f64::to_bits), "{text}");
+        }
+        for text in ["", "-", ".", "-.", "1.2.3", "1e5", "inf", "+1", "0x1", "1234567890123456", "12345678901234567.5"]
+        {
+            assert_eq!(short_decimal(text), None, "{text}");
+        }
     }
 }

@@ -146,9 +146,7 @@ fn measure(set: &Set, threads: usize, report: &Report) -> Result<()> {
     if let Some(qrels) = qrels {
         let mut run = raglan::datasets::Run::default();
         for ((id, _), ranking) in queries.iter().zip(index.search(&asked, 100)?) {
-            for hit in ranking.hits() {
-                run.insert(id, &ids[hit.chunk.0 as usize], hit.score);
-            }
+            run.set(id, ranking.hits().iter().map(|hit| (&ids[hit.chunk.0 as usize], hit.score)));
         }
         for (label, metric) in [("ndcg@10", Metric::Ndcg { k: Some(10) }), ("recall@100", Metric::Recall { k: 100 })] {
             let mean = evaluate(&run, qrels, metric).mean;

@@ -108,9 +108,8 @@ fn ndcg_at_10(encoder: &SentenceEncoder, folder: &Path) -> Result<(f64, usize)> 
     let queries = encoder.encode_queries(&asked.iter().map(|query| &*query.text).collect::<Vec<_>>())?;
     let mut run = Run::default();
     for (query, vector) in asked.iter().zip(&queries) {
-        for (document, other) in collection.documents.iter().zip(&vectors) {
-            run.insert(&query.id, &document.id, vector.cosine(other) as f32);
-        }
+        let documents = collection.documents.iter().zip(&vectors);
+        run.set(&query.id, documents.map(|(document, other)| (&document.id, vector.cosine(other) as f32)));
     }
     let metric = Metric::Ndcg { k: Some(10) };
     Ok((evaluate(&run, &collection.qrels, metric).mean, asked.len()))

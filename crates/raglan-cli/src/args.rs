@@ -375,20 +375,24 @@ pub enum ModelsCommand {
 #[derive(Subcommand)]
 pub enum EvalCommand {
     /// Recall, precision and IoU of chunkers on documents with marked reference passages
-    Chunking {
-        /// Folder with `corpora/` and `questions.jsonl[.gz]`
-        #[arg(long, value_name = "DIR")]
-        path: PathBuf,
-        /// Chunkers to compare: structure, tokens, sentences; without one, all
-        #[arg(long, value_name = "KIND")]
-        chunker: Vec<String>,
-        /// Most tokens of a chunk; may be given several times
-        #[arg(long, value_name = "N")]
-        chunk_tokens: Vec<usize>,
-        /// Chunks retrieved for each question
-        #[arg(short, long, default_value_t = 5)]
-        k: usize,
-    },
+    Chunking(ChunkingCommand),
+}
+
+/// `raglan eval chunking`
+#[derive(Args)]
+pub struct ChunkingCommand {
+    /// Folder with `corpora/` and `questions.jsonl[.gz]`
+    #[arg(long, value_name = "DIR")]
+    pub path: PathBuf,
+    /// Chunkers to compare: structure, tokens, sentences; without one, all
+    #[arg(long, value_name = "KIND")]
+    pub chunker: Vec<String>,
+    /// Most tokens of a chunk; may be given several times
+    #[arg(long, value_name = "N")]
+    pub chunk_tokens: Vec<usize>,
+    /// Chunks retrieved for each question
+    #[arg(short, long, default_value_t = 5)]
+    pub k: usize,
 }
 
 /// `raglan check`

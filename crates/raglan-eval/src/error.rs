@@ -2,7 +2,10 @@
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A name is none of the metrics'.
-    #[error("no metric `{name}`; there are ndcg, ndcg@K, recall@K, p@K, map, map@K, mrr and mrr@K, with K at least 1")]
+    #[error(
+        "no metric `{name}`; there are ndcg, ndcg@K, recall@K, p@K, map, map@K, mrr, mrr@K, rprec, success@K, r_cap@K and \
+         hole@K, with K at least 1"
+    )]
     UnknownMetric {
         /// The name that was given.
         name: String,

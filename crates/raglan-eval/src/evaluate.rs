@@ -1,19 +1,22 @@
 use std::collections::BTreeMap;
 
 use raglan_datasets::{Qrels, Run};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use crate::Metric;
+use crate::metric::Judged;
 
 /// A metric's values on a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// The value of each query that is both judged and answered.
+    /// The value of each judged query; 0 where the run has no answer.
     pub per_query: BTreeMap<String, f64>,
-    /// How many queries are judged, answered or not.
-    pub n_judged: usize,
-    /// The mean over all judged queries, where one without an answer counts 0: what `trec_eval -c` prints, and what
-    /// published figures are. 0 when no query is judged.
+    /// How many of the judged queries the run has documents for.
+    pub n_answered: usize,
+    /// The mean over all judged queries: what `trec_eval -c` prints, and what published figures are. 0 when no query is
+    /// judged.
     pub mean: f64,
     /// The mean over the queries that are judged and answered: what `trec_eval` prints without `-c`. It rewards not
     /// answering hard queries. 0 when there are none.
@@ -22,30 +25,49 @@ pub struct Evaluation {
 
 /// Scores a run against judgements.
 ///
-/// The order is that of [`Run::ranking`]: scores as 32-bit floats, ties by document id, descending. Queries without
+/// The order is that of [`raglan_datasets::DocumentRanking`]: scores as 32-bit floats, ties by document id, descending. Queries without
 /// judgements are left out; judged queries without relevant documents score 0 and count in the means.
 pub fn evaluate(run: &Run, qrels: &Qrels, metric: Metric) -> Evaluation {
     evaluate_all(run, qrels, &[metric]).pop().expect("there is one evaluation a metric")
 }
 
-/// Scores a run with several metrics, sorting each ranking once; the evaluations are in the order of `metrics`.
+/// Scores a run with several metrics, each query once and all queries side by side; the evaluations are in the order of
+/// `metrics`.
 pub fn evaluate_all(run: &Run, qrels: &Qrels, metrics: &[Metric]) -> Vec<Evaluation> {
-    let mut evaluations = vec![Evaluation { n_judged: qrels.n_queries(), ..Evaluation::default() }; metrics.len()];
-    for (query, judged) in qrels.iter().filter(|(query, _)| run.contains_query(query)) {
+    let judged: Vec<(&str, &BTreeMap<String, i32>)> = qrels.iter().collect();
+    let wants_holes = metrics.iter().any(|metric| matches!(metric, Metric::Hole { .. }));
+    let ever_judged: FxHashSet<&str> = match wants_holes {
+        true => judged.iter().flat_map(|(_, grades)| grades.keys().map(String::as_str)).collect(),
+        false => FxHashSet::default(),
+    };
+    let score = |&(query, judged): &(&str, &BTreeMap<String, i32>)| -> Vec<f64> {
         let ranking = run.ranking(query);
-        let grades: Vec<i32> = ranking.iter().map(|(id, _)| judged.get(*id).copied().unwrap_or(0)).collect();
         let mut ideal: Vec<i32> = judged.values().copied().filter(|&grade| grade >= 1).collect();
         ideal.sort_unstable_by(|a, b| b.cmp(a));
-        for (evaluation, metric) in evaluations.iter_mut().zip(metrics) {
-            evaluation.per_query.insert(query.to_owned(), metric.of(&grades, &ideal));
+        let depth = metrics.iter().map(|metric| metric.depth(ideal.len())).max().unwrap_or(0);
+        let by_id: FxHashMap<&str, i32> = judged.iter().map(|(id, &grade)| (id.as_str(), grade)).collect();
+        let documents = ranking.iter().take(depth).map(|(id, _)| id);
+        let grades: Vec<i32> = documents.clone().map(|id| by_id.get(id).copied().unwrap_or(0)).collect();
+        let holes: Vec<bool> = match wants_holes {
+            true => documents.map(|id| !ever_judged.contains(id)).collect(),
+            false => Vec::new(),
+        };
+        let ranking = Judged { grades: &grades, ideal: &ideal, holes: &holes };
+        metrics.iter().map(|metric| metric.of(&ranking)).collect()
+    };
+    let values: Vec<Vec<f64>> = judged.par_iter().map(score).collect();
+    let n_answered = judged.iter().filter(|(query, _)| run.contains_query(query)).count();
+    let evaluation = |i: usize| {
+        // In the order of the ids, whatever the threads did.
+        let sum: f64 = values.iter().map(|values| values[i]).sum();
+        Evaluation {
+            per_query: judged.iter().zip(&values).map(|((query, _), values)| (query.to_string(), values[i])).collect(),
+            n_answered,
+            mean: sum / judged.len().max(1) as f64,
+            mean_of_answered: sum / n_answered.max(1) as f64,
         }
-    }
-    for evaluation in &mut evaluations {
-        let sum: f64 = evaluation.per_query.values().sum();
-        evaluation.mean = sum / evaluation.n_judged.max(1) as f64;
-        evaluation.mean_of_answered = sum / evaluation.per_query.len().max(1) as f64;
-    }
-    evaluations
+    };
+    (0..metrics.len()).map(evaluation).collect()
 }
 
 #[cfg(test)]
@@ -113,6 +135,48 @@ mod tests {
     }
 
     #[test]
+    fn measures_of_the_first_few() {
+        // Relevant: a, b, c; retrieved: a x b y.
+        check(
+            &[("a", 2), ("b", 1), ("c", 1), ("x", 0)],
+            &[("a", 4.0), ("x", 3.0), ("b", 2.0), ("y", 1.0)],
+            &[
+                ("rprec", 2.0 / 3.0), // a and b among the first 3
+                ("success@1", 1.0),
+                ("r_cap@2", 0.5),        // 1 / min(3, 2)
+                ("r_cap@10", 2.0 / 3.0), // 2 / min(3, 10)
+                ("hole@3", 0.0),         // x was judged
+                ("hole@4", 0.25),        // y was not
+                ("hole@10", 0.1),        // over 10 though 4 were retrieved
+            ],
+        );
+        check(&[("a", 1)], &[("x", 2.0), ("a", 1.0)], &[("success@1", 0.0), ("success@2", 1.0), ("rprec", 0.0)]);
+    }
+
+    #[test]
+    fn a_document_judged_for_another_query_is_no_hole() {
+        let mut qrels = Qrels::default();
+        qrels.insert("q", "a", 1);
+        qrels.insert("other", "b", 0);
+        let mut run = Run::default();
+        run.set("q", [("a", 3.0), ("b", 2.0), ("c", 1.0)]);
+        let evaluation = evaluate(&run, &qrels, Metric::Hole { k: 3 });
+        assert_eq!(evaluation.per_query["q"], 1.0 / 3.0);
+    }
+
+    /// The document that is the query itself vanishes before anything is computed.
+    #[test]
+    fn own_ids_are_removed() {
+        let mut qrels = Qrels::default();
+        qrels.insert("q7", "a", 1);
+        let mut run = Run::default();
+        run.set("q7", [("q7", 9.0), ("a", 1.0)]);
+        assert_eq!(evaluate(&run, &qrels, Metric::ReciprocalRank { k: None }).mean, 0.5);
+        run.remove_own_ids();
+        assert_eq!(evaluate(&run, &qrels, Metric::ReciprocalRank { k: None }).mean, 1.0);
+    }
+
+    #[test]
     fn the_mean_is_over_judged_queries() {
         let mut qrels = Qrels::default();
         for query in ["answered", "absent", "hopeless"] {
@@ -125,8 +189,8 @@ mod tests {
         let evaluation = evaluate(&run, &qrels, Metric::ReciprocalRank { k: None });
         let values: Vec<(&str, f64)> =
             evaluation.per_query.iter().map(|(query, value)| (query.as_str(), *value)).collect();
-        assert_eq!(values, [("answered", 1.0), ("hopeless", 0.0)]);
-        assert_eq!(evaluation.n_judged, 3);
+        assert_eq!(values, [("absent", 0.0), ("answered", 1.0), ("hopeless", 0.0)]);
+        assert_eq!(evaluation.n_answered, 2);
         assert_eq!(evaluation.mean, 1.0 / 3.0); // (1 + 0 + 0) / 3
         assert_eq!(evaluation.mean_of_answered, 0.5); // (1 + 0) / 2
     }

@@ -27,9 +27,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod chunking;
 mod error;
 mod evaluate;
+pub mod kilt;
 mod metric;
 
 pub use error::{Error, Result};

@@ -37,12 +37,56 @@ pub enum Metric {
         /// How many documents count.
         k: Option<usize>,
     },
+    /// The relevant documents among the first `R`, over `R`. `Rprec` of `trec_eval`.
+    RPrecision,
+    /// 1 when a relevant document is among the first `k`, else 0.
+    Success {
+        /// How many documents count.
+        k: usize,
+    },
+    /// The relevant documents among the first `k`, over the most that there can be, `min(R, k)`: BEIR's `R_cap`.
+    CappedRecall {
+        /// How many documents count.
+        k: usize,
+    },
+    /// The documents among the first `k` that were judged for no query at all, over `k`: BEIR's `Hole`. The more there
+    /// are, the less the other figures say.
+    Hole {
+        /// How many documents count.
+        k: usize,
+    },
+}
+
+/// A query's ranking as metrics see it.
+pub(crate) struct Judged<'a> {
+    /// The grades of the documents, best first, with 0 where nothing was judged.
+    pub(crate) grades: &'a [i32],
+    /// The query's grades of at least 1, descending.
+    pub(crate) ideal: &'a [i32],
+    /// Which of the documents were judged for no query; empty unless [`Metric::Hole`] is wanted.
+    pub(crate) holes: &'a [bool],
 }
 
 impl Metric {
-    /// The value of one query: `grades` are those of the ranking, best first, with 0 where nothing was judged; `ideal`
-    /// are the query's grades of at least 1, descending.
-    pub(crate) fn of(self, grades: &[i32], ideal: &[i32]) -> f64 {
+    /// How far a ranking must be known for a query with `n_relevant` relevant documents.
+    pub(crate) fn depth(self, n_relevant: usize) -> usize {
+        match self {
+            Self::Ndcg { k } | Self::Map { k } | Self::ReciprocalRank { k } => k.unwrap_or(usize::MAX),
+            Self::Recall { k }
+            | Self::Precision { k }
+            | Self::Success { k }
+            | Self::CappedRecall { k }
+            | Self::Hole { k } => k,
+            Self::RPrecision => n_relevant,
+        }
+    }
+
+    /// The value of one query, whose ranking is known to [`Metric::depth`] at least.
+    pub(crate) fn of(self, ranking: &Judged<'_>) -> f64 {
+        let Judged { grades, ideal, holes } = *ranking;
+        if let Self::Hole { k } = self {
+            return holes.iter().take(k).filter(|&&hole| hole).count() as f64 / k as f64;
+        }
         if ideal.is_empty() {
             return 0.0;
         }
@@ -57,6 +101,10 @@ impl Metric {
                 ranks.enumerate().map(|(i, rank)| (i + 1) as f64 / rank as f64).sum::<f64>() / n_relevant
             }
             Self::ReciprocalRank { k } => relevant_ranks(cut(grades, k)).next().map_or(0.0, |rank| 1.0 / rank as f64),
+            Self::RPrecision => hits(ideal.len()) / n_relevant,
+            Self::Success { k } => hits(k).min(1.0),
+            Self::CappedRecall { k } => hits(k) / ideal.len().min(k) as f64,
+            Self::Hole { .. } => unreachable!("holes were counted above"),
         }
     }
 }
@@ -82,6 +130,10 @@ impl fmt::Display for Metric {
             Self::Precision { k } => ("p", Some(k)),
             Self::Map { k } => ("map", k),
             Self::ReciprocalRank { k } => ("mrr", k),
+            Self::RPrecision => ("rprec", None),
+            Self::Success { k } => ("success", Some(k)),
+            Self::CappedRecall { k } => ("r_cap", Some(k)),
+            Self::Hole { k } => ("hole", Some(k)),
         };
         match k {
             Some(k) => write!(f, "{name}@{k}"),
@@ -90,7 +142,7 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Reads what `Display` writes, in any case, and `precision@K` for `p@K`.
+/// Reads what `Display` writes, in any case, `precision@K` for `p@K`, and `r-precision` for `rprec`.
 impl FromStr for Metric {
     type Err = Error;
 
@@ -106,6 +158,10 @@ impl FromStr for Metric {
             ("p" | "precision", Some(k)) => Ok(Self::Precision { k }),
             ("map", k) => Ok(Self::Map { k }),
             ("mrr", k) => Ok(Self::ReciprocalRank { k }),
+            ("rprec" | "r-precision", None) => Ok(Self::RPrecision),
+            ("success", Some(k)) => Ok(Self::Success { k }),
+            ("r_cap", Some(k)) => Ok(Self::CappedRecall { k }),
+            ("hole", Some(k)) => Ok(Self::Hole { k }),
             _ => Err(unknown()),
         }
     }
@@ -117,7 +173,20 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for name in ["ndcg@10", "ndcg", "recall@100", "p@5", "map", "map@100", "mrr", "mrr@10"] {
+        for name in [
+            "ndcg@10",
+            "ndcg",
+            "recall@100",
+            "p@5",
+            "map",
+            "map@100",
+            "mrr",
+            "mrr@10",
+            "rprec",
+            "success@5",
+            "r_cap@100",
+            "hole@10",
+        ] {
             assert_eq!(name.parse::<Metric>().expect("a metric").to_string(), name);
         }
         assert_eq!("NDCG@10".parse(), Ok(Metric::Ndcg { k: Some(10) }));
@@ -126,7 +195,7 @@ mod tests {
 
     #[test]
     fn other_names_are_refused() {
-        for name in ["", "recall", "p", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@ten", "f1@10", "@10"] {
+        for name in ["", "recall", "p", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@ten", "f1@10", "@10", "rprec@5", "hole"] {
             assert_eq!(name.parse::<Metric>(), Err(Error::UnknownMetric { name: name.to_owned() }));
         }
     }

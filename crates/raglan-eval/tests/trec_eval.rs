@@ -34,10 +34,10 @@ fn every_query_agrees_with_trec_eval() {
         for (metric, &mean) in &expected.mean_of_answered {
             let evaluation = evaluate(&run, &qrels, metric.parse::<Metric>().expect("a metric"));
             assert!((evaluation.mean_of_answered - mean).abs() <= TOLERANCE, "{name}: mean {metric}");
-            assert_eq!(evaluation.n_judged, expected.n_judged, "{name}");
+            assert_eq!(evaluation.per_query.len(), expected.n_judged, "{name}");
             let sum: f64 = expected.queries.values().map(|values| values[metric]).sum();
             assert!((evaluation.mean - sum / expected.n_judged as f64).abs() <= TOLERANCE, "{name}: -c mean {metric}");
-            assert!(evaluation.per_query.keys().eq(expected.queries.keys()), "{name}: {metric}");
+            assert_eq!(evaluation.n_answered, expected.queries.len(), "{name}: {metric}");
             for (query, values) in &expected.queries {
                 let (got, want) = (evaluation.per_query[query], values[metric]);
                 assert!((got - want).abs() <= TOLERANCE, "{name} {query}: {metric} is {got}, not {want}");

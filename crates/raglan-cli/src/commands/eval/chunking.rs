@@ -1,15 +1,15 @@
-//! `raglan eval`
+//! `raglan eval chunking`
 
 use anyhow::{Result, bail};
 use raglan::ChunkingRow;
 use raglan::ingest::chunk::ChunkerKind;
 
-use crate::args::EvalCommand;
+use crate::args::ChunkingCommand;
 use crate::session::Session;
 use crate::{Outcome, output};
 
-pub fn run(session: &Session, command: &EvalCommand) -> Result<Outcome> {
-    let EvalCommand::Chunking { path, chunker, chunk_tokens, k } = command;
+pub fn run(session: &Session, command: &ChunkingCommand) -> Result<Outcome> {
+    let ChunkingCommand { path, chunker, chunk_tokens, k } = command;
     let Some(embedder) = session.embedder()? else {
         bail!("chunkers are compared by what an encoder retrieves; choose one with the setting `embedder`");
     };
