@@ -39,4 +39,4 @@ pub use locator::Locator;
 pub use query::Query;
 pub use ranking::{Hit, Ranking};
 pub use roles::{ChunkStore, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex};
-pub use vector::{DenseVector, SparseVector};
+pub use vector::{DenseVector, SparseVector, TokenMatrix};

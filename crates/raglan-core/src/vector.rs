@@ -82,6 +82,56 @@ impl SparseVector {
     }
 }
 
+/// A vector for each token of a text.
+///
+/// Invariant: `rows` is `[n_tokens, dim]`, `dim` is not 0, and every component is finite. By convention rows are of
+/// length 1, so that inner products are cosines. A text without tokens has no rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenMatrix {
+    dim: usize,
+    rows: Vec<f32>,
+}
+
+impl TokenMatrix {
+    /// The vectors of a text's tokens, one after the other, `[n_tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when `dim` is 0 or does not divide the length; [`Error::NotFinite`] when a component is infinite
+    /// or not a number.
+    pub fn new(dim: usize, rows: Vec<f32>) -> Result<Self> {
+        if dim == 0 || !rows.len().is_multiple_of(dim) {
+            let expected = rows.len().next_multiple_of(dim.max(1));
+            return Err(Error::Shape { what: "token vectors", expected, found: rows.len() });
+        }
+        if rows.iter().all(|x| x.is_finite()) {
+            Ok(Self { dim, rows })
+        } else {
+            Err(Error::NotFinite { what: "vector component" })
+        }
+    }
+
+    /// The length of a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// How many vectors there are.
+    pub fn n_tokens(&self) -> usize {
+        self.rows.len() / self.dim
+    }
+
+    /// All vectors, `[n_tokens, dim]`.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.rows
+    }
+
+    /// The vectors in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.rows.chunks_exact(self.dim)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +142,17 @@ mod tests {
         assert_eq!((vector.terms(), vector.weights()), (&[1, 9][..], &[2.0, 1.0][..]));
         assert!(SparseVector::new(vec![(1, f32::NAN)]).is_err());
         assert!(SparseVector::new(vec![(1, 1.0), (1, 2.0)]).is_err());
+    }
+
+    #[test]
+    fn a_token_matrix_has_whole_finite_rows() {
+        let matrix = TokenMatrix::new(2, vec![1.0, 0.0, 0.6, 0.8]).unwrap();
+        assert_eq!((matrix.dim(), matrix.n_tokens()), (2, 2));
+        assert_eq!(matrix.rows().nth(1), Some(&[0.6, 0.8][..]));
+        assert_eq!(TokenMatrix::new(3, vec![]).unwrap().n_tokens(), 0);
+        assert!(matches!(TokenMatrix::new(0, vec![]), Err(Error::Shape { .. })));
+        assert!(matches!(TokenMatrix::new(2, vec![1.0; 3]), Err(Error::Shape { .. })));
+        assert!(matches!(TokenMatrix::new(1, vec![f32::NAN]), Err(Error::NotFinite { .. })));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! inner product of two vectors is the cosine of their angle. How a model wants that done, which pooling, how many
 //! tokens, what before a question, is its [`EncoderConfig`], read from the files beside its weights.
 //! A [`SparseEncoder`] gives weights to words instead, those of the text and others that mean the same, which an
-//! inverted index can hold; a [`TokenEncoder`] keeps a short vector for each token, for late interaction.
+//! inverted index can hold; a [`TokenEncoder`] keeps a vector for each token, for late interaction.
 //! What cuts documents into texts of the right length asks [`token_counter`].
 //!
 //! ```no_run
@@ -40,4 +40,4 @@ pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseEncoder, SparseEncoderConfig};
 pub use text_reader::LongPassages;
 pub use token_counter::token_counter;
-pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenVectors};
+pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenHead};

@@ -3,19 +3,22 @@
 use std::fmt;
 use std::path::Path;
 
-use raglan_core::Encoder;
-use raglan_model::{EncoderModel, EncoderModelConfig, Products, SafetensorsFile, TokenProjection};
+use raglan_core::{Encoder, TokenMatrix};
+use raglan_model::{EncoderModel, EncoderModelConfig, HiddenStates, Products, SafetensorsFile, TokenProjection};
 use serde::Deserialize;
 
 use crate::encoder_config::read;
+use crate::pooling::normalize;
 use crate::sentence_encoder::check_max_tokens;
 use crate::text_reader::{LongPassages, Start, TextReader};
 use crate::workers::Workers;
-use crate::{Error, Result};
+use crate::{EncoderConfig, Error, Result};
 
 /// How a model is to be used as an encoder of tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEncoderConfig {
+    /// What makes a token's vector of its hidden state.
+    pub head: TokenHead,
     /// How many tokens the encoder reads of a query, special tokens included.
     pub query_tokens: usize,
     /// How many tokens the encoder reads of a passage, special tokens included.
@@ -31,11 +34,44 @@ pub struct TokenEncoderConfig {
     pub query_filler: Option<u32>,
     /// Whether a passage's punctuation marks have no vectors.
     pub skips_punctuation: bool,
+    /// Whether the tokens that the tokenizer puts before and after every text have no vectors.
+    pub skips_special_tokens: bool,
     /// How the model multiplies by its weights.
     pub products: Products,
 }
 
+/// What makes a token's vector, of length 1, of its last hidden state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenHead {
+    /// The linear map in the model's files, as late-interaction models have it.
+    Projection,
+    /// Nothing: the hidden state itself, as long as the model is wide.
+    HiddenState,
+}
+
 impl TokenEncoderConfig {
+    /// Token vectors of a model that was trained for one vector a text, such as MiniLM, without any training: the last
+    /// hidden states of the text's own tokens, without special tokens and punctuation marks. They rank below those of a
+    /// model that was trained for late interaction, and are of use to order what another search has found.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`], [`Error::Io`], [`Error::Malformed`] and [`Error::Unsupported`], with the file.
+    pub fn for_sentence_model(dir: &Path) -> Result<Self> {
+        let config = EncoderConfig::for_model(dir)?;
+        Ok(Self {
+            head: TokenHead::HiddenState,
+            query_tokens: config.max_tokens,
+            passage_tokens: config.max_tokens,
+            query_marker: None,
+            passage_marker: None,
+            query_filler: None,
+            skips_punctuation: true,
+            skips_special_tokens: true,
+            products: config.products,
+        })
+    }
+
     /// What the files beside a model's weights say: `artifact.metadata` of the `ColBERT` library, or what `PyLate` adds
     /// to `config_sentence_transformers.json`. Where neither is, 32 and 180 tokens, no markers, and all vectors.
     ///
@@ -49,6 +85,7 @@ impl TokenEncoderConfig {
         let model = EncoderModelConfig::from_file(dir.join("config.json"))?;
         let tokenizer = TextReader::load(dir)?.tokenizer;
         let mut config = Self {
+            head: TokenHead::Projection,
             query_tokens: 32,
             passage_tokens: 180,
             long_passages: LongPassages::default(),
@@ -56,6 +93,7 @@ impl TokenEncoderConfig {
             passage_marker: None,
             query_filler: None,
             skips_punctuation: false,
+            skips_special_tokens: false,
             products: Products::default(),
         };
         let marker = |path: &Path, name: &str| {
@@ -116,16 +154,7 @@ struct PyLate {
     attend_to_expansion_tokens: bool,
 }
 
-/// The vectors of a text's tokens.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenVectors {
-    /// The length of a vector.
-    pub dim: usize,
-    /// `[n_tokens, dim]`, each of length 1.
-    pub rows: Vec<f32>,
-}
-
-/// Turns texts into a short vector for each token, as `ColBERT` does (Khattab and Zaharia 2020).
+/// Turns texts into a vector of length 1 for each token, as `ColBERT` does (Khattab and Zaharia 2020).
 ///
 /// What a passage is worth for a query is for the caller to sum: for each of the query's vectors the greatest inner
 /// product with one of the passage's. A text's vectors have the same bits whatever else is in the batch and however
@@ -134,19 +163,20 @@ pub struct TokenVectors {
 /// ```no_run
 /// use std::path::Path;
 ///
-/// use raglan_core::Encoder;
+/// use raglan_core::{Encoder, TokenMatrix};
 /// use raglan_embed::{TokenEncoder, TokenEncoderConfig};
 ///
 /// let dir = Path::new("models/colbertv2.0");
 /// let encoder = TokenEncoder::load(dir, TokenEncoderConfig::for_model(dir)?, 2)?;
 /// let vectors = &encoder.encode_queries(&["Why is the second read faster?"])?[0];
-/// assert_eq!(vectors.rows.len() % vectors.dim, 0);
+/// assert_eq!((vectors.n_tokens(), vectors.dim()), (32, 128));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TokenEncoder {
     config: TokenEncoderConfig,
     model: EncoderModel,
-    head: TokenProjection,
+    /// None when vectors are the hidden states.
+    head: Option<TokenProjection>,
     reader: TextReader,
     /// Tokens whose vectors a passage goes without, in order.
     skipped: Vec<u32>,
@@ -162,7 +192,8 @@ impl fmt::Debug for TokenEncoder {
 
 impl TokenEncoder {
     /// Loads `config.json`, `model.safetensors` (or its shards) and `tokenizer.json` of a folder, to work on `threads`
-    /// threads. The projection is in the model's file, or in that of the folder `1_Dense`.
+    /// threads. The projection, if the configuration has one, is in the model's file, or in that of the folder
+    /// `1_Dense`.
     ///
     /// # Errors
     ///
@@ -177,10 +208,13 @@ impl TokenEncoder {
         let reader = TextReader::load(dir)?;
         let file = SafetensorsFile::open(dir)?;
         let dense = dir.join("1_Dense/model.safetensors");
-        let head = if !file.tensors().contains_key("linear.weight") && dense.exists() {
-            TokenProjection::from_safetensors(&SafetensorsFile::open(dense)?, &model, config.products)?
-        } else {
-            TokenProjection::from_safetensors(&file, &model, config.products)?
+        let head = match config.head {
+            TokenHead::HiddenState => None,
+            TokenHead::Projection if !file.tensors().contains_key("linear.weight") && dense.exists() => {
+                let file = SafetensorsFile::open(dense)?;
+                Some(TokenProjection::from_safetensors(&file, &model, config.products)?)
+            }
+            TokenHead::Projection => Some(TokenProjection::from_safetensors(&file, &model, config.products)?),
         };
         let model = EncoderModel::from_safetensors(&file, model, config.products)?;
         let mut skipped = Vec::new();
@@ -199,23 +233,39 @@ impl TokenEncoder {
     }
 
     /// The vectors of each text's tokens but those in `skipped`, which is in order.
-    fn encode(&self, texts: &[Vec<u32>], skipped: &[u32]) -> Result<Vec<TokenVectors>> {
+    fn encode(&self, texts: &[Vec<u32>], skipped: &[u32]) -> Result<Vec<TokenMatrix>> {
         self.workers.encode(texts, |batch| {
-            let projected = self.head.project(&self.model.hidden_states(batch)?)?;
-            let dim = projected.dim();
-            let texts = batch.iter().zip(projected.sequences()).map(|(ids, rows)| {
-                let kept = ids.iter().zip(rows.chunks_exact(dim)).filter(|(id, _)| skipped.binary_search(id).is_err());
-                TokenVectors { dim, rows: kept.flat_map(|(_, row)| row).copied().collect() }
-            });
-            Ok(texts.collect())
+            let hidden = self.model.hidden_states(batch)?;
+            let Some(head) = &self.head else { return self.kept(batch, &hidden, skipped, normalize) };
+            self.kept(batch, &head.project(&hidden)?, skipped, |_| ())
         })
+    }
+
+    /// The rows of those tokens that have vectors, each finished by `finish`.
+    fn kept(
+        &self,
+        batch: &[&[u32]],
+        tokens: &HiddenStates,
+        skipped: &[u32],
+        finish: impl Fn(&mut [f32]),
+    ) -> Result<Vec<TokenMatrix>> {
+        let dim = tokens.dim();
+        let special = usize::from(self.config.skips_special_tokens);
+        let texts = batch.iter().zip(tokens.sequences()).map(|(ids, rows)| {
+            let own = ids.iter().zip(rows.chunks_exact(dim)).skip(special).take(ids.len() - 2 * special);
+            let kept = own.filter(|(id, _)| skipped.binary_search(id).is_err());
+            let mut rows: Vec<f32> = kept.flat_map(|(_, row)| row).copied().collect();
+            rows.chunks_exact_mut(dim).for_each(&finish);
+            TokenMatrix::new(dim, rows).map_err(Error::Vector)
+        });
+        texts.collect()
     }
 }
 
 impl Encoder for TokenEncoder {
-    type Vector = TokenVectors;
+    type Vector = TokenMatrix;
 
-    fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<TokenVectors>> {
+    fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<TokenMatrix>> {
         let (start, n_tokens) = (Start::Token(self.config.query_marker), self.config.query_tokens);
         let mut texts = self.reader.queries(&start, queries, n_tokens)?;
         if let Some(filler) = self.config.query_filler {
@@ -224,7 +274,7 @@ impl Encoder for TokenEncoder {
         Ok(self.encode(&texts, &[])?)
     }
 
-    fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<TokenVectors>> {
+    fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<TokenMatrix>> {
         let (start, n_tokens) = (Start::Token(self.config.passage_marker), self.config.passage_tokens);
         Ok(self.encode(&self.reader.passages(&start, passages, n_tokens, self.config.long_passages)?, &self.skipped)?)
     }

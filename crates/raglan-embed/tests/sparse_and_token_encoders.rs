@@ -4,8 +4,8 @@ mod small_model;
 
 use std::path::Path;
 
-use raglan_core::{Encoder, SparseVector};
-use raglan_embed::{Error, SparseEncoder, SparseEncoderConfig, TokenEncoder, TokenEncoderConfig, TokenVectors};
+use raglan_core::{Encoder, SparseVector, TokenMatrix};
+use raglan_embed::{Error, SparseEncoder, SparseEncoderConfig, TokenEncoder, TokenEncoderConfig, TokenHead};
 use serde_json::json;
 use small_model::{POSITIONS, write_model};
 
@@ -107,21 +107,49 @@ fn tokens_of(dir: &Path, configure: impl Fn(&mut TokenEncoderConfig), threads: u
 #[test]
 fn there_is_a_vector_of_length_one_for_each_token() {
     let encoder = tokens(|_| (), 1);
-    for TokenVectors { dim, rows } in passages(&encoder, &["abcd".to_owned(), "a,b".to_owned(), String::new()]) {
-        assert_eq!(dim, 6);
-        for row in rows.chunks_exact(dim) {
+    for vectors in passages(&encoder, &["abcd".to_owned(), "a,b".to_owned(), String::new()]) {
+        assert_eq!(vectors.dim(), 6);
+        for row in vectors.rows() {
             let length = row.iter().map(|x| x * x).sum::<f32>();
             assert!((length - 1.0).abs() <= 1e-5, "{length}");
         }
     }
-    let n_tokens = |vectors: &TokenVectors| vectors.rows.len() / vectors.dim;
     let all = passages(&encoder, &["a,b".to_owned()]);
-    assert_eq!(n_tokens(&all[0]), 5); // [CLS] a , b [SEP]
+    assert_eq!(all[0].n_tokens(), 5); // [CLS] a , b [SEP]
     let without = passages(&tokens(|config| config.skips_punctuation = true, 1), &["a,b".to_owned()]);
-    assert_eq!(n_tokens(&without[0]), 4);
-    assert_eq!(without[0].rows, [&all[0].rows[..12], &all[0].rows[18..]].concat());
+    assert_eq!(without[0].n_tokens(), 4);
+    assert_eq!(without[0].as_slice(), [&all[0].as_slice()[..12], &all[0].as_slice()[18..]].concat());
     let filled = tokens(|config| config.query_filler = Some(1), 1).encode_queries(&["ab"]).unwrap();
-    assert_eq!(n_tokens(&filled[0]), 32);
+    assert_eq!(filled[0].n_tokens(), 32);
+}
+
+#[test]
+fn a_sentence_models_hidden_states_are_vectors_of_its_own_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let load = |configure: &dyn Fn(&mut TokenEncoderConfig)| {
+        let mut config = TokenEncoderConfig::for_sentence_model(dir.path()).unwrap();
+        configure(&mut config);
+        TokenEncoder::load(dir.path(), config, 1).unwrap()
+    };
+    let own = load(&|_| ());
+    assert_eq!(own.config().head, TokenHead::HiddenState);
+    let lengths = |matrix: &TokenMatrix| matrix.rows().map(|row| row.iter().map(|x| x * x).sum::<f32>()).collect();
+    let texts = ["a,b", ",", ""].map(str::to_owned);
+    let vectors = passages(&own, &texts);
+    assert_eq!(vectors.iter().map(TokenMatrix::n_tokens).collect::<Vec<_>>(), [2, 0, 0]);
+    let lengths: Vec<f32> = lengths(&vectors[0]);
+    assert!(lengths.iter().all(|length| (length - 1.0).abs() <= 1e-5), "{lengths:?}");
+    assert_eq!(own.encode_queries(&["a,b"]).unwrap()[0].n_tokens(), 3); // A query keeps its punctuation.
+    let all = load(&|config| (config.skips_special_tokens, config.skips_punctuation) = (false, false));
+    let (all, dim) = (passages(&all, &texts), vectors[0].dim());
+    assert_eq!(all[0].n_tokens(), 5); // [CLS] a , b [SEP]
+    let rows = all[0].as_slice();
+    assert_eq!(vectors[0].as_slice(), [&rows[dim..2 * dim], &rows[3 * dim..4 * dim]].concat());
+    check_bits(|threads| {
+        let config = TokenEncoderConfig::for_sentence_model(dir.path()).unwrap();
+        TokenEncoder::load(dir.path(), config, threads).unwrap()
+    });
 }
 
 #[test]
@@ -139,7 +167,7 @@ fn colberts_files_are_followed() {
     assert_eq!((config.query_marker, config.passage_marker, config.query_filler), (Some(1), Some(0), None));
     assert!(config.skips_punctuation);
     let marked = tokens_of(dir.path(), |_| (), 1).encode_passages(&["ab"]).unwrap();
-    assert_eq!(marked[0].rows.len(), 5 * 6); // [CLS] [PAD] a b [SEP]
+    assert_eq!(marked[0].as_slice().len(), 5 * 6); // [CLS] [PAD] a b [SEP]
     let colbert = |marker: &str| {
         write(
             "artifact.metadata",
