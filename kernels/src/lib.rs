@@ -16,7 +16,9 @@
 //! - [`RotaryEmbedding`] turns queries and keys to their positions, and moves cached keys.
 //! - [`mean_pool`] makes one vector of a sequence's.
 //! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
-//! - [`quantize_i8`] and [`binarize`] keep vectors as bytes or bits, [`inner_products_i8`] and [`hamming`] score those.
+//! - [`to_f16`], [`quantize_i8`] and [`binarize`] keep vectors as half floats, bytes or bits; [`inner_products_f16`],
+//!   [`Int8Query`] and [`hamming`] score those.
+//! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] estimates inner products without bias.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -40,6 +42,7 @@ mod elementary;
 mod epilogue;
 mod error;
 mod forms;
+mod half_product;
 mod inner_product;
 mod int8_product;
 mod l2_normalize;
@@ -48,7 +51,9 @@ mod matrix_product;
 mod mean_pool;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod one_bit;
 mod parallel;
+mod prefetch;
 mod quantized_score;
 mod rms_norm;
 mod rotary;
@@ -67,13 +72,18 @@ pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
 pub use epilogue::{Epilogue, Output};
 pub use error::{Error, Result};
+pub use half_product::{from_f16, inner_products_f16, inner_products_f16_at, to_f16};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
 pub use int8_product::{Int8Matrix, Int8Rows, int8_product, int8_product_rounded};
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use matrix_product::{PackedMatrix, matrix_product};
 pub use mean_pool::mean_pool;
-pub use quantized_score::{binarize, hamming, inner_products_i8, quantize_i8};
+pub use one_bit::{
+    ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, RandomRotation, one_bit_block_bytes, one_bit_blocks, one_bit_words,
+};
+pub use prefetch::prefetch;
+pub use quantized_score::{Int8Query, binarize, hamming, quantize_i8};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use softmax::{log_softmax_at, log_sum_exp, softmax};

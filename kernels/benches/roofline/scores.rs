@@ -2,7 +2,9 @@
 
 use std::hint::black_box;
 
-use raglan_kernels::{hamming, inner_products, inner_products_i8, running_max, softmax, top_k};
+use raglan_kernels::{
+    Int8Query, OneBitEncoder, hamming, inner_products, one_bit_block_bytes, running_max, softmax, top_k,
+};
 
 use crate::{Bench, Work, hash, numbers, plain, sample};
 
@@ -18,6 +20,7 @@ pub fn all(bench: &Bench) {
         products(bench, n_queries, n_vectors);
     }
     byte_products(bench);
+    bit_estimates(bench);
     distances(bench);
 }
 
@@ -83,20 +86,40 @@ fn products(bench: &Bench, n_queries: usize, n_vectors: usize) {
     });
 }
 
+fn bit_estimates(bench: &Bench) {
+    let Some(case) = bench.case("OneBitQuery::block_bounds", "1×1000000×384") else { return };
+    let (n, dim) = (1_000_000, 384);
+    let encoder = OneBitEncoder::new(&vec![0.0; dim], 1).expect("there are components");
+    let query = encoder.query(&numbers(dim)).expect("the lengths fit");
+    // Bits as they come, with factors 1, 0 and 0.
+    let n_bytes = one_bit_block_bytes(dim);
+    let mut blocks: Vec<u8> = (0..n / 32 * n_bytes).map(|i| hash(i) as u8).collect();
+    for block in blocks.chunks_exact_mut(n_bytes) {
+        for (i, factor) in block[n_bytes - 384..].chunks_exact_mut(4).enumerate() {
+            factor.copy_from_slice(&if i < 32 { 1f32 } else { 0.0 }.to_le_bytes());
+        }
+    }
+    let mut out = vec![0.0; n];
+    case.run(Work::Bytes(blocks.len() as f64), 1e-6, Vec::new(), || {
+        query.block_bounds(&blocks, 0.0, black_box(&mut out)).expect("the lengths fit");
+    });
+}
+
 fn byte_products(bench: &Bench) {
-    let Some(case) = bench.case("inner_products_i8", "1×1000000×384") else { return };
+    let Some(case) = bench.case("Int8Query::inner_products", "1×1000000×384") else { return };
     let (n, dim) = (1_000_000, 384);
     let bytes = |n: usize| -> Vec<i8> { (0..n).map(|i| (hash(i) as i8).max(-127)).collect() };
     let (query, codes, scales) = (bytes(dim), bytes(n * dim), numbers(n));
     let mut out = vec![0.0; n];
-    inner_products_i8(&query, 0.01, &codes, &scales, dim, &mut out).expect("the lengths fit");
+    let prepared = Int8Query::from_codes(&query, 0.01).expect("there are components");
+    prepared.inner_products(&codes, &scales, &mut out).expect("the lengths fit");
     let of_vector = |v: usize| {
         let products = query.iter().zip(&codes[v * dim..]).map(|(a, b)| i64::from(*a) * i64::from(*b));
         (out[v], products.sum::<i64>() as f64 * f64::from(scales[v]) * f64::from(0.01f32))
     };
     let pairs: Vec<_> = sample(n, 5000).map(of_vector).collect();
     case.run(Work::Bytes(codes.len() as f64), 1e-6, pairs, || {
-        inner_products_i8(&query, 0.01, &codes, &scales, dim, black_box(&mut out)).expect("the lengths fit");
+        prepared.inner_products(&codes, &scales, black_box(&mut out)).expect("the lengths fit");
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::simd::f16_to_f32;
+use crate::half_product::f16_to_f32;
 use super::{AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows};
 
 /// `[n_rows, n_heads, n_keys]`, −∞ where a key is not seen.

@@ -62,7 +62,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Four {
         // SAFETY: the caller's pointer has four numbers.
-        unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(f16_to_f32)
+        unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(crate::half_product::f16_to_f32)
     }
 
     #[inline(always)]
@@ -127,17 +127,4 @@ impl Simd for Portable {
             }
         }
     }
-}
-
-/// The number whose IEEE half-precision bits these are.
-pub fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    let shifted = if magnitude >= 0x7c00 {
-        0x7f80_0000 | (magnitude << 13)
-    } else {
-        // The exponent's bias differs by 112; a multiplication by 2^112 mends it for subnormals as well.
-        (f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits()
-    };
-    f32::from_bits(sign | shifted)
 }

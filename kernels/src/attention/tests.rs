@@ -6,8 +6,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::exp::exp2;
-use super::simd::{Portable, Simd, f16_to_f32};
+use super::simd::{Portable, Simd};
 use super::*;
+use crate::half_product::f16_to_f32;
 
 const NO_MASK: AttentionMask = AttentionMask { window: None, sinks: 0 };
 

@@ -405,7 +405,7 @@ unsafe fn copy_rows<S: Simd>(
                             S::store(to.add(d), S::load_f16(row.as_ptr().add(d)));
                         }
                         for (d, &bits) in row.iter().enumerate().skip(whole) {
-                            *to.add(d) = super::simd::f16_to_f32(bits);
+                            *to.add(d) = crate::half_product::f16_to_f32(bits);
                         }
                         to = to.add(to_stride);
                     }

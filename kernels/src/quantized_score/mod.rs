@@ -17,10 +17,14 @@ mod quantize;
 mod tests;
 
 use crate::device::CpuForm;
+use crate::prefetch::prefetch;
 use crate::{Error, Result};
 
 /// Beyond this, a sum of products of bytes could leave `i32`: `131 071 · 128 · 128 < 2³¹`.
 const MAX_DIM: usize = 131_071;
+
+/// Chosen rows are asked for this many before they are scored; a few in flight hide the way to memory.
+const AHEAD: usize = 3;
 
 /// Quantises each vector to bytes: `scales[v] = max_d |vectors[v, d]| / 127`, `codes = round(vectors / scales)`.
 ///
@@ -40,35 +44,84 @@ pub fn quantize_i8(vectors: &[f32], dim: usize, codes: &mut [i8], scales: &mut [
     Ok(())
 }
 
-/// Scores bytes against one query's: `out[v] = query_scale · scales[v] · Σ_d query_codes[d] · codes[v, d]`.
-///
-/// Shapes: `query_codes` is `[dim]`, `codes` is `[n, dim]`, `scales` and `out` are `[n]`. The sum is exact.
-///
-/// # Errors
-///
-/// [`Error::Shape`] when a length does not fit, or `dim` is above 131 071, where the sum might not fit;
-/// [`Error::ZeroDimension`] when `dim` is 0.
-pub fn inner_products_i8(
-    query_codes: &[i8],
-    query_scale: f32,
-    codes: &[i8],
-    scales: &[f32],
-    dim: usize,
-    out: &mut [f32],
-) -> Result<()> {
-    let n = rows("codes", codes.len(), dim)?;
-    same("query_codes", dim, query_codes.len())?;
-    same("scales", n, scales.len())?;
-    same("out", n, out.len())?;
-    if dim > MAX_DIM {
-        return Err(Error::Shape { what: "dim", expected: MAX_DIM, found: dim });
+/// A query, or a vector itself, against vectors kept as bytes.
+#[derive(Clone, Debug)]
+pub struct Int8Query {
+    /// Codes of a byte each, widened.
+    codes: Vec<i16>,
+    scale: f32,
+}
+
+impl Int8Query {
+    /// Quantises a vector as [`quantize_i8`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroDimension`] when it is empty, [`Error::Shape`] when its dimension is above 131 071, where the sum
+    /// might not fit; [`Error::NotANumber`] when a component is NaN or infinite.
+    pub fn new(query: &[f32]) -> Result<Self> {
+        let (mut codes, mut scale) = (vec![0; query.len()], [0.0]);
+        quantize_i8(query, query.len(), &mut codes, &mut scale)?;
+        Self::from_codes(&codes, scale[0])
     }
-    let query: Vec<i16> = query_codes.iter().map(|&code| i16::from(code)).collect();
-    let form = CpuForm::best();
-    for ((out, codes), scale) in out.iter_mut().zip(codes.chunks_exact(dim)).zip(scales) {
-        *out = inner_product(form, &query, codes) as f32 * (query_scale * scale);
+
+    /// A vector that is quantised already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroDimension`] when it is empty, [`Error::Shape`] when its dimension is above 131 071.
+    pub fn from_codes(codes: &[i8], scale: f32) -> Result<Self> {
+        if codes.is_empty() {
+            return Err(Error::ZeroDimension);
+        }
+        if codes.len() > MAX_DIM {
+            return Err(Error::Shape { what: "dim", expected: MAX_DIM, found: codes.len() });
+        }
+        Ok(Self { codes: codes.iter().map(|&code| i16::from(code)).collect(), scale })
     }
-    Ok(())
+
+    /// Scores vectors: `out[v] = scale · scales[v] · Σ_d query_codes[d] · codes[v, d]`. The sum is exact.
+    ///
+    /// Shapes: `codes` is `[n, dim]`, `scales` and `out` are `[n]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when a length does not fit.
+    pub fn inner_products(&self, codes: &[i8], scales: &[f32], out: &mut [f32]) -> Result<()> {
+        let dim = self.codes.len();
+        let n = rows("codes", codes.len(), dim)?;
+        same("scales", n, scales.len())?;
+        same("out", n, out.len())?;
+        let form = CpuForm::best();
+        for ((out, codes), scale) in out.iter_mut().zip(codes.chunks_exact(dim)).zip(scales) {
+            *out = inner_product(form, &self.codes, codes) as f32 * (self.scale * scale);
+        }
+        Ok(())
+    }
+
+    /// Scores chosen rows, to the bit as [`inner_products`](Self::inner_products) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when a length does not fit; [`Error::Row`] when a row is not there.
+    pub fn inner_products_at(&self, codes: &[i8], scales: &[f32], chosen: &[u32], out: &mut [f32]) -> Result<()> {
+        let dim = self.codes.len();
+        let n_rows = rows("codes", codes.len(), dim)?;
+        same("scales", n_rows, scales.len())?;
+        same("out", chosen.len(), out.len())?;
+        if let Some(&row) = chosen.iter().find(|&&row| row as usize >= n_rows) {
+            return Err(Error::Row { row: row as usize, n_rows });
+        }
+        let form = CpuForm::best();
+        for (i, (out, &row)) in out.iter_mut().zip(chosen).enumerate() {
+            if let Some(&next) = chosen.get(i + AHEAD) {
+                prefetch(&codes[next as usize * dim..][..dim]);
+            }
+            let row = row as usize;
+            *out = inner_product(form, &self.codes, &codes[row * dim..][..dim]) as f32 * (self.scale * scales[row]);
+        }
+        Ok(())
+    }
 }
 
 /// Keeps the sign of each component: bit `d % 64` of word `d / 64` is set where `vectors[v, d] > 0`.

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{binarize, cpu, distances, hamming, inner_product, inner_products_i8, quantize_i8};
+use super::{Int8Query, binarize, cpu, distances, hamming, inner_product, quantize_i8};
 use crate::Error;
 use crate::device::CpuForm;
 
@@ -59,11 +59,13 @@ fn scores_of_bytes_are_near_those_of_the_vectors() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let dim = 100;
     let (query, vectors) = (random(&mut rng, dim), random(&mut rng, 6 * dim));
-    let (mut query_codes, mut query_scale) = (vec![0; dim], [0.0]);
-    quantize_i8(&query, dim, &mut query_codes, &mut query_scale).unwrap();
     let (mut codes, mut scales, mut out) = (vec![0; 6 * dim], [0.0; 6], [f32::NAN; 6]);
     quantize_i8(&vectors, dim, &mut codes, &mut scales).unwrap();
-    inner_products_i8(&query_codes, query_scale[0], &codes, &scales, dim, &mut out).unwrap();
+    let prepared = Int8Query::new(&query).unwrap();
+    prepared.inner_products(&codes, &scales, &mut out).unwrap();
+    let mut some = [f32::NAN; 5];
+    prepared.inner_products_at(&codes, &scales, &[5, 0, 3, 3, 1], &mut some).unwrap();
+    assert_eq!(some, [out[5], out[0], out[3], out[3], out[1]]);
     let mut want = [0.0; 6];
     crate::inner_products(&query, &vectors, dim, &mut want).unwrap();
     for (got, want) in out.iter().zip(want) {
@@ -98,19 +100,15 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(quantize_i8(&[1.0; 4], 2, codes, scales), Err(Error::Shape { what: "codes", .. })));
     assert!(matches!(quantize_i8(&[1.0; 2], 1, codes, scales), Err(Error::Shape { what: "scales", .. })));
     assert_eq!(quantize_i8(&[], 0, &mut [], &mut []), Err(Error::ZeroDimension));
-    assert!(matches!(
-        inner_products_i8(&[1], 1.0, &[1; 2], &[1.0], 2, &mut [0.0]),
-        Err(Error::Shape { what: "query_codes", .. })
-    ));
-    assert!(matches!(
-        inner_products_i8(&[1; 2], 1.0, &[1; 2], &[1.0], 2, &mut []),
-        Err(Error::Shape { what: "out", .. })
-    ));
+    let query = Int8Query::new(&[1.0, 2.0]).unwrap();
+    assert!(matches!(query.inner_products(&[1; 3], &[1.0], &mut [0.0]), Err(Error::Shape { what: "codes", .. })));
+    assert!(matches!(query.inner_products(&[1; 2], &[], &mut [0.0]), Err(Error::Shape { what: "scales", .. })));
+    assert!(matches!(query.inner_products(&[1; 2], &[1.0], &mut []), Err(Error::Shape { what: "out", .. })));
+    let missing = query.inner_products_at(&[1; 2], &[1.0], &[1], &mut [0.0]);
+    assert_eq!(missing, Err(Error::Row { row: 1, n_rows: 1 }));
+    assert!(matches!(Int8Query::new(&[]), Err(Error::ZeroDimension)));
     let long = vec![0; super::MAX_DIM + 1];
-    assert!(matches!(
-        inner_products_i8(&long, 1.0, &[], &[], long.len(), &mut []),
-        Err(Error::Shape { what: "dim", .. })
-    ));
+    assert!(matches!(Int8Query::from_codes(&long, 1.0), Err(Error::Shape { what: "dim", .. })));
     assert!(matches!(binarize(&[1.0; 2], 1, &mut [0]), Err(Error::Shape { what: "bits", .. })));
     assert_eq!(binarize(&[f32::INFINITY], 1, &mut [0]), Err(Error::NotANumber { index: 0 }));
     assert_eq!(hamming(&[], &[], &mut []), Err(Error::ZeroDimension));
