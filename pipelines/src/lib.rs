@@ -30,8 +30,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod expand;
 mod fusion;
 mod generate;
+mod marginal_relevance;
 mod ranked;
 mod read;
 mod recipe;
@@ -40,8 +42,10 @@ mod retrieve;
 mod select;
 mod stage;
 
+pub use expand::{Expand, expand};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
+pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{

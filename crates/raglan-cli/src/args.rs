@@ -158,6 +158,12 @@ pub struct IndexingArgs {
     /// Dense encoder: a model name or path, or `none` for BM25 only
     #[arg(long, value_name = "MODEL")]
     pub embedder: Option<String>,
+    /// Learned sparse encoder beside it, such as splade-tiny, or `none`; an index that lacks its vectors gets them
+    #[arg(long, value_name = "MODEL")]
+    pub sparse: Option<String>,
+    /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
+    #[arg(long, value_name = "MODEL")]
+    pub late: Option<String>,
     /// How documents are cut: structure, tokens or sentences
     #[arg(long, value_name = "KIND")]
     pub chunker: Option<String>,
@@ -376,6 +382,41 @@ pub enum ModelsCommand {
 pub enum EvalCommand {
     /// Recall, precision and IoU of chunkers on documents with marked reference passages
     Chunking(ChunkingCommand),
+    /// What a recipe finds in a collection in the layout of BEIR, and how well
+    #[command(after_help = "Example:
+  raglan eval beir --path scifact --recipe hybrid --out results/hybrid
+
+The collection's index is kept in the cache, so that another recipe starts at once; --fresh makes it anew.")]
+    Beir(BeirCommand),
+}
+
+/// `raglan eval beir`
+#[derive(Args)]
+pub struct BeirCommand {
+    /// Folder with corpus.jsonl, queries.jsonl and qrels/, each also .gz or .zst
+    #[arg(long, value_name = "DIR")]
+    pub path: PathBuf,
+    /// Recipe: a shipped name or a TOML file
+    #[arg(long, value_name = "RECIPE", default_value = "hybrid")]
+    pub recipe: String,
+    /// Which judgements: the name of a file in qrels/
+    #[arg(long, value_name = "NAME", default_value = "test")]
+    pub split: String,
+    /// Folder for result.json and the run of each stage
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// How many documents a query finds
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub depth: usize,
+    /// Further metrics, separated by commas, such as map,p@5
+    #[arg(long, value_name = "METRICS", value_delimiter = ',')]
+    pub metrics: Vec<String>,
+    /// Ask only the first queries
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Make the collection's index anew
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// `raglan eval chunking`
@@ -462,6 +503,8 @@ impl IndexingArgs {
             ("include", globs(&self.include)),
             ("exclude", globs(&self.exclude)),
             ("embedder", self.embedder.clone()),
+            ("sparse", self.sparse.clone()),
+            ("late", self.late.clone()),
             ("chunker", self.chunker.clone()),
             ("chunk-tokens", self.chunk_tokens.clone()),
             ("chunk-overlap", self.chunk_overlap.clone()),

@@ -106,7 +106,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Gc(folder) => commands::gc::run(&session, &folder),
         Command::Explain(command) => commands::explain::run(&session, &command),
         Command::Models(command) => commands::models::run(&session, &command),
-        Command::Eval(command) => commands::eval::run(&session, &command),
+        Command::Eval(command) => commands::eval::run(&mut session, &command),
         Command::Check(command) => commands::check::run(&session, &command),
         Command::Doctor(folder) => commands::doctor::run(&session, &folder),
         Command::Completions { .. } | Command::ReadWorker => unreachable!("both were served above"),

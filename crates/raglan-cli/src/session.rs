@@ -94,6 +94,30 @@ impl Session {
         }
     }
 
+    /// The encoders of the settings.
+    pub fn encoders(&self) -> Result<Encoders> {
+        let name = |key| Some(self.settings.text(key)).filter(|name| *name != "none");
+        Ok(Encoders {
+            dense: self.embedder()?,
+            sparse: name("sparse").map(|name| self.models.sparse_embedder(name)).transpose()?,
+            late: name("late").map(|name| self.models.late_embedder(name)).transpose()?,
+        })
+    }
+
+    /// How text becomes terms by the settings.
+    pub fn analyzer(&self) -> Result<AnalyzerConfig> {
+        let settings = &self.settings;
+        let mut analyzer = AnalyzerConfig::default();
+        match settings.text("language") {
+            "none" => {
+                analyzer.language = raglan::sparse::StemLanguage::None;
+                analyzer.stop_words = false;
+            }
+            _ => analyzer.language = settings.parse("language")?,
+        }
+        Ok(analyzer)
+    }
+
     /// How many bytes a file and its text may have, and how long it may take.
     pub fn limits(&self) -> Result<Limits> {
         let seconds: f64 = self.settings.parse("file-seconds")?;
@@ -115,7 +139,7 @@ impl Session {
     /// An indexer of a folder by the settings.
     pub fn indexer(&self, documents: &Path, index: &Path) -> Result<Indexer> {
         let settings = &self.settings;
-        let encoders = Encoders::dense(self.embedder()?);
+        let encoders = self.encoders()?;
         let max_tokens: usize = settings.parse("chunk-tokens")?;
         let overlap: usize = settings.parse("chunk-overlap")?;
         let prefix_headings: bool = settings.parse("prefix-headings")?;
@@ -129,14 +153,7 @@ impl Session {
         let counter = encoders.counter().unwrap_or_else(|| Arc::new(WordCounter) as _);
         let kind: ChunkerKind = settings.parse("chunker")?;
         let chunker = kind.build(max_tokens, overlap, prefix_headings, counter)?;
-        let mut analyzer = AnalyzerConfig::default();
-        match settings.text("language") {
-            "none" => {
-                analyzer.language = raglan::sparse::StemLanguage::None;
-                analyzer.stop_words = false;
-            }
-            _ => analyzer.language = settings.parse("language")?,
-        }
+        let analyzer = self.analyzer()?;
         let max_memory = settings.bytes("max-memory")?;
         Ok(Indexer::new(
             documents,

@@ -72,6 +72,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("threads", Whole(0, 1024), "0", "threads to use; 0: as many as there are processors; more than four for each are not started"),
     setting("max-memory", Size, "4GiB", "memory that indexing may use for texts and vectors under way"),
     setting("embedder", Text, "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
+    setting("sparse", Text, "none", "learned sparse encoder: a model name or path, or `none`"),
+    setting("late", Text, "none", "encoder of token vectors for late interaction: a model name or path, or `none`"),
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
@@ -104,6 +106,8 @@ pub const SETTINGS: &[Setting] = &[
 /// The settings that an index remembers: those that decide which files it holds and how they are cut.
 const OF_THE_INDEX: &[&str] = &[
     "embedder",
+    "sparse",
+    "late",
     "precision",
     "chunker",
     "chunk-tokens",

@@ -38,5 +38,7 @@ pub use format::{Format, Language};
 pub use locator::Locator;
 pub use query::Query;
 pub use ranking::{Hit, Ranking};
-pub use roles::{ChunkStore, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex};
+pub use roles::{
+    ChunkStore, ChunkVectors, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex,
+};
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

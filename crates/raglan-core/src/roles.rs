@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DocId, Document, ParsedDocument, Query, Ranking, Result,
+    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument, Query, Ranking,
+    Result,
 };
 
 /// Counts the tokens of a text as some model does.
@@ -85,12 +86,25 @@ pub trait ChunkStore: Send + Sync {
     /// [`Error::Unknown`](crate::Error::Unknown) when there is no such chunk.
     fn chunks(&self, ids: &[ChunkId]) -> Result<Vec<Chunk>>;
 
+    /// All chunks of a document, in order of id; none when there is no such document.
+    fn chunks_of(&self, doc: DocId) -> Result<Vec<Chunk>>;
+
     /// The document with this id.
     ///
     /// # Errors
     ///
     /// [`Error::Unknown`](crate::Error::Unknown) when there is no such document.
     fn document(&self, id: DocId) -> Result<Arc<Document>>;
+}
+
+/// Gives the vectors of chunks.
+pub trait ChunkVectors: Send + Sync {
+    /// The vectors of these chunks, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`](crate::Error::Unknown) when a chunk has none.
+    fn vectors(&self, ids: &[ChunkId]) -> Result<Vec<DenseVector>>;
 }
 
 /// Answers questions from passages.

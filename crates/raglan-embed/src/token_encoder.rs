@@ -63,6 +63,7 @@ impl TokenEncoderConfig {
             head: TokenHead::HiddenState,
             query_tokens: config.max_tokens,
             passage_tokens: config.max_tokens,
+            long_passages: LongPassages::default(),
             query_marker: None,
             passage_marker: None,
             query_filler: None,
@@ -70,6 +71,19 @@ impl TokenEncoderConfig {
             skips_special_tokens: true,
             products: config.products,
         })
+    }
+
+    /// What a folder's files ask for: [`for_model`](Self::for_model) when they say that the model is for late
+    /// interaction, otherwise [`for_sentence_model`](Self::for_sentence_model).
+    ///
+    /// # Errors
+    ///
+    /// As these.
+    pub fn for_files(dir: &Path) -> Result<Self> {
+        let pylate = read::<PyLate>(&dir.join("config_sentence_transformers.json"))?;
+        let is_late =
+            dir.join("artifact.metadata").exists() || pylate.is_some_and(|config| config.query_length.is_some());
+        if is_late { Self::for_model(dir) } else { Self::for_sentence_model(dir) }
     }
 
     /// What the files beside a model's weights say: `artifact.metadata` of the `ColBERT` library, or what `PyLate` adds

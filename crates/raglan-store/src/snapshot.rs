@@ -329,6 +329,10 @@ impl ChunkStore for Snapshot {
             .collect()
     }
 
+    fn chunks_of(&self, doc: DocId) -> raglan_core::Result<Vec<Chunk>> {
+        Ok(Snapshot::chunks_of(self, doc)?)
+    }
+
     fn document(&self, id: DocId) -> raglan_core::Result<Arc<Document>> {
         let entry = self.ledger()?.by_id(id);
         let unknown = raglan_core::Error::Unknown { what: "document", id: u64::from(id.0) };

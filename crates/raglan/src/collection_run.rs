@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use raglan_core::{ChunkId, Query, Ranking};
 use raglan_datasets::{Run, beir};
-use raglan_pipeline::{Recipe, Value};
+use raglan_pipeline::{Input, Recipe, Value};
 
 use crate::Result;
 use crate::index::Index;
@@ -27,6 +27,8 @@ pub struct CollectionRun {
 pub struct StageResults {
     /// Its name in the recipe.
     pub stage: String,
+    /// Whether it takes questions, not rankings.
+    pub is_first: bool,
     /// Documents by the score of their best chunk.
     pub run: Run,
     /// Seconds of each query.
@@ -66,7 +68,11 @@ impl Index {
             for (stage, run) in pipeline.recipe().stages().iter().zip(&runs) {
                 let Value::Rankings(ranked) = &run.output else { continue };
                 if result.stages.len() == n_rankings {
-                    result.stages.push(StageResults { stage: stage.name.clone(), ..StageResults::default() });
+                    result.stages.push(StageResults {
+                        stage: stage.name.clone(),
+                        is_first: stage.inputs.contains(&Input::Query),
+                        ..StageResults::default()
+                    });
                 }
                 let results = &mut result.stages[n_rankings];
                 results.seconds.push(run.time.as_secs_f64());

@@ -3,13 +3,20 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use raglan_core::{DenseVector, Encoder, TokenCounter};
+use raglan_core::{DenseVector, Encoder, SparseVector, TokenCounter, TokenMatrix};
+use raglan_embed::TokenBag;
 use raglan_store::{ModelStamp, Passport};
 
 use crate::Result;
 
 /// An encoder of dense vectors, shared by threads.
 pub type DenseEncoder = Arc<dyn Encoder<Vector = DenseVector>>;
+
+/// The part of an index, and the model in its passport, of learned sparse vectors.
+pub(crate) const SPARSE: &str = "sparse";
+
+/// The part of an index, and the model in its passport, of token vectors.
+pub(crate) const LATE: &str = "late";
 
 type Load<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
@@ -74,39 +81,92 @@ impl<V> Embedder<V> {
     }
 }
 
+/// A learned sparse encoder, and the tokenizer by itself for queries that need no model.
+pub struct SparseEmbedder {
+    /// The encoder.
+    pub embedder: Embedder<SparseVector>,
+    bag: Lazy<Arc<TokenBag>>,
+}
+
+impl SparseEmbedder {
+    /// An encoder, and what `load_bag` gives.
+    pub fn new(
+        embedder: Embedder<SparseVector>,
+        load_bag: impl Fn() -> Result<Arc<TokenBag>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { embedder, bag: Lazy::new(Box::new(load_bag)) }
+    }
+
+    /// Gives the tokens of inference-free queries.
+    ///
+    /// # Errors
+    ///
+    /// Whatever loading it gives.
+    pub fn bag(&self) -> Result<&Arc<TokenBag>> {
+        self.bag.get()
+    }
+}
+
 /// What makes the vectors of an index, by their kind; words need nothing.
 #[derive(Clone, Default)]
 pub struct Encoders {
     /// One vector a chunk.
     pub dense: Option<Arc<Embedder>>,
+    /// A weight for each of a vocabulary's words.
+    pub sparse: Option<Arc<SparseEmbedder>>,
+    /// One vector a token.
+    pub late: Option<Arc<Embedder<TokenMatrix>>>,
 }
 
 impl Encoders {
     /// One dense encoder, or none.
     pub fn dense(embedder: Option<Arc<Embedder>>) -> Self {
-        Self { dense: embedder }
+        Self { dense: embedder, ..Self::default() }
     }
 
     /// Puts the encoders' stamps into a passport.
     pub fn stamp(&self, passport: &mut Passport) {
         passport.embedder = self.dense.as_ref().map(|embedder| embedder.stamp().clone());
+        let further = [
+            (SPARSE, self.sparse.as_ref().map(|sparse| sparse.embedder.stamp())),
+            (LATE, self.late.as_ref().map(|late| late.stamp())),
+        ];
+        passport.models.retain(|part, _| part != SPARSE && part != LATE);
+        for (part, stamp) in further {
+            passport.models.extend(stamp.map(|stamp| (part.to_owned(), stamp.clone())));
+        }
     }
 
     /// The stamps of all encoders.
     pub fn stamps(&self) -> impl Iterator<Item = &ModelStamp> {
-        self.dense.iter().map(|embedder| embedder.stamp())
+        let dense = self.dense.iter().map(|embedder| embedder.stamp());
+        let sparse = self.sparse.iter().map(|sparse| sparse.embedder.stamp());
+        dense.chain(sparse).chain(self.late.iter().map(|late| late.stamp()))
     }
 
     /// The encoders that an index with this passport lacks, and those it has.
     pub fn split(&self, passport: &Passport) -> (Self, Self) {
-        let has_dense = passport.embedder.is_some();
-        let dense = |wanted: bool| self.dense.clone().filter(|_| wanted);
-        (Self { dense: dense(!has_dense) }, Self { dense: dense(has_dense) })
+        let has =
+            [passport.embedder.is_some(), passport.models.contains_key(SPARSE), passport.models.contains_key(LATE)];
+        let those = |wanted: [bool; 3]| Self {
+            dense: self.dense.clone().filter(|_| wanted[0]),
+            sparse: self.sparse.clone().filter(|_| wanted[1]),
+            late: self.late.clone().filter(|_| wanted[2]),
+        };
+        (those(has.map(|has| !has)), those(has))
     }
 
     /// What counts the tokens of chunks: the tokenizer of the first encoder there is.
     pub fn counter(&self) -> Option<Arc<dyn TokenCounter>> {
-        self.dense.as_ref().map(|embedder| embedder.counter())
+        let dense = self.dense.as_ref().map(|embedder| embedder.counter());
+        dense
+            .or_else(|| self.sparse.as_ref().map(|sparse| sparse.embedder.counter()))
+            .or_else(|| self.late.as_ref().map(|late| late.counter()))
+    }
+
+    /// These encoders, and those of another set where these have none.
+    pub fn or(self, other: Self) -> Self {
+        Self { dense: self.dense.or(other.dense), sparse: self.sparse.or(other.sparse), late: self.late.or(other.late) }
     }
 }
 

@@ -56,10 +56,14 @@ pub enum Error {
         chunk: u32,
     },
     /// A recipe asks for vectors of an index that has none.
-    #[error("`{}` has no vectors: it was indexed with BM25 only; use `--recipe bm25` or index it again with an embedder", index.display())]
-    NoDense {
+    #[error("`{}` has no {what}; use another recipe, such as `--recipe bm25`, or have them made by `raglan index --{setting} MODEL`", index.display())]
+    NoVectors {
         /// The index folder.
         index: PathBuf,
+        /// The kind of vectors.
+        what: &'static str,
+        /// The setting that names their encoder.
+        setting: &'static str,
     },
     /// A recipe does not do what is asked of it.
     #[error("recipe `{recipe}` gives {found}, where {wanted} is needed")]
@@ -121,6 +125,9 @@ pub enum Error {
     /// A role's failure.
     #[error(transparent)]
     Core(#[from] raglan_core::Error),
+    /// Token vectors.
+    #[error(transparent)]
+    Late(#[from] raglan_late::Error),
     /// The index folder.
     #[error(transparent)]
     Store(#[from] raglan_store::Error),

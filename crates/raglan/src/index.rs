@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use raglan_core::Retriever;
+use raglan_core::{Reranker, Retriever, TokenMatrix};
 use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
-use raglan_pipeline::VectorRetriever;
-use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters};
+use raglan_late::{LateConfig, LateIndex};
+use raglan_pipeline::{Rescorer, SparseMode, SparseQueries, VectorRetriever};
+use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters, ImpactConfig, ImpactIndex, ImpactSearch};
 use raglan_store::{Passport, Snapshot};
 
-use crate::embedder::{Embedder, Encoders};
+use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
 use crate::location::noted_root;
+use crate::stored_vectors::{SparseQuery, SparseVectors, TokenVectors};
 use crate::{Error, Result};
 
 /// One generation of an index, whose parts are opened when they are first needed.
@@ -22,6 +24,8 @@ pub struct Index {
     analyzer: Analyzer,
     bm25: OnceLock<Arc<Bm25Index>>,
     dense: OnceLock<Arc<DenseIndex>>,
+    sparse: OnceLock<Arc<ImpactIndex>>,
+    late: OnceLock<Arc<LateIndex>>,
 }
 
 impl Index {
@@ -44,7 +48,17 @@ impl Index {
         })?;
         let analyzer = Analyzer::new(&analyzer_config);
         let root = passport.root.as_deref().map(|note| noted_root(folder, note));
-        Ok(Self { snapshot, root, encoders, analyzer_config, analyzer, bm25: OnceLock::new(), dense: OnceLock::new() })
+        Ok(Self {
+            snapshot,
+            root,
+            encoders,
+            analyzer_config,
+            analyzer,
+            bm25: OnceLock::new(),
+            dense: OnceLock::new(),
+            sparse: OnceLock::new(),
+            late: OnceLock::new(),
+        })
     }
 
     /// The generation that is open.
@@ -94,7 +108,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDense`] when the index has none, or a damaged file.
+    /// [`Error::NoVectors`] when the index has none, or a damaged file.
     pub fn dense(&self) -> Result<&Arc<DenseIndex>> {
         let embedder = self.embedder()?;
         if self.dense.get().is_none() {
@@ -110,9 +124,9 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDense`] when the index has no vectors.
+    /// [`Error::NoVectors`] when the index has no vectors.
     pub fn embedder(&self) -> Result<&Embedder> {
-        self.encoders.dense.as_deref().ok_or_else(|| Error::NoDense { index: self.snapshot.folder().to_owned() })
+        self.encoders.dense.as_deref().ok_or_else(|| self.no_vectors("vectors", "embedder"))
     }
 
     /// Whether the index has vectors.
@@ -124,7 +138,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDense`] when the index has no vectors, a damaged file, or an encoder that cannot be loaded.
+    /// [`Error::NoVectors`] when the index has no vectors, a damaged file, or an encoder that cannot be loaded.
     pub fn dense_retriever(&self, mode: SearchMode) -> Result<Arc<dyn Retriever>> {
         let encoder = self.embedder()?.encoder()?.clone();
         Ok(Arc::new(VectorRetriever::new(encoder, self.dense_in(mode)?)))
@@ -143,6 +157,104 @@ impl Index {
         let config = dense_config();
         let index = DenseIndex::open(&self.folders("dense")?, dim, self.snapshot.deleted(), &config)?;
         Ok(Arc::new(index.with_mode(mode)))
+    }
+
+    /// The index of learned sparse vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, or a damaged file.
+    pub fn sparse(&self) -> Result<&Arc<ImpactIndex>> {
+        self.sparse_embedder()?;
+        if self.sparse.get().is_none() {
+            let folders = self.folders(SPARSE)?;
+            let index = ImpactIndex::open(&folders, self.snapshot.deleted(), &ImpactConfig::default())?;
+            let _ = self.sparse.set(Arc::new(index));
+        }
+        Ok(self.sparse.get().expect("the index was set above"))
+    }
+
+    /// The encoder of the index's learned sparse vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none.
+    pub fn sparse_embedder(&self) -> Result<&SparseEmbedder> {
+        self.encoders.sparse.as_deref().ok_or_else(|| self.no_vectors("learned sparse vectors", SPARSE))
+    }
+
+    /// Retrieval and reranking by learned sparse vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, a damaged file, or a model that cannot be loaded.
+    pub fn sparse_vectors(&self, queries: SparseQueries, mode: SparseMode) -> Result<Arc<SparseVectors>> {
+        let embedder = self.sparse_embedder()?;
+        let query = match queries {
+            SparseQueries::Encoded => SparseQuery::Encoded(embedder.embedder.encoder()?.clone()),
+            SparseQueries::InferenceFree => SparseQuery::InferenceFree(embedder.bag()?.clone()),
+        };
+        let index = match mode {
+            SparseMode::Exact => self.sparse()?.clone(),
+            SparseMode::Approximate => {
+                let config = ImpactConfig { search: ImpactSearch::APPROXIMATE, ..ImpactConfig::default() };
+                Arc::new(ImpactIndex::open(&self.folders(SPARSE)?, self.snapshot.deleted(), &config)?)
+            }
+        };
+        Ok(Arc::new(SparseVectors { query, index }))
+    }
+
+    /// The index of token vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, or a damaged file.
+    pub fn late(&self) -> Result<&Arc<LateIndex>> {
+        self.late_embedder()?;
+        if self.late.get().is_none() {
+            let index = LateIndex::open(&self.folders(LATE)?, self.snapshot.deleted(), &LateConfig::default())?;
+            let _ = self.late.set(Arc::new(index));
+        }
+        Ok(self.late.get().expect("the index was set above"))
+    }
+
+    /// The encoder of the index's token vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none.
+    pub fn late_embedder(&self) -> Result<&Embedder<TokenMatrix>> {
+        self.encoders.late.as_deref().ok_or_else(|| self.no_vectors("token vectors", LATE))
+    }
+
+    /// Retrieval by late interaction.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, a damaged file, or a model that cannot be loaded.
+    pub fn late_retriever(&self) -> Result<Arc<dyn Retriever>> {
+        let encoder = self.late_embedder()?.encoder()?.clone();
+        Ok(Arc::new(VectorRetriever::new(encoder, self.late()?.clone())))
+    }
+
+    /// What scores the chunks of a ranking anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`sparse_vectors`](Self::sparse_vectors) and [`late_retriever`](Self::late_retriever).
+    pub fn rescorer(&self, by: Rescorer) -> Result<Arc<dyn Reranker>> {
+        Ok(match by {
+            Rescorer::Sparse => self.sparse_vectors(SparseQueries::Encoded, SparseMode::Exact)?,
+            Rescorer::SparseInferenceFree => self.sparse_vectors(SparseQueries::InferenceFree, SparseMode::Exact)?,
+            Rescorer::Late => {
+                let encoder = self.late_embedder()?.encoder()?.clone();
+                Arc::new(TokenVectors { encoder, index: self.late()?.clone() })
+            }
+        })
+    }
+
+    fn no_vectors(&self, what: &'static str, setting: &'static str) -> Error {
+        Error::NoVectors { index: self.snapshot.folder().to_owned(), what, setting }
     }
 
     fn folders(&self, part: &str) -> Result<Vec<PathBuf>> {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use raglan_core::{ChunkSet, Chunker, DocId, Document};
 use raglan_dense::DenseConfig;
 use raglan_ingest::{Isolation, Limits, ReaderPool, WalkOptions};
-use raglan_sparse::AnalyzerConfig;
+use raglan_late::LateConfig;
+use raglan_sparse::{AnalyzerConfig, ImpactConfig};
 use raglan_store::{Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
@@ -57,6 +58,10 @@ pub struct BuildSettings {
     pub analyzer: AnalyzerConfig,
     /// How vectors are stored and searched.
     pub dense: DenseConfig,
+    /// How learned sparse vectors are stored and searched.
+    pub sparse: ImpactConfig,
+    /// How token vectors are stored and searched.
+    pub late: LateConfig,
     /// Threads to work on.
     pub threads: usize,
     /// Bytes of text and vectors that may wait for a commit.
@@ -73,6 +78,8 @@ impl BuildSettings {
             encoders,
             analyzer: AnalyzerConfig::default(),
             dense: dense_config(),
+            sparse: ImpactConfig::default(),
+            late: LateConfig::default(),
             threads,
             pending_bytes: 256 << 20,
             commit_every: Duration::from_secs(60),
@@ -213,6 +220,10 @@ pub struct IndexTimings {
     pub bm25_s: f64,
     /// Writing vectors and graphs.
     pub dense_s: f64,
+    /// Writing learned sparse vectors.
+    pub sparse_s: f64,
+    /// Writing token vectors.
+    pub late_s: f64,
     /// Writing chunk tables and ledgers and making them durable.
     pub commit_s: f64,
     /// Merging segments.

@@ -6,15 +6,18 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_core::{Answer, Context, Generator};
-use raglan_embed::{EncoderConfig, LongPassages, SentenceEncoder};
+use raglan_core::{Answer, Context, Generator, TokenCounter, TokenMatrix};
+use raglan_embed::{
+    EncoderConfig, LongPassages, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder,
+    TokenEncoderConfig, TokenHead,
+};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
 use raglan_model::Products;
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
-use crate::embedder::{Embedder, Encoders};
+use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
 use crate::{Error, Result};
 
 /// The models of a machine: where they lie, and how their fetching is shown.
@@ -86,32 +89,16 @@ impl Models {
         let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config = EncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
         let stamp = ModelStamp {
-            name: name.to_owned(),
-            weights_sha256: sha256(&files, "model.safetensors"),
-            tokenizer_sha256: sha256(&files, "tokenizer.json"),
-            pooling: config.pooling.to_string(),
             normalized: config.normalize,
             query_prefix: config.query_prefix.clone(),
             passage_prefix: config.passage_prefix.clone(),
-            max_tokens: config.max_tokens,
-            dim: config.dim,
-            dtype: match self.products {
-                Products::Int8 => "int8",
-                Products::Bf16 => "bf16",
-                Products::Stored | Products::F32 | Products::Candle => "f32",
-            }
-            .into(),
+            ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.dim)
         };
-        let (dir, threads) = (files.dir, self.threads);
-        let (counter_dir, counter_name, name) = (dir.clone(), name.to_owned(), name.to_owned());
-        Ok(Arc::new(Embedder::new(
-            stamp,
-            move || raglan_embed::token_counter(&counter_dir).map_err(|error| with_remedy(&counter_name, error)),
-            move || {
-                let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
-                Ok(Arc::new(encoder.map_err(|error| with_remedy(&name, error))?))
-            },
-        )))
+        let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
+        Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
+            let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
+            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+        })))
     }
 
     /// The encoders that made the vectors of an index.
@@ -120,7 +107,77 @@ impl Models {
     ///
     /// As [`embedder`](Self::embedder).
     pub fn encoders_of(&self, passport: &Passport) -> Result<Encoders> {
-        Ok(Encoders { dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()? })
+        Ok(Encoders {
+            dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()?,
+            sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder(&stamp.name)).transpose()?,
+            late: passport.models.get(LATE).map(|stamp| self.late_embedder(&stamp.name)).transpose()?,
+        })
+    }
+
+    /// A learned sparse encoder by name, or by the folder of its files.
+    ///
+    /// # Errors
+    ///
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
+    pub fn sparse_embedder(&self, name: &str) -> Result<Arc<SparseEmbedder>> {
+        let files = self.ensure(name)?;
+        let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
+        let config = SparseEncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
+        let stamp = self.stamp(name, &files, "max", config.max_tokens, 0);
+        let (dir, threads, bag_dir) = (files.dir.clone(), self.threads, files.dir);
+        let (owned, bag_name) = (name.to_owned(), name.to_owned());
+        let embedder = Embedder::new(stamp, counter(name, &dir), move || {
+            let encoder = SparseEncoder::load(&dir, config.clone(), threads);
+            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+        });
+        let load_bag = move || {
+            let bag = TokenBag::load(&bag_dir);
+            Ok(Arc::new(bag.map_err(|error| with_remedy(&bag_name, error))?))
+        };
+        Ok(Arc::new(SparseEmbedder::new(embedder, load_bag)))
+    }
+
+    /// An encoder of token vectors by name, or by the folder of its files: a late-interaction model, or a sentence model
+    /// whose hidden states serve as token vectors.
+    ///
+    /// # Errors
+    ///
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
+    pub fn late_embedder(&self, name: &str) -> Result<Arc<Embedder<TokenMatrix>>> {
+        let files = self.ensure(name)?;
+        let config = TokenEncoderConfig::for_files(&files.dir).map_err(|error| with_remedy(name, error))?;
+        let config = TokenEncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
+        let pooling = match config.head {
+            TokenHead::Projection => "tokens, projected",
+            TokenHead::HiddenState => "tokens",
+        };
+        let stamp = self.stamp(name, &files, pooling, config.passage_tokens, 0);
+        let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
+        Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
+            let encoder = TokenEncoder::load(&dir, config.clone(), threads);
+            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+        })))
+    }
+
+    /// A model by its files, without prefixes.
+    fn stamp(&self, name: &str, files: &ModelFiles, pooling: &str, max_tokens: usize, dim: usize) -> ModelStamp {
+        ModelStamp {
+            name: name.to_owned(),
+            weights_sha256: sha256(files, "model.safetensors"),
+            tokenizer_sha256: sha256(files, "tokenizer.json"),
+            pooling: pooling.to_owned(),
+            normalized: false,
+            query_prefix: String::new(),
+            passage_prefix: String::new(),
+            max_tokens,
+            dim,
+            dtype: match self.products {
+                Products::Int8 => "int8",
+                Products::Bf16 => "bf16",
+                Products::Stored | Products::F32 | Products::Candle => "f32",
+            }
+            .into(),
+        }
     }
 
     /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the
@@ -188,6 +245,12 @@ fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
         format!("run `raglan models pull {name}` to check the model and fetch again what is damaged")
     };
     Error::ModelFiles { source: Box::new(error), remedy }
+}
+
+/// Loads the token counter of a model in a folder.
+fn counter(name: &str, dir: &Path) -> impl Fn() -> Result<Arc<dyn TokenCounter>> + Send + Sync + 'static {
+    let (name, dir) = (name.to_owned(), dir.to_owned());
+    move || raglan_embed::token_counter(&dir).map_err(|error| with_remedy(&name, error))
 }
 
 fn sha256(files: &ModelFiles, name: &str) -> String {

@@ -115,7 +115,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDense`] when the recipe wants vectors and the index has none; damaged files; models that cannot be
+    /// [`Error::NoVectors`] when the recipe wants vectors and the index has none; damaged files; models that cannot be
     /// loaded.
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
         recipe.bind(|stage| {
@@ -125,8 +125,14 @@ impl Index {
                     DenseMode::Auto => SearchMode::Auto,
                     DenseMode::Exact => SearchMode::Exact,
                     DenseMode::Graph => SearchMode::Graph,
+                    DenseMode::Int8 => SearchMode::Int8,
+                    DenseMode::OneBit => SearchMode::OneBit,
                 })?),
-                StageSpec::Read => Part::Store(Arc::new(self.snapshot().clone())),
+                StageSpec::Sparse { queries, mode, .. } => Part::Retriever(self.sparse_vectors(queries, mode)?),
+                StageSpec::Late { .. } => Part::Retriever(self.late_retriever()?),
+                StageSpec::Rescore { by, .. } => Part::Reranker(self.rescorer(by)?),
+                StageSpec::MarginalRelevance { .. } => Part::Vectors(self.dense()?.clone()),
+                StageSpec::Read | StageSpec::Expand { .. } => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
                     recipe: stage.name.clone(),
                     found: "an Answer".into(),

@@ -44,6 +44,14 @@ pub(super) fn table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
             line("queries", string(&queries.to_string()));
             line("mode", string(&mode.to_string()));
         }
+        StageSpec::MarginalRelevance { lambda, k } => {
+            line("lambda", float(*lambda));
+            line("k", k.to_string());
+        }
+        StageSpec::Expand { neighbours, merge } => {
+            line("neighbours", neighbours.to_string());
+            line("merge", float(*merge));
+        }
         StageSpec::Rescore { by, k } => {
             line("by", string(&by.to_string()));
             line("k", k.to_string());

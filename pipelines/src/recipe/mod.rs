@@ -157,12 +157,15 @@ impl Recipe {
                 | StageSpec::Sparse { k: own, .. }
                 | StageSpec::Late { k: own }
                 | StageSpec::Rescore { k: own, .. }
+                | StageSpec::MarginalRelevance { k: own, .. }
                 | StageSpec::Select { k: own } => set(own),
                 StageSpec::Fuse { k: own, depth, .. } => {
                     set(own);
                     *depth = k.max(*depth);
                 }
-                StageSpec::Gate { .. } | StageSpec::Read | StageSpec::Generate(_) => continue,
+                StageSpec::Gate { .. } | StageSpec::Read | StageSpec::Expand { .. } | StageSpec::Generate(_) => {
+                    continue;
+                }
             }
             decided = true;
         }

@@ -151,6 +151,14 @@ impl<'a> Table<'a, '_> {
                 Some(by) => StageSpec::Rescore { by: known(by), k: self.integer("k", 1..=MOST, 100)? },
                 None => return Err(self.missing("by")),
             },
+            "mmr" => StageSpec::MarginalRelevance {
+                lambda: self.float("lambda", 0.0..=1.0, 0.7)?,
+                k: self.integer("k", 1..=MOST, 10)?,
+            },
+            "expand" => StageSpec::Expand {
+                neighbours: self.integer("neighbours", 0..=MOST, 1)?,
+                merge: self.float("merge", 0.0..=2.0, 2.0)?,
+            },
             "fuse" => {
                 let method = self.word("method", &Fusion::NAMES, "fusion method")?;
                 let fusion = match method.map_or(Fusion::MIN_MAX, known) {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raglan_core::{Answer, ChunkStore, Context, Error, Generator, Query, Reranker, Result, Retriever};
+use raglan_core::{Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever};
 
 use super::{Input, Port, Recipe, RecipeStage, StageSpec};
-use crate::{Ranked, Stage, fuse, gate, min_score, read, rerank, retrieve, select};
+use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
@@ -15,7 +15,9 @@ pub enum Part {
     Retriever(Arc<dyn Retriever>),
     /// For a stage that scores the chunks of a Ranking.
     Reranker(Arc<dyn Reranker>),
-    /// For `read`.
+    /// For `mmr`.
+    Vectors(Arc<dyn ChunkVectors>),
+    /// For `read` and `expand`.
     Store(Arc<dyn ChunkStore>),
     /// For `generate`.
     Generator(Arc<dyn Generator>),
@@ -78,7 +80,8 @@ impl Recipe {
                 | StageSpec::Sparse { .. }
                 | StageSpec::Late { .. } => "a retriever",
                 StageSpec::Rescore { .. } => "a reranker",
-                StageSpec::Read => "a store",
+                StageSpec::MarginalRelevance { .. } => "vectors",
+                StageSpec::Read | StageSpec::Expand { .. } => "a store",
                 StageSpec::Generate(_) => "a generator",
                 StageSpec::Fuse { .. } | StageSpec::Gate { .. } | StageSpec::Select { .. } => {
                     parts.push(None);
@@ -89,6 +92,7 @@ impl Recipe {
             let found = match part {
                 Part::Retriever(_) => "a retriever",
                 Part::Reranker(_) => "a reranker",
+                Part::Vectors(_) => "vectors",
                 Part::Store(_) => "a store",
                 Part::Generator(_) => "a generator",
             };
@@ -134,6 +138,9 @@ impl Pipeline {
                 (StageSpec::Rescore { k, .. }, Some(Part::Reranker(reranker))) => {
                     Value::Rankings(rerank(&**reranker, *k).run(rankings(0))?)
                 }
+                (StageSpec::MarginalRelevance { lambda, k }, Some(Part::Vectors(vectors))) => {
+                    Value::Rankings(mmr(&**vectors, *lambda, *k).run(rankings(0))?)
+                }
                 (StageSpec::Fuse { fusion, weights, depth, k }, None) => {
                     let lists: Vec<_> = (0..stage.inputs.len()).map(rankings).collect();
                     let stage = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
@@ -145,6 +152,11 @@ impl Pipeline {
                     n => gate(min_scores.clone()).run((rankings(0), (1..n).map(rankings).collect()))?,
                 }),
                 (StageSpec::Read, Some(Part::Store(store))) => Value::Contexts(read(&**store).run(rankings(0))?),
+                (StageSpec::Expand { neighbours, merge }, Some(Part::Store(store))) => {
+                    let Input::Stage(i) = stage.inputs[0] else { unreachable!("the recipe's ports fit") };
+                    let Value::Contexts(contexts) = &runs[i].output else { unreachable!("the recipe's ports fit") };
+                    Value::Contexts(expand(&**store, *neighbours, *merge).run(contexts.clone())?)
+                }
                 (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
                     let Input::Stage(i) = stage.inputs[0] else { unreachable!("the recipe's ports fit") };
                     let Value::Contexts(contexts) = &runs[i].output else { unreachable!("the recipe's ports fit") };

@@ -88,6 +88,20 @@ pub enum StageSpec {
         /// How many hits to keep; 10 unless said.
         k: usize,
     },
+    /// `mmr`: Ranking → Ranking, hits that are good and unlike each other; see [`mmr`](crate::mmr).
+    MarginalRelevance {
+        /// How much relevance counts against novelty, from 0 to 1; 0.7 unless said.
+        lambda: f32,
+        /// How many hits to choose; 10 unless said.
+        k: usize,
+    },
+    /// `expand`: Context → Context, with what stands around the passages; see [`expand`](crate::expand).
+    Expand {
+        /// How many chunks before and after a passage; 1 unless said.
+        neighbours: usize,
+        /// From what share of its chunks on a section is taken whole; 2, never, unless said.
+        merge: f32,
+    },
     /// `gate`: a Ranking, and Rankings that are evidence → Ranking.
     ///
     /// Keeps the chunks of the first input that at least one of the further inputs scores high enough; when there are
@@ -251,18 +265,20 @@ impl fmt::Display for Arity {
 
 impl StageSpec {
     /// The kinds' names, as `use` takes them.
-    pub const KINDS: [&'static str; 10] =
-        ["bm25", "dense", "fuse", "gate", "generate", "late", "read", "rescore", "select", "sparse"];
+    pub const KINDS: [&'static str; 12] =
+        ["bm25", "dense", "expand", "fuse", "gate", "generate", "late", "mmr", "read", "rescore", "select", "sparse"];
 
     /// The kind's name.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Bm25 { .. } => "bm25",
             Self::Dense { .. } => "dense",
+            Self::Expand { .. } => "expand",
             Self::Fuse { .. } => "fuse",
             Self::Gate { .. } => "gate",
             Self::Generate(_) => "generate",
             Self::Late { .. } => "late",
+            Self::MarginalRelevance { .. } => "mmr",
             Self::Read => "read",
             Self::Rescore { .. } => "rescore",
             Self::Select { .. } => "select",
@@ -274,17 +290,20 @@ impl StageSpec {
     pub fn input(&self) -> Port {
         match self {
             Self::Bm25 { .. } | Self::Dense { .. } | Self::Sparse { .. } | Self::Late { .. } => Port::Query,
-            Self::Fuse { .. } | Self::Gate { .. } | Self::Read | Self::Rescore { .. } | Self::Select { .. } => {
-                Port::Ranking
-            }
-            Self::Generate(_) => Port::Context,
+            Self::Fuse { .. }
+            | Self::Gate { .. }
+            | Self::MarginalRelevance { .. }
+            | Self::Read
+            | Self::Rescore { .. }
+            | Self::Select { .. } => Port::Ranking,
+            Self::Expand { .. } | Self::Generate(_) => Port::Context,
         }
     }
 
     /// What it gives.
     pub fn output(&self) -> Port {
         match self {
-            Self::Read => Port::Context,
+            Self::Read | Self::Expand { .. } => Port::Context,
             Self::Generate(_) => Port::Answer,
             _ => Port::Ranking,
         }

@@ -39,7 +39,10 @@ fn print(status: &Status) {
     println!("on disk     {} ({})", bytes(status.bytes.values().sum()), parts.join(", "));
     match &status.passport.embedder {
         Some(model) => println!("embedder    {} ({} dimensions)", model.name, model.dim),
-        None => println!("embedder    none: BM25 only"),
+        None => println!("embedder    none: no dense vectors"),
+    }
+    for (part, model) in &status.passport.models {
+        println!("{part:11} {}", model.name);
     }
     println!("chunker     {}", status.passport.chunker);
     println!("analyzer    {}", status.passport.analyzer);

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use raglan_core::{Chunk, ChunkId, Encoder};
+use raglan_core::{Chunk, ChunkId, Encoder, SparseVector, TokenMatrix};
 use raglan_dense::DenseIndex;
+use raglan_late::LateIndex;
+use raglan_sparse::ImpactIndex;
 use raglan_store::{SegmentDraft, SegmentId, Snapshot};
 
 use super::{BuildSettings, IndexTimings};
-use crate::embedder::Encoders;
+use crate::embedder::{Encoders, LATE, SPARSE};
 use crate::{Error, Result};
 
 /// How often an encoding under way is asked whether it is done, and the user whether to go on.
@@ -22,6 +24,8 @@ pub(super) struct Vectors {
     len: usize,
     /// `[len, dim]`, or empty without a dense encoder.
     dense: Vec<f32>,
+    sparse: Vec<SparseVector>,
+    late: Vec<TokenMatrix>,
 }
 
 impl Vectors {
@@ -46,6 +50,16 @@ impl Vectors {
                 bytes += 4 * vector.dim();
             }
         }
+        if let Some(sparse) = &encoders.sparse {
+            let Some(vectors) = encode(sparse.embedder.encoder()?.clone(), &texts, stop)? else { return Ok(None) };
+            bytes += vectors.iter().map(|vector| 8 * vector.terms().len()).sum::<usize>();
+            self.sparse.extend(vectors);
+        }
+        if let Some(embedder) = &encoders.late {
+            let Some(matrices) = encode(embedder.encoder()?.clone(), &texts, stop)? else { return Ok(None) };
+            bytes += matrices.iter().map(|matrix| 4 * matrix.as_slice().len()).sum::<usize>();
+            self.late.extend(matrices);
+        }
         self.len += texts.len();
         Ok(Some(bytes))
     }
@@ -56,12 +70,20 @@ impl Vectors {
         if self.dense.is_empty() {
             self.dense = other.dense;
         }
+        if self.sparse.is_empty() {
+            self.sparse = other.sparse;
+        }
+        if self.late.is_empty() {
+            self.late = other.late;
+        }
     }
 
     /// Forgets the vectors of all but the first chunks.
     pub(super) fn truncate(&mut self, len: usize) {
         if len < self.len {
             self.dense.truncate(self.dense.len() / self.len * len);
+            self.sparse.truncate(len);
+            self.late.truncate(len);
             self.len = len;
         }
     }
@@ -87,6 +109,19 @@ impl Vectors {
                 vectors.dense.extend_from_slice(vector);
             }
         }
+        let no_vector = |chunk: &Chunk| Error::NoVector { chunk: chunk.id.0 };
+        if encoders.sparse.is_some() {
+            let index = ImpactIndex::open(&folders(SPARSE)?, snapshot.deleted(), &settings.sparse)?;
+            for chunk in chunks {
+                vectors.sparse.push(index.vector(chunk.id).ok_or_else(|| no_vector(chunk))?);
+            }
+        }
+        if encoders.late.is_some() {
+            let index = LateIndex::open(&folders(LATE)?, snapshot.deleted(), &settings.late)?;
+            for chunk in chunks {
+                vectors.late.push(index.tokens(chunk.id)?.ok_or_else(|| no_vector(chunk))?);
+            }
+        }
         Ok(vectors)
     }
 
@@ -110,6 +145,16 @@ impl Vectors {
                 settings.threads,
             )?;
             timings.dense_s += started.elapsed().as_secs_f64();
+        }
+        let started = Instant::now();
+        if settings.encoders.sparse.is_some() {
+            raglan_sparse::write_impact_segment(&draft.part_dir(SPARSE)?, ids, &self.sparse, &settings.sparse)?;
+            timings.sparse_s += started.elapsed().as_secs_f64();
+        }
+        let started = Instant::now();
+        if settings.encoders.late.is_some() {
+            raglan_late::write_late_segment(&draft.part_dir(LATE)?, ids, &self.late, &settings.late)?;
+            timings.late_s += started.elapsed().as_secs_f64();
         }
         Ok(())
     }

@@ -1,0 +1,266 @@
+//! `raglan eval beir`
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use raglan::datasets::Qrels;
+use raglan::datasets::beir::{self, Collection, Query};
+use raglan::dense::DenseConfig;
+use raglan::embed::LongPassages;
+use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
+use raglan::pipeline::{Recipe, Rescorer, StageSpec};
+use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
+
+use crate::args::BeirCommand;
+use crate::progress::STOP;
+use crate::session::Session;
+use crate::{Outcome, output};
+
+/// What is always computed.
+const METRICS: [&str; 5] = ["ndcg@10", "recall@100", "map@100", "mrr@10", "p@10"];
+
+pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
+    let recipe = raglan::recipe(&command.recipe)?;
+    let mut metrics: Vec<Metric> = Vec::new();
+    for name in METRICS.into_iter().chain(command.metrics.iter().map(String::as_str)) {
+        let metric = name.parse()?;
+        if !metrics.contains(&metric) {
+            metrics.push(metric);
+        }
+    }
+    let collection = beir::read(&command.path, &command.split)?;
+    let mut queries: Vec<&Query> =
+        collection.queries.iter().filter(|query| collection.qrels.contains_query(&query.id)).collect();
+    if queries.is_empty() {
+        bail!("`{}`: no query of split `{}` is in queries.jsonl", command.path.display(), command.split);
+    }
+    let mut qrels = collection.qrels.clone();
+    if let Some(limit) = command.limit {
+        queries.truncate(limit);
+        qrels = Qrels::default();
+        for query in &queries {
+            for (document, &grade) in collection.qrels.iter().find(|(id, _)| *id == query.id).expect("it is judged").1 {
+                qrels.insert(&query.id, document, grade);
+            }
+        }
+    }
+
+    session.models.set_long_passages(LongPassages::Cut);
+    let (index, report) = open(session, command, &recipe, &collection)?;
+    let started = Instant::now();
+    let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
+    let search_seconds = started.elapsed().as_secs_f64();
+    if found.seconds.len() < queries.len() {
+        bail!("interrupted after {} of {} queries", found.seconds.len(), queries.len());
+    }
+
+    let passport = index.snapshot().passport();
+    let models = passport.embedder.iter().chain(passport.models.values());
+    let mut result = ResultFile {
+        recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
+        collection: stamp(command, &collection, queries.len()),
+        models: models
+            .map(|model| Stamp { name: model.name.clone(), hash: format!("sha256:{}", model.weights_sha256) })
+            .collect(),
+        revision: env!("CARGO_PKG_VERSION").to_owned(),
+        device: raglan::kernels::device::cpu_features().join(" "),
+        threads: session.threads,
+        index_seconds: report.timings.total_s,
+        search_seconds,
+        peak_memory: peak_memory(),
+        stages: stages(&found, &qrels, command.depth),
+        ..ResultFile::default()
+    };
+    result.score(&found.run, &qrels, &metrics);
+    result.time(queries.iter().zip(&found.seconds).map(|(query, seconds)| (query.id.as_str(), seconds * 1e3)));
+    if let Some(folder) = &command.out {
+        std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
+        found.run.write_trec(&folder.join("run.trec"), &command.recipe)?;
+        for stage in &found.stages {
+            found_stage_file(folder, &stage.stage).and_then(|path| Ok(stage.run.write_trec(&path, &stage.stage)?))?;
+        }
+        result.write(&folder.join("result.json"))?;
+    }
+    if session.json {
+        output::json(&result)?;
+    } else {
+        print(&result);
+    }
+    Ok(Outcome::Success)
+}
+
+/// The collection's index with all that the recipe needs, and what had to be done for it.
+fn open(
+    session: &Session,
+    command: &BeirCommand,
+    recipe: &Recipe,
+    collection: &Collection,
+) -> Result<(Index, IndexReport)> {
+    let setting = |key, usual| match session.settings.text(key) {
+        "none" => usual,
+        name => name.to_owned(),
+    };
+    let names = [
+        setting("embedder", "all-minilm-l6-v2".to_owned()),
+        setting("sparse", "splade-tiny".to_owned()),
+        setting("late", "all-minilm-l6-v2".to_owned()),
+    ];
+    let needs = Needs::of(recipe);
+    let needed = Encoders {
+        dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
+        sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
+        late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
+    };
+    // An index in the cache is of one corpus and of one choice of models.
+    let mut key = blake3::Hasher::new();
+    key.update(corpus_hash(collection).as_bytes());
+    for part in names.iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
+    {
+        key.update(part.as_bytes()).update(b"\n");
+    }
+    let folder = match session.settings.path("index") {
+        Some(folder) => folder,
+        None => {
+            let name = collection_name(command);
+            session.models.cache().dir().join("collections").join(format!("{name}-{}", &key.finalize().to_hex()[..16]))
+        }
+    };
+    if command.fresh && folder.join("manifest.json").is_file() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("`{}`", folder.display()))?;
+    }
+    let present = match raglan::store::Passport::read(&folder) {
+        Ok(passport) => session.models.encoders_of(&passport)?,
+        Err(_) => Encoders::default(),
+    };
+    let encoders = needed.or(present);
+    let build = BuildSettings {
+        prefix_headings: false,
+        analyzer: session.analyzer()?,
+        dense: DenseConfig { graph_from: 0, ..DenseConfig::default() },
+        ..BuildSettings::new(encoders.clone(), session.threads)
+    };
+    let report = index_collection(&folder, &collection.documents, &build, &*session.bars, &STOP);
+    session.bars.clear();
+    let report =
+        report.with_context(|| format!("the collection's index `{}`; `--fresh` makes it anew", folder.display()))?;
+    if report.interrupted {
+        bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
+    }
+    Ok((Index::open(&folder, |_| Ok(encoders))?, report))
+}
+
+/// The kinds of vectors that a recipe's stages need.
+#[derive(Default)]
+struct Needs {
+    dense: bool,
+    sparse: bool,
+    late: bool,
+}
+
+impl Needs {
+    fn of(recipe: &Recipe) -> Self {
+        let mut needs = Self::default();
+        for stage in recipe.stages() {
+            match stage.spec {
+                StageSpec::Dense { .. } => needs.dense = true,
+                StageSpec::Sparse { .. }
+                | StageSpec::Rescore { by: Rescorer::Sparse | Rescorer::SparseInferenceFree, .. } => {
+                    needs.sparse = true
+                }
+                StageSpec::Late { .. } | StageSpec::Rescore { by: Rescorer::Late, .. } => needs.late = true,
+                _ => {}
+            }
+        }
+        needs
+    }
+}
+
+/// What came of each stage that gives a ranking.
+fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult> {
+    let mut before: Option<f64> = None;
+    let mut results = Vec::new();
+    for stage in &found.stages {
+        let recall_after = evaluate(&stage.run, qrels, Metric::Recall { k: depth }).mean;
+        results.push(StageResult {
+            name: stage.stage.clone(),
+            recall_before: before.filter(|_| !stage.is_first),
+            recall_after,
+            latency_ms: Latency::of(stage.seconds.iter().map(|seconds| seconds * 1e3)),
+        });
+        before = Some(before.map_or(recall_after, |best| best.max(recall_after)));
+    }
+    results
+}
+
+fn found_stage_file(folder: &std::path::Path, stage: &str) -> Result<PathBuf> {
+    let name: String = stage.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
+    let folder = folder.join("stages");
+    std::fs::create_dir_all(&folder).with_context(|| format!("`{}`", folder.display()))?;
+    Ok(folder.join(format!("{name}.trec")))
+}
+
+fn collection_name(command: &BeirCommand) -> String {
+    let path = command.path.canonicalize().unwrap_or_else(|_| command.path.clone());
+    path.file_name().map_or_else(|| "collection".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn stamp(command: &BeirCommand, collection: &Collection, n_queries: usize) -> CollectionStamp {
+    let mut queries = blake3::Hasher::new();
+    for query in &collection.queries {
+        queries.update(query.id.as_bytes()).update(b"\0").update(query.text.as_bytes()).update(b"\0");
+    }
+    let mut qrels = blake3::Hasher::new();
+    for (query, grades) in collection.qrels.iter() {
+        for (document, grade) in grades {
+            qrels.update(format!("{query}\0{document}\0{grade}\0").as_bytes());
+        }
+    }
+    CollectionStamp {
+        name: collection_name(command),
+        split: command.split.clone(),
+        corpus_hash: format!("blake3:{}", corpus_hash(collection)),
+        queries_hash: format!("blake3:{}", queries.finalize().to_hex()),
+        qrels_hash: format!("blake3:{}", qrels.finalize().to_hex()),
+        n_documents: collection.documents.len(),
+        n_queries,
+    }
+}
+
+fn corpus_hash(collection: &Collection) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for document in &collection.documents {
+        for text in [&document.id, &document.title, &document.text] {
+            hasher.update(text.as_bytes()).update(b"\0");
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The most memory that this process held, in bytes; 0 where the system does not say.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kilobytes.unwrap_or(0_u64) * 1024
+}
+
+fn print(result: &ResultFile) {
+    let collection = &result.collection;
+    println!(
+        "{} ({}): {} documents, {} queries; recipe {}",
+        collection.name, collection.split, collection.n_documents, collection.n_queries, result.recipe.name
+    );
+    for (metric, value) in &result.metrics {
+        println!("  {metric:12} {value:.4}");
+    }
+    let latency = &result.latency_ms;
+    println!("  latency      p50 {:.2} ms, p95 {:.2} ms, p99 {:.2} ms", latency.p50, latency.p95, latency.p99);
+    for stage in &result.stages {
+        println!(
+            "  stage {:10} recall {:.4}, p50 {:.2} ms, p95 {:.2} ms",
+            stage.name, stage.recall_after, stage.latency_ms.p50, stage.latency_ms.p95
+        );
+    }
+}
