@@ -37,6 +37,22 @@ pub enum Error {
         /// What is wrong with it, with the row where there is one.
         problem: String,
     },
+    /// A collection that is not published.
+    #[error("no collection `{name}` can be downloaded; there are {known}; `--path` takes a folder of one's own")]
+    UnknownName {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A download that did not succeed.
+    #[error("`{url}`: {problem}")]
+    Download {
+        /// The address.
+        url: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// An id cannot stand in a TREC file, whose fields are separated by white space.
     #[error("`{}`: id `{id}` is empty or holds white space, which TREC files cannot express", path.display())]
     Id {

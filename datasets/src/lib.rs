@@ -29,6 +29,7 @@ pub mod beir;
 mod blocks;
 pub mod chunking;
 mod columns;
+pub mod download;
 mod error;
 pub mod frames;
 pub mod kilt;

@@ -394,8 +394,11 @@ The collection's index is kept in the cache, so that another recipe starts at on
 #[derive(Args)]
 pub struct BeirCommand {
     /// Folder with corpus.jsonl, queries.jsonl and qrels/, each also .gz or .zst
-    #[arg(long, value_name = "DIR")]
-    pub path: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "dataset", conflicts_with = "dataset")]
+    pub path: Option<PathBuf>,
+    /// A collection that BEIR publishes, such as scifact; downloaded the first time
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
     /// Recipe: a shipped name or a TOML file
     #[arg(long, value_name = "RECIPE", default_value = "hybrid")]
     pub recipe: String,

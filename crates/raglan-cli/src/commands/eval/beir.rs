@@ -1,14 +1,15 @@
 //! `raglan eval beir`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use raglan::datasets::Qrels;
+use raglan::datasets::{Qrels, download};
 use raglan::datasets::beir::{self, Collection, Query};
 use raglan::dense::DenseConfig;
 use raglan::embed::LongPassages;
+use raglan::model::registry::Progress as _;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::pipeline::{Recipe, Rescorer, StageSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
@@ -30,11 +31,12 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
             metrics.push(metric);
         }
     }
-    let collection = beir::read(&command.path, &command.split)?;
+    let path = folder(session, command)?;
+    let collection = beir::read(&path, &command.split)?;
     let mut queries: Vec<&Query> =
         collection.queries.iter().filter(|query| collection.qrels.contains_query(&query.id)).collect();
     if queries.is_empty() {
-        bail!("`{}`: no query of split `{}` is in queries.jsonl", command.path.display(), command.split);
+        bail!("`{}`: no query of split `{}` is in queries.jsonl", path.display(), command.split);
     }
     let mut qrels = collection.qrels.clone();
     if let Some(limit) = command.limit {
@@ -48,7 +50,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     }
 
     session.models.set_long_passages(LongPassages::Cut);
-    let (index, report) = open(session, command, &recipe, &collection)?;
+    let (index, report) = open(session, command, &path, &recipe, &collection)?;
     let started = Instant::now();
     let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
     let search_seconds = started.elapsed().as_secs_f64();
@@ -60,7 +62,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     let models = passport.embedder.iter().chain(passport.models.values());
     let mut result = ResultFile {
         recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
-        collection: stamp(command, &collection, queries.len()),
+        collection: stamp(&path, command, &collection, queries.len()),
         models: models
             .map(|model| Stamp { name: model.name.clone(), hash: format!("sha256:{}", model.weights_sha256) })
             .collect(),
@@ -91,10 +93,33 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
+/// The collection's folder, downloaded when it is asked for by name.
+fn folder(session: &Session, command: &BeirCommand) -> Result<PathBuf> {
+    let Some(name) = &command.dataset else {
+        return Ok(command.path.clone().expect("the arguments have a path or a name"));
+    };
+    let shelf = session.models.cache().dir().join("datasets");
+    if session.models.cache().is_offline() && !shelf.join(name).is_dir() {
+        bail!("`{name}` is not in `{}`, and `--offline` fetches nothing; `--path DIR` takes a folder", shelf.display());
+    }
+    let mut known = 0;
+    let found = download::beir(name, &shelf, &mut |have, total| {
+        if known == 0 {
+            session.bars.start(&format!("downloading {name}"), total);
+        }
+        session.bars.advance(have - known);
+        known = have;
+        !STOP.load(Ordering::Relaxed)
+    });
+    session.bars.clear();
+    Ok(found?)
+}
+
 /// The collection's index with all that the recipe needs, and what had to be done for it.
 fn open(
     session: &Session,
     command: &BeirCommand,
+    path: &Path,
     recipe: &Recipe,
     collection: &Collection,
 ) -> Result<(Index, IndexReport)> {
@@ -123,7 +148,7 @@ fn open(
     let folder = match session.settings.path("index") {
         Some(folder) => folder,
         None => {
-            let name = collection_name(command);
+            let name = collection_name(path);
             session.models.cache().dir().join("collections").join(format!("{name}-{}", &key.finalize().to_hex()[..16]))
         }
     };
@@ -194,19 +219,19 @@ fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult
     results
 }
 
-fn found_stage_file(folder: &std::path::Path, stage: &str) -> Result<PathBuf> {
+fn found_stage_file(folder: &Path, stage: &str) -> Result<PathBuf> {
     let name: String = stage.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
     let folder = folder.join("stages");
     std::fs::create_dir_all(&folder).with_context(|| format!("`{}`", folder.display()))?;
     Ok(folder.join(format!("{name}.trec")))
 }
 
-fn collection_name(command: &BeirCommand) -> String {
-    let path = command.path.canonicalize().unwrap_or_else(|_| command.path.clone());
+fn collection_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().map_or_else(|| "collection".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-fn stamp(command: &BeirCommand, collection: &Collection, n_queries: usize) -> CollectionStamp {
+fn stamp(path: &Path, command: &BeirCommand, collection: &Collection, n_queries: usize) -> CollectionStamp {
     let mut queries = blake3::Hasher::new();
     for query in &collection.queries {
         queries.update(query.id.as_bytes()).update(b"\0").update(query.text.as_bytes()).update(b"\0");
@@ -218,7 +243,7 @@ fn stamp(command: &BeirCommand, collection: &Collection, n_queries: usize) -> Co
         }
     }
     CollectionStamp {
-        name: collection_name(command),
+        name: collection_name(path),
         split: command.split.clone(),
         corpus_hash: format!("blake3:{}", corpus_hash(collection)),
         queries_hash: format!("blake3:{}", queries.finalize().to_hex()),
