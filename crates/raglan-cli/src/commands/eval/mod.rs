@@ -1,6 +1,9 @@
 //! `raglan eval`: one file a subcommand.
 
 mod chunking;
+mod diff;
+mod report;
+mod run;
 
 use anyhow::Result;
 
@@ -10,6 +13,9 @@ use crate::session::Session;
 
 pub fn run(session: &Session, command: &EvalCommand) -> Result<Outcome> {
     match command {
+        EvalCommand::Run(command) => run::run(session, command),
+        EvalCommand::Diff(command) => diff::run(session, command),
+        EvalCommand::Report(command) => report::run(session, command),
         EvalCommand::Chunking(command) => chunking::run(session, command),
     }
 }
