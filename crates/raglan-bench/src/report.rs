@@ -43,8 +43,7 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (T, f64, f64) {
 /// The smallest of the values that at least `p` percent of them do not exceed, as the peers define it; 0 of none.
 pub fn percentile(values: &mut [f64], p: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    let rank = (p / 100.0 * values.len() as f64).ceil() as usize;
-    values.get(rank.max(1) - 1).copied().unwrap_or(0.0)
+    raglan::eval::percentile(values, p)
 }
 
 /// Bytes of all files below a folder.
@@ -75,17 +74,4 @@ pub fn peak_rss_mb() -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib: f64 = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0.0);
     kib * 1024.0 / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_percentile_is_one_of_the_values() {
-        let mut values = [4.0, 1.0, 3.0, 2.0];
-        assert_eq!(percentile(&mut values, 50.0), 2.0); // 2 of 4 do not exceed it.
-        assert_eq!(percentile(&mut values, 99.0), 4.0);
-        assert_eq!(percentile(&mut [], 50.0), 0.0);
-    }
 }

@@ -357,7 +357,7 @@ pub struct ExplainCommand {
 pub enum ModelsCommand {
     /// List the models that raglan knows, and which of them are here
     List,
-    /// Fetch models that are not here or damaged: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the
+    /// Fetch models that are missing or damaged: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the
     /// defaults
     Pull {
         /// Model names or references
@@ -380,6 +380,20 @@ pub enum ModelsCommand {
 /// `raglan eval`
 #[derive(Subcommand)]
 pub enum EvalCommand {
+    /// Score a run against judgements, as trec_eval -c does
+    #[command(after_help = "Examples:
+  raglan eval run --run bm25.trec --qrels scifact/qrels/test.tsv
+  raglan eval run --run a.trec --qrels a.qrels --metrics ndcg@10,rprec,hole@10 --per-query")]
+    Run(EvalRunCommand),
+    /// Compare two results, or two runs with judgements, query by query
+    #[command(after_help = "Examples:
+  raglan eval diff bm25.json hybrid.json
+  raglan eval diff a.trec b.trec --qrels scifact/qrels/test.tsv --metric recall@100")]
+    Diff(EvalDiffCommand),
+    /// Render result files as report.md and report.html with plots
+    #[command(after_help = "Example:
+  raglan eval report results/*.json --out report")]
+    Report(EvalReportCommand),
     /// Recall, precision and IoU of chunkers on documents with marked reference passages
     Chunking(ChunkingCommand),
     /// What a recipe finds in a collection in the layout of BEIR, and how well
@@ -420,6 +434,60 @@ pub struct BeirCommand {
     /// Make the collection's index anew
     #[arg(long)]
     pub fresh: bool,
+}
+
+/// `raglan eval run`
+#[derive(Args)]
+pub struct EvalRunCommand {
+    /// Run: TREC's six columns, plain, .gz or .zst, or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub run: PathBuf,
+    /// Judgements: TREC's four columns, BEIR's .tsv, each plain, .gz or .zst, or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub qrels: PathBuf,
+    /// What to compute: ndcg, recall, p, map, mrr, rprec, success, r_cap, hole, with @K
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "ndcg@10,map,mrr@10,p@10,recall@100")]
+    pub metrics: Vec<String>,
+    /// Leave out documents whose id is the query's, as BEIR does
+    #[arg(long)]
+    pub remove_own_ids: bool,
+    /// Print every query's values too
+    #[arg(long)]
+    pub per_query: bool,
+}
+
+/// `raglan eval diff`
+#[derive(Args)]
+pub struct EvalDiffCommand {
+    /// Result file, or a run when judgements are given
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// What to compare with it
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    /// Judgements, if A and B are runs
+    #[arg(long, value_name = "FILE")]
+    pub qrels: Option<PathBuf>,
+    /// What to compare by
+    #[arg(long, value_name = "NAME", default_value = "ndcg@10")]
+    pub metric: String,
+    /// How many of the most changed queries to print
+    #[arg(short, value_name = "N", default_value_t = 10)]
+    pub n: usize,
+}
+
+/// `raglan eval report`
+#[derive(Args)]
+pub struct EvalReportCommand {
+    /// Result files
+    #[arg(value_name = "RESULT", required = true)]
+    pub results: Vec<PathBuf>,
+    /// Folder for report.md and report.html; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What to sort and compare by
+    #[arg(long, value_name = "NAME", default_value = "ndcg@10")]
+    pub metric: String,
 }
 
 /// `raglan eval chunking`

@@ -1,4 +1,4 @@
-//! Metrics of retrieval and chunking.
+//! Metrics of retrieval, answers and chunking, and what can be concluded from them.
 //!
 //! A figure is worth something when another program gives the same one for the same files. Retrieval is scored with
 //! the conventions of `trec_eval`, to the last digits that its sums leave; chunking with the definitions of Chroma's
@@ -6,6 +6,10 @@
 //!
 //! - [`Metric`] names what is computed: `ndcg@10`, `recall@100`, `map`, `mrr@10`, `p@5`.
 //! - [`evaluate`] scores a run against judgements and gives an [`Evaluation`]: every query's value and the means.
+//! - [`compare`] pairs two systems by query: the difference with its interval, and how probable it is by chance.
+//! - [`ResultFile`] keeps what an evaluation found with all that made it.
+//! - [`Report`] puts results side by side, as Markdown and as a page with plots.
+//! - [`answers`] and [`kilt`] compare answers and their sources with the right ones.
 //! - [`chunking::score`] and [`chunking::precision_omega`] compare retrieved chunks with reference passages.
 //!
 //! ```
@@ -29,11 +33,18 @@
 
 pub mod answers;
 pub mod chunking;
+mod comparison;
 mod error;
 mod evaluate;
 pub mod kilt;
 mod metric;
+mod report;
+mod result_file;
+pub mod significance;
 
+pub use comparison::{ChangedQuery, Comparison, compare};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_all};
 pub use metric::Metric;
+pub use report::Report;
+pub use result_file::{CollectionStamp, Latency, ResultFile, StageResult, Stamp, percentile};

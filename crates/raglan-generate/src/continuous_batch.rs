@@ -382,7 +382,9 @@ mod tests {
                 max_tokens,
             })
         };
-        (0..32).for_each(|_| drop(push(&mut batch, 6, 200)));
+        for _ in 0..32 {
+            push(&mut batch, 6, 200);
+        }
         let mut take = |_: usize, _: Result<u32>| ControlFlow::Continue(());
         batch.step(&mut take).unwrap();
         // Texts that go round in circles are guessed as far as may be.

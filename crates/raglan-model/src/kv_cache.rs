@@ -245,7 +245,7 @@ impl KvCache {
         Ok(missing.into_iter().zip(pages).collect())
     }
 
-    /// How many pages writing `n_tokens` behind the last would take from the arena, a copy of one that is shared included.
+    /// How many pages writing `n_tokens` behind the last would take from the arena, a copy of a shared one included.
     pub fn n_pages_to_append(&self, n_tokens: usize) -> usize {
         let slots: Vec<usize> = (self.len()..self.len() + n_tokens).collect();
         self.missing(&slots).len()

@@ -217,8 +217,8 @@ impl LlamaModel {
     ///
     /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
     /// position beyond the model's context; [`Error::KvArenaSpent`] when the caches cannot grow; [`Error::Rows`] when
-    /// positions, slots, segments or views do not fit the tokens, slots leave a gap or come twice, or a wanted row or range is not
-    /// there. All caches are as they were then; only a damaged model fails later.
+    /// positions, slots, segments or views do not fit the tokens, slots leave a gap or come twice, or a wanted row or
+    /// range is not there. All caches are as they were then; only a damaged model fails later.
     pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
         for sequence in &*sequences {
             self.check(sequence)?;

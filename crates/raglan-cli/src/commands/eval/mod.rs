@@ -2,6 +2,9 @@
 
 mod beir;
 mod chunking;
+mod diff;
+mod report;
+mod run;
 
 use anyhow::Result;
 
@@ -12,6 +15,9 @@ use crate::session::Session;
 pub fn run(session: &mut Session, command: &EvalCommand) -> Result<Outcome> {
     match command {
         EvalCommand::Beir(command) => beir::run(session, command),
+        EvalCommand::Run(command) => run::run(session, command),
+        EvalCommand::Diff(command) => diff::run(session, command),
+        EvalCommand::Report(command) => report::run(session, command),
         EvalCommand::Chunking(command) => chunking::run(session, command),
     }
 }

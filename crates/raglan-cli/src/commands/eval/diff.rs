@@ -1,0 +1,66 @@
+//! `raglan eval diff`
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use raglan::datasets::{Qrels, Run};
+use raglan::eval::{Metric, ResultFile, compare, evaluate};
+
+use crate::args::EvalDiffCommand;
+use crate::session::Session;
+use crate::{Outcome, output};
+
+pub fn run(session: &Session, command: &EvalDiffCommand) -> Result<Outcome> {
+    let EvalDiffCommand { a, b, qrels, metric, n } = command;
+    let metric: Metric = metric.parse()?;
+    let [of_a, of_b] = match qrels {
+        Some(qrels) => {
+            let qrels = Qrels::read(qrels)?;
+            let values = |run: &Path| anyhow::Ok(evaluate(&Run::read(run)?, &qrels, metric).per_query);
+            [values(a)?, values(b)?]
+        }
+        None => {
+            let (of_a, of_b) = (ResultFile::read(a)?, ResultFile::read(b)?);
+            if of_a.collection.qrels_hash != of_b.collection.qrels_hash {
+                bail!(
+                    "`{}` is about {} and `{}` about {}, with other judgements; compare results of one collection",
+                    a.display(),
+                    of_a.collection.name,
+                    b.display(),
+                    of_b.collection.name
+                );
+            }
+            [values_of(of_a, metric, a)?, values_of(of_b, metric, b)?]
+        }
+    };
+    let comparison = compare(&of_a, &of_b);
+    if session.json {
+        output::json(&comparison)?;
+        return Ok(Outcome::Success);
+    }
+    let (low, high) = comparison.interval;
+    println!("{metric} of {} judged queries", comparison.n_queries);
+    println!("  A           {:>8.4}  {}", comparison.mean_a, a.display());
+    println!("  B           {:>8.4}  {}", comparison.mean_b, b.display());
+    println!("  B - A       {:>+8.4}  95 % interval {low:+.4} to {high:+.4}", comparison.difference);
+    let verdict = if comparison.p < 0.05 { "significant at .05" } else { "not significant at .05" };
+    println!("  p           {:>8.4}  paired randomisation test; {verdict}", comparison.p);
+    println!("  B better {}, same {}, worse {}", comparison.wins, comparison.ties, comparison.losses);
+    if !comparison.changed.is_empty() && *n > 0 {
+        println!("\n{:24} {:>8} {:>8} {:>8}", "most changed", "A", "B", "B - A");
+        for query in comparison.changed.iter().take(*n) {
+            let name = output::one_line(&query.query);
+            println!("{name:24} {:>8.4} {:>8.4} {:>+8.4}", query.a, query.b, query.difference());
+        }
+    }
+    Ok(Outcome::Success)
+}
+
+fn values_of(mut result: ResultFile, metric: Metric, path: &Path) -> Result<BTreeMap<String, f64>> {
+    let Some(values) = result.per_query.remove(&metric.to_string()) else {
+        let there = result.per_query.into_keys().collect::<Vec<_>>().join(", ");
+        bail!("`{}` has no values of {metric}; choose of these with `--metric`: {there}", path.display());
+    };
+    Ok(values)
+}
