@@ -75,6 +75,15 @@ impl<V> Embedder<V> {
         self.encoder.get()
     }
 
+    /// Loads the tokenizer now, so that damage to it is not taken for damage to the documents that it cuts.
+    ///
+    /// # Errors
+    ///
+    /// Whatever loading it gives.
+    pub fn load_counter(&self) -> Result<()> {
+        self.counter.0.get().map(drop)
+    }
+
     /// Counts tokens as the encoder does.
     pub fn counter(&self) -> Arc<dyn TokenCounter> {
         self.counter.clone()

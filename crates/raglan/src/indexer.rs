@@ -299,6 +299,12 @@ impl Indexer {
         let bytes = plan.to_read.iter().map(|file| file.size).sum();
         progress.event(IndexEvent::Walked { to_read: plan.to_read.len(), bytes, unchanged: plan.unchanged });
 
+        if let Some(embedder) = &self.settings.embedder
+            && !plan.to_read.is_empty()
+        {
+            embedder.load_counter()?;
+        }
+
         let mut ledger = writer.snapshot().ledger()?.clone();
         let mut gone = plan.gone(&ledger);
         let old_chunks = OldChunks::new(writer.snapshot());
