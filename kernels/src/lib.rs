@@ -17,6 +17,8 @@
 //! - [`mean_pool`] makes one vector of a sequence's.
 //! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
 //! - [`quantize_i8`] and [`binarize`] keep vectors as bytes or bits, [`inner_products_i8`] and [`hamming`] score those.
+//! - [`max_sim`] scores documents of many vectors, [`centroid_max_sim`] nearly so from their centroids; [`encode_residuals`]
+//!   keeps such vectors small.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -35,6 +37,7 @@ mod activation;
 mod attention;
 mod bf16_product;
 mod block_product;
+mod centroid_max_sim;
 pub mod device;
 mod elementary;
 mod epilogue;
@@ -45,11 +48,13 @@ mod int8_product;
 mod l2_normalize;
 mod layer_norm;
 mod matrix_product;
+mod max_sim;
 mod mean_pool;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod parallel;
 mod quantized_score;
+mod residual_codes;
 mod rms_norm;
 mod rotary;
 mod softmax;
@@ -65,6 +70,7 @@ pub use attention::{
 };
 pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
+pub use centroid_max_sim::{CENTROID_LANES, centroid_max_sim};
 pub use epilogue::{Epilogue, Output};
 pub use error::{Error, Result};
 pub use inner_product::{inner_product, inner_products, inner_products_at};
@@ -72,8 +78,10 @@ pub use int8_product::{Int8Matrix, Int8Rows, int8_product, int8_product_rounded}
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use matrix_product::{PackedMatrix, matrix_product};
+pub use max_sim::{max_sim, max_sim_f16};
 pub use mean_pool::mean_pool;
 pub use quantized_score::{binarize, hamming, inner_products_i8, quantize_i8};
+pub use residual_codes::{ResidualBits, decode_residuals, encode_residuals};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use softmax::{log_softmax_at, log_sum_exp, softmax};
