@@ -19,6 +19,8 @@
 //! - [`to_f16`], [`quantize_i8`] and [`binarize`] keep vectors as half floats, bytes or bits; [`inner_products_f16`],
 //!   [`Int8Query`] and [`hamming`] score those.
 //! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] estimates inner products without bias.
+//! - [`max_sim`] scores documents of many vectors, [`centroid_max_sim`] nearly so from their centroids; [`encode_residuals`]
+//!   keeps such vectors small.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -37,6 +39,7 @@ mod activation;
 mod attention;
 mod bf16_product;
 mod block_product;
+mod centroid_max_sim;
 pub mod device;
 mod elementary;
 mod epilogue;
@@ -48,6 +51,7 @@ mod int8_product;
 mod l2_normalize;
 mod layer_norm;
 mod matrix_product;
+mod max_sim;
 mod mean_pool;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -55,6 +59,7 @@ mod one_bit;
 mod parallel;
 mod prefetch;
 mod quantized_score;
+mod residual_codes;
 mod rms_norm;
 mod rotary;
 mod softmax;
@@ -70,6 +75,7 @@ pub use attention::{
 };
 pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};
+pub use centroid_max_sim::{CENTROID_LANES, centroid_max_sim};
 pub use epilogue::{Epilogue, Output};
 pub use error::{Error, Result};
 pub use half_product::{from_f16, inner_products_f16, inner_products_f16_at, to_f16};
@@ -78,12 +84,14 @@ pub use int8_product::{Int8Matrix, Int8Rows, int8_product, int8_product_rounded}
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::{add_layer_norm, layer_norm};
 pub use matrix_product::{PackedMatrix, matrix_product};
+pub use max_sim::{max_sim, max_sim_f16};
 pub use mean_pool::mean_pool;
 pub use one_bit::{
     ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, RandomRotation, one_bit_block_bytes, one_bit_blocks, one_bit_words,
 };
 pub use prefetch::prefetch;
 pub use quantized_score::{Int8Query, binarize, hamming, quantize_i8};
+pub use residual_codes::{ResidualBits, decode_residuals, encode_residuals};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use softmax::{log_softmax_at, log_sum_exp, softmax};

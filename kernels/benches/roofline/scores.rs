@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use raglan_kernels::{
-    Int8Query, OneBitEncoder, hamming, inner_products, one_bit_block_bytes, running_max, softmax, top_k,
+    CENTROID_LANES, Int8Query, OneBitEncoder, PackedMatrix, ResidualBits, centroid_max_sim, decode_residuals, hamming,
+    inner_products, max_sim, max_sim_f16, one_bit_block_bytes, running_max, softmax, top_k,
 };
 
 use crate::{Bench, Work, hash, numbers, plain, sample};
@@ -22,6 +23,11 @@ pub fn all(bench: &Bench) {
     byte_products(bench);
     bit_estimates(bench);
     distances(bench);
+    for (n_query, dim) in [(32, 128), (32, 384), (20, 384)] {
+        late_interaction(bench, n_query, dim);
+    }
+    centroids(bench);
+    residuals(bench);
 }
 
 fn probabilities(bench: &Bench) {
@@ -141,4 +147,79 @@ fn distances(bench: &Bench) {
     case.run(Work::Bytes((bits.len() * 8) as f64), 0.0, pairs, || {
         hamming(&query, &bits, black_box(&mut out)).expect("the lengths fit");
     });
+}
+
+/// Documents of a hundred tokens; the work is that of the query's own vectors, without those that fill up a register.
+fn late_interaction(bench: &Bench, n_query: usize, dim: usize) {
+    let (n_documents, length) = (64, 100);
+    let shape = format!("{n_query}×{n_documents}×{length}×{dim}");
+    let query = numbers(n_query * dim);
+    let packed = PackedMatrix::new(&query, n_query, dim).expect("the lengths fit");
+    let bits: Vec<u16> = (0..n_documents * length * dim).map(|i| (hash(i) as u16 & 0x83ff) | 0x3800).collect();
+    let tokens: Vec<f32> = bits.iter().map(|&bits| plain::half(bits)).collect();
+    let ends: Vec<usize> = (1..=n_documents).map(|d| d * length).collect();
+    let mut out = vec![0.0; n_documents];
+    let best = |query: &[f32], document: &[f32]| {
+        document.chunks_exact(dim).map(|token| plain::dot(query, token)).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let documents = sample(n_documents, 4);
+    let want = |d: usize| -> f64 {
+        query.chunks_exact(dim).map(|query| best(query, &tokens[d * length * dim..(d + 1) * length * dim])).sum()
+    };
+    let work = || Work::Flops((2 * n_query * tokens.len()) as f64);
+    if let Some(case) = bench.case("max_sim f32", shape.clone()) {
+        max_sim(&packed, &tokens, &ends, &mut out).expect("the lengths fit");
+        let pairs: Vec<_> = documents.clone().map(|d| (out[d], want(d))).collect();
+        case.run(work(), 1e-6, pairs, || {
+            max_sim(&packed, &tokens, &ends, black_box(&mut out)).expect("the lengths fit");
+        });
+    }
+    if let Some(case) = bench.case("max_sim f16", shape) {
+        max_sim_f16(&packed, &bits, &ends, &mut out).expect("the lengths fit");
+        let pairs: Vec<_> = documents.map(|d| (out[d], want(d))).collect();
+        case.run(work(), 1e-6, pairs, || {
+            max_sim_f16(&packed, &bits, &ends, black_box(&mut out)).expect("the lengths fit");
+        });
+    }
+}
+
+/// The rows of the table that are looked up count as bytes read: they lie in the second-level cache.
+fn centroids(bench: &Bench) {
+    let Some(case) = bench.case("centroid_max_sim", "5000×130 tokens, 4096 centroids") else { return };
+    let (n_documents, length, n_centroids) = (5000, 130, 4096);
+    let table: Vec<[u8; CENTROID_LANES]> =
+        (0..n_centroids).map(|c| std::array::from_fn(|lane| hash(c * CENTROID_LANES + lane) as u8)).collect();
+    let codes: Vec<u16> = (0..n_documents * length).map(|i| (hash(i) as usize % n_centroids) as u16).collect();
+    let score = |d: usize| centroid_max_sim(&table, 1, &codes[d * length..(d + 1) * length]).expect("codes are rows");
+    let want = |d: usize| -> u32 {
+        let codes = &codes[d * length..(d + 1) * length];
+        let best = |lane: usize| codes.iter().map(|&code| u32::from(table[usize::from(code)][lane])).max().unwrap_or(0);
+        (0..CENTROID_LANES).map(best).sum()
+    };
+    let pairs: Vec<_> = sample(n_documents, 50).map(|d| (score(d) as f32, f64::from(want(d)))).collect();
+    case.run(Work::Bytes((codes.len() * (CENTROID_LANES + 2)) as f64), 0.0, pairs, || {
+        black_box((0..n_documents).map(score).fold(0, u32::max));
+    });
+}
+
+/// Bytes are those of the codes, the centroid and the vector.
+fn residuals(bench: &Bench) {
+    let (n, dim) = (2000, 384);
+    for bits in [ResidualBits::Two, ResidualBits::Four] {
+        let Some(case) = bench.case("decode_residuals", format!("{n}×{dim}, {} bits", bits.count())) else { continue };
+        let (weights, centroid) = (numbers(bits.n_buckets()), numbers(dim));
+        let codes: Vec<u8> = (0..n * bits.n_bytes(dim)).map(|i| hash(i) as u8).collect();
+        let mut out = vec![0.0; n * dim];
+        let mut decode = || {
+            for (out, codes) in out.chunks_exact_mut(dim).zip(codes.chunks_exact(bits.n_bytes(dim))) {
+                decode_residuals(bits, &weights, codes, &centroid, out).expect("the lengths fit");
+            }
+            out[0]
+        };
+        let first = usize::from(codes[0]) & (bits.n_buckets() - 1);
+        let pairs = [(decode(), f64::from(centroid[0] + weights[first]))];
+        case.run(Work::Bytes((codes.len() + 2 * n * dim * FLOAT) as f64), 0.0, pairs, || {
+            black_box(decode());
+        });
+    }
 }

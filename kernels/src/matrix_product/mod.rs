@@ -26,13 +26,13 @@ use crate::parallel::{Tiles, even_parts, for_each_task};
 use crate::{Error, Result};
 
 /// Outputs of a panel: two AVX2 registers, one of AVX-512.
-const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 /// Rows of a register tile, at most.
 const TALLEST: usize = 12;
 /// Panels of a register tile, at most.
 const WIDEST: usize = 4;
 /// Inputs of a block: a panel of them, 24 kB, stays in the first-level cache while all rows pass.
-const BLOCK: usize = 384;
+pub(crate) const BLOCK: usize = 384;
 /// Rows that one task multiplies, half as many when they are longer than two blocks: they stay in the second-level cache.
 const TASK_ROWS: usize = 128;
 /// Panels that one task multiplies, at most.
@@ -88,6 +88,12 @@ impl PackedMatrix {
         self.n_in
     }
 
+    /// Some panels, `[n_panels, n_in, 16]`.
+    pub(crate) fn panels(&self, first: usize, n_panels: usize) -> &[f32] {
+        let length = self.n_in * PANEL;
+        &self.panels[first * length..(first + n_panels) * length]
+    }
+
     /// Memory held.
     pub fn n_bytes(&self) -> usize {
         self.panels.len() * size_of::<f32>()
@@ -113,11 +119,8 @@ fn product(form: CpuForm, input: &[f32], weights: &PackedMatrix, epilogue: Epilo
     let n_rows = input.len() / n_in;
     let width = out.len().checked_div(n_rows).unwrap_or(0);
     // A few rows are bound by memory and by the latency of additions: more panels side by side.
-    let (tall, wide, wide_for_few) = match form {
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2, WIDEST),
-        CpuForm::Neon | CpuForm::NeonDotprod => (6, 1, 2),
-        _ => (6, 1, WIDEST),
-    };
+    let (tall, wide) = tile_size(form);
+    let wide_for_few = if matches!(form, CpuForm::Neon | CpuForm::NeonDotprod) { 2 } else { WIDEST };
     let n_panels = width.div_ceil(PANEL);
     let task_rows = if n_in <= 2 * BLOCK { TASK_ROWS } else { TASK_ROWS / 2 };
     let task_panels = (TASK_WORK / (n_rows * n_in * PANEL).max(1)).next_multiple_of(WIDEST).clamp(WIDEST, TASK_PANELS);
@@ -171,25 +174,8 @@ impl Tile<'_> {
         let n_in = self.weights.n_in;
         let n_rows = rows.len();
         let rows = &self.input[rows.start * n_in..rows.end * n_in];
-        let panels = &self.weights.panels[panel * n_in * PANEL..(panel + n_panels) * n_in * PANEL];
         let shape = TileShape { n_in, first: inputs.start, n_inputs: inputs.len() };
-        match self.form {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: these forms are chosen only where the processor has AVX-512F; the slices hold `n_rows` rows and
-            // `n_panels` panels of `n_in` inputs, of which `n_inputs` from `first` on are there, and their sums.
-            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
-                avx512::tile(n_rows, n_panels, rows, panels, shape, sums);
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the form is chosen only where the processor has AVX2 and FMA; the rest as above.
-            CpuForm::Avx2 => unsafe { avx2::tile(n_rows, n_panels, rows, panels, shape, sums) },
-            #[cfg(target_arch = "aarch64")]
-            // SAFETY: these forms are chosen only where the processor has NEON; the rest as above.
-            CpuForm::Neon | CpuForm::NeonDotprod => unsafe {
-                neon::tile(n_rows, n_panels, rows, panels, shape, sums);
-            },
-            _ => portable::tile(n_rows, n_panels, rows, panels, shape, sums),
-        }
+        sum_tile(self.form, n_rows, n_panels, rows, self.weights.panels(panel, n_panels), shape, sums);
     }
 
     /// Stores finished sums of a pass whose outputs begin at `first`.
@@ -207,11 +193,52 @@ impl Tile<'_> {
     }
 }
 
+/// Rows and panels of a register tile of many rows.
+pub(crate) fn tile_size(form: CpuForm) -> (usize, usize) {
+    match form {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2),
+        _ => (6, 1),
+    }
+}
+
+/// The sums of some inputs of `n_rows` rows with `n_panels` panels, `[n_rows, n_panels · 16]`; added to what is there when
+/// inputs came before these. `form` is available, and there is a tile of this size: one no larger than [`tile_size`].
+pub(crate) fn sum_tile(
+    form: CpuForm,
+    n_rows: usize,
+    n_panels: usize,
+    rows: &[f32],
+    panels: &[f32],
+    shape: TileShape,
+    sums: &mut [f32],
+) {
+    let TileShape { n_in, first, n_inputs } = shape;
+    assert!(first <= n_in && n_inputs <= n_in - first, "the inputs are there");
+    assert!(rows.len() == n_rows * n_in && panels.len() == n_panels * n_in * PANEL, "rows and panels are whole");
+    assert!(sums.len() == n_rows * n_panels * PANEL, "there is a place for each sum");
+    match form {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: these forms are chosen only where the processor has AVX-512F; the lengths are checked above.
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
+            avx512::tile(n_rows, n_panels, rows, panels, shape, sums);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the form is chosen only where the processor has AVX2 and FMA; the rest as above.
+        CpuForm::Avx2 => unsafe { avx2::tile(n_rows, n_panels, rows, panels, shape, sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: these forms are chosen only where the processor has NEON; the rest as above.
+        CpuForm::Neon | CpuForm::NeonDotprod => unsafe {
+            neon::tile(n_rows, n_panels, rows, panels, shape, sums);
+        },
+        _ => portable::tile(n_rows, n_panels, rows, panels, shape, sums),
+    }
+}
+
 /// Which inputs a register tile sums.
 #[derive(Clone, Copy)]
-struct TileShape {
+pub(crate) struct TileShape {
     /// Length of an input row, and of a panel.
-    n_in: usize,
-    first: usize,
-    n_inputs: usize,
+    pub n_in: usize,
+    pub first: usize,
+    pub n_inputs: usize,
 }

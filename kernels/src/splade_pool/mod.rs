@@ -9,6 +9,8 @@ mod fast;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use fast::running_max as running_max_by;
+
 use crate::device::CpuForm;
 use crate::{Error, Result};
 
