@@ -29,7 +29,6 @@ use rayon::prelude::*;
 
 pub use self::merge::merge_attention;
 use self::simd::Portable;
-pub(crate) use self::simd::f16_to_f32;
 use self::tile::{BLOCK, BlockBounds, Job, Scratch, Source, State, Visibility};
 use crate::device::CpuForm;
 use crate::{Error, Result};

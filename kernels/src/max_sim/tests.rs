@@ -4,8 +4,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{cpu, max_sim, max_sim_f16, scores};
-use crate::attention::f16_to_f32;
 use crate::device::CpuForm;
+use crate::half_product::f16_to_f32;
 use crate::{Error, PackedMatrix};
 
 fn random(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {

@@ -1,7 +1,7 @@
 //! IEEE half precision to single, which has every number of it.
 
-use crate::attention::f16_to_f32;
 use crate::device::CpuForm;
+use crate::half_product::f16_to_f32;
 
 /// `out[i] = stored[i]`; the slices are of one length and `form` is available.
 pub fn widen(form: CpuForm, stored: &[u16], out: &mut [f32]) {
