@@ -46,6 +46,28 @@ pub enum Error {
         /// The analyzer of the segment.
         found: String,
     },
+    /// A segment whose impacts are of another scale.
+    #[error("`{}` has impacts with the ceiling {found}, not {expected}", path.display())]
+    Ceiling {
+        /// The file.
+        path: PathBuf,
+        /// The ceiling that was asked for.
+        expected: f32,
+        /// The ceiling of the segment.
+        found: f32,
+    },
+    /// Vectors that an impact index cannot hold or search for.
+    #[error("cannot use the vectors: {problem}")]
+    Vectors {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// A parameter outside of its domain.
+    #[error("impact index: {problem}")]
+    Config {
+        /// Which, and what is wrong with it.
+        problem: String,
+    },
     /// Chunks that come out of order.
     #[error("chunk {chunk} comes after chunk {last}, but ids must increase")]
     Order {

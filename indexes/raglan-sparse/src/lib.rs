@@ -5,6 +5,9 @@
 //! [`Bm25Index`] scores many segments as one, exactly: the statistics are those of all live chunks, so neither the
 //! number of segments nor deleted chunks change a score.
 //!
+//! Weights that a model gave to terms go into segments of their own, by [`write_impact_segment`]; an [`ImpactIndex`]
+//! searches those, exactly or nearly so, for vectors from a model or for the mere tokens of a query.
+//!
 //! ```
 //! use raglan_core::{ChunkId, ChunkSet, Query, Retriever};
 //! use raglan_sparse::{AnalyzerConfig, Bm25Index, Bm25SegmentWriter};
@@ -21,12 +24,13 @@
 //! assert_eq!(rankings[0].ids(), [ChunkId(1), ChunkId(0)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod analyzer;
 mod bm25;
 mod error;
 mod explain;
+mod impact;
 mod index;
 mod part_directory;
 mod query_terms;
@@ -40,5 +44,6 @@ pub use analyzer::{Analyzer, AnalyzerConfig, StemLanguage, Token};
 pub use bm25::Bm25Parameters;
 pub use error::{Error, Result};
 pub use explain::{Bm25Explanation, TermExplanation};
+pub use impact::{ImpactConfig, ImpactIndex, ImpactSearch, write_impact_segment};
 pub use index::Bm25Index;
 pub use writer::Bm25SegmentWriter;

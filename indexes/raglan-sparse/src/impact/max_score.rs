@@ -1,0 +1,124 @@
+//! MaxScore, a block at a time (Turtle and Flood 1995; blocks in place of single documents).
+//!
+//! Terms are sorted by what they can add at most. Those whose bounds together do not reach the threshold are not
+//! essential: no chunk gets among the best by them alone. Only blocks of the others are visited; a block whose essential
+//! maxima and the bounds of the rest do not reach the threshold is passed over, and the rest are looked up from the
+//! greatest down for as long as one of its chunks can still reach it.
+
+use super::best::Best;
+use super::part::{Part, TermRuns};
+use super::part_file::BLOCK;
+
+/// A term's runs, and how far they have been walked.
+struct Cursor<'a> {
+    runs: TermRuns<'a>,
+    run: usize,
+    /// Where the postings of `run` begin.
+    posting: usize,
+}
+
+impl Cursor<'_> {
+    /// The block of the next run; none is greater than every block.
+    #[inline]
+    fn block(&self) -> u32 {
+        self.runs.blocks.get(self.run).map_or(u32::MAX, |&block| u32::from(block))
+    }
+
+    /// What the next run can add at most.
+    #[inline]
+    fn max(&self) -> u32 {
+        self.runs.weight * u32::from(self.runs.maxima[self.run])
+    }
+
+    #[inline]
+    fn add(&mut self, sums: &mut [u32; BLOCK]) {
+        self.posting = self.runs.add(self.run, self.posting, sums);
+        self.run += 1;
+    }
+
+    #[inline]
+    fn pass(&mut self) {
+        self.posting += self.runs.run_length(self.run);
+        self.run += 1;
+    }
+
+    /// Goes to the first run of `block` or a later one.
+    fn seek(&mut self, block: u32) {
+        if self.block() >= block {
+            return;
+        }
+        let blocks = &self.runs.blocks[self.run..];
+        let mut step = 1;
+        while step < blocks.len() && u32::from(blocks[step]) < block {
+            step *= 2;
+        }
+        let (begin, end) = (step / 2, blocks.len().min(step + 1));
+        self.run += begin + blocks[begin..end].partition_point(|&other| u32::from(other) < block);
+        self.posting = self.runs.first_posting(self.run);
+    }
+}
+
+/// Adds the best chunks of a part, of those whose bits are in `mask`.
+pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut Best) {
+    let mut cursors: Vec<Cursor<'_>> =
+        runs.into_iter().map(|runs| Cursor { posting: runs.first_posting(0), runs, run: 0 }).collect();
+    cursors.sort_by_key(|cursor| cursor.runs.bound());
+    // What the terms up to each can add at most.
+    let bounds: Vec<u32> = cursors
+        .iter()
+        .scan(0_u32, |sum, cursor| {
+            *sum = sum.wrapping_add(cursor.runs.bound());
+            Some(*sum)
+        })
+        .collect();
+    let mut first_essential = 0;
+    loop {
+        while first_essential < cursors.len() && bounds[first_essential] < best.floor() {
+            first_essential += 1;
+        }
+        let (others, essential) = cursors.split_at_mut(first_essential);
+        let block = essential.iter().map(Cursor::block).min().unwrap_or(u32::MAX);
+        let Some(&mask) = mask.get(block as usize) else { return };
+        let rest = first_essential.checked_sub(1).map_or(0, |last| bounds[last]);
+        let here = essential.iter().filter(|cursor| cursor.block() == block);
+        let bound = here.fold(rest, |sum, cursor| sum.wrapping_add(cursor.max()));
+        if mask == 0 || bound < best.floor() {
+            essential.iter_mut().filter(|cursor| cursor.block() == block).for_each(Cursor::pass);
+            continue;
+        }
+        let mut sums = [0; BLOCK];
+        for cursor in essential.iter_mut().filter(|cursor| cursor.block() == block) {
+            cursor.add(&mut sums);
+        }
+        if add_others(others, &bounds, block, &mut sums, best.floor()) {
+            push_block(part, block, mask, &sums, best);
+        }
+    }
+}
+
+/// Adds what the terms that are not essential are worth in a block; says whether one of its chunks may reach the floor.
+fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut [u32; BLOCK], floor: u32) -> bool {
+    let mut most = sums.iter().copied().max().expect("a block has docs");
+    for (cursor, &bound) in others.iter_mut().zip(bounds).rev() {
+        if most.wrapping_add(bound) < floor {
+            return false;
+        }
+        cursor.seek(block);
+        if cursor.block() == block {
+            cursor.add(sums);
+            most = sums.iter().copied().max().expect("a block has docs");
+        }
+    }
+    most >= floor
+}
+
+fn push_block(part: &Part, block: u32, mut mask: u64, sums: &[u32; BLOCK], best: &mut Best) {
+    while mask != 0 {
+        let doc = mask.trailing_zeros();
+        mask &= mask - 1;
+        let sum = sums[doc as usize];
+        if sum >= best.floor() {
+            best.push(sum, part.id(block * BLOCK as u32 + doc));
+        }
+    }
+}
