@@ -125,6 +125,8 @@ impl Index {
                     DenseMode::Auto => SearchMode::Auto,
                     DenseMode::Exact => SearchMode::Exact,
                     DenseMode::Graph => SearchMode::Graph,
+                    DenseMode::Int8 => SearchMode::Int8,
+                    DenseMode::OneBit => SearchMode::OneBit,
                 })?),
                 StageSpec::Read => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {

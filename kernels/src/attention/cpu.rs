@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::half_product::f16_to_f32;
 use super::{AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows};
+use crate::half_product::f16_to_f32;
 
 /// `[n_rows, n_heads, n_keys]`, −∞ where a key is not seen.
 pub fn scores(shape: &AttentionShape, queries: &QueryRows, runs: &[KvRun], mask: &AttentionMask) -> Vec<f64> {

@@ -88,11 +88,15 @@ pub enum DenseMode {
     Exact,
     /// By the graph.
     Graph,
+    /// Every vector is compared by its bytes, and the best once more.
+    Int8,
+    /// Every vector is compared by its bits, and the best once more.
+    OneBit,
 }
 
 impl DenseMode {
     /// The modes' names.
-    pub const NAMES: [&'static str; 3] = ["auto", "exact", "graph"];
+    pub const NAMES: [&'static str; 5] = ["auto", "exact", "graph", "int8", "one-bit"];
 }
 
 impl fmt::Display for DenseMode {
@@ -101,6 +105,8 @@ impl fmt::Display for DenseMode {
             Self::Auto => "auto",
             Self::Exact => "exact",
             Self::Graph => "graph",
+            Self::Int8 => "int8",
+            Self::OneBit => "one-bit",
         })
     }
 }
@@ -113,6 +119,8 @@ impl FromStr for DenseMode {
             "auto" => Ok(Self::Auto),
             "exact" => Ok(Self::Exact),
             "graph" => Ok(Self::Graph),
+            "int8" => Ok(Self::Int8),
+            "one-bit" => Ok(Self::OneBit),
             _ => Err(raglan_core::Error::Invalid {
                 what: "dense mode",
                 problem: format!("no mode `{name}`; there are {}", Self::NAMES.join(", ")),

@@ -40,7 +40,7 @@ pub(super) fn merge_segments(
             let index = DenseIndex::open(&folders, embedder.stamp().dim, snapshot.deleted(), &settings.dense)?;
             for chunk in &chunks {
                 let vector = index.vector(chunk.id).ok_or(Error::NoVector { chunk: chunk.id.0 })?;
-                vectors.extend_from_slice(vector);
+                vectors.extend_from_slice(&vector);
             }
         }
         let mut add = Vec::new();
