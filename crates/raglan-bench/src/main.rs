@@ -4,6 +4,7 @@
 //! unit, threads and params are equal. Every figure of quality is computed before anything is timed a second time.
 #![forbid(unsafe_code)]
 
+mod ann;
 mod answers;
 mod bm25;
 mod e2e;
@@ -24,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Area {
+    /// Nearest neighbours among unit vectors
+    Ann(ann::Ann),
     /// Keyword search over collections
     Bm25(bm25::Bm25),
     /// Sentences to vectors
@@ -45,6 +48,7 @@ enum Area {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().area {
+        Area::Ann(options) => ann::run(&options),
         Area::Bm25(options) => bm25::run(&options),
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),

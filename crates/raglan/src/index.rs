@@ -153,10 +153,7 @@ impl Index {
         if mode == SearchMode::default() {
             return Ok(self.dense()?.clone());
         }
-        let dim = self.embedder()?.stamp().dim;
-        let config = dense_config();
-        let index = DenseIndex::open(&self.folders("dense")?, dim, self.snapshot.deleted(), &config)?;
-        Ok(Arc::new(index.with_mode(mode)))
+        Ok(Arc::new(DenseIndex::clone(self.dense()?).with_mode(mode)))
     }
 
     /// The index of learned sparse vectors.
@@ -263,11 +260,9 @@ impl Index {
     }
 }
 
-/// How vectors are stored and searched unless one says otherwise.
-///
-/// Up to 200,000 vectors of 384 dimensions a scan takes tens of milliseconds, is exact, and costs nothing to build.
+/// How vectors are stored and searched unless one says otherwise: so that one index serves every way of searching.
 pub fn dense_config() -> DenseConfig {
-    DenseConfig { graph_from: 200_000, ..DenseConfig::default() }
+    DenseConfig::default()
 }
 
 /// Removes the files of an index that no generation in use needs.

@@ -1,20 +1,17 @@
 //! The exact scan: every vector against every query.
 
-use raglan_kernels::{TopK, inner_products, inner_products_at};
+use std::ops::Range;
+
+use raglan_kernels::TopK;
 use rayon::prelude::*;
 
 use crate::Result;
 use crate::bits::Bits;
+use crate::scan::scan;
 use crate::segment::Segment;
 
 /// Rows scored together: with 384 dimensions 96 KiB, which stay in a core's own cache for all queries.
 const BLOCK_ROWS: usize = 64;
-
-/// Queries scored together, so that the block of scores stays small.
-const BLOCK_QUERIES: usize = 64;
-
-/// Rows that one task scans at least; a task costs microseconds, so many rows.
-const TASK_ROWS: usize = 2048;
 
 /// Which rows of a segment may be returned.
 pub enum Rows {
@@ -36,6 +33,21 @@ impl Rows {
         }
     }
 
+    /// Adds the scores of consecutive rows to the best, those of rows that are among them.
+    pub fn push_to(&self, best: &mut TopK, segment: &Segment, scores: &[f32], first_row: u32) -> Result<()> {
+        if matches!(self, Self::Live) && !segment.has_deleted() {
+            best.extend(scores, first_row)?;
+            return Ok(());
+        }
+        for (&score, row) in scores.iter().zip(first_row..) {
+            // NaN gets through to `push`, which refuses it.
+            if (score >= best.threshold() || score.is_nan()) && self.contains(segment, row) {
+                best.push(score, row)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a row is among them.
     #[inline]
     pub fn contains(&self, segment: &Segment, row: u32) -> bool {
@@ -55,29 +67,12 @@ pub fn exact_scan(
     k: usize,
     rows: &Rows,
 ) -> Result<Vec<Vec<(f32, u32)>>> {
-    let n_queries = queries.len() / dim;
     if let Rows::Few(rows) = rows {
         return queries.par_chunks_exact(dim).map(|query| scan_few(segment, query, k, rows)).collect();
     }
-    let best = segment
-        .vectors()
-        .par_chunks(TASK_ROWS * dim)
-        .enumerate()
-        .map(|(task, vectors)| scan_range(segment, task * TASK_ROWS, vectors, queries, dim, k, rows))
-        .try_reduce(
-            || vec![Vec::new(); n_queries],
-            |mut left, right| {
-                for (left, right) in left.iter_mut().zip(right) {
-                    let mut both = TopK::new(k);
-                    for &(score, row) in left.iter().chain(&right) {
-                        both.push(score, row)?;
-                    }
-                    *left = both.into_best_first();
-                }
-                Ok(left)
-            },
-        )?;
-    Ok(best)
+    scan(queries.len() / dim, segment.ids().len(), k, |which, range| {
+        scan_range(segment, range, &queries[which.start * dim..which.end * dim], dim, k, rows)
+    })
 }
 
 fn scan_few(segment: &Segment, query: &[f32], k: usize, rows: &[u32]) -> Result<Vec<(f32, u32)>> {
@@ -85,7 +80,7 @@ fn scan_few(segment: &Segment, query: &[f32], k: usize, rows: &[u32]) -> Result<
     let mut scores = [0.0; BLOCK_ROWS];
     for rows in rows.chunks(BLOCK_ROWS) {
         let scores = &mut scores[..rows.len()];
-        inner_products_at(query, segment.vectors(), rows, scores)?;
+        segment.vectors().scores_at(query, rows, scores)?;
         for (&score, &row) in scores.iter().zip(rows) {
             best.push(score, row)?;
         }
@@ -93,37 +88,23 @@ fn scan_few(segment: &Segment, query: &[f32], k: usize, rows: &[u32]) -> Result<
     Ok(best.into_best_first())
 }
 
-/// The best of a range of rows that begins at `first_row`.
+/// The best of a range of rows.
 fn scan_range(
     segment: &Segment,
-    first_row: usize,
-    vectors: &[f32],
+    range: Range<usize>,
     queries: &[f32],
     dim: usize,
     k: usize,
     rows: &Rows,
 ) -> Result<Vec<Vec<(f32, u32)>>> {
-    let every_row = matches!(rows, Rows::Live) && !segment.has_deleted();
     let mut best = vec![TopK::new(k); queries.len() / dim];
-    let mut scores = vec![0.0; BLOCK_ROWS * BLOCK_QUERIES.min(best.len())];
-    for (block, vectors) in vectors.chunks(BLOCK_ROWS * dim).enumerate() {
-        let first_row = (first_row + block * BLOCK_ROWS) as u32;
-        let n_rows = vectors.len() / dim;
-        for (queries, best) in queries.chunks(BLOCK_QUERIES * dim).zip(best.chunks_mut(BLOCK_QUERIES)) {
-            let scores = &mut scores[..n_rows * best.len()];
-            inner_products(queries, vectors, dim, scores)?;
-            for (best, scores) in best.iter_mut().zip(scores.chunks_exact(n_rows)) {
-                if every_row {
-                    best.extend(scores, first_row)?;
-                    continue;
-                }
-                for (&score, row) in scores.iter().zip(first_row..) {
-                    // NaN gets through to `push`, which refuses it.
-                    if (score >= best.threshold() || score.is_nan()) && rows.contains(segment, row) {
-                        best.push(score, row)?;
-                    }
-                }
-            }
+    let mut scores = vec![0.0; BLOCK_ROWS * best.len()];
+    for first_row in range.clone().step_by(BLOCK_ROWS) {
+        let n_rows = BLOCK_ROWS.min(range.end - first_row);
+        let scores = &mut scores[..n_rows * best.len()];
+        segment.vectors().rows(first_row, n_rows, dim).scores(queries, dim, scores)?;
+        for (best, scores) in best.iter_mut().zip(scores.chunks_exact(n_rows)) {
+            rows.push_to(best, segment, scores, first_row as u32)?;
         }
     }
     Ok(best.into_iter().map(TopK::into_best_first).collect())

@@ -50,6 +50,15 @@ impl MappedFile {
             .ok_or_else(|| Error::damaged(&self.path, "it is shorter than its header says"))
     }
 
+    /// Fails unless the file begins as [`header`] writes it.
+    pub fn check_header(&self, magic: &[u8; 8], version: u32, dim: usize, n: usize) -> Result<()> {
+        self.check_format(magic, version)?;
+        if self.numbers::<u32>(12, 1)?[0] as usize != dim || self.numbers::<u64>(16, 1)?[0] != n as u64 {
+            return Err(Error::damaged(&self.path, "it is not of the vectors beside it"));
+        }
+        Ok(())
+    }
+
     /// Fails unless the file begins with `magic` and `version`.
     pub fn check_format(&self, magic: &[u8; 8], version: u32) -> Result<()> {
         if self.map.get(..8) != Some(&magic[..]) {
@@ -66,6 +75,16 @@ impl MappedFile {
 /// The offset of the part that follows `bytes` bytes from `offset`, aligned.
 pub fn after(offset: usize, count: usize, width: usize) -> Option<usize> {
     offset.checked_add(count.checked_mul(width)?)?.checked_next_multiple_of(ALIGNMENT)
+}
+
+/// A header: magic, version u32, dim u32, n u64; the rest is the file's own.
+pub fn header(magic: &[u8; 8], version: u32, dim: usize, n: usize) -> [u8; ALIGNMENT] {
+    let mut header = [0; ALIGNMENT];
+    header[..8].copy_from_slice(magic);
+    header[8..12].copy_from_slice(&version.to_le_bytes());
+    header[12..16].copy_from_slice(&u32::try_from(dim).expect("dimensions are checked").to_le_bytes());
+    header[16..24].copy_from_slice(&(n as u64).to_le_bytes());
+    header
 }
 
 /// Writes a new file, part after part, each aligned; whoever commits the folder makes it durable.

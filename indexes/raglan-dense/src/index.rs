@@ -1,22 +1,34 @@
 //! An index over many segments.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use raglan_core::{ChunkId, ChunkSet, DenseVector, Hit, Ranking, VectorIndex};
+use raglan_kernels::Int8Query;
 use rayon::prelude::*;
 
 use crate::bits::Bits;
+use crate::code_scan::{int8_scan, one_bit_scan, rescore};
 use crate::exact_scan::{Rows, exact_scan};
+use crate::graph::{Walk, WalkQuery};
 use crate::segment::Segment;
 use crate::{DenseConfig, Error, Result, SearchMode};
 
-/// Below this share of allowed rows a scan of just those is faster than a walk through the graph.
-const FEW: f64 = 0.1;
+/// In [`SearchMode::Auto`], segments of fewer vectors are scanned: 75 MB of them are read in some ten milliseconds.
+const AUTO_FROM: usize = 50_000;
+
+/// So small a share of allowed rows is met too seldom on a walk.
+const FEW_SHARE: f64 = 0.01;
+
+/// Rows that are scored from the full vectors after a walk, beyond those wanted: bytes rank nearly as they do.
+const RESCORED: usize = 16;
 
 /// Vectors of chunks in immutable segments, searched as one.
+#[derive(Clone)]
 pub struct DenseIndex {
     dim: usize,
-    segments: Vec<Segment>,
+    segments: Arc<[Segment]>,
     config: DenseConfig,
     mode: SearchMode,
 }
@@ -47,6 +59,19 @@ impl DenseIndex {
         self.dim
     }
 
+    /// The same index with another number of candidates kept on a walk, which trades speed for recall; at least 1.
+    pub fn with_ef(mut self, ef: usize) -> Self {
+        self.config.ef_search = ef.max(1);
+        self
+    }
+
+    /// The same index with another number of candidates of a scan of codes that are scored again for each hit; at
+    /// least 1.
+    pub fn with_rescore(mut self, rescore: usize) -> Self {
+        self.config.rescore = rescore.max(1);
+        self
+    }
+
     /// How many vectors there are, without deleted ones.
     pub fn len(&self) -> usize {
         self.segments.iter().map(Segment::n_live).sum()
@@ -55,6 +80,14 @@ impl DenseIndex {
     /// Whether there is no vector.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The ids of all vectors that are not deleted.
+    pub(crate) fn live_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        self.segments.iter().flat_map(|segment| {
+            let rows = segment.ids().iter().zip(0..);
+            rows.filter(|&(_, row)| segment.is_live(row)).map(|(&id, _)| id)
+        })
     }
 
     /// How many segments there are.
@@ -67,8 +100,8 @@ impl DenseIndex {
     /// # Panics
     ///
     /// When there is no segment `i`.
-    pub fn segment_vectors(&self, i: usize) -> (&[ChunkId], &[f32]) {
-        (self.segments[i].ids(), self.segments[i].vectors())
+    pub fn segment_vectors(&self, i: usize) -> (&[ChunkId], Cow<'_, [f32]>) {
+        (self.segments[i].ids(), self.segments[i].vectors().widen())
     }
 
     /// Whether segment `i` has a graph.
@@ -81,10 +114,10 @@ impl DenseIndex {
     }
 
     /// The vector of a chunk; none when the chunk is not there, or deleted.
-    pub fn vector(&self, chunk: ChunkId) -> Option<&[f32]> {
+    pub fn vector(&self, chunk: ChunkId) -> Option<Cow<'_, [f32]>> {
         self.segments.iter().find_map(|segment| {
             let row = segment.ids().binary_search(&chunk).ok()?;
-            segment.is_live(row as u32).then(|| &segment.vectors()[row * self.dim..][..self.dim])
+            segment.is_live(row as u32).then(|| segment.vectors().rows(row, 1, self.dim).widen())
         })
     }
 
@@ -96,30 +129,68 @@ impl DenseIndex {
         k: usize,
         allowed: Option<&ChunkSet>,
     ) -> Result<Vec<Vec<(f32, u32)>>> {
-        let rows = allowed_rows(segment, allowed);
+        let rows = allowed_rows(segment, allowed, self.config.few);
         let n_allowed = rows.len(segment);
         let k = k.min(n_allowed);
         if k == 0 {
             return Ok(vec![Vec::new(); queries.len() / self.dim]);
         }
-        let ef = self.config.ef_search.max(k);
-        let n = segment.ids().len();
-        let walk = match self.mode {
-            SearchMode::Exact => false,
-            SearchMode::Graph => n_allowed as f64 >= FEW * n as f64,
-            SearchMode::Auto => n_allowed as f64 >= FEW * n as f64 && ef <= n / 20,
-        };
-        let graph = if walk { segment.graph()? } else { None };
-        let Some(graph) = graph else { return exact_scan(segment, queries, self.dim, k, &rows) };
+        let n_candidates = k.saturating_mul(self.config.rescore).min(n_allowed);
+        match (self.mode, &rows) {
+            (SearchMode::Exact, _) | (_, Rows::Few(_)) => {}
+            (SearchMode::Int8, _) => {
+                if let Some(int8) = segment.int8() {
+                    return int8_scan(segment, int8, queries, k, n_candidates, &rows);
+                }
+            }
+            (SearchMode::OneBit, _) => {
+                if let Some(bits) = segment.bits() {
+                    return one_bit_scan(segment, bits, queries, k, n_candidates, &rows);
+                }
+            }
+            (SearchMode::Graph | SearchMode::Auto, _) => {
+                let ef = self.config.ef_search.max(k);
+                let n = segment.ids().len();
+                let short = n >= AUTO_FROM && ef.saturating_mul(n) / n_allowed <= n / 20;
+                if self.mode == SearchMode::Graph || short {
+                    return self.walk(segment, queries, k, ef, &rows);
+                }
+            }
+        }
+        exact_scan(segment, queries, self.dim, k, &rows)
+    }
+
+    /// The best of one segment by its graph, if it has one; queries whose walk is long or finds too few are scanned for.
+    fn walk(
+        &self,
+        segment: &Segment,
+        queries: &[f32],
+        k: usize,
+        ef: usize,
+        rows: &Rows,
+    ) -> Result<Vec<Vec<(f32, u32)>>> {
+        let Some((graph, codes)) = segment.graph()? else { return exact_scan(segment, queries, self.dim, k, rows) };
+        let (n, n_allowed) = (segment.ids().len(), rows.len(segment));
+        // Rows that are not allowed are walked past, and take places in proportion.
+        let ef = (ef.saturating_mul(n) / n_allowed).min(n);
         queries
             .par_chunks_exact(self.dim)
-            .map(|query| {
-                let near = graph.search(query, segment.vectors(), ef, |row| rows.contains(segment, row))?;
-                if near.len() < k {
-                    return Ok(exact_scan(segment, query, self.dim, k, &rows)?.swap_remove(0));
-                }
-                Ok(near.into_iter().take(k).map(|near| (near.score, near.row)).collect())
-            })
+            .map_init(
+                || Walk::new(n),
+                |walk, query| {
+                    let prepared = WalkQuery { int8: Int8Query::new(query)?, bits: graph.encoder().query(query)? };
+                    if let Some(near) = walk.search(graph.links(), codes, &prepared, ef, n_allowed)? {
+                        let links = graph.links();
+                        let rows_met = near.iter().flat_map(|step| links.with_copies(step.row));
+                        let allowed = rows_met.filter(|&row| rows.contains(segment, row));
+                        let best = rescore(segment, query, k, allowed.take(k + k.max(RESCORED)))?;
+                        if best.len() == k {
+                            return Ok(best);
+                        }
+                    }
+                    Ok(exact_scan(segment, query, self.dim, k, rows)?.swap_remove(0))
+                },
+            )
             .collect()
     }
 
@@ -138,7 +209,7 @@ impl DenseIndex {
         let mut hits: Vec<Vec<Hit>> = vec![Vec::new(); queries.len()];
         for (filter, members) in by_filter(allowed) {
             let vectors: Vec<f32> = members.iter().flat_map(|&q| queries[q].as_slice()).copied().collect();
-            for segment in &self.segments {
+            for segment in self.segments.iter() {
                 let best = self.search_segment(segment, &vectors, k, filter)?;
                 for (&q, best) in members.iter().zip(best) {
                     hits[q].extend(best.into_iter().map(|(score, row)| Hit::new(segment.ids()[row as usize], score)));
@@ -179,11 +250,11 @@ fn by_filter<'a>(allowed: &[Option<&'a ChunkSet>]) -> Vec<(Option<&'a ChunkSet>,
     groups
 }
 
-fn allowed_rows(segment: &Segment, allowed: Option<&ChunkSet>) -> Rows {
+fn allowed_rows(segment: &Segment, allowed: Option<&ChunkSet>, few: usize) -> Rows {
     let Some(allowed) = allowed else { return Rows::Live };
     let mut rows = segment.rows_of(allowed);
     rows.retain(|&row| segment.is_live(row));
-    if (rows.len() as f64) < FEW * segment.ids().len() as f64 {
+    if rows.len() <= few || (rows.len() as f64) < FEW_SHARE * segment.ids().len() as f64 {
         return Rows::Few(rows);
     }
     let mut bits = Bits::none(segment.ids().len());

@@ -1,23 +1,29 @@
-//! A segment: a file of vectors with their ids, and perhaps a graph.
+//! A segment: a file of vectors with their ids, and perhaps codes of them and a graph.
 //!
-//! `vectors.bin` is a header of 64 bytes (magic, version u32, dim u32, n u64), then the ids, n × u32, then the vectors,
-//! n × dim × f32; each part begins at a multiple of 64 bytes, and all is little endian.
+//! `vectors.bin` is a header of 64 bytes (magic, version u32, dim u32, n u64, bytes a component u32), then the ids,
+//! n × u32, then the vectors, n × dim × `f32` or `f16`; each part begins at a multiple of 64 bytes, and all is little
+//! endian.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use raglan_core::{ChunkId, ChunkSet};
+use raglan_kernels::{OneBitEncoder, one_bit_words, quantize_i8, to_f16};
 
 use crate::bits::Bits;
-use crate::files::{ALIGNMENT, MappedFile, after, write_file};
-use crate::graph::Graph;
+use crate::codes::{BITS_FILE, BitsFile, INT8_FILE, Int8File, Int8Rows, write_bits, write_int8};
+use crate::files::{ALIGNMENT, MappedFile, after, header, write_file};
+use crate::full_vectors::FullVectors;
+use crate::graph::{Codes, GRAPH_FILE, GraphFile, write_graph};
 use crate::graph_build::build_graph;
-use crate::{DenseConfig, Error, Result};
+use crate::{DenseConfig, Error, Result, VectorStorage};
 
 const VECTORS_FILE: &str = "vectors.bin";
-const GRAPH_FILE: &str = "graph.bin";
 const MAGIC: &[u8; 8] = b"RAGLANVC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The greatest number of `f16` and below.
+const GREATEST_F16: f32 = 65_504.0;
 
 /// Products of rows below this length are finite in `f32`.
 const MAX_LENGTH: f64 = 1e18;
@@ -27,9 +33,10 @@ const UNIT_TOLERANCE: f64 = 1e-2;
 
 /// Writes a segment into `folder`, which exists: vectors `[n, dim]` with their ids, which increase.
 ///
-/// A segment of at least [`DenseConfig::graph_from`] vectors gets a graph, provided that all of them are unit vectors:
-/// inner products of vectors of different lengths are not a distance that a graph can follow. The graph is built by
-/// `threads` threads; with one thread, the same vectors give the same bytes.
+/// Beside the full vectors come the codes that [`DenseConfig::storage`] names. A segment of at least
+/// [`DenseConfig::graph_from`] vectors gets a graph, and bytes for it to be walked by, provided that all of them are
+/// unit vectors: inner products of vectors of different lengths are not a distance that a graph can follow. The work is
+/// done by `threads` threads; the same vectors give the same bytes with any number of them.
 ///
 /// # Errors
 ///
@@ -45,18 +52,59 @@ pub fn write_segment(
 ) -> Result<()> {
     config.check()?;
     let unit = check_vectors(ids, vectors, dim)?;
+    let n = ids.len();
     let numbers: Vec<u32> = ids.iter().map(|id| id.0.to_le()).collect();
-    let mut header = [0; ALIGNMENT];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&u32::try_from(dim).expect("checked above").to_le_bytes());
-    header[16..24].copy_from_slice(&(ids.len() as u64).to_le_bytes());
-    let parts = [&header, bytemuck::cast_slice(&numbers), bytemuck::cast_slice(vectors)];
-    write_file(&folder.join(VECTORS_FILE), &parts)?;
-    if unit && !ids.is_empty() && ids.len() >= config.graph_from {
-        build_graph(vectors, dim, config, threads)?.write(&folder.join(GRAPH_FILE))?;
+    let mut header = header(MAGIC, VERSION, dim, n);
+    let half = config.keeps(VectorStorage::F16).then(|| halved(vectors)).transpose()?;
+    header[24..28].copy_from_slice(&if half.is_some() { 2u32 } else { 4 }.to_le_bytes());
+    let full = half.as_ref().map_or(bytemuck::cast_slice(vectors), |half| bytemuck::cast_slice(half));
+    write_file(&folder.join(VECTORS_FILE), &[&header, bytemuck::cast_slice(&numbers), full])?;
+    drop(half);
+
+    let graph = unit && n > 0 && n >= config.graph_from;
+    let mut int8 = None;
+    if graph || config.keeps(VectorStorage::Int8) {
+        let (mut codes, mut scales) = (vec![0; vectors.len()], vec![0.0; n]);
+        quantize_i8(vectors, dim, &mut codes, &mut scales)?;
+        write_int8(folder, Int8Rows { codes: &codes, scales: &scales }, dim)?;
+        int8 = Some((codes, scales));
+    }
+    if graph || config.keeps(VectorStorage::OneBit) {
+        let centroid = mean(vectors, dim);
+        let encoder = OneBitEncoder::new(&centroid, config.seed)?;
+        let mut bits = vec![0; n * one_bit_words(dim)];
+        encoder.encode(vectors, &mut bits)?;
+        if config.keeps(VectorStorage::OneBit) {
+            write_bits(folder, &bits, n, &centroid, config.seed)?;
+        }
+        if let Some((codes, scales)) = int8.filter(|_| graph) {
+            let codes = Codes { dim, int8: Int8Rows { codes: &codes, scales: &scales }, bits: &bits };
+            let graph = build_graph(vectors, codes, &encoder, config, threads)?;
+            write_graph(folder, graph.links(), &bits, &centroid, config.seed)?;
+        }
     }
     Ok(())
+}
+
+fn halved(vectors: &[f32]) -> Result<Vec<u16>> {
+    if vectors.iter().any(|x| x.abs() > GREATEST_F16) {
+        return Err(Error::Vectors { problem: "a component is too great for half precision".to_owned() });
+    }
+    let mut half = vec![0; vectors.len()];
+    to_f16(vectors, &mut half)?;
+    Ok(half)
+}
+
+/// The mean of vectors, zero of none.
+fn mean(vectors: &[f32], dim: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; dim];
+    for row in vectors.chunks_exact(dim) {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum += f64::from(x);
+        }
+    }
+    let n = (vectors.len() / dim).max(1) as f64;
+    sums.into_iter().map(|sum| (sum / n) as f32).collect()
 }
 
 /// Fails unless the vectors can be indexed; says whether all are unit vectors.
@@ -88,16 +136,19 @@ pub struct Segment {
     dim: usize,
     vectors: MappedFile,
     rows_offset: usize,
+    half: bool,
     /// Rows whose chunks are deleted, if any.
     deleted: Option<Bits>,
     n_live: usize,
+    int8: Option<Int8File>,
+    bits: Option<BitsFile>,
     graph: Option<LazyGraph>,
 }
 
+/// A graph, whose file is opened and checked when it is first asked for.
 struct LazyGraph {
-    file: MappedFile,
-    /// The graph once its file has been checked, or what is wrong with it.
-    checked: OnceLock<Result<Graph, String>>,
+    folder: std::path::PathBuf,
+    checked: OnceLock<Result<GraphFile, String>>,
 }
 
 impl Segment {
@@ -113,20 +164,26 @@ impl Segment {
         let n = usize::try_from(vectors.numbers::<u64>(16, 1)?[0]).map_err(|_| damaged("too many vectors"))?;
         let rows_offset = after(ALIGNMENT, n, 4).ok_or_else(|| damaged("too many vectors"))?;
         let n_components = n.checked_mul(dim).ok_or_else(|| damaged("too many vectors"))?;
-        if after(rows_offset, n_components, 4) != Some(vectors.len()) {
+        let n_bytes = vectors.numbers::<u32>(24, 1)?[0];
+        if ![2, 4].contains(&n_bytes) {
+            return Err(damaged("its components have neither two nor four bytes"));
+        }
+        if after(rows_offset, n_components, n_bytes as usize) != Some(vectors.len()) {
             return Err(damaged("its length is not what its header says"));
         }
         let ids: Vec<ChunkId> = vectors.numbers::<u32>(ALIGNMENT, n)?.iter().copied().map(ChunkId).collect();
         if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(damaged("ids do not increase"));
         }
-        vectors.numbers::<f32>(rows_offset, n_components)?;
-        let graph_path = folder.join(GRAPH_FILE);
-        let graph = match graph_path.try_exists().map_err(Error::io(&graph_path))? {
-            true => Some(LazyGraph { file: MappedFile::open(graph_path)?, checked: OnceLock::new() }),
-            false => None,
+        let has = |name: &str| {
+            let path = folder.join(name);
+            path.try_exists().map_err(Error::io(&path))
         };
-        let mut segment = Self { n_live: n, ids, dim, vectors, rows_offset, deleted: None, graph };
+        let int8 = if has(INT8_FILE)? { Some(Int8File::open(folder, n, dim)?) } else { None };
+        let bits = if has(BITS_FILE)? { Some(BitsFile::open(folder, n, dim)?) } else { None };
+        let graph = has(GRAPH_FILE)?.then(|| LazyGraph { folder: folder.to_owned(), checked: OnceLock::new() });
+        let half = n_bytes == 2;
+        let mut segment = Self { n_live: n, ids, dim, vectors, rows_offset, half, deleted: None, int8, bits, graph };
         let rows = segment.rows_of(deleted);
         if !rows.is_empty() {
             let mut bits = Bits::none(n);
@@ -144,9 +201,30 @@ impl Segment {
         &self.ids
     }
 
+    /// The dimension of the vectors.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// All rows, `[n, dim]`.
-    pub fn vectors(&self) -> &[f32] {
-        self.vectors.numbers(self.rows_offset, self.ids.len() * self.dim).expect("the length is checked at opening")
+    pub fn vectors(&self) -> FullVectors<'_> {
+        let n_components = self.ids.len() * self.dim;
+        let checked = "the length is checked at opening";
+        if self.half {
+            FullVectors::F16(self.vectors.numbers(self.rows_offset, n_components).expect(checked))
+        } else {
+            FullVectors::F32(self.vectors.numbers(self.rows_offset, n_components).expect(checked))
+        }
+    }
+
+    /// The rows as bytes, where they are kept.
+    pub fn int8(&self) -> Option<Int8Rows<'_>> {
+        self.int8.as_ref().map(Int8File::rows)
+    }
+
+    /// The rows as bits, where they are kept.
+    pub fn bits(&self) -> Option<&BitsFile> {
+        self.bits.as_ref()
     }
 
     /// How many rows are not deleted.
@@ -190,18 +268,20 @@ impl Segment {
         self.graph.is_some()
     }
 
-    /// The graph, whose file is checked when it is first asked for.
-    pub fn graph(&self) -> Result<Option<&Graph>> {
+    /// The graph and the forms of the rows that it is walked by, checked when they are first asked for.
+    pub fn graph(&self) -> Result<Option<(&GraphFile, Codes<'_>)>> {
         let Some(lazy) = &self.graph else { return Ok(None) };
+        let path = lazy.folder.join(GRAPH_FILE);
         let checked = lazy.checked.get_or_init(|| {
-            Graph::read(&lazy.file, self.ids.len()).map_err(|e| match e {
+            GraphFile::open(&lazy.folder, self.ids.len(), self.dim).map_err(|e| match e {
                 Error::Damaged { problem, .. } => problem,
                 other => other.to_string(),
             })
         });
-        match checked {
-            Ok(graph) => Ok(Some(graph)),
-            Err(problem) => Err(Error::damaged(lazy.file.path(), problem.clone())),
-        }
+        let graph = checked.as_ref().map_err(|problem| Error::damaged(&path, problem.clone()))?;
+        let Some(int8) = self.int8() else {
+            return Err(Error::damaged(&path, format!("the `{INT8_FILE}` that it is walked by is missing")));
+        };
+        Ok(Some((graph, Codes { dim: self.dim, int8, bits: graph.bits() })))
     }
 }

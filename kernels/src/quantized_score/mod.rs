@@ -71,13 +71,27 @@ impl Int8Query {
     ///
     /// [`Error::ZeroDimension`] when it is empty, [`Error::Shape`] when its dimension is above 131 071.
     pub fn from_codes(codes: &[i8], scale: f32) -> Result<Self> {
+        let mut query = Self { codes: Vec::new(), scale };
+        query.assign(codes, scale)?;
+        Ok(query)
+    }
+
+    /// Takes another vector's codes, in the memory of those before.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_codes`](Self::from_codes); nothing changes then.
+    pub fn assign(&mut self, codes: &[i8], scale: f32) -> Result<()> {
         if codes.is_empty() {
             return Err(Error::ZeroDimension);
         }
         if codes.len() > MAX_DIM {
             return Err(Error::Shape { what: "dim", expected: MAX_DIM, found: codes.len() });
         }
-        Ok(Self { codes: codes.iter().map(|&code| i16::from(code)).collect(), scale })
+        self.codes.clear();
+        self.codes.extend(codes.iter().map(|&code| i16::from(code)));
+        self.scale = scale;
+        Ok(())
     }
 
     /// Scores vectors: `out[v] = scale · scales[v] · Σ_d query_codes[d] · codes[v, d]`. The sum is exact.
