@@ -8,6 +8,7 @@ mod answers;
 mod bm25;
 mod e2e;
 mod embed;
+mod late;
 mod latency;
 mod llm;
 mod report;
@@ -29,6 +30,8 @@ enum Area {
     Embed(embed::Embed),
     /// Index a folder, answer, index again
     E2e(e2e::E2e),
+    /// Late interaction, exact and compressed
+    Late(late::Late),
     /// Queries on a large index, with vectors of hashed words
     Latency(latency::Latency),
     /// Answers from passages, with guesses and several at once
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Area::Bm25(options) => bm25::run(&options),
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
+        Area::Late(options) => late::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
         Area::Llm(options) => llm::run(&options),
