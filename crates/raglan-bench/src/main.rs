@@ -10,6 +10,7 @@ mod bm25;
 mod e2e;
 mod embed;
 mod evalspeed;
+mod late;
 mod latency;
 mod llm;
 mod report;
@@ -35,6 +36,8 @@ enum Area {
     E2e(e2e::E2e),
     /// A run and judgements, from files to scores
     Evalspeed(evalspeed::Evalspeed),
+    /// Late interaction, exact and compressed
+    Late(late::Late),
     /// Queries on a large index, with vectors of hashed words
     Latency(latency::Latency),
     /// Answers from passages, with guesses and several at once
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
         Area::Evalspeed(options) => evalspeed::run(&options),
+        Area::Late(options) => late::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
         Area::Llm(options) => llm::run(&options),

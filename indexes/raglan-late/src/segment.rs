@@ -1,0 +1,270 @@
+//! A segment: centroids, the tokens' centroids, and what the tokens differ from them by.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use half::f16;
+use raglan_core::{ChunkId, ChunkSet, TokenMatrix};
+use raglan_kernels::{PackedMatrix, decode_residuals, encode_residuals, l2_normalize, max_sim, max_sim_f16};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::centroids::{Centroids, Tokens, n_centroids, train};
+use crate::files::{N_WEIGHTS, Resident, TOKENS_FILE, TokensFile, read_late, tokens_header, write_late};
+use crate::{Error, LateConfig, Result, TokenStorage, pool_tokens};
+
+/// How far from 1 the squared length of a token's vector may be; vectors in half precision come this close.
+const UNIT_TOLERANCE: f64 = 1e-2;
+/// Tokens whose residuals the buckets are learned from.
+const BUCKET_SAMPLE: usize = 4096;
+/// Documents that are coded side by side before they are written.
+const BATCH: usize = 256;
+
+/// Writes a segment into `folder`, which exists: the token vectors of chunks with their ids, which increase.
+///
+/// Vectors are of length 1 and of one dimension. Equal vectors and configurations give equal bytes on any number of
+/// threads; the work is done on the caller's. There are `2^⌊log2(4·√n)⌋` centroids for `n` tokens, at most one for 39 of
+/// them, and at least one, so a collection may be as small as it likes.
+///
+/// # Errors
+///
+/// [`Error::Vectors`] when lengths do not fit, ids do not increase, or a vector is not of length 1; [`Error::Config`];
+/// [`Error::Io`] when a file cannot be written.
+pub fn write_late_segment(folder: &Path, ids: &[ChunkId], texts: &[TokenMatrix], config: &LateConfig) -> Result<()> {
+    config.check()?;
+    let dim = check_texts(ids, texts)?;
+    let pooled: Vec<TokenMatrix>;
+    let texts = match config.pool_factor {
+        1 => texts,
+        factor => {
+            pooled = texts.par_iter().map(|text| pool_tokens(text, factor)).collect();
+            &pooled
+        }
+    };
+    let ends = texts.iter().scan(0, |end, text| {
+        *end += text.n_tokens();
+        Some(*end)
+    });
+    let tokens = Tokens { dim, ends: ends.collect(), documents: texts.iter().map(TokenMatrix::as_slice).collect() };
+    let centroids = train(&tokens, n_centroids(tokens.len()), config.iterations, config.seed)?;
+    let grouped = Centroids::new(&centroids, dim)?;
+    let buckets = match config.storage {
+        TokenStorage::F16 => Buckets::default(),
+        storage => Buckets::learn(&tokens, &grouped, &centroids, 1 << storage.to_number())?,
+    };
+    let path = folder.join(TOKENS_FILE);
+    let mut out = BufWriter::with_capacity(1 << 20, File::create_new(&path).map_err(Error::io(&path))?);
+    out.write_all(&tokens_header()).map_err(Error::io(&path))?;
+    let (mut checksums, mut codes) = (Vec::with_capacity(ids.len()), Vec::with_capacity(tokens.len()));
+    for batch in texts.chunks(BATCH) {
+        let rows: Vec<f32> = batch.iter().flat_map(TokenMatrix::as_slice).copied().collect();
+        let nearest = grouped.nearest(&rows)?;
+        let mut bytes = vec![0; nearest.len() * config.storage.token_bytes(dim)];
+        store(config.storage, &rows, dim, &nearest, &centroids, &buckets, &mut bytes)?;
+        out.write_all(&bytes).map_err(Error::io(&path))?;
+        codes.extend(nearest.iter().map(|(centroid, _)| centroid));
+        let mut rest = &bytes[..];
+        for text in batch {
+            let (document, after) = rest.split_at(text.n_tokens() * config.storage.token_bytes(dim));
+            checksums.push(xxh3_64(document));
+            rest = after;
+        }
+    }
+    out.flush().map_err(Error::io(&path))?;
+    let starts = std::iter::once(0).chain(tokens.ends.iter().map(|&end| end as u64)).collect();
+    let weights = buckets.weights;
+    let segment =
+        Resident { dim, storage: config.storage, ids: ids.to_vec(), starts, checksums, weights, centroids, codes };
+    write_late(folder, &segment)
+}
+
+/// Fails unless the texts can be indexed; gives their dimension, 1 when there is none.
+fn check_texts(ids: &[ChunkId], texts: &[TokenMatrix]) -> Result<usize> {
+    let refuse = |problem| Err(Error::Vectors { problem });
+    if ids.len() != texts.len() {
+        return refuse(format!("{} ids for {} texts", ids.len(), texts.len()));
+    }
+    if let Some(pair) = ids.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return refuse(format!("chunk {} comes before chunk {}", pair[0].0, pair[1].0));
+    }
+    let dim = texts.first().map_or(1, TokenMatrix::dim);
+    if u32::try_from(dim).is_err() {
+        return refuse(format!("the dimension is {dim}"));
+    }
+    for (id, text) in ids.iter().zip(texts) {
+        if text.dim() != dim {
+            return Err(Error::Dimension { what: "a text", expected: dim, found: text.dim() });
+        }
+        if u32::try_from(text.n_tokens()).is_err() {
+            return refuse(format!("chunk {} has {} tokens", id.0, text.n_tokens()));
+        }
+        for row in text.rows() {
+            let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            if (square - 1.0).abs() > UNIT_TOLERANCE {
+                return refuse(format!("a vector of chunk {} has length {:.3}, not 1", id.0, square.sqrt()));
+            }
+        }
+    }
+    Ok(dim)
+}
+
+/// Where residuals are cut into buckets, and what each stands for.
+#[derive(Default)]
+struct Buckets {
+    cutoffs: Vec<f32>,
+    /// Those of the first buckets; zeros after.
+    weights: [f32; N_WEIGHTS],
+}
+
+impl Buckets {
+    /// Quantiles of some tokens' residuals: cut-offs at `i / n`, weights at `(i + ½) / n`, as in `ColBERTv2`.
+    fn learn(tokens: &Tokens, grouped: &Centroids, centroids: &[f32], n: usize) -> Result<Self> {
+        let dim = tokens.dim;
+        let step = tokens.len().div_ceil(BUCKET_SAMPLE).max(1);
+        let rows: Vec<f32> = (0..tokens.len()).step_by(step).flat_map(|token| tokens.row(token)).copied().collect();
+        let nearest = grouped.nearest(&rows)?;
+        let of_token = rows.chunks_exact(dim).zip(&nearest).flat_map(|(row, &(centroid, _))| {
+            row.iter().zip(&centroids[usize::from(centroid) * dim..]).map(|(x, c)| x - c)
+        });
+        let mut residuals: Vec<f32> = of_token.collect();
+        if residuals.is_empty() {
+            return Ok(Self { cutoffs: vec![0.0; n - 1], weights: [0.0; N_WEIGHTS] });
+        }
+        residuals.par_sort_unstable_by(f32::total_cmp);
+        let quantile = |share: f64| residuals[((residuals.len() - 1) as f64 * share).round() as usize];
+        let mut weights = [0.0; N_WEIGHTS];
+        for (i, weight) in weights[..n].iter_mut().enumerate() {
+            *weight = quantile((i as f64 + 0.5) / n as f64);
+        }
+        Ok(Self { cutoffs: (1..n).map(|i| quantile(i as f64 / n as f64)).collect(), weights })
+    }
+}
+
+/// The bytes of some tokens.
+fn store(
+    storage: TokenStorage,
+    rows: &[f32],
+    dim: usize,
+    nearest: &[(u16, f32)],
+    centroids: &[f32],
+    buckets: &Buckets,
+    bytes: &mut [u8],
+) -> Result<()> {
+    let places = bytes.par_chunks_exact_mut(storage.token_bytes(dim)).zip(rows.par_chunks_exact(dim)).zip(nearest);
+    places.try_for_each(|((bytes, row), &(centroid, _))| {
+        let Some(bits) = storage.residual_bits() else {
+            for (to, x) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(row) {
+                *to = f16::from_f32(*x).to_le_bytes();
+            }
+            return Ok(());
+        };
+        let centroid = &centroids[usize::from(centroid) * dim..][..dim];
+        Ok(encode_residuals(bits, &buckets.cutoffs, row, centroid, bytes)?)
+    })
+}
+
+/// A segment that is open for searching.
+pub struct Segment {
+    resident: Resident,
+    tokens: TokensFile,
+    /// The rows of chunks that are not deleted.
+    live: Vec<bool>,
+}
+
+/// Memory for the tokens of a document, kept from one to the next.
+#[derive(Default)]
+pub struct Scratch {
+    bytes: Vec<u8>,
+    halves: Vec<u16>,
+    rows: Vec<f32>,
+}
+
+impl Segment {
+    /// Opens the segment in `folder`.
+    pub fn open(folder: &Path, deleted: &ChunkSet) -> Result<Self> {
+        let resident = read_late(folder)?;
+        let n_bytes = resident.storage.token_bytes(resident.dim) as u128 * resident.codes.len() as u128;
+        let tokens = TokensFile::open(folder, u64::try_from(n_bytes).unwrap_or(u64::MAX))?;
+        let live = resident.ids.iter().map(|id| !deleted.contains(*id)).collect();
+        Ok(Self { resident, tokens, live })
+    }
+
+    /// The length of a vector.
+    pub fn dim(&self) -> usize {
+        self.resident.dim
+    }
+
+    /// The ids of the rows, increasing; deleted ones too.
+    pub fn ids(&self) -> &[ChunkId] {
+        &self.resident.ids
+    }
+
+    /// Whether the row's chunk is not deleted.
+    pub fn is_live(&self, row: u32) -> bool {
+        self.live[row as usize]
+    }
+
+    /// `[n_centroids, dim]`
+    pub fn centroids(&self) -> &[f32] {
+        &self.resident.centroids
+    }
+
+    /// The centroids of a row's tokens.
+    pub fn codes(&self, row: u32) -> &[u16] {
+        let row = row as usize;
+        &self.resident.codes[self.resident.starts[row] as usize..self.resident.starts[row + 1] as usize]
+    }
+
+    /// How many tokens there are.
+    pub fn n_tokens(&self) -> usize {
+        self.resident.codes.len()
+    }
+
+    /// The score of a row for a query, from its stored tokens.
+    pub fn score(&self, query: &PackedMatrix, row: u32, scratch: &mut Scratch) -> Result<f32> {
+        self.read(row, scratch)?;
+        let (n_tokens, mut score) = (self.codes(row).len(), [0.0]);
+        if self.resident.storage == TokenStorage::F16 {
+            max_sim_f16(query, &scratch.halves, &[n_tokens], &mut score)?;
+        } else {
+            max_sim(query, &scratch.rows, &[n_tokens], &mut score)?;
+        }
+        if score[0].is_finite() { Ok(score[0]) } else { Err(self.not_finite()) }
+    }
+
+    /// The tokens of a row.
+    pub fn tokens(&self, row: u32, scratch: &mut Scratch) -> Result<TokenMatrix> {
+        self.read(row, scratch)?;
+        let rows = match self.resident.storage {
+            TokenStorage::F16 => scratch.halves.iter().map(|&bits| f16::from_bits(bits).to_f32()).collect(),
+            _ => scratch.rows.clone(),
+        };
+        TokenMatrix::new(self.dim(), rows).map_err(|_| self.not_finite())
+    }
+
+    fn not_finite(&self) -> Error {
+        Error::damaged(self.tokens.path(), "a document's tokens are not finite")
+    }
+
+    /// Reads a row's tokens, as halves or as `f32` rows.
+    fn read(&self, row: u32, scratch: &mut Scratch) -> Result<()> {
+        let Resident { dim, storage, starts, checksums, weights, centroids, .. } = &self.resident;
+        let (dim, token_bytes, codes) = (*dim, storage.token_bytes(*dim), self.codes(row));
+        scratch.bytes.resize(codes.len() * token_bytes, 0);
+        let at = starts[row as usize] * token_bytes as u64;
+        self.tokens.read(at, checksums[row as usize], &mut scratch.bytes)?;
+        let Some(bits) = storage.residual_bits() else {
+            scratch.halves.clear();
+            scratch.halves.extend(scratch.bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
+            return Ok(());
+        };
+        scratch.rows.resize(codes.len() * dim, 0.0);
+        let tokens = scratch.rows.chunks_exact_mut(dim).zip(scratch.bytes.chunks_exact(token_bytes)).zip(codes);
+        for ((row, bytes), &centroid) in tokens {
+            let centroid = &centroids[usize::from(centroid) * dim..][..dim];
+            decode_residuals(bits, &weights[..bits.n_buckets()], bytes, centroid, row)?;
+        }
+        Ok(l2_normalize(&mut scratch.rows, dim)?)
+    }
+}

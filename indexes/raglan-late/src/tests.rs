@@ -1,0 +1,241 @@
+//! Search against plain loops over the stored tokens, stored tokens against what was written, and damaged files.
+
+use std::path::{Path, PathBuf};
+
+use raglan_core::{ChunkId, ChunkSet, Hit, Ranking, TokenMatrix, VectorIndex};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Error, LateConfig, LateIndex, TokenStorage, write_late_segment};
+
+const STORAGES: [TokenStorage; 3] = [TokenStorage::F16, TokenStorage::FourBit, TokenStorage::TwoBit];
+
+/// Topics that tokens are near to, `[n, dim]`.
+fn topics(rng: &mut ChaCha8Rng, n: usize, dim: usize) -> Vec<f32> {
+    (0..n * dim).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// A text of `n` tokens, each near to one of a few topics of its own.
+fn text(rng: &mut ChaCha8Rng, topics: &[f32], dim: usize, n: usize) -> TokenMatrix {
+    let own: Vec<usize> = (0..4).map(|_| rng.random_range(0..topics.len() / dim)).collect();
+    let mut rows = Vec::with_capacity(n * dim);
+    for _ in 0..n {
+        let topic = own[rng.random_range(0..own.len())] * dim;
+        rows.extend((0..dim).map(|d| topics[topic + d] + rng.random_range(-0.7..0.7)));
+    }
+    raglan_kernels::l2_normalize(&mut rows, dim).unwrap();
+    TokenMatrix::new(dim, rows).unwrap()
+}
+
+fn texts(seed: u64, n: usize, dim: usize) -> Vec<TokenMatrix> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let topics = topics(&mut rng, 40, dim);
+    (0..n).map(|i| text(&mut rng, &topics, dim, [7, 30, 1, 12, 0, 25][i % 6])).collect()
+}
+
+fn ids(n: usize, first: u32, step: usize) -> Vec<ChunkId> {
+    (first..).step_by(step).take(n).map(ChunkId).collect()
+}
+
+fn folder(root: &Path, name: &str) -> PathBuf {
+    let folder = root.join(name);
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}
+
+fn max_sim(query: &TokenMatrix, text: &TokenMatrix) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let best = |q: &[f32]| text.rows().map(|token| dot(q, token)).fold(f64::NEG_INFINITY, f64::max);
+    if text.n_tokens() == 0 { 0.0 } else { query.rows().map(best).sum() }
+}
+
+#[test]
+fn search_equals_plain_loops_over_the_stored_tokens_with_deletes_and_filters() {
+    for (seed, storage) in (0..6).zip(STORAGES.into_iter().cycle()) {
+        let dim = [1, 5, 48][seed as usize % 3];
+        let root = tempfile::tempdir().unwrap();
+        let config = LateConfig { storage, n_candidates: 10_000, ..LateConfig::default() };
+        let (mut folders, mut all) = (Vec::new(), Vec::new());
+        for (i, n) in [90, 0, 33, 1].into_iter().enumerate() {
+            folders.push(folder(root.path(), &i.to_string()));
+            let ids = ids(n, i as u32, 4);
+            write_late_segment(&folders[i], &ids, &texts(seed * 9 + i as u64, n, dim), &config).unwrap();
+            all.extend(ids);
+        }
+        all.sort_unstable();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut some = |share| -> ChunkSet { all.iter().copied().filter(|_| rng.random_bool(share)).collect() };
+        let (deleted, filters) = (some([0.0, 0.3][seed as usize % 2]), [some(0.5), some(0.02), ChunkSet::new()]);
+        let index = LateIndex::open(&folders, &deleted, &config).unwrap();
+        let live: Vec<ChunkId> = all.iter().copied().filter(|id| !deleted.contains(*id)).collect();
+        assert_eq!((index.len(), index.n_segments()), (live.len(), 4));
+        let queries = texts(seed + 100, 6, dim);
+        let allowed: Vec<Option<&ChunkSet>> =
+            (0..6).map(|q| if q % 2 == 0 { None } else { Some(&filters[q / 2]) }).collect();
+        for k in [0, 1, 10, 500] {
+            let found = index.search(&queries, k, &allowed).unwrap();
+            for (q, found) in found.iter().enumerate() {
+                let among: Vec<ChunkId> =
+                    live.iter().copied().filter(|id| allowed[q].is_none_or(|allowed| allowed.contains(*id))).collect();
+                let scores = index.scores(&queries[q], &among).unwrap();
+                for (id, score) in among.iter().zip(&scores) {
+                    let want = max_sim(&queries[q], &index.tokens(*id).unwrap().unwrap());
+                    assert!((f64::from(*score) - want).abs() <= 1e-4, "{storage:?}: {score} is not {want}");
+                }
+                let hits = among.iter().zip(scores).map(|(id, score)| Hit::new(*id, score));
+                assert_eq!(*found, Ranking::best(hits.collect(), k).unwrap(), "seed {seed}, query {q}, k {k}");
+            }
+        }
+        let gone = all.iter().find(|id| deleted.contains(**id));
+        for id in gone.into_iter().chain(&[ChunkId(4_000_000)]) {
+            assert!(matches!(index.scores(&queries[0], &[*id]), Err(Error::Unknown { .. })));
+            assert_eq!(index.tokens(*id).unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn candidates_by_centroids_hold_the_best() {
+    let (n, dim) = (2400, 32);
+    let root = tempfile::tempdir().unwrap();
+    let config = LateConfig { n_candidates: 240, ..LateConfig::default() };
+    let texts = texts(7, n + 40, dim);
+    let (texts, queries) = texts.split_at(n);
+    write_late_segment(root.path(), &ids(n, 3, 2), texts, &config).unwrap();
+    let open = |config: &LateConfig| LateIndex::open(&[root.path().into()], &ChunkSet::new(), config).unwrap();
+    let (staged, exact) = (open(&config), open(&LateConfig { n_candidates: n, ..config.clone() }));
+    let allowed = vec![None; queries.len()];
+    let (found, want) = (staged.search(queries, 10, &allowed).unwrap(), exact.search(queries, 10, &allowed).unwrap());
+    let (mut hits, mut all) = (0, 0);
+    for ((found, want), _) in found.iter().zip(&want).zip(queries).filter(|(_, query)| query.n_tokens() > 0) {
+        assert_eq!(found.len(), 10);
+        all += want.len();
+        hits += want.ids().iter().filter(|id| found.ids().contains(id)).count();
+    }
+    assert!(hits as f64 >= 0.97 * all as f64, "{hits} of {all}");
+    for threads in [1, 2, 4] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| staged.search(queries, 10, &allowed)).unwrap(), found, "{threads} threads");
+    }
+}
+
+#[test]
+fn stored_tokens_are_near_to_those_written_and_can_be_merged() {
+    let dim = 40;
+    let texts = texts(11, 300, dim);
+    for (storage, least) in STORAGES.into_iter().zip([0.999_5, 0.97, 0.85]) {
+        let root = tempfile::tempdir().unwrap();
+        let config = LateConfig { storage, ..LateConfig::default() };
+        let (first, second) = (folder(root.path(), "0"), folder(root.path(), "1"));
+        write_late_segment(&first, &ids(300, 0, 1), &texts, &config).unwrap();
+        let deleted: ChunkSet = ids(10, 0, 7).into_iter().collect();
+        let index = LateIndex::open(&[first], &deleted, &config).unwrap();
+        assert_eq!(index.n_tokens(), texts.iter().map(TokenMatrix::n_tokens).sum::<usize>());
+        let read: Vec<(ChunkId, TokenMatrix)> = index.segment_tokens(0).map(Result::unwrap).collect();
+        assert_eq!(read.len(), 290);
+        for (id, stored) in &read {
+            let written = &texts[id.0 as usize];
+            assert_eq!(stored.n_tokens(), written.n_tokens());
+            for (a, b) in stored.rows().zip(written.rows()) {
+                let cosine: f32 = a.iter().zip(b).map(|(x, y)| x * y).sum();
+                assert!(cosine >= least, "{storage:?}: {cosine}");
+            }
+        }
+        let (ids, stored): (Vec<ChunkId>, Vec<TokenMatrix>) = read.into_iter().unzip();
+        write_late_segment(&second, &ids, &stored, &config).unwrap();
+        let merged = LateIndex::open(&[second], &ChunkSet::new(), &config).unwrap();
+        assert_eq!((merged.len(), merged.segment_tokens(0).next().unwrap().unwrap().0), (290, ChunkId(1)));
+        let largest = std::fs::metadata(root.path().join("0/tokens.bin")).unwrap().len();
+        assert_eq!(largest, 64 + (index.n_tokens() * storage.token_bytes(dim)) as u64);
+    }
+}
+
+#[test]
+fn a_segment_has_the_same_bytes_on_any_number_of_threads() {
+    let texts = texts(13, 400, 24);
+    let write = |threads, config: &LateConfig| {
+        let root = tempfile::tempdir().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| write_late_segment(root.path(), &ids(400, 0, 1), &texts, config)).unwrap();
+        ["late.bin", "tokens.bin"].map(|name| std::fs::read(root.path().join(name)).unwrap())
+    };
+    let pooled = LateConfig { pool_factor: 2, storage: TokenStorage::TwoBit, ..LateConfig::default() };
+    for config in [LateConfig::default(), pooled] {
+        let one = write(1, &config);
+        assert!(one == write(2, &config) && one == write(4, &config));
+        assert!(one != write(1, &LateConfig { seed: 1, ..config }));
+    }
+}
+
+#[test]
+fn collections_may_be_as_small_as_they_like() {
+    let config = LateConfig::default();
+    let none = LateIndex::open(&[], &ChunkSet::new(), &config).unwrap();
+    let query = TokenMatrix::new(2, vec![0.6, 0.8]).unwrap();
+    assert!(none.is_empty() && none.search(&[query.clone()], 5, &[None]).unwrap()[0].is_empty());
+    let root = tempfile::tempdir().unwrap();
+    let texts = [TokenMatrix::new(2, vec![]).unwrap(), query.clone()];
+    write_late_segment(root.path(), &ids(2, 8, 1), &texts, &config).unwrap();
+    let index = LateIndex::open(&[root.path().into()], &ChunkSet::new(), &config).unwrap();
+    let found = index.search(&[query.clone(), texts[0].clone()], 5, &[None, None]).unwrap();
+    assert_eq!(found[0].ids(), [ChunkId(9), ChunkId(8)]);
+    assert!((found[0].hits()[0].score - 1.0).abs() <= 1e-5 && found[0].hits()[1].score == 0.0);
+    assert_eq!(found[1].ids(), [ChunkId(8), ChunkId(9)]); // No vector asks for anything.
+    let other = TokenMatrix::new(3, vec![1.0, 0.0, 0.0]).unwrap();
+    assert!(matches!(index.scores(&other, &[]), Err(Error::Dimension { .. })));
+}
+
+#[test]
+fn vectors_that_cannot_be_held_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let matrix = |dim, rows| TokenMatrix::new(dim, rows).unwrap();
+    let write = |ids: &[u32], texts: &[TokenMatrix], config: &LateConfig| {
+        let ids: Vec<ChunkId> = ids.iter().copied().map(ChunkId).collect();
+        write_late_segment(root.path(), &ids, texts, config)
+    };
+    let (one, config) = (matrix(1, vec![1.0]), LateConfig::default());
+    assert!(matches!(write(&[1], &[], &config), Err(Error::Vectors { .. })));
+    assert!(matches!(write(&[1, 1], &[one.clone(), one.clone()], &config), Err(Error::Vectors { .. })));
+    assert!(matches!(write(&[1], &[matrix(1, vec![1.1])], &config), Err(Error::Vectors { .. })));
+    assert!(matches!(write(&[1, 2], &[one.clone(), matrix(2, vec![])], &config), Err(Error::Dimension { .. })));
+    let none = LateConfig { pool_factor: 0, ..config };
+    assert!(matches!(write(&[1], &[one], &none), Err(Error::Config { .. })));
+}
+
+/// A damaged segment is refused when it is opened or read, and nothing panics.
+#[test]
+fn damaged_files_are_typed_errors() {
+    let root = tempfile::tempdir().unwrap();
+    let (sound, broken) = (folder(root.path(), "sound"), folder(root.path(), "broken"));
+    let config = LateConfig::default();
+    write_late_segment(&sound, &ids(30, 0, 1), &texts(17, 30, 8), &config).unwrap();
+    let files = ["late.bin", "tokens.bin"].map(|name| (name, std::fs::read(sound.join(name)).unwrap()));
+    let use_all = || {
+        let index = LateIndex::open(std::slice::from_ref(&broken), &ChunkSet::new(), &config)?;
+        index.segment_tokens(0).collect::<Result<Vec<_>, Error>>()
+    };
+    for (changed, bytes) in &files {
+        for (name, bytes) in &files {
+            std::fs::write(broken.join(name), bytes).unwrap();
+        }
+        use_all().unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(broken.join(changed), bytes).unwrap();
+            match use_all() {
+                Err(Error::Damaged { path, .. } | Error::Version { path, .. }) => assert!(path.ends_with(changed)),
+                other => panic!("{changed}: {other:?}"),
+            }
+        };
+        for len in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
+            refused(&bytes[..len]);
+        }
+        for at in (0..bytes.len()).step_by(31).filter(|&at| *changed == "late.bin" || !(12..64).contains(&at)) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << (at % 8);
+            refused(&bytes);
+        }
+        refused(&[bytes.as_slice(), &[0]].concat());
+        std::fs::remove_file(broken.join(changed)).unwrap();
+        assert!(matches!(use_all(), Err(Error::Io { .. })));
+    }
+}
