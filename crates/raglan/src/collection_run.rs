@@ -1,6 +1,6 @@
 //! A recipe at work on the queries of an evaluation collection.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use raglan_core::{ChunkId, Query, Ranking};
@@ -98,16 +98,8 @@ impl Index {
 
 /// Adds a query's documents to a run, each with the score of its best chunk.
 fn insert(run: &mut Run, query: &str, ranking: &Ranking, documents: &HashMap<ChunkId, String>, k: usize) {
-    let mut n = 0;
-    let mut seen = std::collections::HashSet::new();
-    for hit in ranking.hits() {
-        let Some(document) = documents.get(&hit.chunk).filter(|name| *name != query) else { continue };
-        if n == k {
-            break;
-        }
-        if seen.insert(document) {
-            run.insert(query, document, hit.score);
-            n += 1;
-        }
-    }
+    let mut seen = HashSet::new();
+    let named = ranking.hits().iter().filter_map(|hit| Some((documents.get(&hit.chunk)?, hit.score)));
+    let others = named.filter(|(name, _)| *name != query && seen.insert(*name));
+    run.set(query, others.take(k).collect::<Vec<_>>());
 }

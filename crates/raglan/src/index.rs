@@ -194,7 +194,8 @@ impl Index {
         let index = match mode {
             SparseMode::Exact => self.sparse()?.clone(),
             SparseMode::Approximate => {
-                let config = ImpactConfig { search: ImpactSearch::APPROXIMATE, ..ImpactConfig::default() };
+                let search = ImpactSearch::Approximate { query_cut: 10, heap_factor: 0.9 };
+                let config = ImpactConfig { search, ..ImpactConfig::default() };
                 Arc::new(ImpactIndex::open(&self.folders(SPARSE)?, self.snapshot.deleted(), &config)?)
             }
         };

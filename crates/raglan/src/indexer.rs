@@ -299,7 +299,7 @@ impl Indexer {
         let bytes = plan.to_read.iter().map(|file| file.size).sum();
         progress.event(IndexEvent::Walked { to_read: plan.to_read.len(), bytes, unchanged: plan.unchanged });
 
-        if let Some(embedder) = &self.settings.embedder
+        if let Some(embedder) = &self.settings.build.encoders.dense
             && !plan.to_read.is_empty()
         {
             embedder.load_counter()?;

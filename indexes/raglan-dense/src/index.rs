@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use raglan_core::{ChunkId, ChunkSet, DenseVector, Hit, Ranking, VectorIndex};
+use raglan_core::{ChunkId, ChunkSet, ChunkVectors, DenseVector, Hit, Ranking, VectorIndex};
 use raglan_kernels::Int8Query;
 use rayon::prelude::*;
 
@@ -262,4 +262,14 @@ fn allowed_rows(segment: &Segment, allowed: Option<&ChunkSet>, few: usize) -> Ro
         bits.insert(row);
     }
     Rows::Among(bits, rows.len())
+}
+
+impl ChunkVectors for DenseIndex {
+    fn vectors(&self, ids: &[ChunkId]) -> raglan_core::Result<Vec<DenseVector>> {
+        let vector = |&id: &ChunkId| match self.vector(id) {
+            Some(vector) => DenseVector::new(vector.into_owned()),
+            None => Err(raglan_core::Error::Unknown { what: "vector of chunk", id: u64::from(id.0) }),
+        };
+        ids.iter().map(vector).collect()
+    }
 }

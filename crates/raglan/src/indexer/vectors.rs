@@ -106,7 +106,7 @@ impl Vectors {
             vectors.dense.reserve_exact(chunks.len() * dim);
             for chunk in chunks {
                 let vector = index.vector(chunk.id).ok_or(Error::NoVector { chunk: chunk.id.0 })?;
-                vectors.dense.extend_from_slice(vector);
+                vectors.dense.extend_from_slice(&vector);
             }
         }
         let no_vector = |chunk: &Chunk| Error::NoVector { chunk: chunk.id.0 };
