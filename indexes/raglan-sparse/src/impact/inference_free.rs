@@ -3,6 +3,7 @@
 use raglan_core::SparseVector;
 
 use super::ImpactIndex;
+use super::part::Part;
 
 /// The share of the terms whose weights are not clipped.
 const PERCENTILE: f64 = 0.999;
@@ -31,7 +32,7 @@ impl ImpactIndex {
 
     /// The idf that 99.9 % of the terms in live chunks do not exceed; of no term, that of an unseen one.
     pub(super) fn compute_idf_ceiling(&self) -> f64 {
-        let mut terms: Vec<u32> = self.parts().iter().flat_map(|part| part.terms()).copied().collect();
+        let mut terms: Vec<u32> = self.parts().iter().flat_map(Part::terms).copied().collect();
         terms.sort_unstable();
         terms.dedup();
         let dfs = terms.into_iter().map(|term| self.document_frequency(term));
