@@ -18,7 +18,8 @@
 //! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
 //! - [`to_f16`], [`quantize_i8`] and [`binarize`] keep vectors as half floats, bytes or bits; [`inner_products_f16`],
 //!   [`Int8Query`] and [`hamming`] score those.
-//! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] estimates inner products without bias.
+//! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] or [`OneBitTable`] estimates inner products
+//!   without bias.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -80,7 +81,8 @@ pub use layer_norm::{add_layer_norm, layer_norm};
 pub use matrix_product::{PackedMatrix, matrix_product};
 pub use mean_pool::mean_pool;
 pub use one_bit::{
-    ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, RandomRotation, one_bit_block_bytes, one_bit_blocks, one_bit_words,
+    ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, OneBitTable, RandomRotation, one_bit_block_bytes, one_bit_blocks,
+    one_bit_words,
 };
 pub use prefetch::prefetch;
 pub use quantized_score::{Int8Query, binarize, hamming, quantize_i8};
