@@ -18,7 +18,8 @@
 //! - [`softmax`], [`log_sum_exp`] and [`log_softmax_at`] turn logits into probabilities, [`log_relu_max`] into term weights.
 //! - [`to_f16`], [`quantize_i8`] and [`binarize`] keep vectors as half floats, bytes or bits; [`inner_products_f16`],
 //!   [`Int8Query`] and [`hamming`] score those.
-//! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] estimates inner products without bias.
+//! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] or [`OneBitTable`] estimates inner products
+//!   without bias.
 //! - [`max_sim`] scores documents of many vectors, [`centroid_max_sim`] nearly so from their centroids; [`encode_residuals`]
 //!   keeps such vectors small.
 //! - [`device`] says what the machine offers.
@@ -87,7 +88,8 @@ pub use matrix_product::{PackedMatrix, matrix_product};
 pub use max_sim::{max_sim, max_sim_f16};
 pub use mean_pool::mean_pool;
 pub use one_bit::{
-    ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, RandomRotation, one_bit_block_bytes, one_bit_blocks, one_bit_words,
+    ONE_BIT_BLOCK, OneBitEncoder, OneBitQuery, OneBitTable, RandomRotation, one_bit_block_bytes, one_bit_blocks,
+    one_bit_words,
 };
 pub use prefetch::prefetch;
 pub use quantized_score::{Int8Query, binarize, hamming, quantize_i8};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use raglan_kernels::{Int8Query, ONE_BIT_BLOCK, OneBitQuery, TopK, one_bit_block_bytes};
+use raglan_kernels::{Int8Query, ONE_BIT_BLOCK, OneBitTable, TopK, one_bit_block_bytes};
 use rayon::prelude::*;
 
 use crate::Result;
@@ -69,7 +69,7 @@ pub fn one_bit_scan(
     rows: &Rows,
 ) -> Result<Vec<Vec<(f32, u32)>>> {
     let dim = segment.dim();
-    let prepared = queries.chunks_exact(dim).map(|query| bits.encoder().query(query)).collect::<Result<Vec<_>, _>>()?;
+    let prepared = queries.chunks_exact(dim).map(|query| bits.encoder().table(query)).collect::<Result<Vec<_>, _>>()?;
     let candidates = scan(prepared.len(), segment.ids().len(), n_candidates, |which, range| {
         scan_blocks(segment, bits.blocks(), range, &prepared[which], n_candidates, rows)
     })?;
@@ -81,7 +81,7 @@ fn scan_blocks(
     segment: &Segment,
     blocks: &[u8],
     range: Range<usize>,
-    queries: &[OneBitQuery],
+    queries: &[OneBitTable],
     n_candidates: usize,
     rows: &Rows,
 ) -> Result<Vec<Vec<(f32, u32)>>> {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use hnsw_rs::anndists::dist::DistL2;
+use hnsw_rs::hnsw::Hnsw;
 use raglan_core::{ChunkId, ChunkSet, DenseVector, Hit, Ranking, VectorIndex};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -138,6 +140,34 @@ fn the_graph_finds_nearly_what_the_scan_finds() {
         let all = graph.search(&queries[..2], n, &[None, None]).unwrap();
         assert_eq!(all, exact.search(&queries[..2], n, &[None, None]).unwrap());
     }
+}
+
+#[test]
+fn the_graph_finds_as_much_as_that_of_hnsw_rs() {
+    let (n, dim, ef) = (2000, 160, 24);
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    let mut vectors = clustered(&mut rng, n + 100, dim, 50);
+    let queries = queries(&vectors.split_off(n * dim), dim);
+    let oracle = Hnsw::<f32, DistL2>::new(16, n, 16, 200, DistL2 {});
+    for row in vectors.chunks_exact(dim).zip(0..) {
+        oracle.insert_slice(row);
+    }
+    let of_oracle: Vec<Ranking> = queries
+        .iter()
+        .map(|query| {
+            let near = oracle.search(query.as_slice(), 10, ef);
+            Ranking::best(near.iter().map(|near| Hit::new(ChunkId(near.d_id as u32), -near.distance)).collect(), 10)
+                .unwrap()
+        })
+        .collect();
+    let root = tempfile::tempdir().unwrap();
+    let config = DenseConfig { ef_search: ef, ..DenseConfig::default() };
+    write_segment(root.path(), &ids(n, 0, 1), &vectors, dim, &config, 2).unwrap();
+    let index = DenseIndex::open(&[root.path().to_owned()], dim, &ChunkSet::new(), &config).unwrap();
+    let in_mode = |mode| index.clone().with_mode(mode).search(&queries, 10, &vec![None; queries.len()]).unwrap();
+    let exact = in_mode(SearchMode::Exact);
+    let (ours, theirs) = (recall(&in_mode(SearchMode::Graph), &exact), recall(&of_oracle, &exact));
+    assert!(ours >= theirs - 0.02, "{ours} and {theirs}");
 }
 
 #[test]

@@ -93,10 +93,10 @@ fn products(bench: &Bench, n_queries: usize, n_vectors: usize) {
 }
 
 fn bit_estimates(bench: &Bench) {
-    let Some(case) = bench.case("OneBitQuery::block_bounds", "1×1000000×384") else { return };
+    let Some(case) = bench.case("OneBitTable::block_bounds", "1×1000000×384") else { return };
     let (n, dim) = (1_000_000, 384);
     let encoder = OneBitEncoder::new(&vec![0.0; dim], 1).expect("there are components");
-    let query = encoder.query(&numbers(dim)).expect("the lengths fit");
+    let query = encoder.table(&numbers(dim)).expect("the lengths fit");
     // Bits as they come, with factors 1, 0 and 0.
     let n_bytes = one_bit_block_bytes(dim);
     let mut blocks: Vec<u8> = (0..n / 32 * n_bytes).map(|i| hash(i) as u8).collect();

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::blocks::n_groups;
-use super::{ONE_BIT_BLOCK, OneBitQuery, one_bit_block_bytes};
+use super::{ONE_BIT_BLOCK, OneBitTable, one_bit_block_bytes};
 
 /// The bounds of all rows of blocks.
 ///
@@ -12,7 +12,7 @@ use super::{ONE_BIT_BLOCK, OneBitQuery, one_bit_block_bytes};
 ///
 /// The processor has AVX2 and FMA, `blocks` is a number of whole blocks, and `out` has 32 numbers for each.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn scan(query: &OneBitQuery, blocks: &[u8], margin: f32, out: &mut [f32]) {
+pub unsafe fn scan(query: &OneBitTable, blocks: &[u8], margin: f32, out: &mut [f32]) {
     let n_bytes = one_bit_block_bytes(query.dim);
     let mut pairs = blocks.chunks_exact(2 * n_bytes);
     let mut outs = out.chunks_exact_mut(2 * ONE_BIT_BLOCK);
@@ -35,9 +35,9 @@ pub unsafe fn scan(query: &OneBitQuery, blocks: &[u8], margin: f32, out: &mut [f
 /// The processor has AVX2 and FMA, each block is whole, and `out` has 32 numbers for each.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn blocks_at_once<const B: usize>(blocks: [&[u8]; B], query: &OneBitQuery, margin: f32, out: &mut [f32]) {
+unsafe fn blocks_at_once<const B: usize>(blocks: [&[u8]; B], query: &OneBitTable, margin: f32, out: &mut [f32]) {
     let n_groups = n_groups(query.dim);
-    assert_eq!(query.table.len(), 2 * n_groups, "there is a table for every four components");
+    assert_eq!(query.entries.len(), 2 * n_groups, "there is a table for every four components");
     assert_eq!(out.len(), B * ONE_BIT_BLOCK, "there is a number for every row");
     assert!(blocks.iter().all(|block| block.len() == one_bit_block_bytes(query.dim)), "blocks are whole");
     let nibble = _mm256_set1_epi8(15);
@@ -49,8 +49,9 @@ unsafe fn blocks_at_once<const B: usize>(blocks: [&[u8]; B], query: &OneBitQuery
         let mut tables = [_mm256_setzero_si256(); 4];
         for (i, table) in tables.iter_mut().enumerate() {
             // SAFETY: `group + 1 < n_groups`, which is even, and there are two tables a group.
-            *table =
-                unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(query.table.as_ptr().add(2 * group + i).cast())) };
+            *table = unsafe {
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(query.entries.as_ptr().add(2 * group + i).cast()))
+            };
         }
         for b in 0..B {
             // SAFETY: a block begins with 32 bytes for each of `n_groups` groups.
@@ -70,8 +71,8 @@ unsafe fn blocks_at_once<const B: usize>(blocks: [&[u8]; B], query: &OneBitQuery
         }
         group += 2;
     }
-    let step = _mm256_set1_ps(query.table_step);
-    let least = _mm256_set1_ps(query.table_least);
+    let step = _mm256_set1_ps(query.step);
+    let least = _mm256_set1_ps(query.least);
     let offset = _mm256_set1_ps(query.offset);
     let bound_of_error = _mm256_set1_ps(margin * query.length);
     for b in 0..B {

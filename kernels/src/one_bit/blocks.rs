@@ -3,7 +3,7 @@
 //! A block has 32 bytes for every eight components, byte `v` with those of vector `v`: the first four in its low half,
 //! the other four in its high half. Then come 32 scales, 32 offsets and 32 errors, all `f32`, little endian.
 
-use super::one_bit_words;
+use super::{one_bit_words, rounded};
 use crate::{Error, Result};
 
 /// How many vectors a block holds.
@@ -80,7 +80,7 @@ pub fn look_up_table(turned: &[f32]) -> (Vec<[u8; 16]>, f32, f32) {
             for (d, y) in four.iter().enumerate() {
                 sum += if pattern >> d & 1 == 1 { *y } else { -y };
             }
-            *entry = if step > 0.0 { (sum / step).round_ties_even().clamp(0.0, greatest_entry) as u8 } else { 0 };
+            *entry = if step > 0.0 { rounded(sum / step).clamp(0, greatest_entry as i32) as u8 } else { 0 };
         }
     }
     (table, step, least)

@@ -97,12 +97,29 @@ impl OneBitEncoder {
         Ok(())
     }
 
-    /// Makes a query of a vector.
+    /// Makes a query of a vector, for rows.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] when it is of another dimension; [`Error::NotANumber`] when a component is NaN or infinite.
     pub fn query(&self, query: &[f32]) -> Result<OneBitQuery> {
+        let (turned, offset) = self.turned(query)?;
+        Ok(OneBitQuery::of_turned(&turned, offset))
+    }
+
+    /// Makes a query of a vector, for blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query).
+    pub fn table(&self, query: &[f32]) -> Result<OneBitTable> {
+        let (turned, offset) = self.turned(query)?;
+        let (entries, step, least) = blocks::look_up_table(&turned);
+        Ok(OneBitTable { dim: turned.len(), entries, step, least, offset, length: length(&turned) })
+    }
+
+    /// P(q − c) and ⟨c, q⟩.
+    fn turned(&self, query: &[f32]) -> Result<(Vec<f32>, f32)> {
         if query.len() != self.dim() {
             return Err(Error::Shape { what: "query", expected: self.dim(), found: query.len() });
         }
@@ -110,7 +127,7 @@ impl OneBitEncoder {
         let offset = crate::inner_product(query, &self.centroid)?;
         let mut turned: Vec<f32> = query.iter().zip(&self.centroid).map(|(x, c)| x - c).collect();
         self.rotation.apply(&mut turned);
-        Ok(OneBitQuery::of_turned(&turned, offset))
+        Ok((turned, offset))
     }
 }
 
@@ -134,7 +151,21 @@ fn encode_turned(turned: &[f32], offset: f64, row: &mut [u64]) {
     factors[1] = two(error, 0.0);
 }
 
-/// A query against vectors kept as bits.
+/// ‖y‖.
+fn length(turned: &[f32]) -> f32 {
+    turned.iter().map(|&y| f64::from(y) * f64::from(y)).sum::<f64>().sqrt() as f32
+}
+
+/// 1.5 · 2²³: a sum with it is rounded to an integer, which its low bits hold.
+const ROUND: f32 = 12_582_912.0;
+
+/// A number of small magnitude, rounded; halves go to even.
+#[inline(always)]
+fn rounded(x: f32) -> i32 {
+    (x + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+}
+
+/// A query against rows of bits.
 #[derive(Clone, Debug)]
 pub struct OneBitQuery {
     dim: usize,
@@ -144,11 +175,6 @@ pub struct OneBitQuery {
     step: f32,
     /// The sum of the integers.
     sum: i32,
-    /// For each four components, what each pattern of their signs is worth, in steps of `table_step` above
-    /// `table_least`, which is of all components.
-    table: Vec<[u8; 16]>,
-    table_step: f32,
-    table_least: f32,
     /// ⟨c, q⟩.
     offset: f32,
     /// ‖y‖.
@@ -163,15 +189,13 @@ impl OneBitQuery {
         let mut planes = vec![[0; PLANES]; turned.len().div_ceil(64)];
         let mut sum = 0;
         for (d, &y) in turned.iter().enumerate() {
-            let integer = if step > 0.0 { (y / step).round_ties_even() as i32 } else { 0 };
+            let integer = if step > 0.0 { rounded(y / step) } else { 0 };
             sum += integer;
             for (plane, word) in planes[d / 64].iter_mut().enumerate() {
                 *word |= (integer as u64 >> plane & 1) << (d % 64);
             }
         }
-        let (table, table_step, table_least) = blocks::look_up_table(turned);
-        let length = turned.iter().map(|&y| f64::from(y) * f64::from(y)).sum::<f64>().sqrt() as f32;
-        Self { dim: turned.len(), planes, step, sum, table, table_step, table_least, offset, length }
+        Self { dim: turned.len(), planes, step, sum, offset, length: length(turned) }
     }
 
     /// Bounds of the inner products with chosen rows: `out[i]` is the estimate for `rows[i]` and `margin` times the
@@ -220,6 +244,32 @@ impl OneBitQuery {
         }
     }
 
+    /// The bound for a row of which the sum of the integers under its set bits is known.
+    #[inline(always)]
+    fn row_bound(&self, sum_of_set: i32, factors: &[u64], margin: f32) -> f32 {
+        let low = |word: u64| f32::from_bits(word as u32);
+        let signed = (2 * sum_of_set - self.sum) as f32 * self.step;
+        let estimate = low(factors[0]) * signed + low(factors[0] >> 32) + self.offset;
+        estimate + margin * self.length * low(factors[1])
+    }
+}
+
+/// A query against blocks of bits.
+#[derive(Clone, Debug)]
+pub struct OneBitTable {
+    dim: usize,
+    /// For each four components, what each pattern of their signs is worth, in steps above the least.
+    entries: Vec<[u8; 16]>,
+    step: f32,
+    /// What all components are worth together at the least.
+    least: f32,
+    /// ⟨c, q⟩.
+    offset: f32,
+    /// ‖y‖.
+    length: f32,
+}
+
+impl OneBitTable {
     /// Bounds of the inner products with all rows of blocks, as [`one_bit_blocks`] lays them out: an estimate, and
     /// `margin` times the deviation of its error.
     ///
@@ -256,15 +306,6 @@ impl OneBitQuery {
             }
             _ => portable::scan(self, blocks, margin, out),
         }
-    }
-
-    /// The bound for a row of which the sum of the integers under its set bits is known.
-    #[inline(always)]
-    fn row_bound(&self, sum_of_set: i32, factors: &[u64], margin: f32) -> f32 {
-        let low = |word: u64| f32::from_bits(word as u32);
-        let signed = (2 * sum_of_set - self.sum) as f32 * self.step;
-        let estimate = low(factors[0]) * signed + low(factors[0] >> 32) + self.offset;
-        estimate + margin * self.length * low(factors[1])
     }
 }
 

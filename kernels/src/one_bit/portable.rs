@@ -1,7 +1,7 @@
 //! Loops for any processor.
 
 use super::blocks::n_groups;
-use super::{ONE_BIT_BLOCK, OneBitQuery, one_bit_block_bytes, one_bit_words};
+use super::{ONE_BIT_BLOCK, OneBitQuery, OneBitTable, one_bit_block_bytes, one_bit_words};
 
 /// The bounds of chosen rows, which are there; `out` is as long.
 #[inline(always)]
@@ -20,13 +20,13 @@ pub fn row_bounds(query: &OneBitQuery, codes: &[u64], rows: &[u32], margin: f32,
 }
 
 /// The bounds of all rows of blocks; the lengths fit.
-pub fn scan(query: &OneBitQuery, blocks: &[u8], margin: f32, out: &mut [f32]) {
+pub fn scan(query: &OneBitTable, blocks: &[u8], margin: f32, out: &mut [f32]) {
     let n_bits = n_groups(query.dim) * ONE_BIT_BLOCK;
-    let (bound_of_error, least) = (margin * query.length, query.table_least);
+    let (bound_of_error, least) = (margin * query.length, query.least);
     for (block, out) in blocks.chunks_exact(one_bit_block_bytes(query.dim)).zip(out.chunks_exact_mut(ONE_BIT_BLOCK)) {
         let (bits, factors) = block.split_at(n_bits);
         let mut sums = [0u16; ONE_BIT_BLOCK];
-        for (bytes, tables) in bits.chunks_exact(ONE_BIT_BLOCK).zip(query.table.chunks_exact(2)) {
+        for (bytes, tables) in bits.chunks_exact(ONE_BIT_BLOCK).zip(query.entries.chunks_exact(2)) {
             for (sum, &byte) in sums.iter_mut().zip(bytes) {
                 *sum += u16::from(tables[0][usize::from(byte & 15)]) + u16::from(tables[1][usize::from(byte >> 4)]);
             }
@@ -36,7 +36,7 @@ pub fn scan(query: &OneBitQuery, blocks: &[u8], margin: f32, out: &mut [f32]) {
             f32::from_le_bytes(bytes[0])
         };
         for (v, out) in out.iter_mut().enumerate() {
-            let signed = f32::from(sums[v]) * query.table_step + least;
+            let signed = f32::from(sums[v]) * query.step + least;
             *out = factor(0, v) * signed + factor(1, v) + query.offset + factor(2, v) * bound_of_error;
         }
     }

@@ -50,19 +50,20 @@ fn every_form_estimates_as_the_reference() {
         assert_eq!(blocks.len(), n.div_ceil(32) * one_bit_block_bytes(dim));
         let query = unit(&mut rng, 1, dim);
         let prepared = encoder.query(&query).unwrap();
+        let table = encoder.table(&query).unwrap();
         let rows: Vec<u32> = (0..n as u32).rev().collect();
         for form in CpuForm::available() {
             for margin in [0.0, 1.9] {
                 let mut by_row = vec![f32::NAN; n];
                 prepared.row_bounds(form, &codes, &rows, margin, &mut by_row);
                 let mut by_block = vec![f32::NAN; n.next_multiple_of(32)];
-                prepared.scan(form, &blocks, margin, &mut by_block);
+                table.scan(form, &blocks, margin, &mut by_block);
                 for v in 0..n {
                     let vector = &vectors[v * dim..][..dim];
                     let (estimate, error) = cpu::estimate(vector, &query, &centroid, &encoder.rotation);
                     let expected = estimate + f64::from(margin) * error;
                     // Rounding the query to four bits, and sums of four components to 64 steps or fewer.
-                    let steps = 3.0 * f64::from(prepared.step).max(f64::from(prepared.table_step));
+                    let steps = 3.0 * f64::from(prepared.step).max(f64::from(table.step));
                     let tolerance = 1e-5 + 1.3 * steps / if dim < 64 { 1.0 } else { 2.0 };
                     let by_row = f64::from(by_row[n - 1 - v]);
                     assert!((by_row - expected).abs() <= tolerance, "{form:?} {dim}: {by_row} {expected}");
@@ -74,10 +75,10 @@ fn every_form_estimates_as_the_reference() {
         }
         let portable = CpuForm::Portable;
         let mut expected = vec![0.0; n.next_multiple_of(32)];
-        prepared.scan(portable, &blocks, 1.0, &mut expected);
+        table.scan(portable, &blocks, 1.0, &mut expected);
         for form in CpuForm::available() {
             let mut got = vec![0.0; expected.len()];
-            prepared.scan(form, &blocks, 1.0, &mut got);
+            table.scan(form, &blocks, 1.0, &mut got);
             for (got, expected) in got[..n].iter().zip(&expected) {
                 assert!((got - expected).abs() <= 1e-5, "{form:?}: {got} is not {expected}");
             }
@@ -136,9 +137,11 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(query.bounds_at(&[0; 4], &[], 0.0, &mut []), Err(Error::Shape { what: "codes", .. })));
     assert!(matches!(query.bounds_at(&[0; 3], &[0], 0.0, &mut []), Err(Error::Shape { what: "out", .. })));
     assert!(matches!(query.bounds_at(&[0; 3], &[1], 0.0, &mut [0.0]), Err(Error::Row { row: 1, n_rows: 1 })));
-    assert!(matches!(query.block_bounds(&[0; 3], 0.0, &mut []), Err(Error::Shape { what: "blocks", .. })));
+    let table = encoder.table(&[1.0; 3]).unwrap();
+    assert!(matches!(encoder.table(&[1.0; 2]), Err(Error::Shape { what: "query", .. })));
+    assert!(matches!(table.block_bounds(&[0; 3], 0.0, &mut []), Err(Error::Shape { what: "blocks", .. })));
     let blocks = vec![0; one_bit_block_bytes(3)];
-    assert!(matches!(query.block_bounds(&blocks, 0.0, &mut []), Err(Error::Shape { what: "out", .. })));
+    assert!(matches!(table.block_bounds(&blocks, 0.0, &mut []), Err(Error::Shape { what: "out", .. })));
     assert!(matches!(one_bit_blocks(&[0; 4], 3), Err(Error::Shape { what: "codes", .. })));
     assert!(matches!(one_bit_blocks(&[], 0), Err(Error::ZeroDimension)));
 }

@@ -2,12 +2,31 @@
 
 use std::arch::x86_64::*;
 
+use super::{AHEAD, Int8Query};
+use crate::prefetch::prefetch;
+
+/// The scores of chosen rows, each of which asks for one that comes later.
+#[target_feature(enable = "avx2")]
+pub fn inner_products_at(query: &Int8Query, codes: &[i8], scales: &[f32], chosen: &[u32], out: &mut [f32]) {
+    let dim = query.codes.len();
+    for (i, (out, &row)) in out.iter_mut().zip(chosen).enumerate() {
+        if let Some(&next) = chosen.get(i + AHEAD) {
+            prefetch(&codes[next as usize * dim..][..dim]);
+        }
+        let row = row as usize;
+        // SAFETY: the processor has AVX2, and both slices have `dim` components.
+        let sum = unsafe { inner_product(&query.codes, &codes[row * dim..][..dim]) };
+        *out = sum as f32 * (query.scale * scales[row]);
+    }
+}
+
 /// The sum of products.
 ///
 /// # Safety
 ///
 /// The processor has AVX2, and the slices are of one length.
 #[target_feature(enable = "avx2")]
+#[inline]
 pub unsafe fn inner_product(query: &[i16], codes: &[i8]) -> i32 {
     let dim = codes.len();
     let mut even = _mm256_setzero_si256();

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 const MAX_DIM: usize = 131_071;
 
 /// Chosen rows are asked for this many before they are scored; a few in flight hide the way to memory.
-const AHEAD: usize = 3;
+const AHEAD: usize = 4;
 
 /// Quantises each vector to bytes: `scales[v] = max_d |vectors[v, d]| / 127`, `codes = round(vectors / scales)`.
 ///
@@ -123,18 +123,31 @@ impl Int8Query {
         let n_rows = rows("codes", codes.len(), dim)?;
         same("scales", n_rows, scales.len())?;
         same("out", chosen.len(), out.len())?;
-        if let Some(&row) = chosen.iter().find(|&&row| row as usize >= n_rows) {
+        if let Some(&row) = chosen.iter().max().filter(|&&row| row as usize >= n_rows) {
             return Err(Error::Row { row: row as usize, n_rows });
         }
-        let form = CpuForm::best();
-        for (i, (out, &row)) in out.iter_mut().zip(chosen).enumerate() {
-            if let Some(&next) = chosen.get(i + AHEAD) {
-                prefetch(&codes[next as usize * dim..][..dim]);
-            }
-            let row = row as usize;
-            *out = inner_product(form, &self.codes, &codes[row * dim..][..dim]) as f32 * (self.scale * scales[row]);
-        }
+        self.products_at(CpuForm::best(), codes, scales, chosen, out);
         Ok(())
+    }
+
+    /// The scores; the lengths fit, the rows are there, and `form` is available.
+    fn products_at(&self, form: CpuForm, codes: &[i8], scales: &[f32], chosen: &[u32], out: &mut [f32]) {
+        let dim = self.codes.len();
+        for &row in chosen.iter().take(AHEAD) {
+            prefetch(&codes[row as usize * dim..][..dim]);
+        }
+        match form {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the form is chosen only where the processor has AVX2.
+            CpuForm::Avx2 => unsafe { avx2::inner_products_at(self, codes, scales, chosen, out) },
+            _ => {
+                for (out, &row) in out.iter_mut().zip(chosen) {
+                    let row = row as usize;
+                    let sum = inner_product(form, &self.codes, &codes[row * dim..][..dim]);
+                    *out = sum as f32 * (self.scale * scales[row]);
+                }
+            }
+        }
     }
 }
 

@@ -66,6 +66,11 @@ fn scores_of_bytes_are_near_those_of_the_vectors() {
     let mut some = [f32::NAN; 5];
     prepared.inner_products_at(&codes, &scales, &[5, 0, 3, 3, 1], &mut some).unwrap();
     assert_eq!(some, [out[5], out[0], out[3], out[3], out[1]]);
+    for form in CpuForm::available() {
+        let mut some = [f32::NAN; 6];
+        prepared.products_at(form, &codes, &scales, &[1, 5, 0, 3, 3, 2], &mut some);
+        assert_eq!(some, [out[1], out[5], out[0], out[3], out[3], out[2]], "{form:?}");
+    }
     let mut want = [0.0; 6];
     crate::inner_products(&query, &vectors, dim, &mut want).unwrap();
     for (got, want) in out.iter().zip(want) {
