@@ -6,7 +6,8 @@
 //! centroids, tokens × u16; and a checksum of all before, u64.
 //!
 //! `tokens.bin`, read a document at a time and checked each time: a header of 64 bytes (magic, version u32), then the
-//! tokens, each as [`TokenStorage`] says. Checksums are XXH3 of 64 bits.
+//! tokens: components in half precision, or the size of the residual in half precision and the codes of
+//! [`encode_residuals`](raglan_kernels::encode_residuals). Checksums are XXH3 of 64 bits.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
