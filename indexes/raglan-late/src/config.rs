@@ -39,23 +39,26 @@ impl LateConfig {
     }
 }
 
+/// Bytes of the size of a token's difference from its centroid, in half precision.
+pub(crate) const SCALE_BYTES: usize = 2;
+
 /// How a token's vector is stored, beside two bytes for its centroid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenStorage {
     /// Each component in IEEE half precision: 2 bytes a component, 768 at 384 dimensions.
     F16,
-    /// The difference from the centroid in four bits a component: 192 bytes at 384 dimensions, 64 at 128.
+    /// The difference from the centroid in four bits a component, with its size: 194 bytes at 384 dimensions, 66 at 128.
     #[default]
     FourBit,
-    /// The same in two bits: 96 bytes at 384 dimensions, 32 at 128.
+    /// The same in two bits: 98 bytes at 384 dimensions, 34 at 128.
     TwoBit,
 }
 
 impl TokenStorage {
     /// Bytes of a token in `tokens.bin`; its centroid takes two more in `late.bin`.
     pub fn token_bytes(self, dim: usize) -> usize {
-        self.residual_bits().map_or(2 * dim, |bits| bits.n_bytes(dim))
+        self.residual_bits().map_or(2 * dim, |bits| SCALE_BYTES + bits.n_bytes(dim))
     }
 
     pub(crate) fn residual_bits(self) -> Option<ResidualBits> {

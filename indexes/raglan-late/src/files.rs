@@ -2,11 +2,12 @@
 //!
 //! `late.bin`, which memory holds: a header of 64 bytes (magic, version u32, dim u32, documents u64, tokens u64,
 //! centroids u32, storage u32), then ids, documents × u32; lengths in tokens, documents × u32; checksums of the documents'
-//! bytes in the other file, documents × u64; bucket weights, 16 × f32; centroids, centroids × dim × f32; the tokens'
+//! bytes in the other file, documents × u64; bucket weights, 16 × f32; the components' units, dim × f32; centroids, centroids × dim × f32; the tokens'
 //! centroids, tokens × u16; and a checksum of all before, u64.
 //!
 //! `tokens.bin`, read a document at a time and checked each time: a header of 64 bytes (magic, version u32), then the
-//! tokens, each as [`TokenStorage`] says. Checksums are XXH3 of 64 bits.
+//! tokens: components in half precision, or the size of the residual in half precision and the codes of
+//! [`encode_residuals`](raglan_kernels::encode_residuals). Checksums are XXH3 of 64 bits.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,6 +26,8 @@ const VERSION: u32 = 1;
 pub const HEADER: usize = 64;
 /// Room for the weights of all buckets.
 pub const N_WEIGHTS: usize = 16;
+/// No component is counted in less, so that every quotient is finite.
+pub const LEAST_UNIT: f32 = 1e-9;
 
 /// What memory holds of a segment.
 pub struct Resident {
@@ -36,6 +39,8 @@ pub struct Resident {
     pub starts: Vec<u64>,
     pub checksums: Vec<u64>,
     pub weights: [f32; N_WEIGHTS],
+    /// What each component of a residual is counted in.
+    pub units: Vec<f32>,
     /// `[n_centroids, dim]`
     pub centroids: Vec<f32>,
     /// The centroid of each token.
@@ -65,7 +70,7 @@ pub fn write_late(folder: &Path, segment: &Resident) -> Result<()> {
     let lengths = segment.starts.windows(2).map(|pair| u32::try_from(pair[1] - pair[0]).expect("checked before"));
     bytes.extend(lengths.flat_map(u32::to_le_bytes));
     bytes.extend(segment.checksums.iter().flat_map(|checksum| checksum.to_le_bytes()));
-    bytes.extend(segment.weights.iter().chain(&segment.centroids).flat_map(|x| x.to_le_bytes()));
+    bytes.extend(segment.weights.iter().chain(&segment.units).chain(&segment.centroids).flat_map(|x| x.to_le_bytes()));
     bytes.extend(segment.codes.iter().flat_map(|code| code.to_le_bytes()));
     let checksum = xxh3_64(&bytes);
     bytes.extend(checksum.to_le_bytes());
@@ -87,7 +92,7 @@ pub fn read_late(folder: &Path) -> Result<Resident> {
     // In 128 bits nothing overflows.
     let expected = HEADER as u128
         + u128::from(n) * 16
-        + (N_WEIGHTS as u128 + u128::from(k) * dim as u128) * 4
+        + (N_WEIGHTS as u128 + (u128::from(k) + 1) * dim as u128) * 4
         + u128::from(n_tokens) * 2
         + 8;
     if dim == 0 || !(1..=1 << 16).contains(&k) || expected != bytes.len() as u128 {
@@ -114,6 +119,7 @@ pub fn read_late(folder: &Path) -> Result<Resident> {
     let checksums = take(n * 8).as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
     let mut weights = [0.0; N_WEIGHTS];
     weights.iter_mut().zip(f32s(take(N_WEIGHTS * 4))).for_each(|(to, weight)| *to = weight);
+    let units: Vec<f32> = f32s(take(dim * 4)).collect();
     let centroids: Vec<f32> = f32s(take(k * dim * 4)).collect();
     let codes: Vec<u16> =
         take(n_tokens * 2).as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
@@ -130,7 +136,10 @@ pub fn read_late(folder: &Path) -> Result<Resident> {
     if weights.iter().chain(&centroids).any(|x| x.is_nan() || x.abs() > 1e6) {
         return Err(damaged("a centroid or a weight is not of a unit vector"));
     }
-    Ok(Resident { dim, storage, ids, starts, checksums, weights, centroids, codes })
+    if !units.iter().all(|unit| (LEAST_UNIT..=1e6).contains(unit)) {
+        return Err(damaged("a component has no unit"));
+    }
+    Ok(Resident { dim, storage, ids, starts, checksums, weights, units, centroids, codes })
 }
 
 fn u32s(bytes: &[u8]) -> impl Iterator<Item = u32> {

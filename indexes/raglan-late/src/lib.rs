@@ -12,7 +12,7 @@
 //! not depend on the first stage; since each segment has centroids of its own, they do depend a little on how chunks lie
 //! in segments, by what four or two bits a component leave out. [`TokenStorage::F16`] leaves out next to nothing.
 //!
-//! A token takes [`TokenStorage::token_bytes`] and two bytes; at 128 dimensions that is 66 bytes with four bits, 34 with
+//! A token takes [`TokenStorage::token_bytes`] and two bytes; at 128 dimensions that is 68 bytes with four bits, 36 with
 //! two and 258 in half precision. [`pool_tokens`] makes them fewer.
 //!
 //! ```

@@ -172,7 +172,7 @@ fn collections_may_be_as_small_as_they_like() {
     let config = LateConfig::default();
     let none = LateIndex::open(&[], &ChunkSet::new(), &config).unwrap();
     let query = TokenMatrix::new(2, vec![0.6, 0.8]).unwrap();
-    assert!(none.is_empty() && none.search(&[query.clone()], 5, &[None]).unwrap()[0].is_empty());
+    assert!(none.is_empty() && none.search(std::slice::from_ref(&query), 5, &[None]).unwrap()[0].is_empty());
     let root = tempfile::tempdir().unwrap();
     let texts = [TokenMatrix::new(2, vec![]).unwrap(), query.clone()];
     write_late_segment(root.path(), &ids(2, 8, 1), &texts, &config).unwrap();
