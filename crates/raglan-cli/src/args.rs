@@ -333,6 +333,12 @@ pub struct VerifyCommand {
     /// Check the quotes of this answer, as written by `raglan ask --json`
     #[arg(long, value_name = "FILE")]
     pub answer: Option<PathBuf>,
+    /// Ask the graph and the codes for stored vectors, and compare with exact search
+    #[arg(long, conflicts_with = "answer")]
+    pub recall: bool,
+    /// How many vectors `--recall` asks for
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub sample: usize,
 }
 
 /// `raglan explain`

@@ -1,10 +1,12 @@
 //! `raglan verify`
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use console::style;
 use raglan::QuoteState;
+use raglan::dense::SearchMode;
 use raglan::ingest::ReaderPool;
 use serde_json::json;
 
@@ -13,9 +15,13 @@ use crate::output::{bytes, count, one_line};
 use crate::session::Session;
 use crate::{Outcome, output};
 
+/// How many hits of a stored vector are compared.
+const RECALL_AT: usize = 10;
+
 pub fn run(session: &Session, command: &VerifyCommand) -> Result<Outcome> {
     match &command.answer {
         Some(answer) => verify_answer(session, command, answer),
+        None if command.recall => verify_recall(session, command),
         None => verify_index(session, &session.index_folder(&command.folder)?),
     }
 }
@@ -42,6 +48,36 @@ fn verify_index(session: &Session, index: &Path) -> Result<Outcome> {
         }
     }
     Ok(if report.is_clean() { Outcome::Success } else { Outcome::Nothing })
+}
+
+/// What share of exact search's hits approximate search has to find.
+const LEAST_RECALL: f64 = 0.95;
+
+fn verify_recall(session: &Session, command: &VerifyCommand) -> Result<Outcome> {
+    let index = session.open(&session.index_folder(&command.folder)?)?;
+    let mut rows = Vec::new();
+    for (name, mode) in [("graph", SearchMode::Graph), ("int8", SearchMode::Int8), ("one-bit", SearchMode::OneBit)] {
+        let started = Instant::now();
+        let found = index.dense_in(mode)?.self_recall(command.sample, RECALL_AT, 0)?;
+        let (seconds, not_found) = (started.elapsed().as_secs_f64(), found.not_found.len());
+        let is_good = found.recall >= LEAST_RECALL;
+        rows.push((name, found.n_queries, found.recall, not_found, seconds, is_good));
+    }
+    let is_good = rows.iter().all(|row| row.5);
+    if session.json {
+        let row = |&(mode, queries, recall, not_found, seconds, _): &(&str, usize, f64, usize, f64, bool)| {
+            json!({ "mode": mode, "queries": queries, "recall@10": recall, "not_found": not_found, "seconds": seconds })
+        };
+        output::json(&json!({ "least": LEAST_RECALL, "modes": rows.iter().map(row).collect::<Vec<_>>() }))?;
+    } else {
+        for (mode, queries, recall, not_found, _, is_good) in rows {
+            let mark = if is_good { style("ok").green() } else { style("low").red().bold() };
+            println!(
+                "{mark:3} {mode:8} recall@{RECALL_AT} {recall:.4} over {queries} stored vectors; {not_found} do not find themselves"
+            );
+        }
+    }
+    Ok(if is_good { Outcome::Success } else { Outcome::Nothing })
 }
 
 fn verify_answer(session: &Session, command: &VerifyCommand, answer: &Path) -> Result<Outcome> {
