@@ -141,7 +141,7 @@ impl Run {
         let mut rankings: Vec<(&String, &mut DocumentRanking)> = queries.iter_mut().collect();
         let twice = rankings.par_iter_mut().find_map_first(|(query, ranking)| {
             ranking.order();
-            ranking.twice().map(|document| Twice { query: query.to_string(), document: document.to_owned() })
+            ranking.twice().map(|document| Twice { query: (*query).clone(), document: document.to_owned() })
         });
         twice.map_or(Ok(Self { queries }), Err)
     }
