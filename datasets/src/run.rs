@@ -61,7 +61,8 @@ impl Run {
                 }
                 Ok(())
             })?;
-            unreachable!("the file had the line when it was read before")
+            let source = std::io::Error::other("the file changed while it was read");
+            Err(Error::Io { path: opened, source })
         })
     }
 
@@ -140,7 +141,7 @@ impl Run {
         let mut rankings: Vec<(&String, &mut DocumentRanking)> = queries.iter_mut().collect();
         let twice = rankings.par_iter_mut().find_map_first(|(query, ranking)| {
             ranking.order();
-            ranking.twice().map(|document| Twice { query: query.to_string(), document: document.to_owned() })
+            ranking.twice().map(|document| Twice { query: (*query).clone(), document: document.to_owned() })
         });
         twice.map_or(Ok(Self { queries }), Err)
     }
@@ -229,6 +230,7 @@ impl DocumentRanking {
     /// # Panics
     ///
     /// When there are not as many.
+    #[inline]
     pub fn document(&self, i: usize) -> &str {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.ids[start..self.ends[i]]
@@ -253,25 +255,48 @@ impl DocumentRanking {
         self.scores.extend_from_slice(&other.scores);
     }
 
+    /// No entries, and room for as many as these.
+    fn emptied(&self) -> Self {
+        let n = self.len();
+        Self { ids: String::with_capacity(self.ids.len()), ends: Vec::with_capacity(n), scores: Vec::with_capacity(n) }
+    }
+
     /// The entries at these indices.
     fn picked(&self, indices: impl Iterator<Item = usize>) -> Self {
-        let mut picked = Self::default();
-        picked.ids.reserve(self.ids.len());
+        let mut picked = self.emptied();
         indices.for_each(|i| picked.push(self.document(i), self.scores[i]));
         picked
     }
 
-    /// Brings the entries into the order of the invariant.
+    /// Brings the entries into the order of the invariant. Most runs have their scores in order, and only some equal
+    /// ones not; those are turned in their places.
     fn order(&mut self) {
-        let follows = |i: usize, j: usize| {
-            self.scores[j].total_cmp(&self.scores[i]).then_with(|| self.document(j).cmp(self.document(i)))
-        };
-        if (1..self.len()).all(|i| follows(i - 1, i).is_le()) {
-            return;
+        let by_score = |i: usize, j: usize| self.scores[j].total_cmp(&self.scores[i]);
+        if !(1..self.len()).all(|i| by_score(i - 1, i).is_le()) {
+            let mut indices: Vec<usize> = (0..self.len()).collect();
+            indices.sort_unstable_by(|&i, &j| by_score(i, j));
+            *self = self.picked(indices.into_iter());
         }
-        let mut indices: Vec<usize> = (0..self.len()).collect();
-        indices.sort_unstable_by(|&i, &j| follows(i, j));
-        *self = self.picked(indices.into_iter());
+        let mut first = 0;
+        for i in 1..=self.len() {
+            if self.scores.get(i) == Some(&self.scores[first]) {
+                continue;
+            }
+            if (first + 1..i).any(|i| self.document(i - 1) < self.document(i)) {
+                let mut documents: Vec<&str> = (first..i).map(|i| self.document(i)).collect();
+                documents.sort_unstable_by(|a, b| b.cmp(a));
+                let lengths: Vec<usize> = documents.iter().map(|document| document.len()).collect();
+                let turned = documents.concat();
+                let start = if first == 0 { 0 } else { self.ends[first - 1] };
+                self.ids.replace_range(start..start + turned.len(), &turned);
+                let mut end = start;
+                for (to, length) in self.ends[first..i].iter_mut().zip(lengths) {
+                    end += length;
+                    *to = end;
+                }
+            }
+            first = i;
+        }
     }
 
     /// A document that occurs twice.
@@ -292,48 +317,24 @@ fn parse_lines(text: &str) -> Parsed<Vec<(String, DocumentRanking)>> {
     let mut parts: Vec<(String, DocumentRanking)> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
     let mut current = usize::MAX;
-    let mut line = 0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        line += 1;
-        let mut taken = 0;
-        let mut field = || {
-            let bytes = rest.as_bytes();
-            while taken < bytes.len() && matches!(bytes[taken], b' ' | b'\t' | b'\r' | b'\x0c') {
-                taken += 1;
-            }
-            let start = taken;
-            while taken < bytes.len() && !bytes[taken].is_ascii_whitespace() {
-                taken += 1;
-            }
-            &rest[start..taken]
+    let (outcome, n_lines) = lines::each_with_fields(text, |fields| {
+        let [query, _q0, document, _rank, score, _tag] = *fields else {
+            let n = fields.len();
+            return Err(format!("expected 6 fields, found {n}; a line is `query Q0 document rank score tag`"));
         };
-        let (query, _q0, document) = (field(), field(), field());
-        let (_rank, score, tag, more) = (field(), field(), field(), field());
-        if tag.is_empty() || !more.is_empty() {
-            let whole = rest.split('\n').next().unwrap_or_default();
-            if !whole.trim().is_empty() {
-                let n = whole.split_ascii_whitespace().count();
-                let problem = format!("expected 6 fields, found {n}; a line is `query Q0 document rank score tag`");
-                return Parsed { outcome: Err((line, problem)), n_lines: line };
-            }
-        } else {
-            let Some(number) = number(score) else {
-                let problem = format!("score `{score}` is not a number");
-                return Parsed { outcome: Err((line, problem)), n_lines: line };
-            };
-            if parts.get(current).is_none_or(|(last, _)| last != query) {
-                current = *known.entry(query.to_owned()).or_insert_with(|| {
-                    parts.push((query.to_owned(), DocumentRanking::default()));
-                    parts.len() - 1
-                });
-            }
-            parts[current].1.push(document, number as f32);
+        let number = number(score).ok_or_else(|| format!("score `{score}` is not a number"))?;
+        if parts.get(current).is_none_or(|(last, _)| last != query) {
+            current = *known.entry(query.to_owned()).or_insert_with(|| {
+                // Lists are mostly as long as the one before.
+                let like = parts.last().map_or_else(DocumentRanking::default, |(_, last)| last.emptied());
+                parts.push((query.to_owned(), like));
+                parts.len() - 1
+            });
         }
-        rest = &rest[taken..];
-        rest = rest.strip_prefix('\n').unwrap_or(rest);
-    }
-    Parsed { outcome: Ok(parts), n_lines: line }
+        parts[current].1.push(document, number as f32);
+        Ok(())
+    });
+    Parsed { outcome: outcome.map(|()| parts), n_lines }
 }
 
 /// A score: by way of 64 bits, as `trec_eval` rounds; straight to 32 may differ in the last bit.
@@ -350,22 +351,19 @@ fn short_decimal(text: &str) -> Option<f64> {
         digits => (1.0, digits),
     };
     let mut mantissa = 0u64;
-    let mut n_decimals = None;
-    for &byte in digits {
-        match (byte, &mut n_decimals) {
-            (b'0'..=b'9', n_decimals) => {
-                mantissa = mantissa * 10 + u64::from(byte - b'0');
-                n_decimals.iter_mut().for_each(|n| *n += 1);
-            }
-            (b'.', None) => n_decimals = Some(0usize),
+    let mut point = None;
+    for (i, byte) in digits.iter().take(17).enumerate() {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..10 => mantissa = mantissa * 10 + u64::from(digit),
+            _ if *byte == b'.' && point.is_none() => point = Some(i),
             _ => return None,
         }
-        if digits.len() > 16 {
-            return None;
-        }
     }
-    let n_digits = digits.len() - usize::from(n_decimals.is_some());
-    (1..=15).contains(&n_digits).then(|| sign * (mantissa as f64 / POWERS[n_decimals.unwrap_or(0)]))
+    let (n_digits, n_decimals) = match point {
+        Some(point) => (digits.len() - 1, digits.len() - 1 - point),
+        None => (digits.len(), 0),
+    };
+    (1..=15).contains(&n_digits).then(|| sign * (mantissa as f64 / POWERS[n_decimals]))
 }
 
 #[cfg(test)]

@@ -1,136 +1,124 @@
-//! `raglan eval`: collections searched and scored, and the scores that are expected.
+//! `raglan eval` from files to files.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
-use serde::Deserialize;
+use raglan::datasets::{Qrels, Run};
+use raglan::eval::{CollectionStamp, Metric, ResultFile, Stamp};
 use serde_json::Value;
 
-fn raglan(cache: &Path, args: &[&str]) -> Output {
+fn raglan(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
-    command.args(args).env("NO_COLOR", "1").env("RAGLAN_CACHE", cache).env_remove("RAGLAN_INDEX");
-    command.output().unwrap()
+    command.arg("eval").args(args).current_dir(folder).env("NO_COLOR", "1").output().unwrap()
 }
 
 #[track_caller]
-fn json(cache: &Path, args: &[&str]) -> Value {
-    let output = raglan(cache, &[args, &["--json"]].concat());
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = raglan(folder, &[args, &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Three documents and three queries, one of which is a document's own id and text.
-fn collection(folder: &Path) -> PathBuf {
-    let folder = folder.join("pets");
-    std::fs::create_dir_all(folder.join("qrels")).unwrap();
-    let corpus = [
-        r#"{"_id": "cats", "title": "Cats", "text": "Cats purr and hunt mice."}"#,
-        r#"{"_id": "dogs", "title": "Dogs", "text": "Dogs bark at cats and cars."}"#,
-        r#"{"_id": "fish", "title": "", "text": "A goldfish swims in its bowl."}"#,
-        r#"{"_id": "none", "title": "", "text": "  "}"#,
-    ];
-    std::fs::write(folder.join("corpus.jsonl"), corpus.join("\n")).unwrap();
-    let queries = [
-        r#"{"_id": "q1", "text": "who hunts mice"}"#,
-        r#"{"_id": "q2", "text": "barking at cars"}"#,
-        r#"{"_id": "dogs", "text": "Dogs bark at cats and cars."}"#,
-        r#"{"_id": "unjudged", "text": "goldfish"}"#,
-    ];
-    std::fs::write(folder.join("queries.jsonl"), queries.join("\n")).unwrap();
-    let qrels = "query-id\tcorpus-id\tscore\nq1\tcats\t1\nq2\tdogs\t1\ndogs\tcats\t1\n";
-    std::fs::write(folder.join("qrels/test.tsv"), qrels).unwrap();
+const RUN: &str = "q1 Q0 a 1 .9 t\nq1 Q0 c 2 .8 t\nq1 Q0 b 3 .7 t\nq7 Q0 q7 1 9 t\nq7 Q0 x 2 1 t\n";
+const OTHER: &str = "q1 Q0 b 1 .9 t\nq1 Q0 a 2 .8 t\nq7 Q0 x 1 1 t\nq9 Q0 z 1 1 t\n";
+const QRELS: &str = "q1 0 a 2\nq1 0 b 1\nq1 0 c 0\nq7 0 x 1\nq9 0 z 1\n";
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("a.run", RUN), ("b.run", OTHER), ("qrels.txt", QRELS)] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
     folder
 }
 
-#[test]
-fn a_collection_is_searched_and_scored_and_the_results_compared() {
-    let place = tempfile::tempdir().unwrap();
-    let path = collection(place.path());
-    let path = path.to_str().unwrap();
-    let (cache, out) = (place.path().join("cache"), place.path().join("out"));
-    let arguments = ["eval", "beir", "--path", path, "--recipe", "bm25", "--out", out.to_str().unwrap()];
-    let result = json(&cache, &arguments);
-    // q1 finds `cats` and q2 `dogs` first. `dogs` is not offered itself, and finds `cats`, which shares a word.
-    assert_eq!(result["metrics"]["ndcg@10"], 1.0, "{result}");
-    assert_eq!(result["metrics"]["recall@100"], 1.0);
-    assert_eq!((result["n_judged"].as_u64(), result["collection"]["n_documents"].as_u64()), (Some(3), Some(4)));
-    assert!(result["latency_ms"]["p50"].as_f64().unwrap() > 0.0 && result["latency_ms"]["p99"].is_f64());
-
-    let run = std::fs::read_to_string(out.join("run.trec")).unwrap();
-    assert!(run.lines().any(|line| line.starts_with("q1 Q0 cats 1 ")), "{run}");
-    assert!(!run.lines().any(|line| line.starts_with("dogs Q0 dogs ") || line.starts_with("unjudged")), "{run}");
-    let qrels = format!("{path}/qrels/test.tsv");
-    let scored = json(&cache, &["eval", "run", "--run", out.join("run.trec").to_str().unwrap(), "--qrels", &qrels]);
-    assert_eq!(scored["metrics"]["ndcg@10"], result["metrics"]["ndcg@10"], "{scored}");
-
-    // The index is there, and gives the same.
-    let again = json(&cache, &arguments);
-    assert_eq!((&again["metrics"], &again["per_query"]), (&result["metrics"], &result["per_query"]));
-    let file = out.join("result.json");
-    let difference = json(&cache, &["eval", "diff", file.to_str().unwrap(), file.to_str().unwrap()]);
-    assert!(difference.to_string().contains("ndcg@10"), "{difference}");
+#[track_caller]
+fn is_close(value: &Value, want: f64) {
+    let got = value.as_f64().unwrap();
+    assert!((got - want).abs() <= 1e-5, "{got}, not {want}");
 }
 
 #[test]
-fn mistakes_are_told_with_what_helps() {
-    let place = tempfile::tempdir().unwrap();
-    let path = collection(place.path());
-    let path = path.to_str().unwrap();
-    let told = |args: &[&str]| {
-        let output = raglan(&place.path().join("cache"), args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}");
-        String::from_utf8(output.stderr).unwrap()
+fn a_run_is_scored_over_all_judged_queries() {
+    let folder = folder();
+    let files = ["run", "--run", "a.run", "--qrels", "qrels.txt", "--metrics", "ndcg@10,mrr"];
+    let scores = json(folder.path(), &files);
+    // q1: 2.5 / 2.63093, q7: 1/log2(3), q9: not answered.
+    is_close(&scores["metrics"]["ndcg@10"], (0.95023 + 0.63093) / 3.0);
+    is_close(&scores["metrics_of_answered"]["mrr"], (1.0 + 0.5) / 2.0);
+    assert_eq!((&scores["n_judged"], &scores["n_answered"]), (&3.into(), &2.into()));
+    assert_eq!(scores.get("per_query"), None);
+
+    let scores = json(folder.path(), &[&files[..], &["--remove-own-ids", "--per-query"]].concat());
+    assert_eq!(scores["per_query"]["mrr"], serde_json::json!({ "q1": 1.0, "q7": 1.0, "q9": 0.0 }));
+    assert!(!scores.to_string().contains("-0.0"), "{scores}");
+
+    let output = raglan(folder.path(), &[&files[..], &["--per-query"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("q7") && text.contains("all 3 judged") && text.contains("the 2 answered"), "{text}");
+}
+
+#[test]
+fn mistakes_are_told() {
+    let folder = folder();
+    let check = |args: &[&str], says: &str| {
+        let output = raglan(folder.path(), args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(says), "{text}");
     };
-    for (args, part) in [
-        (vec!["eval", "beir", "--path", path, "--recipe", "bm26"], "bm25"),
-        (vec!["eval", "beir", "--path", path, "--recipe", "bm25", "--split", "dev"], "dev"),
-        (vec!["eval", "beir", "--path", path, "--recipe", "bm25", "--metrics", "ndgc@10"], "ndgc@10"),
-        (vec!["eval", "beir", "--path", "nowhere", "--recipe", "bm25"], "nowhere"),
-        (vec!["eval", "beir", "--dataset", "scifacts", "--recipe", "bm25"], "scifact"),
-        (vec!["eval", "beir", "--recipe", "bm25"], "--path"),
-    ] {
-        let message = told(&args);
-        assert!(message.contains(part), "{args:?}: {message}");
-    }
-}
-
-#[derive(Deserialize)]
-struct Expected {
-    score: Vec<Score>,
-}
-
-#[derive(Deserialize)]
-struct Score {
-    collection: String,
-    recipe: String,
-    metric: String,
-    value: f64,
-    tolerance: f64,
-    #[serde(default)]
-    needs_models: bool,
+    check(&["run", "--run", "a.run", "--qrels", "qrels.txt", "--metrics", "f1"], "no metric `f1`");
+    check(&["run", "--run", "qrels.txt", "--qrels", "qrels.txt"], "`qrels.txt` line 1: expected 6 fields, found 4");
+    check(&["diff", "a.run", "b.run"], "`a.run` is no result file");
+    check(&["report", "a.run", "--out", "report"], "`a.run` is no result file");
 }
 
 #[test]
-fn published_collections_score_as_expected() {
-    let Some(data) = std::env::var_os("RAGLAN_DATA").map(PathBuf::from) else {
-        eprintln!("skipped: set RAGLAN_DATA to the folder of evaluation sets");
-        return;
+fn two_runs_are_compared_by_query() {
+    let folder = folder();
+    let args = ["diff", "a.run", "b.run", "--qrels", "qrels.txt", "--metric", "mrr"];
+    let comparison = json(folder.path(), &args);
+    // q7: 1/2 to 1, q9: 0 to 1; of the four choices of signs two are as large.
+    is_close(&comparison["difference"], 0.5);
+    is_close(&comparison["p"], 0.5);
+    assert_eq!((&comparison["wins"], &comparison["ties"], &comparison["losses"]), (&2.into(), &1.into(), &0.into()));
+    let text = String::from_utf8(raglan(folder.path(), &args).stdout).unwrap();
+    assert!(text.contains("not significant") && text.contains("B better 2, same 1, worse 0"), "{text}");
+}
+
+/// A result of a run, as `eval` writes it.
+fn write_result(folder: &Path, recipe: &str, run: &str, qrels_hash: &str) {
+    let (run, qrels) = (Run::read(&folder.join(run)).unwrap(), Qrels::read(&folder.join("qrels.txt")).unwrap());
+    let mut result = ResultFile {
+        recipe: Stamp { name: recipe.into(), hash: format!("blake3:{recipe}") },
+        collection: CollectionStamp {
+            name: "tiny".into(),
+            qrels_hash: qrels_hash.into(),
+            ..CollectionStamp::default()
+        },
+        ..ResultFile::default()
     };
-    let with_models = std::env::var_os("RAGLAN_EVAL_MODELS").is_some();
-    let text = include_str!("../../../datasets/expected-scores.toml");
-    let expected: Expected = toml::from_str(text).unwrap();
-    // With models, theirs is the cache, which keeps the indexes too.
-    let temporary = tempfile::tempdir().unwrap();
-    let cache = std::env::var_os("RAGLAN_CACHE").filter(|_| with_models).map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| temporary.path().to_owned());
-    for Score { collection, recipe, metric, value, tolerance, needs_models } in expected.score {
-        let path = data.join(&collection);
-        if needs_models && !with_models {
-            eprintln!("skipped: {recipe} on {collection}; set RAGLAN_EVAL_MODELS");
-            continue;
-        }
-        let result = json(&cache, &["eval", "beir", "--path", path.to_str().unwrap(), "--recipe", &recipe]);
-        let found = result["metrics"][&metric].as_f64().unwrap_or(f64::NAN);
-        assert!((found - value).abs() <= tolerance, "{recipe} on {collection}: {metric} is {found}, not {value}");
-    }
+    result.score(&run, &qrels, &[Metric::Ndcg { k: Some(10) }]);
+    result.time(run.queries().map(|query| (query, 1.5)));
+    result.write(&folder.join(format!("{recipe}.json"))).unwrap();
+}
+
+#[test]
+fn results_are_compared_and_reported() {
+    let folder = folder();
+    write_result(folder.path(), "a", "a.run", "1");
+    write_result(folder.path(), "b", "b.run", "1");
+    write_result(folder.path(), "other", "b.run", "2");
+    let comparison = json(folder.path(), &["diff", "a.json", "b.json"]);
+    assert_eq!(comparison["changed"][0]["query"], "q9");
+    let output = raglan(folder.path(), &["diff", "a.json", "other.json"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("with other judgements"), "{output:?}");
+    let output = raglan(folder.path(), &["diff", "a.json", "b.json", "--metric", "map"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("choose of these with `--metric`: ndcg@10"), "{output:?}");
+
+    let paths = json(folder.path(), &["report", "a.json", "b.json", "other.json", "--out", "new/report"]);
+    let page = fs::read_to_string(folder.path().join(paths["html"].as_str().unwrap())).unwrap();
+    let text = fs::read_to_string(folder.path().join("new/report/report.md")).unwrap();
+    assert!(page.contains("Latency distribution") && page.contains("b is best"), "{page}");
+    assert_eq!(text.matches("\n## tiny").count(), 2, "{text}");
 }

@@ -64,9 +64,9 @@ pub fn compare(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparis
     let wins = changed.iter().filter(|query| query.b > query.a).count();
     Comparison {
         n_queries: both.len(),
-        mean_a: both.values().map(|(a, _)| a).sum::<f64>() / n,
-        mean_b: both.values().map(|(_, b)| b).sum::<f64>() / n,
-        difference: differences.iter().sum::<f64>() / n,
+        mean_a: both.values().fold(0.0, |sum, (a, _)| sum + a) / n,
+        mean_b: both.values().fold(0.0, |sum, (_, b)| sum + b) / n,
+        difference: differences.iter().fold(0.0, |sum, difference| sum + difference) / n,
         interval: bootstrap_interval(&differences),
         p: randomisation_p(&differences),
         wins,

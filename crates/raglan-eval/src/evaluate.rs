@@ -53,13 +53,14 @@ pub fn evaluate_all(run: &Run, qrels: &Qrels, metrics: &[Metric]) -> Vec<Evaluat
             false => Vec::new(),
         };
         let ranking = Judged { grades: &grades, ideal: &ideal, holes: &holes };
-        metrics.iter().map(|metric| metric.of(&ranking)).collect()
+        // A sum of nothing is negative zero, which would be printed with its sign.
+        metrics.iter().map(|metric| metric.of(&ranking) + 0.0).collect()
     };
     let values: Vec<Vec<f64>> = judged.par_iter().map(score).collect();
     let n_answered = judged.iter().filter(|(query, _)| run.contains_query(query)).count();
     let evaluation = |i: usize| {
         // In the order of the ids, whatever the threads did.
-        let sum: f64 = values.iter().map(|values| values[i]).sum();
+        let sum = values.iter().fold(0.0, |sum, values| sum + values[i]);
         Evaluation {
             per_query: judged.iter().zip(&values).map(|((query, _), values)| (query.to_string(), values[i])).collect(),
             n_answered,

@@ -164,7 +164,7 @@ fn distinct<'a>(pages: &[&'a str]) -> Vec<&'a str> {
 
 fn mean(scores: &[KiltScore]) -> KiltScore {
     let n = scores.len().max(1) as f64;
-    let of = |value: &dyn Fn(&KiltScore) -> f64| scores.iter().map(value).sum::<f64>() / n;
+    let of = |value: &dyn Fn(&KiltScore) -> f64| scores.iter().fold(0.0, |sum, score| sum + value(score)) / n;
     let by_k = |values: fn(&KiltScore) -> &BTreeMap<usize, f64>| -> BTreeMap<usize, f64> {
         let ks = scores.first().into_iter().flat_map(|score| values(score).keys());
         ks.map(|&k| (k, of(&|score| values(score)[&k]))).collect()

@@ -117,7 +117,7 @@ impl Latency {
         let mut ascending: Vec<f64> = milliseconds.into_iter().collect();
         ascending.sort_unstable_by(f64::total_cmp);
         let [p50, p95, p99] = [50.0, 95.0, 99.0].map(|percent| percentile(&ascending, percent));
-        Self { p50, p95, p99, mean: ascending.iter().sum::<f64>() / ascending.len().max(1) as f64 }
+        Self { p50, p95, p99, mean: ascending.iter().fold(0.0, |sum, time| sum + time) / ascending.len().max(1) as f64 }
     }
 }
 

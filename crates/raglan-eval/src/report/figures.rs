@@ -116,7 +116,7 @@ pub(super) fn latency_by_percentile(section: &Section<'_>) -> Option<String> {
     for (i, row, times) in &timed {
         // Every time where there are few, and at least ten for each nine where there are many.
         let n = times.len();
-        let shown = (0..n).filter(|rank| *rank < 100 || n - rank <= 100 || rank % n.div_ceil(100) == 0);
+        let shown = (0..n).filter(|rank| *rank < 100 || n - rank <= 100 || rank.is_multiple_of(n.div_ceil(100)));
         let mut path = String::new();
         let mut end = (LEFT, BOTTOM);
         for rank in shown {
