@@ -8,6 +8,7 @@ mod answers;
 mod bm25;
 mod e2e;
 mod embed;
+mod impacts;
 mod latency;
 mod llm;
 mod report;
@@ -33,6 +34,8 @@ enum Area {
     Latency(latency::Latency),
     /// Answers from passages, with guesses and several at once
     Answers(answers::Answers),
+    /// Learned sparse vectors: encoding, index size, exact and approximate search
+    Impacts(impacts::Impacts),
     /// Prompts read and tokens written by small language models
     Llm(llm::Llm),
     /// Reads files for another process
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Area::E2e(options) => e2e::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
+        Area::Impacts(options) => impacts::run(&options),
         Area::Llm(options) => llm::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }
