@@ -180,9 +180,8 @@ impl ImpactIndex {
             mask = Cow::Owned(part.mask_of(&docs));
         }
         match self.config.search {
-            ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
-            ImpactSearch::Exact if best.k() > part.n_blocks() / 4 => max_score(part, runs, &mask, best),
-            ImpactSearch::Exact | ImpactSearch::BlockMax => {
+            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
+            ImpactSearch::BlockMax => {
                 with_weights(part, &runs, |weights| block_max(part, &runs, weights, 1.0, &mask, best));
             }
             ImpactSearch::Approximate { query_cut, heap_factor } => with_weights(part, &runs, |weights| {
