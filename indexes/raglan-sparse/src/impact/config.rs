@@ -48,8 +48,8 @@ impl ImpactConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImpactSearch {
-    /// The best chunks, in the faster of the two exact ways: MaxScore, which took a quarter of the time for queries of
-    /// 29 terms where blocks hold chunks of several topics.
+    /// The best chunks, in the faster of the two exact ways: MaxScore, which took a sixth of the time of block-max
+    /// pruning for 20,000 chunks of documentation, for queries of 29 terms as for those of 10.
     #[default]
     Exact,
     /// The best chunks by MaxScore.
