@@ -11,6 +11,7 @@ mod e2e;
 mod embed;
 mod evalspeed;
 mod late;
+mod impacts;
 mod latency;
 mod llm;
 mod report;
@@ -42,6 +43,8 @@ enum Area {
     Latency(latency::Latency),
     /// Answers from passages, with guesses and several at once
     Answers(answers::Answers),
+    /// Learned sparse vectors: encoding, index size, exact and approximate search
+    Impacts(impacts::Impacts),
     /// Prompts read and tokens written by small language models
     Llm(llm::Llm),
     /// Reads files for another process
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Area::Late(options) => late::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
+        Area::Impacts(options) => impacts::run(&options),
         Area::Llm(options) => llm::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }

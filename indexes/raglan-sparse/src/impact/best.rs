@@ -27,11 +27,6 @@ impl Best {
         self.floor
     }
 
-    /// How many are wanted.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
     /// Adds a chunk.
     #[inline]
     pub fn push(&mut self, sum: u32, id: u32) {

@@ -180,9 +180,8 @@ impl ImpactIndex {
             mask = Cow::Owned(part.mask_of(&docs));
         }
         match self.config.search {
-            ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
-            ImpactSearch::Exact if best.k() > part.n_blocks() / 4 => max_score(part, runs, &mask, best),
-            ImpactSearch::Exact | ImpactSearch::BlockMax => {
+            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
+            ImpactSearch::BlockMax => {
                 with_weights(part, &runs, |weights| block_max(part, &runs, weights, 1.0, &mask, best));
             }
             ImpactSearch::Approximate { query_cut, heap_factor } => with_weights(part, &runs, |weights| {
@@ -212,6 +211,10 @@ impl VectorIndex for ImpactIndex {
         let search = |(query, allowed): (&SparseVector, &Option<&ChunkSet>)| {
             Ranking::best(self.search_one(query, k, *allowed)?, k)
         };
+        if queries.len() <= 1 {
+            // Waking another thread takes as long as a search does.
+            return queries.iter().zip(allowed).map(search).collect();
+        }
         queries.par_iter().zip(allowed).map(search).collect()
     }
 }

@@ -89,11 +89,6 @@ impl Part {
         self.file.n_clamped
     }
 
-    /// How many blocks there are.
-    pub fn n_blocks(&self) -> usize {
-        self.live.len()
-    }
-
     /// How many postings there are, those of deleted chunks too.
     pub fn n_postings(&self) -> usize {
         self.file.n_postings
