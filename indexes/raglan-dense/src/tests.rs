@@ -222,7 +222,7 @@ fn scans_of_codes_find_nearly_what_the_exact_scan_finds() {
         let folder = folder(root.path(), &format!("{full:?}"));
         write_segment(&folder, &ids(n, 0, 2), &vectors, dim, &config, 2).unwrap();
         for (deleted, allowed) in [(&ChunkSet::new(), None), (&deleted, None), (&deleted, Some(&most))] {
-            let index = DenseIndex::open(&[folder.clone()], dim, deleted, &config).unwrap();
+            let index = DenseIndex::open(std::slice::from_ref(&folder), dim, deleted, &config).unwrap();
             let search = |mode, queries: &[DenseVector]| {
                 index.clone().with_mode(mode).search(queries, 10, &vec![allowed; queries.len()]).unwrap()
             };
