@@ -22,12 +22,10 @@ const GROUPING_ITERATIONS: usize = 4;
 /// More centroids have no number in two bytes.
 const MOST: usize = 1 << 16;
 
-/// How many centroids a segment of so many tokens has: `2^⌊log2(4·√n)⌋`, but at most a 39th of the tokens, and one.
-///
-/// `ColBERTv2` has four times as many and nothing else to choose documents by; here the first stage looks at every token's
-/// centroid, and a quarter halves the time a segment takes without losing documents.
+/// How many centroids a segment of so many tokens has: `2^⌊log2(16·√n)⌋` as in `ColBERTv2`, but at most a 39th of the
+/// tokens, and one.
 pub fn n_centroids(n_tokens: usize) -> usize {
-    let wanted = (4.0 * (n_tokens as f64).sqrt()).log2().floor().exp2() as usize;
+    let wanted = (16.0 * (n_tokens as f64).sqrt()).log2().floor().exp2() as usize;
     wanted.min(n_tokens / TOKENS_PER_CENTROID).clamp(1, MOST)
 }
 
@@ -223,8 +221,8 @@ mod tests {
     fn there_are_as_many_centroids_as_tokens_bear() {
         assert_eq!(n_centroids(0), 1);
         assert_eq!(n_centroids(100), 2); // 100 / 39
-        assert_eq!(n_centroids(1 << 16), 1024); // 4 · 256
-        assert_eq!(n_centroids(1_300_000), 4096); // 4 · 1140, down to a power of two
+        assert_eq!(n_centroids(1 << 16), 1680); // 65,536 / 39
+        assert_eq!(n_centroids(1_300_000), 16_384); // 16 · 1140, down to a power of two
         assert_eq!(n_centroids(1 << 40), MOST);
     }
 

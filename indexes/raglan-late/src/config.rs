@@ -26,7 +26,7 @@ pub struct LateConfig {
 impl Default for LateConfig {
     fn default() -> Self {
         // Four rounds are what ColBERTv2 and PyLate do.
-        Self { storage: TokenStorage::default(), n_candidates: 256, pool_factor: 1, iterations: 4, seed: 0 }
+        Self { storage: TokenStorage::default(), n_candidates: 512, pool_factor: 1, iterations: 4, seed: 0 }
     }
 }
 

@@ -27,7 +27,7 @@ const BATCH: usize = 256;
 /// Writes a segment into `folder`, which exists: the token vectors of chunks with their ids, which increase.
 ///
 /// Vectors are of length 1 and of one dimension. Equal vectors and configurations give equal bytes on any number of
-/// threads; the work is done on the caller's. There are `2^⌊log2(4·√n)⌋` centroids for `n` tokens, at most one for 39 of
+/// threads; the work is done on the caller's. There are `2^⌊log2(16·√n)⌋` centroids for `n` tokens, at most one for 39 of
 /// them, and at least one, so a collection may be as small as it likes.
 ///
 /// # Errors
