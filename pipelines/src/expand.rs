@@ -1,5 +1,6 @@
 //! Passages with what stands around them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, Range};
 
@@ -36,10 +37,10 @@ where
 {
     fn expanded(&self, context: Context, documents: &mut HashMap<DocId, Vec<Chunk>>) -> Result<Context> {
         for passage in &context.passages {
-            if !documents.contains_key(&passage.chunk.doc) {
+            if let Entry::Vacant(entry) = documents.entry(passage.chunk.doc) {
                 let mut chunks = self.store.chunks_of(passage.chunk.doc)?;
                 chunks.sort_by_key(|chunk| (chunk.span.start, chunk.id));
-                documents.insert(passage.chunk.doc, chunks);
+                entry.insert(chunks);
             }
         }
         let found: HashSet<ChunkId> = context.passages.iter().map(|passage| passage.chunk.id).collect();
