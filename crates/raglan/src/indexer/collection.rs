@@ -8,7 +8,7 @@ use std::time::Instant;
 use raglan_core::{ChunkSpan, ContentHash, Document, Format, Locator};
 use raglan_datasets::beir;
 use raglan_ingest::chunk::WordCounter;
-use raglan_store::{Skipped, Writer};
+use raglan_store::{Skipped, Snapshot, Writer};
 
 use super::batch::{Added, Batch};
 use super::extend::open_or_extend;
@@ -38,6 +38,19 @@ pub fn index_collection(
     let started = Instant::now();
     let mut report = IndexReport { found: documents.len(), ..IndexReport::default() };
     let passport = settings.passport("whole/1".to_owned());
+    // Nothing to do needs no lock: several evaluations may read one index.
+    if let Ok(snapshot) = Snapshot::open(index)
+        && snapshot.passport().check(&passport, index).is_ok()
+    {
+        let ledger = snapshot.ledger()?;
+        let is_known = |id: &str| ledger.by_path(id).is_some() || ledger.skipped_at(id).is_some();
+        if documents.iter().all(|document| is_known(&document.id)) {
+            report.unchanged = documents.len();
+            report.chunks = snapshot.n_chunks();
+            report.documents = ledger.documents().len();
+            return Ok(report);
+        }
+    }
     let Some(mut writer) = open_or_extend(index, passport, settings, progress, stop)? else {
         return Ok(IndexReport { interrupted: true, not_reached: documents.len(), ..report });
     };
