@@ -113,7 +113,12 @@ fn pooling(modes: &Value) -> Result<Pooling, String> {
     match *asked {
         ["mean_tokens"] => Ok(Pooling::Mean),
         ["cls_token"] => Ok(Pooling::Cls),
-        _ => Err(format!("pooling by {} (can pool by mean_tokens or cls_token)", asked.join(" and "))),
+        ["lasttoken"] => Ok(Pooling::LastToken),
+        ["max_tokens"] => Ok(Pooling::Max),
+        _ => {
+            let can = "can pool by one of mean_tokens, cls_token, lasttoken and max_tokens";
+            Err(format!("pooling by {} ({can})", asked.join(" and ")))
+        }
     }
 }
 

@@ -114,8 +114,19 @@ fn files_of_sentence_transformers_are_followed() {
         products: Products::Stored,
     };
     assert_eq!(EncoderConfig::for_model(dir.path()).unwrap(), want);
-    write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));
-    assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Unsupported { .. })));
+    for (mode, pooling) in
+        [("mean_tokens", Pooling::Mean), ("lasttoken", Pooling::LastToken), ("max_tokens", Pooling::Max)]
+    {
+        write("1_Pooling/config.json", json!({format!("pooling_mode_{mode}"): true}));
+        assert_eq!(EncoderConfig::for_model(dir.path()).unwrap().pooling, pooling);
+    }
+    for modes in [
+        json!({"pooling_mode_weightedmean_tokens": true}),
+        json!({"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}),
+    ] {
+        write("1_Pooling/config.json", modes);
+        assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Unsupported { .. })));
+    }
     std::fs::write(dir.path().join("modules.json"), "[").unwrap();
     assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Malformed { .. })));
 }
