@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::prompts::Prompts;
 use crate::text_reader::LongPassages;
 use crate::{Error, Pooling, Result};
 
@@ -37,8 +38,9 @@ impl EncoderConfig {
     ///
     /// `config.json` must be there. The files of sentence-transformers, `modules.json`, `1_Pooling/config.json`,
     /// `sentence_bert_config.json` and `config_sentence_transformers.json`, are read where they are there. Where they
-    /// are not: the mean, length 1, no prefixes, and as many tokens as the registry says of a model of the folder's
-    /// name, otherwise as many as the model has positions for.
+    /// are not: the mean, length 1, and as many tokens as the registry says of a model of the folder's name, otherwise
+    /// as many as the model has positions for. Where they state no prompt that is not empty, the prefixes are those that
+    /// E5 and BGE 1.5 were trained with if the folder has the name of one of them, otherwise none.
     ///
     /// # Errors
     ///
@@ -57,13 +59,21 @@ impl EncoderConfig {
         };
         let prompts = read::<Prompted>(&dir.join("config_sentence_transformers.json"))?.unwrap_or_default().prompts;
         let prompt = |names: &[&str]| names.iter().find_map(|&name| prompts.get(name)?.as_str()).unwrap_or_default();
+        let (mut query_prefix, mut passage_prefix) = (prompt(&["query"]), prompt(&["document", "passage", "corpus"]));
+        // sentence-transformers writes empty prompts for models of which it knows none.
+        if query_prefix.is_empty()
+            && passage_prefix.is_empty()
+            && let Some(known) = dir.file_name().and_then(|name| Prompts::of_model(name.to_str()?))
+        {
+            (query_prefix, passage_prefix) = (known.query, known.passage);
+        }
         Ok(Self {
             pooling,
             normalize,
             max_tokens,
             long_passages: LongPassages::default(),
-            query_prefix: prompt(&["query"]).to_owned(),
-            passage_prefix: prompt(&["document", "passage", "corpus"]).to_owned(),
+            query_prefix: query_prefix.to_owned(),
+            passage_prefix: passage_prefix.to_owned(),
             dim: model.hidden_size,
             products: Products::default(),
         })

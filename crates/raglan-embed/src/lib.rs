@@ -26,6 +26,7 @@
 mod encoder_config;
 mod error;
 mod pooling;
+mod prompts;
 mod sentence_encoder;
 mod sparse_encoder;
 mod text_reader;

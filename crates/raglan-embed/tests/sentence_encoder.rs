@@ -132,6 +132,31 @@ fn files_of_sentence_transformers_are_followed() {
 }
 
 #[test]
+fn models_whose_files_state_no_prompt_have_those_of_their_name() {
+    let parent = tempfile::tempdir().unwrap();
+    let prefixes = |name: &str, stated: Option<serde_json::Value>| {
+        let dir = parent.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        write_model(&dir);
+        if let Some(prompts) = stated {
+            let config = json!({"prompts": prompts}).to_string();
+            std::fs::write(dir.join("config_sentence_transformers.json"), config).unwrap();
+        }
+        let config = EncoderConfig::for_model(&dir).unwrap();
+        (config.query_prefix, config.passage_prefix)
+    };
+    let of = |query: &str, passage: &str| (query.to_owned(), passage.to_owned());
+    assert_eq!(prefixes("e5-small-v2", None), of("query: ", "passage: "));
+    assert_eq!(prefixes("E5-base", Some(json!({"query": "", "document": ""}))), of("query: ", "passage: "));
+    let bge = "Represent this sentence for searching relevant passages: ";
+    assert_eq!(prefixes("bge-small-en-v1.5", None), of(bge, ""));
+    assert_eq!(prefixes("bge-base-en-v1.5", Some(json!({"query": "q: "}))), of("q: ", ""));
+    for other in ["all-minilm-l6-v2", "bge-small-en", "my-e5-small-v2", "e5-small-v2-tuned"] {
+        assert_eq!(prefixes(other, None), of("", ""), "{other}");
+    }
+}
+
+#[test]
 fn files_that_do_not_fit_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     assert!(EncoderConfig::for_model(dir.path()).is_err());
