@@ -27,13 +27,21 @@ pub struct EncoderConfig {
     pub query_prefix: String,
     /// What stands before a passage.
     pub passage_prefix: String,
-    /// The length of a vector.
+    /// How long the model's vectors are.
     pub dim: usize,
+    /// Keeps so many of each vector's first coordinates, and brings it to length 1 again if it had that; all when there
+    /// is no number. Only models trained for it (Matryoshka: Kusupati et al. 2022) lose little by that.
+    pub truncate_dim: Option<usize>,
     /// How the model multiplies by its weights.
     pub products: Products,
 }
 
 impl EncoderConfig {
+    /// The length of the encoder's vectors: [`truncate_dim`](Self::truncate_dim), or else [`dim`](Self::dim).
+    pub fn vector_dim(&self) -> usize {
+        self.truncate_dim.unwrap_or(self.dim)
+    }
+
     /// What the files beside a model's weights say.
     ///
     /// `config.json` must be there. The files of sentence-transformers, `modules.json`, `1_Pooling/config.json`,
@@ -75,6 +83,7 @@ impl EncoderConfig {
             query_prefix: query_prefix.to_owned(),
             passage_prefix: passage_prefix.to_owned(),
             dim: model.hidden_size,
+            truncate_dim: None,
             products: Products::default(),
         })
     }

@@ -44,6 +44,10 @@ impl SentenceEncoder {
             let problem = format!("hidden_size is {}, and the encoder is to give {}", model.hidden_size, config.dim);
             return Err(Error::Malformed { path: config_path, problem });
         }
+        if !(1..=config.dim).contains(&config.vector_dim()) {
+            let problem = format!("of {} coordinates the encoder is to keep {}", config.dim, config.vector_dim());
+            return Err(Error::Malformed { path: config_path, problem });
+        }
         check_max_tokens(&config_path, &model, config.max_tokens)?;
         let reader = TextReader::load(dir)?;
         let model = EncoderModel::load(dir, model, config.products)?;
@@ -59,15 +63,18 @@ impl SentenceEncoder {
     fn encode(&self, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
         self.workers.encode(texts, |batch| {
             let hidden = self.model.hidden_states(batch)?;
-            let pooled = hidden.sequences().map(|tokens| {
-                let mut vector = self.config.pooling.pool(tokens, hidden.dim());
-                if self.config.normalize {
-                    normalize(&mut vector);
-                }
-                DenseVector::new(vector).map_err(Error::Vector)
-            });
-            pooled.collect()
+            let pooled = hidden.sequences().map(|tokens| self.config.pooling.pool(tokens, hidden.dim()));
+            pooled.map(|vector| self.finished(vector)).collect()
         })
+    }
+
+    /// A text's vector from what pooling gave: its first coordinates, of length 1 if that is wanted.
+    fn finished(&self, mut vector: Vec<f32>) -> Result<DenseVector> {
+        vector.truncate(self.config.vector_dim());
+        if self.config.normalize {
+            normalize(&mut vector);
+        }
+        DenseVector::new(vector).map_err(Error::Vector)
     }
 }
 

@@ -69,6 +69,23 @@ fn vectors_have_length_one_unless_that_is_not_wanted() {
 }
 
 #[test]
+fn truncated_vectors_are_the_first_coordinates_at_length_one_again() {
+    let texts = texts();
+    let whole = encode(&load(|config| config.normalize = false, 1), &texts[..9]);
+    for dim in [1, 5, HIDDEN] {
+        let encoder = load(|config| config.truncate_dim = Some(dim), 1);
+        assert_eq!(encoder.config().vector_dim(), dim);
+        for (got, whole) in encode(&encoder, &texts[..9]).iter().zip(&whole) {
+            let first = &whole.as_slice()[..dim];
+            let length = first.iter().map(|x| x * x).sum::<f32>().sqrt();
+            check_near(got, &DenseVector::new(first.iter().map(|x| x / length).collect()).unwrap());
+        }
+        let raw = load(|config| (config.truncate_dim, config.normalize) = (Some(dim), false), 1);
+        assert_eq!(encode(&raw, &texts[3..4])[0].as_slice(), &whole[3].as_slice()[..dim]);
+    }
+}
+
+#[test]
 fn poolings_and_prefixes_count() {
     let text = ["abc".to_owned()];
     let mean = encode(&load(|_| (), 1), &text);
@@ -111,6 +128,7 @@ fn files_of_sentence_transformers_are_followed() {
         query_prefix: "q: ".into(),
         passage_prefix: "d: ".into(),
         dim: HIDDEN,
+        truncate_dim: None,
         products: Products::Stored,
     };
     assert_eq!(EncoderConfig::for_model(dir.path()).unwrap(), want);
@@ -167,6 +185,8 @@ fn files_that_do_not_fit_are_errors() {
         EncoderConfig { dim: HIDDEN + 1, ..config.clone() },
         EncoderConfig { max_tokens: POSITIONS + 1, ..config.clone() },
         EncoderConfig { max_tokens: 2, ..config.clone() },
+        EncoderConfig { truncate_dim: Some(0), ..config.clone() },
+        EncoderConfig { truncate_dim: Some(HIDDEN + 1), ..config.clone() },
     ] {
         assert!(matches!(load(&wrong), Err(Error::Malformed { .. })));
     }

@@ -92,7 +92,7 @@ impl Models {
             normalized: config.normalize,
             query_prefix: config.query_prefix.clone(),
             passage_prefix: config.passage_prefix.clone(),
-            ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.dim)
+            ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.vector_dim())
         };
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
