@@ -25,6 +25,7 @@
 
 mod encoder_config;
 mod error;
+mod late_chunking;
 mod pooling;
 mod prompts;
 mod sentence_encoder;

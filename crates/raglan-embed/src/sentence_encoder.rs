@@ -16,10 +16,10 @@ use crate::{EncoderConfig, Error, Result};
 /// A vector has the same bits whatever else is in the batch and however many threads work.
 /// Queries that are too long are cut with a warning; passages as the configuration says.
 pub struct SentenceEncoder {
-    config: EncoderConfig,
-    model: EncoderModel,
-    reader: TextReader,
-    workers: Workers,
+    pub(crate) config: EncoderConfig,
+    pub(crate) model: EncoderModel,
+    pub(crate) reader: TextReader,
+    pub(crate) workers: Workers,
 }
 
 impl fmt::Debug for SentenceEncoder {
@@ -69,7 +69,7 @@ impl SentenceEncoder {
     }
 
     /// A text's vector from what pooling gave: its first coordinates, of length 1 if that is wanted.
-    fn finished(&self, mut vector: Vec<f32>) -> Result<DenseVector> {
+    pub(crate) fn finished(&self, mut vector: Vec<f32>) -> Result<DenseVector> {
         vector.truncate(self.config.vector_dim());
         if self.config.normalize {
             normalize(&mut vector);

@@ -75,6 +75,41 @@ impl TextReader {
         Ok(texts)
     }
 
+    /// A text's tokens in windows of at most `max_tokens`, the special ones and those of the prefix included, which
+    /// every window has. A window begins with the last `overlap` of the tokens of the one before it, or fewer if that
+    /// would be more than half of the window.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`] when the prefix fills a window.
+    pub fn windows(&self, prefix: &str, text: &str, max_tokens: usize, overlap: usize) -> Result<Windows> {
+        let tokens = self.tokenizer.encode(&format!("{prefix}{text}"), false)?;
+        // A token that holds the end of the prefix and the beginning of the text is the text's.
+        let n_prefix = tokens.spans.iter().take_while(|span| span.end <= prefix.len() && !prefix.is_empty()).count();
+        let (before, own) = tokens.ids.split_at(n_prefix);
+        let n_before = n_prefix + 1;
+        let size = max_tokens.saturating_sub(n_before + 1);
+        if size == 0 {
+            return Err(Error::NoRoom { before: n_before, limit: max_tokens });
+        }
+        let overlap = overlap.min(size / 2);
+        let n_windows = own.len().saturating_sub(size).div_ceil(size - overlap) + 1;
+        let windows = (0..n_windows).map(|window| {
+            let start = window * (size - overlap);
+            let own = &own[start..(start + size).min(own.len())];
+            [&self.frame[..1], before, own, &self.frame[1..]].concat()
+        });
+        let mut first = 0;
+        let starts = tokens.spans[n_prefix..].iter().map(|span| {
+            // Some tokenizers give a word the space before it.
+            let start = text.get(span.start.saturating_sub(prefix.len())..span.end - prefix.len());
+            let n_spaces = start.map_or(0, |token| token.len() - token.trim_start().len());
+            first = first.max(span.start.saturating_sub(prefix.len()) + n_spaces);
+            first
+        });
+        Ok(Windows { texts: windows.collect(), n_before, overlap, starts: starts.collect() })
+    }
+
     /// A text's tokens with the special ones, and how many there would be if nothing were cut off.
     fn ids(&self, start: &Start, text: &str, max_tokens: usize) -> Result<(Vec<u32>, usize)> {
         let (marker, tokens) = match start {
@@ -93,6 +128,19 @@ impl TextReader {
         ids.push(self.frame[1]);
         Ok((ids, n_tokens))
     }
+}
+
+/// A text in windows of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Each window's tokens, of which the last is a special one.
+    pub texts: Vec<Vec<u32>>,
+    /// How many tokens that are not the text's stand before those that are, in every window.
+    pub n_before: usize,
+    /// How many of the text's tokens a window begins with that are also the last of the window before.
+    pub overlap: usize,
+    /// Where the first character of each of the text's tokens lies in it, in bytes; not decreasing.
+    pub starts: Vec<usize>,
 }
 
 /// What stands at the start of a text, behind the token that the tokenizer puts there.

@@ -4,7 +4,7 @@ mod small_model;
 
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{EncoderConfig, Error, LongPassages, Pooling, SentenceEncoder, token_counter};
-use raglan_model::Products;
+use raglan_model::{EncoderModel, EncoderModelConfig, Products, Tokenizer};
 use serde_json::json;
 use small_model::{HIDDEN, POSITIONS, write_model};
 
@@ -83,6 +83,86 @@ fn truncated_vectors_are_the_first_coordinates_at_length_one_again() {
         let raw = load(|config| (config.truncate_dim, config.normalize) = (Some(dim), false), 1);
         assert_eq!(encode(&raw, &texts[3..4])[0].as_slice(), &whole[3].as_slice()[..dim]);
     }
+}
+
+/// The hidden states of a text's own tokens in a window that holds no others, `[n_tokens, HIDDEN]`.
+fn states(ids: &[u32]) -> Vec<f32> {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let config = EncoderModelConfig::from_file(dir.path().join("config.json")).unwrap();
+    let model = EncoderModel::load(dir.path(), config, Products::Stored).unwrap();
+    let framed = [&[2], ids, &[3]].concat();
+    let hidden = model.hidden_states(&[&framed]).unwrap();
+    hidden.rows()[HIDDEN..hidden.rows().len() - HIDDEN].to_vec()
+}
+
+fn ids(text: &str) -> Vec<u32> {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap().encode(text, false).unwrap().ids
+}
+
+fn mean(states: &[f32]) -> DenseVector {
+    DenseVector::new(Pooling::Mean.pool(states, HIDDEN)).unwrap()
+}
+
+#[test]
+fn one_chunk_over_the_whole_text_is_the_mean_of_its_own_tokens() {
+    let encoder = load(|config| config.normalize = false, 1);
+    let text = "caches keep, what is used often";
+    let got = encoder.encode_chunks(text, std::slice::from_ref(&(0..text.len()))).unwrap();
+    check_near(&got[0], &mean(&states(&ids(text))));
+    let unit = load(|_| (), 1).encode_chunks(text, std::slice::from_ref(&(0..text.len()))).unwrap();
+    assert!((unit[0].cosine(&got[0]) - 1.0).abs() <= 1e-6);
+}
+
+#[test]
+fn chunks_have_the_tokens_that_begin_in_them() {
+    let encoder = load(|config| config.normalize = false, 2);
+    let text = "ab, cd é ef"; // a ##b , c ##d [é as e] e ##f
+    let states = states(&ids(text));
+    let of = |tokens: std::ops::Range<usize>| mean(&states[tokens.start * HIDDEN..tokens.end * HIDDEN]);
+    let chunks = [0..3, 3..6, 5..12, 7..9, 2..99];
+    let want = [of(0..3), of(3..5), of(4..8), of(5..6), of(2..8)];
+    let got = encoder.encode_chunks(text, &chunks).unwrap();
+    for (got, want) in got.iter().zip(&want) {
+        check_near(got, want);
+    }
+    assert!(encoder.encode_chunks(text, &[]).unwrap().is_empty());
+    for none in [3..4, 4..4, 50..60, 5..2] {
+        assert!(matches!(encoder.encode_chunks(text, &[0..3, none]), Err(Error::NoTokens { chunk: 1 })));
+    }
+    assert!(matches!(encoder.encode_chunks("", &[0..0, 0..1]), Err(Error::NoTokens { chunk: 0 })));
+    let prefixed = load(|config| (config.normalize, config.passage_prefix) = (false, "q, ".into()), 1);
+    let got = prefixed.encode_chunks(text, &[0..3]).unwrap();
+    let framed = self::states(&ids("q, ab, cd é ef"));
+    check_near(&got[0], &mean(&framed[2 * HIDDEN..5 * HIDDEN]));
+    let cls = load(|config| config.pooling = Pooling::Cls, 1);
+    assert!(matches!(cls.encode_chunks(text, &[0..3]), Err(Error::NotMean { pooling: Pooling::Cls })));
+}
+
+#[test]
+fn long_texts_are_chunked_late_in_windows_that_overlap() {
+    // Ten tokens a window less two special ones: 8, of which the first 4 have been read before.
+    let encoder = load(|config| (config.normalize, config.max_tokens) = (false, 10), 1);
+    for n in [7, 8, 9, 12, 13, 31] {
+        let text: String = (0..n).map(|i| (b'a' + (i * 7 % 26) as u8) as char).collect();
+        let ids = ids(&text);
+        assert_eq!(ids.len(), n);
+        let mut tokens = states(&ids[..n.min(8)]);
+        let mut start = 4;
+        while tokens.len() < n * HIDDEN {
+            tokens.extend(&states(&ids[start..n.min(start + 8)])[4 * HIDDEN..]);
+            start += 4;
+        }
+        let chunks: Vec<_> = (0..n).map(|i| i..i + 1).chain([0..n, n / 2..n]).collect();
+        let got = encoder.encode_chunks(&text, &chunks).unwrap();
+        for (got, chunk) in got.iter().zip(&chunks) {
+            check_near(got, &mean(&tokens[chunk.start * HIDDEN..chunk.end * HIDDEN]));
+        }
+    }
+    let full = load(|config| (config.max_tokens, config.passage_prefix) = (5, "abc".into()), 1);
+    assert!(matches!(full.encode_chunks("d", &[0..1]), Err(Error::NoRoom { before: 4, limit: 5 })));
 }
 
 #[test]
