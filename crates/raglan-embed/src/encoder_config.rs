@@ -9,8 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::prompts::Prompts;
-use crate::text_reader::LongPassages;
-use crate::{Error, Pooling, Result};
+use crate::{Error, LongInputs, Pooling, Result};
 
 /// How a model is to be used as an encoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,10 +18,10 @@ pub struct EncoderConfig {
     pub pooling: Pooling,
     /// Whether vectors are brought to length 1.
     pub normalize: bool,
-    /// How many tokens the encoder reads of one text, special tokens and prefix included.
+    /// How many tokens the encoder reads of one text at once, special tokens and prefix included.
     pub max_tokens: usize,
-    /// What is done with passages that have more.
-    pub long_passages: LongPassages,
+    /// What is done with texts that have more.
+    pub long_inputs: LongInputs,
     /// What stands before a query.
     pub query_prefix: String,
     /// What stands before a passage.
@@ -79,7 +78,7 @@ impl EncoderConfig {
             pooling,
             normalize,
             max_tokens,
-            long_passages: LongPassages::default(),
+            long_inputs: LongInputs::default(),
             query_prefix: query_prefix.to_owned(),
             passage_prefix: passage_prefix.to_owned(),
             dim: model.hidden_size,

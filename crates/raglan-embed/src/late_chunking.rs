@@ -15,7 +15,7 @@ impl SentenceEncoder {
     /// 2024). A chunk is a range of bytes, its vector the mean of its tokens, and a token belongs to the chunks that its
     /// first character lies in. Special tokens and the prefix are read and have no part in the means.
     ///
-    /// A text that is longer than `max_tokens` is read in windows of that length, each of which begins with the last
+    /// A text that is longer than `max_tokens` is read, whatever [`LongInputs`](crate::LongInputs) says, in windows of that length, each of which begins with the last
     /// tokens of the one before; a token's vector is that of the first window that holds it. Models that were trained on
     /// short texts gain little.
     ///

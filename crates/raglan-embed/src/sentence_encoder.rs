@@ -9,12 +9,12 @@ use raglan_model::{EncoderModel, EncoderModelConfig};
 use crate::pooling::normalize;
 use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
-use crate::{EncoderConfig, Error, Result};
+use crate::{EncoderConfig, Error, LongInputs, Pooling, Result};
 
 /// Turns texts into vectors by an encoder and pooling, as sentence-transformers does.
 ///
 /// A vector has the same bits whatever else is in the batch and however many threads work.
-/// Queries that are too long are cut with a warning; passages as the configuration says.
+/// What is done with texts that are too long is [`LongInputs`]'s.
 pub struct SentenceEncoder {
     pub(crate) config: EncoderConfig,
     pub(crate) model: EncoderModel,
@@ -49,6 +49,7 @@ impl SentenceEncoder {
             return Err(Error::Malformed { path: config_path, problem });
         }
         check_max_tokens(&config_path, &model, config.max_tokens)?;
+        config.long_inputs.check(&config_path, &model, config.max_tokens)?;
         let reader = TextReader::load(dir)?;
         let model = EncoderModel::load(dir, model, config.products)?;
         Ok(Self { config, model, reader, workers: Workers::new(threads)? })
@@ -62,10 +63,29 @@ impl SentenceEncoder {
     /// One vector for each text in tokens, in order.
     fn encode(&self, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
         self.workers.encode(texts, |batch| {
-            let hidden = self.model.hidden_states(batch)?;
+            let hidden = self.config.long_inputs.hidden_states(&self.model, batch, self.config.max_tokens)?;
             let pooled = hidden.sequences().map(|tokens| self.config.pooling.pool(tokens, hidden.dim()));
             pooled.map(|vector| self.finished(vector)).collect()
         })
+    }
+
+    /// One vector for each text, the mean of those of its windows.
+    fn encode_in_windows(&self, prefix: &str, texts: &[&str]) -> Result<Vec<DenseVector>> {
+        let (mut windows, mut ends) = (Vec::new(), Vec::with_capacity(texts.len()));
+        for text in texts {
+            windows.extend(self.reader.windows(prefix, text, self.config.max_tokens, 0)?.texts);
+            ends.push(windows.len());
+        }
+        let vectors = self.encode(&windows)?;
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let means = starts.zip(&ends).map(|(start, &end)| match &vectors[start..end] {
+            [vector] => Ok(vector.clone()),
+            windows => {
+                let rows: Vec<f32> = windows.iter().flat_map(DenseVector::as_slice).copied().collect();
+                self.finished(Pooling::Mean.pool(&rows, self.config.vector_dim()))
+            }
+        });
+        means.collect()
     }
 
     /// A text's vector from what pooling gave: its first coordinates, of length 1 if that is wanted.
@@ -82,18 +102,19 @@ impl Encoder for SentenceEncoder {
     type Vector = DenseVector;
 
     fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<DenseVector>> {
-        let start = Start::Text(&self.config.query_prefix);
-        Ok(self.encode(&self.reader.queries(&start, queries, self.config.max_tokens)?)?)
+        let EncoderConfig { query_prefix: prefix, max_tokens, long_inputs, .. } = &self.config;
+        if *long_inputs == LongInputs::ParallelWindows {
+            return Ok(self.encode_in_windows(prefix, queries)?);
+        }
+        Ok(self.encode(&self.reader.queries(&Start::Text(prefix), queries, *max_tokens, *long_inputs)?)?)
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<DenseVector>> {
-        let start = Start::Text(&self.config.passage_prefix);
-        Ok(self.encode(&self.reader.passages(
-            &start,
-            passages,
-            self.config.max_tokens,
-            self.config.long_passages,
-        )?)?)
+        let EncoderConfig { passage_prefix: prefix, max_tokens, long_inputs, .. } = &self.config;
+        if *long_inputs == LongInputs::ParallelWindows {
+            return Ok(self.encode_in_windows(prefix, passages)?);
+        }
+        Ok(self.encode(&self.reader.passages(&Start::Text(prefix), passages, *max_tokens, *long_inputs)?)?)
     }
 }
 

@@ -4,17 +4,7 @@ use std::path::Path;
 
 use raglan_model::Tokenizer;
 
-use crate::{Error, Result};
-
-/// What an encoder does with passages that are longer than it reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LongPassages {
-    /// Refuses them, as [`Error::TooLong`]: what is not read cannot be found.
-    #[default]
-    Refuse,
-    /// Reads their beginning, as published figures on whole documents do.
-    Cut,
-}
+use crate::{Error, LongInputs, Result};
 
 /// A tokenizer that puts one token before and one after every text, and the number of tokens an encoder reads.
 #[derive(Debug)]
@@ -39,11 +29,17 @@ impl TextReader {
         Ok(Self { tokenizer, frame })
     }
 
-    /// The tokens of queries; what goes beyond `max_tokens` is cut off with a warning.
-    pub fn queries(&self, start: &Start, queries: &[&str], max_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    /// The tokens of queries; what goes beyond those that are read of one text is cut off with a warning.
+    pub fn queries(
+        &self,
+        start: &Start,
+        queries: &[&str],
+        max_tokens: usize,
+        long: LongInputs,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut texts = Vec::with_capacity(queries.len());
         for query in queries {
-            let (ids, n_tokens) = self.ids(start, query, max_tokens)?;
+            let (ids, n_tokens) = self.ids(start, query, long.limit(max_tokens))?;
             if n_tokens > ids.len() {
                 tracing::warn!(tokens = n_tokens, limit = ids.len(), "the query is too long; its end is not read");
             }
@@ -56,19 +52,20 @@ impl TextReader {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLong`] for one of more than `max_tokens` that is not to be cut.
+    /// [`Error::TooLong`] for one of more than are read of one text that is not to be cut.
     pub fn passages(
         &self,
         start: &Start,
         passages: &[&str],
         max_tokens: usize,
-        long: LongPassages,
+        long: LongInputs,
     ) -> Result<Vec<Vec<u32>>> {
+        let limit = long.limit(max_tokens);
         let mut texts = Vec::with_capacity(passages.len());
         for (passage, text) in passages.iter().enumerate() {
-            let (ids, tokens) = self.ids(start, text, max_tokens)?;
-            if tokens > ids.len() && long == LongPassages::Refuse {
-                return Err(Error::TooLong { passage, tokens, limit: max_tokens });
+            let (ids, tokens) = self.ids(start, text, limit)?;
+            if tokens > ids.len() && long != LongInputs::Cut {
+                return Err(Error::TooLong { passage, tokens, limit });
             }
             texts.push(ids);
         }
@@ -102,9 +99,9 @@ impl TextReader {
         let mut first = 0;
         let starts = tokens.spans[n_prefix..].iter().map(|span| {
             // Some tokenizers give a word the space before it.
-            let start = text.get(span.start.saturating_sub(prefix.len())..span.end - prefix.len());
-            let n_spaces = start.map_or(0, |token| token.len() - token.trim_start().len());
-            first = first.max(span.start.saturating_sub(prefix.len()) + n_spaces);
+            let [start, end] = [span.start, span.end].map(|byte| byte.saturating_sub(prefix.len()));
+            let n_spaces = text.get(start..end).map_or(0, |token| token.len() - token.trim_start().len());
+            first = first.max(start + n_spaces);
             first
         });
         Ok(Windows { texts: windows.collect(), n_before, overlap, starts: starts.collect() })

@@ -3,8 +3,8 @@
 mod small_model;
 
 use raglan_core::{DenseVector, Encoder};
-use raglan_embed::{EncoderConfig, Error, LongPassages, Pooling, SentenceEncoder, token_counter};
-use raglan_model::{EncoderModel, EncoderModelConfig, Products, Tokenizer};
+use raglan_embed::{EncoderConfig, Error, ExtendedPositions, LongInputs, Pooling, SentenceEncoder, token_counter};
+use raglan_model::{EncoderModel, EncoderModelConfig, Positions, Products, Tokenizer};
 use serde_json::json;
 use small_model::{HIDDEN, POSITIONS, write_model};
 
@@ -85,12 +85,16 @@ fn truncated_vectors_are_the_first_coordinates_at_length_one_again() {
     }
 }
 
-/// The hidden states of a text's own tokens in a window that holds no others, `[n_tokens, HIDDEN]`.
-fn states(ids: &[u32]) -> Vec<f32> {
+fn model() -> EncoderModel {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
     let config = EncoderModelConfig::from_file(dir.path().join("config.json")).unwrap();
-    let model = EncoderModel::load(dir.path(), config, Products::Stored).unwrap();
+    EncoderModel::load(dir.path(), config, Products::Stored).unwrap()
+}
+
+/// The hidden states of a text's own tokens in a window that holds no others, `[n_tokens, HIDDEN]`.
+fn states(ids: &[u32]) -> Vec<f32> {
+    let model = model();
     let framed = [&[2], ids, &[3]].concat();
     let hidden = model.hidden_states(&[&framed]).unwrap();
     hidden.rows()[HIDDEN..hidden.rows().len() - HIDDEN].to_vec()
@@ -165,6 +169,95 @@ fn long_texts_are_chunked_late_in_windows_that_overlap() {
     assert!(matches!(full.encode_chunks("d", &[0..1]), Err(Error::NoRoom { before: 4, limit: 5 })));
 }
 
+const EXTENDED: [ExtendedPositions; 3] =
+    [ExtendedPositions::Grouped, ExtendedPositions::Recurrent, ExtendedPositions::Interpolated];
+
+#[test]
+fn texts_that_are_not_long_are_the_same_however_long_ones_are_read() {
+    let texts: Vec<String> = texts().into_iter().filter(|text| text.len() <= 10).collect();
+    let plain = load(|config| (config.max_tokens, config.query_prefix) = (12, "q, ".into()), 1);
+    let want = encode(&plain, &texts);
+    let queries = ["ab", "abcdefgh"]; // 8 + 2 for the prefix + 2 special ones
+    let want_queries = plain.encode_queries(&queries).unwrap();
+    let extended = EXTENDED.map(|positions| LongInputs::Extended { positions, limit: 40 });
+    for long_inputs in extended.into_iter().chain([LongInputs::Cut, LongInputs::ParallelWindows]) {
+        let configure = |config: &mut EncoderConfig| {
+            (config.max_tokens, config.query_prefix, config.long_inputs) = (12, "q, ".into(), long_inputs);
+        };
+        let encoder = load(configure, 2);
+        assert_eq!(encode(&encoder, &texts), want, "{long_inputs:?}");
+        assert_eq!(encoder.encode_queries(&queries).unwrap(), want_queries, "{long_inputs:?}");
+    }
+}
+
+#[test]
+fn long_texts_are_read_at_the_positions_that_are_asked_for() {
+    let (window, n) = (10_usize, 23_usize); // n with the special tokens
+    let text: String = (0..n - 2).map(|i| (b'a' + (i * 5 % 26) as u8) as char).collect();
+    let framed = [&[2], &*ids(&text), &[3]].concat();
+    assert_eq!(framed.len(), n);
+    for extended in EXTENDED {
+        let positions = (0..n).map(|i| match extended {
+            ExtendedPositions::Grouped => (i / 3) as f32, // ⌈23 / 10⌉
+            ExtendedPositions::Recurrent => (i % window) as f32,
+            _ => i as f32 * 9.0 / 22.0, // (10 - 1) / (23 - 1)
+        });
+        let want = model().hidden_states_at(&[&framed], &[Positions::Table(positions.collect())]).unwrap();
+        let long_inputs = LongInputs::Extended { positions: extended, limit: n };
+        let configure = |config: &mut EncoderConfig| {
+            (config.normalize, config.max_tokens, config.long_inputs) = (false, window, long_inputs);
+        };
+        let encoder = load(configure, 1);
+        check_near(&encode(&encoder, std::slice::from_ref(&text))[0], &mean(want.rows()));
+        check_near(&encoder.encode_queries(&[&text]).unwrap()[0], &mean(want.rows()));
+        let longer = format!("{text}b");
+        let error = encoder.encode_passages(&[&longer]).unwrap_err();
+        let raglan_core::Error::Part { source, .. } = error else { panic!("{error:?}") };
+        assert!(matches!(source.downcast_ref(), Some(Error::TooLong { tokens: 24, limit: 23, .. })), "{source:?}");
+    }
+}
+
+#[test]
+fn parallel_windows_are_the_mean_of_what_their_texts_give() {
+    let configure = |config: &mut EncoderConfig| {
+        (config.max_tokens, config.passage_prefix) = (10, "q, ".into()); // 6 of the text in a window
+        config.long_inputs = LongInputs::ParallelWindows;
+    };
+    let encoder = load(configure, 2);
+    let words: Vec<String> = (0..5u8).map(|i| ((b'a' + i) as char).to_string().repeat(6) + " ").collect();
+    for n in 1..=words.len() {
+        // Each word is a window, but for the last, which is shorter.
+        let short = [&words[..n], &["z".to_owned()]].concat();
+        let parts = encode(&encoder, &short);
+        let mut want = vec![0.0; HIDDEN];
+        parts.iter().for_each(|part| want.iter_mut().zip(part.as_slice()).for_each(|(sum, x)| *sum += x));
+        let length = want.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let want = DenseVector::new(want.iter().map(|x| x / length).collect()).unwrap();
+        check_near(&encode(&encoder, &[short.concat()])[0], &want);
+    }
+    let configure_truncated = |config: &mut EncoderConfig| {
+        configure(config);
+        config.truncate_dim = Some(5);
+    };
+    let got = &encode(&load(configure_truncated, 1), &[words.concat()])[0];
+    assert_eq!(got.dim(), 5);
+    assert!((got.as_slice().iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-6);
+}
+
+#[test]
+fn positions_that_are_not_the_models_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let load = |positions, limit| {
+        let mut config = EncoderConfig::for_model(dir.path()).unwrap();
+        config.long_inputs = LongInputs::Extended { positions, limit };
+        SentenceEncoder::load(dir.path(), config, 1)
+    };
+    assert!(load(ExtendedPositions::Grouped, POSITIONS).is_ok());
+    assert!(matches!(load(ExtendedPositions::Grouped, POSITIONS - 1), Err(Error::Malformed { .. })));
+    assert!(matches!(load(ExtendedPositions::RaisedBase, 2 * POSITIONS), Err(Error::Unsupported { .. })));
+}
+
 #[test]
 fn poolings_and_prefixes_count() {
     let text = ["abc".to_owned()];
@@ -204,7 +297,7 @@ fn files_of_sentence_transformers_are_followed() {
         pooling: Pooling::Cls,
         normalize: false,
         max_tokens: 32,
-        long_passages: LongPassages::Refuse,
+        long_inputs: LongInputs::Refuse,
         query_prefix: "q: ".into(),
         passage_prefix: "d: ".into(),
         dim: HIDDEN,

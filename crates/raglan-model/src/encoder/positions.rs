@@ -50,7 +50,7 @@ impl Positions {
                 if !(factor.is_finite() && *factor >= 1.0) {
                     return Err(Error::Rows { problem: "the base of rotations can only be raised" });
                 }
-                (limit as f64 * factor).floor() as usize
+                (limit as f64 * factor).round() as usize // A factor of n / limit is for n tokens, whatever its last bit.
             }
         };
         if n_tokens <= limit { Ok(()) } else { Err(Error::ContextOverflow { tokens: n_tokens, limit }) }
