@@ -464,7 +464,10 @@ fn a_raised_base_is_that_of_the_layers_that_see_all() {
     for n in 2..3 * POSITIONS {
         // A quotient that is rounded down is still of so many tokens.
         let factor = (n as f64 / POSITIONS as f64).max(1.0);
-        assert!(!matches!(model.hidden_states_at(&[&vec![u32::MAX; n]], &[raise(factor)]), Err(Error::ContextOverflow { .. })));
+        assert!(!matches!(
+            model.hidden_states_at(&[&vec![u32::MAX; n]], &[raise(factor)]),
+            Err(Error::ContextOverflow { .. })
+        ));
     }
     for wrong in [raise(0.5), raise(f64::NAN), raise(f64::INFINITY), Positions::Table(vec![0.0; ids.len()])] {
         assert!(matches!(model.hidden_states_at(&[ids], &[wrong]), Err(Error::Rows { .. })));

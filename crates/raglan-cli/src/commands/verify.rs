@@ -65,9 +65,7 @@ fn verify_recall(session: &Session, command: &VerifyCommand) -> Result<Outcome> 
     }
     let is_good = rows.iter().all(|row| row.5);
     if session.json {
-        let row = |&(mode, queries, recall, not_found, seconds, _): &(&str, usize, f64, usize, f64, bool)| {
-            json!({ "mode": mode, "queries": queries, "recall@10": recall, "not_found": not_found, "seconds": seconds })
-        };
+        let row = |&(mode, queries, recall, not_found, seconds, _): &(&str, usize, f64, usize, f64, bool)| json!({ "mode": mode, "queries": queries, "recall@10": recall, "not_found": not_found, "seconds": seconds });
         output::json(&json!({ "least": LEAST_RECALL, "modes": rows.iter().map(row).collect::<Vec<_>>() }))?;
     } else {
         for (mode, queries, recall, not_found, _, is_good) in rows {

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use raglan::datasets::{Qrels, download};
 use raglan::datasets::beir::{self, Collection, Query};
+use raglan::datasets::{Qrels, download};
 use raglan::dense::DenseConfig;
 use raglan::embed::LongInputs;
-use raglan::model::registry::Progress as _;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
+use raglan::model::registry::Progress as _;
 use raglan::pipeline::{Recipe, Rescorer, StageSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
 
