@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::prompts::Prompts;
-use crate::{Error, LongInputs, Pooling, Result};
+use crate::{Error, LineWindows, LongInputs, Pooling, Result};
 
 /// How a model is to be used as an encoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub struct EncoderConfig {
     pub max_tokens: usize,
     /// What is done with texts that have more.
     pub long_inputs: LongInputs,
+    /// Windows of lines that passages are read in, as is of use for long code; none when they are read whole.
+    pub line_windows: Option<LineWindows>,
     /// What stands before a query.
     pub query_prefix: String,
     /// What stands before a passage.
@@ -79,6 +81,7 @@ impl EncoderConfig {
             normalize,
             max_tokens,
             long_inputs: LongInputs::default(),
+            line_windows: None,
             query_prefix: query_prefix.to_owned(),
             passage_prefix: passage_prefix.to_owned(),
             dim: model.hidden_size,

@@ -28,6 +28,7 @@
 mod encoder_config;
 mod error;
 mod late_chunking;
+mod line_windows;
 mod long_inputs;
 mod pooling;
 mod prompts;
@@ -41,6 +42,7 @@ mod workers;
 
 pub use encoder_config::EncoderConfig;
 pub use error::{Error, Result};
+pub use line_windows::{LineWindows, WindowAggregation};
 pub use long_inputs::{ExtendedPositions, LongInputs};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;

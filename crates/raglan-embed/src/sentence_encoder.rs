@@ -9,7 +9,7 @@ use raglan_model::{EncoderModel, EncoderModelConfig};
 use crate::pooling::normalize;
 use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
-use crate::{EncoderConfig, Error, LongInputs, Pooling, Result};
+use crate::{EncoderConfig, Error, LineWindows, LongInputs, Result, WindowAggregation};
 
 /// Turns texts into vectors by an encoder and pooling, as sentence-transformers does.
 ///
@@ -48,6 +48,10 @@ impl SentenceEncoder {
             let problem = format!("of {} coordinates the encoder is to keep {}", config.dim, config.vector_dim());
             return Err(Error::Malformed { path: config_path, problem });
         }
+        if let Some(windows) = config.line_windows.filter(|windows| !windows.is_sound()) {
+            let problem = format!("windows of {} lines cannot be {} apart", windows.lines, windows.step);
+            return Err(Error::Malformed { path: config_path, problem });
+        }
         check_max_tokens(&config_path, &model, config.max_tokens)?;
         config.long_inputs.check(&config_path, &model, config.max_tokens)?;
         let reader = TextReader::load(dir)?;
@@ -69,23 +73,57 @@ impl SentenceEncoder {
         })
     }
 
-    /// One vector for each text, the mean of those of its windows.
+    /// One vector for each passage, read whole.
+    fn encode_whole(&self, passages: &[&str]) -> Result<Vec<DenseVector>> {
+        let EncoderConfig { passage_prefix: prefix, max_tokens, long_inputs, .. } = &self.config;
+        if *long_inputs == LongInputs::ParallelWindows {
+            return self.encode_in_windows(prefix, passages);
+        }
+        self.encode(&self.reader.passages(&Start::Text(prefix), passages, *max_tokens, *long_inputs)?)
+    }
+
+    /// One vector for each text, the mean of those of its windows of tokens.
     fn encode_in_windows(&self, prefix: &str, texts: &[&str]) -> Result<Vec<DenseVector>> {
         let (mut windows, mut ends) = (Vec::new(), Vec::with_capacity(texts.len()));
         for text in texts {
             windows.extend(self.reader.windows(prefix, text, self.config.max_tokens, 0)?.texts);
             ends.push(windows.len());
         }
-        let vectors = self.encode(&windows)?;
+        self.aggregated(&self.encode(&windows)?, &ends, WindowAggregation::Mean)
+    }
+
+    /// One vector for each passage, from those of its windows of lines.
+    fn encode_in_line_windows(&self, lines: &LineWindows, passages: &[&str]) -> Result<Vec<DenseVector>> {
+        let (mut windows, mut ends) = (Vec::new(), Vec::with_capacity(passages.len()));
+        for passage in passages {
+            windows.extend(lines.of(passage).into_iter().map(|window| &passage[window]));
+            ends.push(windows.len());
+        }
+        let vectors = self.encode_whole(&windows).map_err(|error| match error {
+            Error::TooLong { passage: window, tokens, limit } => {
+                Error::TooLong { passage: ends.partition_point(|&end| end <= window), tokens, limit }
+            }
+            error => error,
+        })?;
+        self.aggregated(&vectors, &ends, lines.aggregation)
+    }
+
+    /// One vector for each text from those of its windows, which end at `ends`; that of an only one is as it is.
+    fn aggregated(
+        &self,
+        windows: &[DenseVector],
+        ends: &[usize],
+        aggregation: WindowAggregation,
+    ) -> Result<Vec<DenseVector>> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
-        let means = starts.zip(&ends).map(|(start, &end)| match &vectors[start..end] {
+        let texts = starts.zip(ends).map(|(start, &end)| match &windows[start..end] {
             [vector] => Ok(vector.clone()),
             windows => {
                 let rows: Vec<f32> = windows.iter().flat_map(DenseVector::as_slice).copied().collect();
-                self.finished(Pooling::Mean.pool(&rows, self.config.vector_dim()))
+                self.finished(aggregation.of(&rows, self.config.vector_dim()))
             }
         });
-        means.collect()
+        texts.collect()
     }
 
     /// A text's vector from what pooling gave: its first coordinates, of length 1 if that is wanted.
@@ -110,11 +148,10 @@ impl Encoder for SentenceEncoder {
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<DenseVector>> {
-        let EncoderConfig { passage_prefix: prefix, max_tokens, long_inputs, .. } = &self.config;
-        if *long_inputs == LongInputs::ParallelWindows {
-            return Ok(self.encode_in_windows(prefix, passages)?);
-        }
-        Ok(self.encode(&self.reader.passages(&Start::Text(prefix), passages, *max_tokens, *long_inputs)?)?)
+        Ok(match &self.config.line_windows {
+            Some(lines) => self.encode_in_line_windows(lines, passages)?,
+            None => self.encode_whole(passages)?,
+        })
     }
 }
 

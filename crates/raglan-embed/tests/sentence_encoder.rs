@@ -5,7 +5,10 @@ mod small_model;
 use std::ops::Range;
 
 use raglan_core::{DenseVector, Encoder};
-use raglan_embed::{EncoderConfig, Error, ExtendedPositions, LongInputs, Pooling, SentenceEncoder, token_counter};
+use raglan_embed::{
+    EncoderConfig, Error, ExtendedPositions, LineWindows, LongInputs, Pooling, SentenceEncoder, WindowAggregation,
+    token_counter,
+};
 use raglan_model::{EncoderModel, EncoderModelConfig, Positions, Products, Tokenizer};
 use serde_json::json;
 use small_model::{HIDDEN, POSITIONS, write_model};
@@ -252,6 +255,34 @@ fn parallel_windows_are_the_mean_of_what_their_texts_give() {
 }
 
 #[test]
+fn windows_of_lines_are_aggregated_as_asked() {
+    let windows = |aggregation| LineWindows { lines: 2, step: 1, aggregation };
+    let in_windows = |aggregation| load(move |config| config.line_windows = Some(windows(aggregation)), 2);
+    let plain = load(|_| (), 1);
+    let (code, short) = ("abc\ndef\nghi\njk", "abc\ndef");
+    let parts = encode(&plain, &["abc\ndef\n", "def\nghi\n", "ghi\njk"].map(String::from));
+    let component = |part: &DenseVector, i: usize| part.as_slice()[i];
+    for aggregation in [WindowAggregation::Mean, WindowAggregation::Max] {
+        let want = (0..HIDDEN).map(|i| match aggregation {
+            WindowAggregation::Mean => parts.iter().map(|part| component(part, i)).sum::<f32>() / 3.0,
+            WindowAggregation::Max => parts.iter().map(|part| component(part, i)).fold(f32::MIN, f32::max),
+        });
+        let want: Vec<f32> = want.collect();
+        let length = want.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let encoder = in_windows(aggregation);
+        let got = encoder.encode_passages(&[short, code, ""]).unwrap();
+        check_near(&got[1], &DenseVector::new(want.iter().map(|x| x / length).collect()).unwrap());
+        check_near(&got[0], &encode(&plain, &[short.to_owned()])[0]);
+        check_near(&got[2], &encode(&plain, &[String::new()])[0]);
+        check_near(&encoder.encode_queries(&[code]).unwrap()[0], &plain.encode_queries(&[code]).unwrap()[0]);
+    }
+    let long = format!("a\nb\nc\nd\n{}", "z".repeat(POSITIONS));
+    let error = in_windows(WindowAggregation::Mean).encode_passages(&[code, &long, code]).unwrap_err();
+    let raglan_core::Error::Part { source, .. } = error else { panic!("{error:?}") };
+    assert!(matches!(source.downcast_ref(), Some(Error::TooLong { passage: 1, .. })), "{source:?}");
+}
+
+#[test]
 fn positions_that_are_not_the_models_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
@@ -305,6 +336,7 @@ fn files_of_sentence_transformers_are_followed() {
         normalize: false,
         max_tokens: 32,
         long_inputs: LongInputs::Refuse,
+        line_windows: None,
         query_prefix: "q: ".into(),
         passage_prefix: "d: ".into(),
         dim: HIDDEN,
@@ -366,6 +398,8 @@ fn files_that_do_not_fit_are_errors() {
         EncoderConfig { max_tokens: POSITIONS + 1, ..config.clone() },
         EncoderConfig { max_tokens: 2, ..config.clone() },
         EncoderConfig { truncate_dim: Some(0), ..config.clone() },
+        EncoderConfig { line_windows: Some(LineWindows { lines: 2, step: 3, ..Default::default() }), ..config.clone() },
+        EncoderConfig { line_windows: Some(LineWindows { step: 0, ..Default::default() }), ..config.clone() },
         EncoderConfig { truncate_dim: Some(HIDDEN + 1), ..config.clone() },
     ] {
         assert!(matches!(load(&wrong), Err(Error::Malformed { .. })));
