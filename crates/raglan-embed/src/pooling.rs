@@ -30,7 +30,10 @@ impl Pooling {
                 let mut greatest = tokens[..dim].to_vec();
                 for token in tokens[dim..].chunks_exact(dim) {
                     for (greatest, &x) in greatest.iter_mut().zip(token) {
-                        *greatest = greatest.max(x);
+                        // What is not a number stays, so that the vector is refused.
+                        if x > *greatest || x.is_nan() {
+                            *greatest = x;
+                        }
                     }
                 }
                 greatest
@@ -79,6 +82,9 @@ mod tests {
         assert_eq!(Pooling::Cls.pool(&tokens, 2), [1.0, 2.0]);
         assert_eq!(Pooling::LastToken.pool(&tokens, 2), [8.0, 0.0]);
         assert_eq!(Pooling::Max.pool(&tokens, 2), [8.0, 4.0]);
+        for tokens in [[1.0, f32::NAN, 2.0], [f32::NAN, 1.0, 2.0], [1.0, 2.0, f32::NAN]] {
+            assert!(Pooling::Max.pool(&tokens, 1)[0].is_nan());
+        }
         for pooling in [Pooling::Mean, Pooling::Cls, Pooling::LastToken, Pooling::Max] {
             assert_eq!(pooling.pool(&[3.0, -4.0], 2), [3.0, -4.0], "one token, {pooling}");
         }
