@@ -61,11 +61,6 @@ impl EncoderConfig {
             Some(modules) => modules.iter().any(|module| module.kind.ends_with(".Normalize")),
             None => true,
         };
-        let path = dir.join("1_Pooling/config.json");
-        let pooling = match read::<Value>(&path)? {
-            Some(modes) => pooling(&modes).map_err(|what| Error::Unsupported { path, what })?,
-            None => Pooling::Mean,
-        };
         let prompts = read::<Prompted>(&dir.join("config_sentence_transformers.json"))?.unwrap_or_default().prompts;
         let prompt = |names: &[&str]| names.iter().find_map(|&name| prompts.get(name)?.as_str()).unwrap_or_default();
         let (mut query_prefix, mut passage_prefix) = (prompt(&["query"]), prompt(&["document", "passage", "corpus"]));
@@ -76,6 +71,17 @@ impl EncoderConfig {
         {
             (query_prefix, passage_prefix) = (known.query, known.passage);
         }
+        let path = dir.join("1_Pooling/config.json");
+        let pooling = match read::<Value>(&path)? {
+            Some(modes) => {
+                let leaves_prompt_out = modes.get("include_prompt").and_then(Value::as_bool) == Some(false);
+                if leaves_prompt_out && !(query_prefix.is_empty() && passage_prefix.is_empty()) {
+                    return Err(Error::Unsupported { path, what: "pooling without the prompt's tokens".into() });
+                }
+                pooling(&modes).map_err(|what| Error::Unsupported { path, what })?
+            }
+            None => Pooling::Mean,
+        };
         Ok(Self {
             pooling,
             normalize,

@@ -353,6 +353,7 @@ fn files_of_sentence_transformers_are_followed() {
     for modes in [
         json!({"pooling_mode_weightedmean_tokens": true}),
         json!({"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}),
+        json!({"pooling_mode_mean_tokens": true, "include_prompt": false}),
     ] {
         write("1_Pooling/config.json", modes);
         assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Unsupported { .. })));
