@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Pooling;
+
 /// The result of this crate's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -42,6 +44,26 @@ pub enum Error {
         tokens: usize,
         /// How many the encoder reads.
         limit: usize,
+    },
+    /// There is no room for text behind what stands before it.
+    #[error("{before} tokens stand before a text, which leaves no room for it in the {limit} that the encoder reads")]
+    NoRoom {
+        /// How many tokens stand there.
+        before: usize,
+        /// How many the encoder reads.
+        limit: usize,
+    },
+    /// Chunks of a text are to be pooled, and the encoder's pooling is not the mean.
+    #[error("chunks of one text are pooled by the mean of their tokens, and the model was trained for `{pooling}`")]
+    NotMean {
+        /// The model's.
+        pooling: Pooling,
+    },
+    /// A chunk of a text that none of its tokens begins in.
+    #[error("chunk {chunk} of the text has no token")]
+    NoTokens {
+        /// The chunk's place among the others.
+        chunk: usize,
     },
     /// A worker cannot be started.
     #[error("no thread for the encoder: {0}")]

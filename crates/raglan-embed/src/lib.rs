@@ -6,6 +6,8 @@
 //! tokens, what before a question, is its [`EncoderConfig`], read from the files beside its weights.
 //! A [`SparseEncoder`] gives weights to words instead, those of the text and others that mean the same, which an
 //! inverted index can hold; a [`TokenEncoder`] keeps a vector for each token, for late interaction.
+//! What an encoder does with texts that are longer than it reads is its [`LongInputs`]; chunks of one text can have
+//! vectors that have seen the rest of it by [`SentenceEncoder::encode_chunks`].
 //! What cuts documents into texts of the right length asks [`token_counter`].
 //!
 //! ```no_run
@@ -25,7 +27,11 @@
 
 mod encoder_config;
 mod error;
+mod late_chunking;
+mod line_windows;
+mod long_inputs;
 mod pooling;
+mod prompts;
 mod sentence_encoder;
 mod sparse_encoder;
 mod text_reader;
@@ -36,10 +42,11 @@ mod workers;
 
 pub use encoder_config::EncoderConfig;
 pub use error::{Error, Result};
+pub use line_windows::{LineWindows, WindowAggregation};
+pub use long_inputs::{ExtendedPositions, LongInputs};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseEncoder, SparseEncoderConfig};
-pub use text_reader::LongPassages;
 pub use token_bag::TokenBag;
 pub use token_counter::token_counter;
 pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenHead};

@@ -6,13 +6,18 @@ use serde::{Deserialize, Serialize};
 
 /// How the vectors of a text's tokens become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// Their mean, special tokens included.
     #[default]
     Mean,
     /// The vector of the first token, which is a special one.
     Cls,
+    /// The vector of the last token, which is a special one: the only one that has seen the whole text in models whose
+    /// tokens see those before them.
+    LastToken,
+    /// The greatest of each component, special tokens included.
+    Max,
 }
 
 impl Pooling {
@@ -20,6 +25,19 @@ impl Pooling {
     pub fn pool(self, tokens: &[f32], dim: usize) -> Vec<f32> {
         match self {
             Self::Cls => tokens[..dim].to_vec(),
+            Self::LastToken => tokens[tokens.len() - dim..].to_vec(),
+            Self::Max => {
+                let mut greatest = tokens[..dim].to_vec();
+                for token in tokens[dim..].chunks_exact(dim) {
+                    for (greatest, &x) in greatest.iter_mut().zip(token) {
+                        // What is not a number stays, so that the vector is refused.
+                        if x > *greatest || x.is_nan() {
+                            *greatest = x;
+                        }
+                    }
+                }
+                greatest
+            }
             Self::Mean => {
                 let mut sum = vec![0.0; dim];
                 for token in tokens.chunks_exact(dim) {
@@ -40,6 +58,8 @@ impl fmt::Display for Pooling {
         f.write_str(match self {
             Self::Mean => "mean",
             Self::Cls => "cls",
+            Self::LastToken => "last_token",
+            Self::Max => "max",
         })
     }
 }
@@ -60,6 +80,14 @@ mod tests {
         let tokens = [1.0, 2.0, 3.0, 4.0, 8.0, 0.0];
         assert_eq!(Pooling::Mean.pool(&tokens, 2), [4.0, 2.0]); // (1 + 3 + 8) / 3, (2 + 4 + 0) / 3
         assert_eq!(Pooling::Cls.pool(&tokens, 2), [1.0, 2.0]);
+        assert_eq!(Pooling::LastToken.pool(&tokens, 2), [8.0, 0.0]);
+        assert_eq!(Pooling::Max.pool(&tokens, 2), [8.0, 4.0]);
+        for tokens in [[1.0, f32::NAN, 2.0], [f32::NAN, 1.0, 2.0], [1.0, 2.0, f32::NAN]] {
+            assert!(Pooling::Max.pool(&tokens, 1)[0].is_nan());
+        }
+        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::LastToken, Pooling::Max] {
+            assert_eq!(pooling.pool(&[3.0, -4.0], 2), [3.0, -4.0], "one token, {pooling}");
+        }
     }
 
     #[test]

@@ -10,17 +10,17 @@ use serde::Deserialize;
 
 use crate::encoder_config::{max_tokens, read};
 use crate::sentence_encoder::check_max_tokens;
-use crate::text_reader::{LongPassages, Start, TextReader};
+use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
-use crate::{Error, Result};
+use crate::{Error, LongInputs, Result};
 
 /// How a model is to be used as a sparse encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseEncoderConfig {
     /// How many tokens the encoder reads of one text, special tokens included.
     pub max_tokens: usize,
-    /// What is done with passages that have more.
-    pub long_passages: LongPassages,
+    /// What is done with texts that have more.
+    pub long_inputs: LongInputs,
     /// Words of less weight are left out; 0 keeps all.
     pub min_weight: f32,
     /// How many words a query keeps at most, the heaviest; all when there is no number.
@@ -49,7 +49,7 @@ impl SparseEncoderConfig {
         }
         Ok(Self {
             max_tokens: max_tokens(dir, &model)?,
-            long_passages: LongPassages::default(),
+            long_inputs: LongInputs::default(),
             min_weight: 0.0,
             query_terms: None,
             passage_terms: None,
@@ -78,8 +78,8 @@ fn relu() -> String {
 /// where `logit_{t,v}` is what a masked language model gives word `v` at token `t`.
 ///
 /// The terms of a vector are the ids of the model's vocabulary, which [`SparseEncoder::token`] names. A vector has the
-/// same bits whatever else is in the batch and however many threads work. Queries that are too long are cut with a
-/// warning; passages as the configuration says.
+/// same bits whatever else is in the batch and however many threads work. What is done with texts that
+/// are too long is [`LongInputs`]'s.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -123,6 +123,7 @@ impl SparseEncoder {
         let config_path = dir.join("config.json");
         let model = EncoderModelConfig::from_file(&config_path)?;
         check_max_tokens(&config_path, &model, config.max_tokens)?;
+        config.long_inputs.check_without_mean(&config_path, &model, config.max_tokens)?;
         let reader = TextReader::load(dir)?;
         let file = SafetensorsFile::open(dir)?;
         let head = MaskedLanguageHead::from_safetensors(&file, &model, config.products)?;
@@ -142,7 +143,8 @@ impl SparseEncoder {
 
     fn encode(&self, texts: &[Vec<u32>], most: Option<usize>) -> Result<Vec<SparseVector>> {
         self.workers.encode(texts, |batch| {
-            let weights = self.head.term_weights(&self.model.hidden_states(batch)?)?;
+            let (long, max_tokens) = (self.config.long_inputs, self.config.max_tokens);
+            let weights = self.head.term_weights(&long.hidden_states(&self.model, batch, max_tokens)?)?;
             let pruned = weights.into_iter().map(|weights| prune(weights, self.config.min_weight, most));
             pruned.map(|weights| SparseVector::new(weights).map_err(Error::Vector)).collect()
         })
@@ -153,13 +155,14 @@ impl Encoder for SparseEncoder {
     type Vector = SparseVector;
 
     fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
-        let texts = self.reader.queries(&Start::Token(None), queries, self.config.max_tokens)?;
+        let texts =
+            self.reader.queries(&Start::Token(None), queries, self.config.max_tokens, self.config.long_inputs)?;
         Ok(self.encode(&texts, self.config.query_terms)?)
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
         let texts =
-            self.reader.passages(&Start::Token(None), passages, self.config.max_tokens, self.config.long_passages)?;
+            self.reader.passages(&Start::Token(None), passages, self.config.max_tokens, self.config.long_inputs)?;
         Ok(self.encode(&texts, self.config.passage_terms)?)
     }
 }

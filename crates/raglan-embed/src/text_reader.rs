@@ -4,17 +4,7 @@ use std::path::Path;
 
 use raglan_model::Tokenizer;
 
-use crate::{Error, Result};
-
-/// What an encoder does with passages that are longer than it reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LongPassages {
-    /// Refuses them, as [`Error::TooLong`]: what is not read cannot be found.
-    #[default]
-    Refuse,
-    /// Reads their beginning, as published figures on whole documents do.
-    Cut,
-}
+use crate::{Error, LongInputs, Result};
 
 /// A tokenizer that puts one token before and one after every text, and the number of tokens an encoder reads.
 #[derive(Debug)]
@@ -39,11 +29,17 @@ impl TextReader {
         Ok(Self { tokenizer, frame })
     }
 
-    /// The tokens of queries; what goes beyond `max_tokens` is cut off with a warning.
-    pub fn queries(&self, start: &Start, queries: &[&str], max_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    /// The tokens of queries; what goes beyond those that are read of one text is cut off with a warning.
+    pub fn queries(
+        &self,
+        start: &Start,
+        queries: &[&str],
+        max_tokens: usize,
+        long: LongInputs,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut texts = Vec::with_capacity(queries.len());
         for query in queries {
-            let (ids, n_tokens) = self.ids(start, query, max_tokens)?;
+            let (ids, n_tokens) = self.ids(start, query, long.limit(max_tokens))?;
             if n_tokens > ids.len() {
                 tracing::warn!(tokens = n_tokens, limit = ids.len(), "the query is too long; its end is not read");
             }
@@ -56,23 +52,59 @@ impl TextReader {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLong`] for one of more than `max_tokens` that is not to be cut.
+    /// [`Error::TooLong`] for one of more than are read of one text that is not to be cut.
     pub fn passages(
         &self,
         start: &Start,
         passages: &[&str],
         max_tokens: usize,
-        long: LongPassages,
+        long: LongInputs,
     ) -> Result<Vec<Vec<u32>>> {
+        let limit = long.limit(max_tokens);
         let mut texts = Vec::with_capacity(passages.len());
         for (passage, text) in passages.iter().enumerate() {
-            let (ids, tokens) = self.ids(start, text, max_tokens)?;
-            if tokens > ids.len() && long == LongPassages::Refuse {
-                return Err(Error::TooLong { passage, tokens, limit: max_tokens });
+            let (ids, tokens) = self.ids(start, text, limit)?;
+            if tokens > ids.len() && long != LongInputs::Cut {
+                return Err(Error::TooLong { passage, tokens, limit });
             }
             texts.push(ids);
         }
         Ok(texts)
+    }
+
+    /// A text's tokens in windows of at most `max_tokens`, the special ones and those of the prefix included, which
+    /// every window has. A window begins with the last `overlap` of the tokens of the one before it, or fewer if that
+    /// would be more than half of the window.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`] when the prefix fills a window.
+    pub fn windows(&self, prefix: &str, text: &str, max_tokens: usize, overlap: usize) -> Result<Windows> {
+        let tokens = self.tokenizer.encode(&format!("{prefix}{text}"), false)?;
+        // A token that holds the end of the prefix and the beginning of the text is the text's.
+        let n_prefix = tokens.spans.iter().take_while(|span| span.end <= prefix.len() && !prefix.is_empty()).count();
+        let (before, own) = tokens.ids.split_at(n_prefix);
+        let n_before = n_prefix + 1;
+        let size = max_tokens.saturating_sub(n_before + 1);
+        if size == 0 {
+            return Err(Error::NoRoom { before: n_before, limit: max_tokens });
+        }
+        let overlap = overlap.min(size / 2);
+        let n_windows = own.len().saturating_sub(size).div_ceil(size - overlap) + 1;
+        let windows = (0..n_windows).map(|window| {
+            let start = window * (size - overlap);
+            let own = &own[start..(start + size).min(own.len())];
+            [&self.frame[..1], before, own, &self.frame[1..]].concat()
+        });
+        let mut first = 0;
+        let starts = tokens.spans[n_prefix..].iter().map(|span| {
+            // Some tokenizers give a word the space before it.
+            let [start, end] = [span.start, span.end].map(|byte| byte.saturating_sub(prefix.len()));
+            let n_spaces = text.get(start..end).map_or(0, |token| token.len() - token.trim_start().len());
+            first = first.max(start + n_spaces);
+            first
+        });
+        Ok(Windows { texts: windows.collect(), n_before, overlap, starts: starts.collect() })
     }
 
     /// A text's tokens with the special ones, and how many there would be if nothing were cut off.
@@ -93,6 +125,19 @@ impl TextReader {
         ids.push(self.frame[1]);
         Ok((ids, n_tokens))
     }
+}
+
+/// A text in windows of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Each window's tokens, of which the last is a special one.
+    pub texts: Vec<Vec<u32>>,
+    /// How many tokens that are not the text's stand before those that are, in every window.
+    pub n_before: usize,
+    /// How many of the text's tokens a window begins with that are also the last of the window before.
+    pub overlap: usize,
+    /// Where the first character of each of the text's tokens lies in it, in bytes; not decreasing.
+    pub starts: Vec<usize>,
 }
 
 /// What stands at the start of a text, behind the token that the tokenizer puts there.

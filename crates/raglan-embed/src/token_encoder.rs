@@ -10,9 +10,9 @@ use serde::Deserialize;
 use crate::encoder_config::read;
 use crate::pooling::normalize;
 use crate::sentence_encoder::check_max_tokens;
-use crate::text_reader::{LongPassages, Start, TextReader};
+use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
-use crate::{EncoderConfig, Error, Result};
+use crate::{EncoderConfig, Error, LongInputs, Result};
 
 /// How a model is to be used as an encoder of tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub struct TokenEncoderConfig {
     /// How many tokens the encoder reads of a passage, special tokens included.
     pub passage_tokens: usize,
     /// What is done with passages that have more.
-    pub long_passages: LongPassages,
+    pub long_inputs: LongInputs,
     /// The token that says that a text is a query.
     pub query_marker: Option<u32>,
     /// The token that says that a text is a passage.
@@ -63,7 +63,7 @@ impl TokenEncoderConfig {
             head: TokenHead::HiddenState,
             query_tokens: config.max_tokens,
             passage_tokens: config.max_tokens,
-            long_passages: LongPassages::default(),
+            long_inputs: LongInputs::default(),
             query_marker: None,
             passage_marker: None,
             query_filler: None,
@@ -102,7 +102,7 @@ impl TokenEncoderConfig {
             head: TokenHead::Projection,
             query_tokens: 32,
             passage_tokens: 180,
-            long_passages: LongPassages::default(),
+            long_inputs: LongInputs::default(),
             query_marker: None,
             passage_marker: None,
             query_filler: None,
@@ -219,6 +219,7 @@ impl TokenEncoder {
         for n_tokens in [config.query_tokens, config.passage_tokens] {
             check_max_tokens(&config_path, &model, n_tokens)?;
         }
+        config.long_inputs.check_without_mean(&config_path, &model, config.passage_tokens)?;
         let reader = TextReader::load(dir)?;
         let file = SafetensorsFile::open(dir)?;
         let dense = dir.join("1_Dense/model.safetensors");
@@ -247,9 +248,9 @@ impl TokenEncoder {
     }
 
     /// The vectors of each text's tokens but those in `skipped`, which is in order.
-    fn encode(&self, texts: &[Vec<u32>], skipped: &[u32]) -> Result<Vec<TokenMatrix>> {
+    fn encode(&self, texts: &[Vec<u32>], max_tokens: usize, skipped: &[u32]) -> Result<Vec<TokenMatrix>> {
         self.workers.encode(texts, |batch| {
-            let hidden = self.model.hidden_states(batch)?;
+            let hidden = self.config.long_inputs.hidden_states(&self.model, batch, max_tokens)?;
             let Some(head) = &self.head else { return self.kept(batch, &hidden, skipped, normalize) };
             self.kept(batch, &head.project(&hidden)?, skipped, |_| ())
         })
@@ -281,15 +282,16 @@ impl Encoder for TokenEncoder {
 
     fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<TokenMatrix>> {
         let (start, n_tokens) = (Start::Token(self.config.query_marker), self.config.query_tokens);
-        let mut texts = self.reader.queries(&start, queries, n_tokens)?;
+        let mut texts = self.reader.queries(&start, queries, n_tokens, LongInputs::Cut)?;
         if let Some(filler) = self.config.query_filler {
             texts.iter_mut().for_each(|text| text.resize(n_tokens.max(text.len()), filler));
         }
-        Ok(self.encode(&texts, &[])?)
+        Ok(self.encode(&texts, n_tokens, &[])?)
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<TokenMatrix>> {
         let (start, n_tokens) = (Start::Token(self.config.passage_marker), self.config.passage_tokens);
-        Ok(self.encode(&self.reader.passages(&start, passages, n_tokens, self.config.long_passages)?, &self.skipped)?)
+        let texts = self.reader.passages(&start, passages, n_tokens, self.config.long_inputs)?;
+        Ok(self.encode(&texts, n_tokens, &self.skipped)?)
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use raglan_core::{DenseVector, Encoder};
-use raglan_embed::{EncoderConfig, Pooling, SentenceEncoder, token_counter};
+use raglan_embed::{EncoderConfig, ExtendedPositions, LongInputs, Pooling, SentenceEncoder, token_counter};
 use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 use serde::Deserialize;
@@ -160,5 +160,55 @@ fn in_bytes_vectors_stay_near_and_through_candle_they_are_the_same() {
         let cosines: Vec<f64> = got.iter().zip(&vectors).map(cosine).collect();
         assert!(cosines.iter().all(|&cosine| cosine >= least), "{products:?}: {cosines:?}");
         assert!(cosines.iter().sum::<f64>() >= mean * cosines.len() as f64, "{products:?}: {cosines:?}");
+    }
+}
+
+/// Texts whose last sentence speaks of what the first one names, and a question about the last one.
+const ANAPHORA: [(&str, &str, &str); 8] = [
+    ("Berlin is the capital of Germany.", "Its population is about 3.7 million.", "population of Berlin"),
+    ("Marie Curie was born in Warsaw.", "She won two Nobel prizes.", "Nobel prizes of Marie Curie"),
+    ("The Amazon flows through Brazil.", "It is about 6,400 kilometres long.", "length of the Amazon river"),
+    ("Python was begun by Guido van Rossum.", "The language was first released in 1991.", "release of Python"),
+    ("The Eiffel Tower stands in Paris.", "It was completed in 1889.", "completion of the Eiffel Tower"),
+    ("Jupiter is a giant of gas.", "The planet has more than ninety moons.", "moons of Jupiter"),
+    ("Aspirin relieves pain.", "The drug was patented in 1900.", "patent of aspirin"),
+    ("Mozart lived in Vienna.", "He wrote more than forty symphonies.", "symphonies by Mozart"),
+];
+
+#[test]
+fn late_chunks_know_what_their_pronouns_stand_for() {
+    let Some(encoder) = encoder(2) else { return };
+    let mut gains = Vec::new();
+    for (before, sentence, question) in ANAPHORA {
+        let text = format!("{before} {sentence}");
+        let start = before.len() + 1;
+        let late = encoder.encode_chunks(&text, &[0..start, start..text.len()]).unwrap();
+        let alone = &encoder.encode_passages(&[sentence]).unwrap()[0];
+        let question = &encoder.encode_queries(&[question]).unwrap()[0];
+        gains.push(question.cosine(&late[1]) - question.cosine(alone));
+    }
+    // Seven of the eight gained .07 to .35 in cosine when this was written; the last gained nothing (-.001).
+    assert!(gains.iter().sum::<f64>() / gains.len() as f64 >= 0.1, "{gains:?}");
+    assert!(gains.iter().filter(|&&gain| gain > 0.05).count() >= 7, "{gains:?}");
+}
+
+#[test]
+fn a_fact_at_the_end_of_a_long_text_is_found_where_long_texts_are_read() {
+    use ExtendedPositions::{Grouped, Interpolated, Recurrent};
+
+    let Some(folder) = model() else { return };
+    let filler = "The committee met on Tuesday and spoke about the budget of the coming year. ".repeat(40);
+    let text = format!("{filler}The octopus has three hearts and blue blood.");
+    let question = "How many hearts does an octopus have?";
+    let similarity = |long_inputs| {
+        let config = EncoderConfig { long_inputs, ..EncoderConfig::for_model(&folder).unwrap() };
+        let encoder = SentenceEncoder::load(&folder, config, 2).unwrap();
+        encoder.encode_queries(&[question]).unwrap()[0].cosine(&encoder.encode_passages(&[&text]).unwrap()[0])
+    };
+    let cut = similarity(LongInputs::Cut);
+    let extended = [Grouped, Recurrent, Interpolated].map(|positions| LongInputs::Extended { positions, limit: 2048 });
+    for long_inputs in extended.into_iter().chain([LongInputs::ParallelWindows]) {
+        let got = similarity(long_inputs);
+        assert!(got > cut, "{long_inputs:?}: {got} after {cut}");
     }
 }

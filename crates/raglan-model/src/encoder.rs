@@ -3,6 +3,7 @@
 //! One forward serves BERT and what came of it. Sequences are packed one behind the other, never padded: what one
 //! sequence gives cannot depend on the lengths of the others, and no work is done for padding.
 
+mod positions;
 mod pre_norm;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use raglan_kernels::{AttentionShape, Output, bidirectional_attention, layer_norm};
 
+pub use self::positions::Positions;
 use self::pre_norm::PreNormLayers;
 pub(crate) use self::weights::Weights;
 use crate::linear::{Linear, Middle, add_feed_forward};
@@ -98,7 +100,21 @@ impl EncoderModel {
     /// [`Error::ContextOverflow`] when a sequence has more tokens than there are positions, [`Error::UnknownToken`]
     /// for an id beyond the vocabulary.
     pub fn hidden_states(&self, sequences: &[&[u32]]) -> Result<HiddenStates> {
-        self.forward(sequences, |_, _| 0)
+        self.forward(sequences, &[], |_, _| 0)
+    }
+
+    /// The same for sequences whose tokens stand elsewhere than one behind the other: `positions` has one entry a
+    /// sequence.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hidden_states`](Self::hidden_states); [`Error::Rows`] when there is not one entry a sequence, or it is
+    /// not for such a model, not one position a token, or beyond the model's table.
+    pub fn hidden_states_at(&self, sequences: &[&[u32]], positions: &[Positions]) -> Result<HiddenStates> {
+        if sequences.len() != positions.len() {
+            return Err(Error::Rows { problem: "there must be positions for each sequence" });
+        }
+        self.forward(sequences, positions, |_, _| 0)
     }
 
     /// The same for sequences of more than one text: `token_types[s][t]` says to which of the texts of sequence `s`
@@ -121,18 +137,23 @@ impl EncoderModel {
         if token_types.iter().flat_map(|types| *types).any(|&kind| kind as usize >= limit) {
             return Err(Error::Rows { problem: "a token type has no embedding" });
         }
-        self.forward(sequences, |sequence, token| token_types[sequence][token] as usize)
+        self.forward(sequences, &[], |sequence, token| token_types[sequence][token] as usize)
     }
 
-    /// `token_type` gives each token's, which there is if there are any.
-    fn forward(&self, sequences: &[&[u32]], token_type: impl Fn(usize, usize) -> usize) -> Result<HiddenStates> {
-        let (dim, limit) = (self.config.hidden_size, self.config.max_tokens());
+    /// `token_type` gives each token's, which there is if there are any. Sequences beyond the end of `positions` have
+    /// their tokens one behind the other.
+    fn forward(
+        &self,
+        sequences: &[&[u32]],
+        positions: &[Positions],
+        token_type: impl Fn(usize, usize) -> usize,
+    ) -> Result<HiddenStates> {
+        let dim = self.config.hidden_size;
         let mut rows = Vec::with_capacity(sequences.iter().map(|ids| ids.len()).sum::<usize>() * dim);
         let mut ends = Vec::with_capacity(sequences.len());
         for (sequence, ids) in sequences.iter().enumerate() {
-            if ids.len() > limit {
-                return Err(Error::ContextOverflow { tokens: ids.len(), limit });
-            }
+            let positions = positions.get(sequence).unwrap_or(&Positions::Consecutive);
+            positions.check(ids.len(), &self.config)?;
             for (token, &id) in ids.iter().enumerate() {
                 let word = self.words.get(id as usize * dim..).and_then(|words| words.get(..dim));
                 rows.extend(word.ok_or(Error::UnknownToken { id })?);
@@ -141,7 +162,7 @@ impl EncoderModel {
                     add(&mut rows[start..], &self.segments[token_type(sequence, token) * dim..][..dim]);
                 }
                 if !self.positions.is_empty() {
-                    add(&mut rows[start..], &self.positions[token * dim..][..dim]);
+                    positions.add(token, &self.positions, &mut rows[start..]);
                 }
             }
             ends.push(rows.len() / dim);
@@ -154,7 +175,7 @@ impl EncoderModel {
                     layer.forward(&mut rows, &ends, &self.config, &mut scratch)?;
                 }
             }
-            Layers::PreNorm(layers) => layers.forward(&mut rows, &ends, &self.config, &mut scratch)?,
+            Layers::PreNorm(layers) => layers.forward(&mut rows, &ends, positions, &self.config, &mut scratch)?,
         }
         Ok(HiddenStates { dim, rows, ends })
     }

@@ -45,7 +45,7 @@ mod weight_file;
 mod word_piece;
 
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
-pub use encoder::{EncoderModel, HiddenStates};
+pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use candle_transformers::models::{bert, distilbert, modernbert, xlm_roberta};
 use raglan_model::{
-    ClassificationHead, EncoderModel, EncoderModelConfig, Error, HiddenStates, MaskedLanguageHead, Products,
+    ClassificationHead, EncoderModel, EncoderModelConfig, Error, HiddenStates, MaskedLanguageHead, Positions, Products,
     SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 use serde_json::{Value, json};
@@ -383,6 +383,95 @@ fn modernberts_layers_are_read_as_newer_configurations_write_them() {
     let before = small.config();
     std::fs::write(small.folder.path().join("config.json"), config.to_string()).unwrap();
     assert_eq!(small.config(), before);
+}
+
+/// A model whose table of positions has these rows of another's.
+fn with_rows(mut small: Small, name: &str, rows: &[Vec<f32>]) -> EncoderModel {
+    let mut table = small.tensors[name].to_vec2::<f32>().unwrap();
+    let first = small.config().first_position;
+    table[first..first + rows.len()].clone_from_slice(rows);
+    small.tensors.insert(name.into(), Tensor::new(table, &Device::Cpu).unwrap());
+    small.write().model()
+}
+
+#[test]
+fn positions_are_rows_of_the_table_and_what_lies_between_them() {
+    type Make = fn() -> Small;
+    let models: [(Make, &str); 2] = [
+        (small_bert, "embeddings.position_embeddings.weight"),
+        (|| small_roberta("roberta"), "roberta.embeddings.position_embeddings.weight"),
+    ];
+    for (make, name) in models {
+        let small = make();
+        let name = small.tensors.keys().find(|key| key.ends_with(name)).unwrap().clone();
+        let table = small.tensors[&name].to_vec2::<f32>().unwrap();
+        let table = &table[small.config().first_position..];
+        let ids: &[u32] = &[5, 9, 11, 7, 2];
+        let positions = [3.0_f32, 3.0, 0.0, 1.25, (table.len() - 1) as f32];
+        let rows: Vec<Vec<f32>> = positions
+            .iter()
+            .map(|&position| {
+                let below = position.floor();
+                let above = &table[position.ceil() as usize];
+                let between = table[below as usize].iter().zip(above);
+                between.map(|(a, b)| a + (b - a) * (position - below)).collect()
+            })
+            .collect();
+        let want = with_rows(make(), &name, &rows).hidden_states(&[ids]).unwrap();
+        let model = small.model();
+        let at = |positions: &[f32]| Positions::Table(positions.to_vec());
+        let both = model.hidden_states_at(&[&[8, 8], ids], &[Positions::Consecutive, at(&positions)]).unwrap();
+        check_near(both.sequences().nth(1).unwrap(), want.rows());
+        assert_eq!(both.sequences().next().unwrap(), model.hidden_states(&[&[8, 8]]).unwrap().rows());
+        let plain = model.hidden_states_at(&[ids], &[at(&[0.0, 1.0, 2.0, 3.0, 4.0])]).unwrap();
+        assert!(plain == model.hidden_states(&[ids]).unwrap());
+        // More tokens than rows, as long as each has a row.
+        let many = vec![5; 2 * POSITIONS];
+        assert!(model.hidden_states_at(&[&many], &[at(&vec![1.0; many.len()])]).is_ok());
+        let beyond = table.len() as f32;
+        for wrong in [vec![0.0; 4], vec![beyond; 5], vec![beyond - 0.5; 5], vec![-0.5; 5], vec![f32::NAN; 5]] {
+            let got = model.hidden_states_at(&[ids], &[Positions::Table(wrong)]);
+            assert!(matches!(got, Err(Error::Rows { .. })));
+        }
+        let rotations = model.hidden_states_at(&[ids], &[Positions::RaisedBase { factor: 2.0 }]);
+        assert!(matches!(rotations, Err(Error::Rows { .. })));
+        assert!(matches!(model.hidden_states_at(&[ids], &[]), Err(Error::Rows { .. })));
+    }
+}
+
+#[test]
+fn a_raised_base_is_that_of_the_layers_that_see_all() {
+    let small = small_modernbert("cls");
+    let model = small.model();
+    let (ids, long) = (&texts()[2], vec![7; 2 * POSITIONS]);
+    let raise = |factor| Positions::RaisedBase { factor };
+    let mut config = small.config();
+    config.rotary.as_mut().unwrap().global_theta *= 3.0_f64.powi(2); // 3^(4 / (4 - 2)), with heads of 4
+    config.max_position_embeddings *= 3;
+    let raised = EncoderModel::from_safetensors(&small.file(), config, Products::Stored).unwrap();
+    let texts: [&[u32]; 4] = [ids, &[5, 9], &long, ids];
+    let got = model.hidden_states_at(&texts, &[raise(3.0), Positions::Consecutive, raise(3.0), raise(1.0)]).unwrap();
+    let got: Vec<_> = got.sequences().collect();
+    check_near(got[0], raised.hidden_states(&[ids]).unwrap().rows());
+    check_near(got[2], raised.hidden_states(&[&long]).unwrap().rows());
+    for (got, ids) in [(got[1], texts[1]), (got[3], texts[3])] {
+        assert!(got == model.hidden_states(&[ids]).unwrap().rows());
+    }
+    assert!(got[0] != got[3]);
+    let overflow =
+        |positions| matches!(model.hidden_states_at(&[&long], &[positions]), Err(Error::ContextOverflow { .. }));
+    assert!(overflow(raise(1.9)) && overflow(Positions::Consecutive));
+    for n in 2..3 * POSITIONS {
+        // A quotient that is rounded down is still of so many tokens.
+        let factor = (n as f64 / POSITIONS as f64).max(1.0);
+        assert!(!matches!(
+            model.hidden_states_at(&[&vec![u32::MAX; n]], &[raise(factor)]),
+            Err(Error::ContextOverflow { .. })
+        ));
+    }
+    for wrong in [raise(0.5), raise(f64::NAN), raise(f64::INFINITY), Positions::Table(vec![0.0; ids.len()])] {
+        assert!(matches!(model.hidden_states_at(&[ids], &[wrong]), Err(Error::Rows { .. })));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use raglan_core::{Answer, Context, Generator, TokenCounter, TokenMatrix};
 use raglan_embed::{
-    EncoderConfig, LongPassages, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder,
+    EncoderConfig, LongInputs, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder,
     TokenEncoderConfig, TokenHead,
 };
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
@@ -26,7 +26,7 @@ pub struct Models {
     progress: Arc<dyn Progress>,
     threads: usize,
     products: Products,
-    long_passages: LongPassages,
+    long_inputs: LongInputs,
 }
 
 impl Models {
@@ -41,7 +41,7 @@ impl Models {
             progress,
             threads,
             products: Products::default(),
-            long_passages: LongPassages::default(),
+            long_inputs: LongInputs::default(),
         })
     }
 
@@ -51,9 +51,9 @@ impl Models {
         self.products = products;
     }
 
-    /// Chooses what encoders that are loaded from now on do with passages that are longer than they read.
-    pub fn set_long_passages(&mut self, long_passages: LongPassages) {
-        self.long_passages = long_passages;
+    /// Chooses what encoders that are loaded from now on do with texts that are longer than they read at once.
+    pub fn set_long_inputs(&mut self, long_inputs: LongInputs) {
+        self.long_inputs = long_inputs;
     }
 
     /// Where the models lie.
@@ -87,12 +87,12 @@ impl Models {
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
         let files = self.ensure(name)?;
         let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = EncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
+        let config = EncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
         let stamp = ModelStamp {
             normalized: config.normalize,
             query_prefix: config.query_prefix.clone(),
             passage_prefix: config.passage_prefix.clone(),
-            ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.dim)
+            ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.vector_dim())
         };
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
@@ -122,7 +122,7 @@ impl Models {
     pub fn sparse_embedder(&self, name: &str) -> Result<Arc<SparseEmbedder>> {
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = SparseEncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
+        let config = SparseEncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
         let stamp = self.stamp(name, &files, "max", config.max_tokens, 0);
         let (dir, threads, bag_dir) = (files.dir.clone(), self.threads, files.dir);
         let (owned, bag_name) = (name.to_owned(), name.to_owned());
@@ -146,7 +146,7 @@ impl Models {
     pub fn late_embedder(&self, name: &str) -> Result<Arc<Embedder<TokenMatrix>>> {
         let files = self.ensure(name)?;
         let config = TokenEncoderConfig::for_files(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = TokenEncoderConfig { products: self.products, long_passages: self.long_passages, ..config };
+        let config = TokenEncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
         let pooling = match config.head {
             TokenHead::Projection => "tokens, projected",
             TokenHead::HiddenState => "tokens",

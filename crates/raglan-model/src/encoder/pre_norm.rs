@@ -3,7 +3,7 @@
 use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention};
 use rayon::prelude::*;
 
-use super::{FEED_FORWARD_ROWS, LayerNorm, Scratch, Weights, attention_shape};
+use super::{FEED_FORWARD_ROWS, LayerNorm, Positions, Scratch, Weights, attention_shape};
 use crate::encoder_config::RotaryLayers;
 use crate::linear::Linear;
 use crate::{EncoderModelConfig, Products, Result};
@@ -14,6 +14,7 @@ pub(super) struct PreNormLayers {
     layers: Vec<PreNormLayer>,
     local: RotaryEmbedding,
     global: RotaryEmbedding,
+    global_theta: f64,
     local_radius: usize,
     norm: LayerNorm,
 }
@@ -58,45 +59,77 @@ impl PreNormLayers {
                 is_local,
             });
         }
-        let rotation =
-            |theta| RotaryEmbedding::new(config.head_dim(), theta, RotaryPairs::Halves, &RotaryScaling::None);
+        let rotation = |theta| rotation(config, theta, &RotaryScaling::None);
         Ok(Self {
             layers,
             local: rotation(rotary.local_theta)?,
             global: rotation(rotary.global_theta)?,
+            global_theta: rotary.global_theta,
             local_radius: rotary.local_radius,
             norm: weights.layer_norm("final_norm")?,
         })
     }
 
-    /// Replaces the rows by what the layers make of them.
+    /// Replaces the rows by what the layers make of them. Sequences beyond the end of `positions` have the base of
+    /// their rotations as it is.
     pub fn forward(
         &self,
         rows: &mut [f32],
         ends: &[usize],
+        positions: &[Positions],
         config: &EncoderModelConfig,
         scratch: &mut Scratch,
     ) -> Result<()> {
+        let raised = self.raised(positions, config)?;
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let positions: Vec<u32> = starts.zip(ends).flat_map(|(start, end)| 0..(end - start) as u32).collect();
+        let everywhere = |rotary| vec![(positions.len(), rotary)];
+        let local = everywhere(&self.local);
+        let global = match &*raised {
+            [] => everywhere(&self.global),
+            raised => {
+                let rotaries = raised.iter().map(|rotary| rotary.as_ref().unwrap_or(&self.global));
+                ends.iter().copied().zip(rotaries).collect()
+            }
+        };
         for layer in &self.layers {
-            let (rotary, radius) =
-                if layer.is_local { (&self.local, Some(self.local_radius)) } else { (&self.global, None) };
-            layer.attend(rows, ends, &positions, rotary, radius, config, scratch)?;
+            let (rotaries, radius) = if layer.is_local { (&local, Some(self.local_radius)) } else { (&global, None) };
+            layer.attend(rows, ends, &positions, rotaries, radius, config, scratch)?;
             layer.feed_forward(rows, config, scratch)?;
         }
         self.norm.apply(rows)
     }
+
+    /// The rotation of each sequence whose base is raised, if there is such a sequence.
+    fn raised(&self, positions: &[Positions], config: &EncoderModelConfig) -> Result<Vec<Option<RotaryEmbedding>>> {
+        let factor = |positions: &Positions| match *positions {
+            Positions::RaisedBase { factor } if factor > 1.0 => Some(factor),
+            _ => None,
+        };
+        if positions.iter().all(|positions| factor(positions).is_none()) {
+            return Ok(Vec::new());
+        }
+        let raised = positions.iter().map(|positions| {
+            let scaling = factor(positions).map(|factor| RotaryScaling::Ntk { factor });
+            scaling.map(|scaling| rotation(config, self.global_theta, &scaling)).transpose()
+        });
+        raised.collect()
+    }
+}
+
+fn rotation(config: &EncoderModelConfig, theta: f64, scaling: &RotaryScaling) -> Result<RotaryEmbedding> {
+    Ok(RotaryEmbedding::new(config.head_dim(), theta, RotaryPairs::Halves, scaling)?)
 }
 
 impl PreNormLayer {
+    /// Each of `rotaries` turns the rows up to its own end, from where the one before it ends.
     #[expect(clippy::too_many_arguments, reason = "what a layer's attention goes by")]
     fn attend(
         &self,
         rows: &mut [f32],
         ends: &[usize],
         positions: &[u32],
-        rotary: &RotaryEmbedding,
+        rotaries: &[(usize, &RotaryEmbedding)],
         radius: Option<usize>,
         config: &EncoderModelConfig,
         scratch: &mut Scratch,
@@ -109,11 +142,16 @@ impl PreNormLayer {
             norm.apply(normed)?;
         }
         self.qkv.apply(normed, Output::Replace, qkv)?;
-        let rotated = qkv.par_chunks_mut(ROTATED_ROWS * 3 * dim).zip(positions.par_chunks(ROTATED_ROWS));
-        rotated.try_for_each(|(qkv, positions)| {
-            rotary.rotate(qkv, 3 * dim, config.num_attention_heads, positions)?;
-            rotary.rotate(&mut qkv[dim..], 3 * dim, config.num_attention_heads, positions)
-        })?;
+        let mut start = 0;
+        for &(end, rotary) in rotaries {
+            let (qkv, positions) = (&mut qkv[start * 3 * dim..end * 3 * dim], &positions[start..end]);
+            let rotated = qkv.par_chunks_mut(ROTATED_ROWS * 3 * dim).zip(positions.par_chunks(ROTATED_ROWS));
+            rotated.try_for_each(|(qkv, positions)| {
+                rotary.rotate(qkv, 3 * dim, config.num_attention_heads, positions)?;
+                rotary.rotate(&mut qkv[dim..], 3 * dim, config.num_attention_heads, positions)
+            })?;
+            start = end;
+        }
         let mixed = normed;
         bidirectional_attention(&attention_shape(config), qkv, ends, radius, mixed)?;
         self.attended.apply(mixed, Output::Add, rows)

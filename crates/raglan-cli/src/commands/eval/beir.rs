@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use raglan::datasets::beir::{self, Collection, Query};
 use raglan::datasets::{Qrels, download};
 use raglan::dense::DenseConfig;
-use raglan::embed::LongPassages;
+use raglan::embed::LongInputs;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
 use raglan::pipeline::{Recipe, Rescorer, StageSpec};
@@ -49,7 +49,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
         }
     }
 
-    session.models.set_long_passages(LongPassages::Cut);
+    session.models.set_long_inputs(LongInputs::Cut);
     let (index, report) = open(session, command, &path, &recipe, &collection)?;
     let started = Instant::now();
     let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
