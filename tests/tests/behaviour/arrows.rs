@@ -52,7 +52,7 @@ const DEPTH: usize = 6;
 const FOLDERS: [&str; 7] = ["crates", "datasets", "examples", "indexes", "kernels", "pipelines", "tests"];
 
 /// The crates that may be unsafe: for SIMD and devices, and for a memory map.
-const UNSAFE: [&str; 2] = ["raglan-kernels", "raglan-dense"];
+const UNSAFE: [&str; 3] = ["raglan-kernels", "raglan-dense", "raglan-sparse"];
 
 /// The members as their manifests stand; nothing is resolved, so nothing is fetched.
 fn metadata() -> Metadata {
