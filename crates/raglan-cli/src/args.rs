@@ -363,7 +363,7 @@ pub struct ExplainCommand {
 pub enum ModelsCommand {
     /// List the models that raglan knows, and which of them are here
     List,
-    /// Fetch models that are missing or damaged: by name, as hf:owner/repo[@rev]/file or file:path; without a name, the
+    /// Fetch models that are missing or damaged: by name, as `hf:owner/repo[@rev]/file` or `file:path`; without a name, the
     /// defaults
     Pull {
         /// Model names or references
