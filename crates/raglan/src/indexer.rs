@@ -183,6 +183,8 @@ pub struct IndexReport {
     pub not_reached: usize,
     /// Chunks written.
     pub chunks_written: usize,
+    /// Chunks that got vectors of a kind that the index lacked.
+    pub extended: usize,
     /// Bytes of extracted text written.
     pub text_bytes: u64,
     /// Live chunks in the index now.
@@ -276,22 +278,23 @@ impl Indexer {
         let started = Instant::now();
         let root = self.root.canonicalize().ok().filter(|path| path.is_dir());
         let root = root.ok_or_else(|| Error::NoFolder { path: self.root.clone() })?;
-        let mut writer = match start {
+        let (mut writer, extended) = match start {
             Start::Continue => {
                 let passport = self.passport();
                 refuse_another_folder(&self.index, &root, &passport)?;
-                let Some(writer) = extend::open_or_extend(&self.index, passport, &self.settings.build, progress, stop)?
+                let Some(opened) = extend::open_or_extend(&self.index, passport, &self.settings.build, progress, stop)?
                 else {
                     return Ok(IndexReport { interrupted: true, ..IndexReport::default() });
                 };
-                writer
+                opened
             }
-            Start::Rebuild => Writer::rebuild(&self.index, self.passport())?,
+            Start::Rebuild => (Writer::rebuild(&self.index, self.passport())?, 0),
         };
         let mut walk_options = self.settings.walk.clone();
         walk_options.exclude_paths.push(self.index.clone());
         let walk = raglan_ingest::walk(&root, &walk_options)?;
-        let mut report = IndexReport { found: walk.files.len() + walk.skipped.len(), ..IndexReport::default() };
+        let mut report =
+            IndexReport { found: walk.files.len() + walk.skipped.len(), extended, ..IndexReport::default() };
         let plan = Plan::new(walk, writer.snapshot().ledger()?);
         report.unchanged = plan.unchanged;
         report.skipped.clone_from(&plan.skipped);

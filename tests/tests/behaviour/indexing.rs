@@ -2,7 +2,7 @@
 
 use raglan::Filter;
 
-use crate::common::{fill, open, settings, update};
+use crate::common::{embedder, fill, open, settings, update};
 
 fn everything(index: &std::path::Path) -> Vec<(String, String)> {
     let index = open(index).unwrap();
@@ -88,6 +88,34 @@ fn another_model_is_refused_with_the_remedy() {
     let error = refused.update(raglan::Start::Continue, &(), &std::sync::atomic::AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("--rebuild"), "{error}");
     assert_eq!(everything(&index).len(), everything(&index).len());
+}
+
+#[test]
+fn an_index_gets_the_vectors_that_it_lacks() {
+    let place = tempfile::tempdir().unwrap();
+    let documents = place.path().join("documents");
+    std::fs::create_dir(&documents).unwrap();
+    fill(&documents, 20);
+    let (extended, whole) = (place.path().join("extended"), place.path().join("whole"));
+    let update_with = |encoders: raglan::Encoders, index: &std::path::Path| {
+        let settings = settings(1);
+        let build = raglan::BuildSettings { encoders, ..settings.build };
+        let indexer = raglan::Indexer::new(&documents, index, raglan::IndexSettings { build, ..settings });
+        indexer.update(raglan::Start::Continue, &(), &std::sync::atomic::AtomicBool::new(false))
+    };
+    let dense = || raglan::Encoders::dense(Some(embedder()));
+    update_with(raglan::Encoders::default(), &extended).unwrap();
+    let report = update_with(dense(), &extended).unwrap();
+    assert_eq!((report.extended, report.unchanged, report.chunks_written), (report.chunks, 20, 0));
+    assert_eq!(update_with(dense(), &extended).unwrap().extended, 0);
+
+    update(&documents, &whole, 1).unwrap();
+    assert_eq!(everything(&extended), everything(&whole));
+    for recipe in ["hybrid", "dense"] {
+        assert_eq!(searched(&extended, recipe, "cache manifest"), searched(&whole, recipe, "cache manifest"));
+    }
+    // What it has is not taken away.
+    assert!(update_with(raglan::Encoders::default(), &extended).is_err());
 }
 
 #[test]

@@ -60,6 +60,9 @@ fn print(report: &IndexReport, index: &Path) {
             output::one_line(&skipped.reason)
         );
     }
+    if report.extended > 0 {
+        println!("vectors that were missing added to {}", count(report.extended, "chunk"));
+    }
     let t = &report.timings;
     if report.chunks_written > 0 {
         println!(

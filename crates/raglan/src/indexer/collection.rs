@@ -51,9 +51,10 @@ pub fn index_collection(
             return Ok(report);
         }
     }
-    let Some(mut writer) = open_or_extend(index, passport, settings, progress, stop)? else {
+    let Some((mut writer, extended)) = open_or_extend(index, passport, settings, progress, stop)? else {
         return Ok(IndexReport { interrupted: true, not_reached: documents.len(), ..report });
     };
+    report.extended = extended;
     let mut ledger = writer.snapshot().ledger()?.clone();
     let is_new = |document: &&beir::Document| {
         ledger.by_path(&document.id).is_none() && ledger.skipped_at(&document.id).is_none()

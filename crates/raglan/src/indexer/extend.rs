@@ -14,18 +14,20 @@ use crate::Result;
 /// Opens an index for writing, or makes a new one. When it lacks vectors that the settings ask for, they are made of the
 /// chunks that it has, and everything is committed at once; the vectors that it has are kept.
 ///
-/// Returns `None` when the work is stopped before the vectors are made; the index is then as it was.
+/// Gives the writer and how many chunks got vectors, or `None` when the work is stopped before they are made; the index is
+/// then as it was.
 pub(super) fn open_or_extend(
     index: &Path,
     passport: Passport,
     settings: &BuildSettings,
     progress: &dyn IndexProgress,
     stop: &AtomicBool,
-) -> Result<Option<Writer>> {
-    let Ok(before) = Passport::read(index) else { return Ok(Some(Writer::open_or_create(index, passport)?)) };
+) -> Result<Option<(Writer, usize)>> {
+    let as_it_is = |passport| Ok(Some((Writer::open_or_create(index, passport)?, 0)));
+    let Ok(before) = Passport::read(index) else { return as_it_is(passport) };
     let (missing, present) = settings.encoders.split(&before);
     if missing.stamps().next().is_none() {
-        return Ok(Some(Writer::open_or_create(index, passport)?));
+        return as_it_is(passport);
     }
     let mut writer = Writer::extend(index, passport)?;
     let snapshot = writer.snapshot().clone();
@@ -48,5 +50,6 @@ pub(super) fn open_or_extend(
     let ledger = snapshot.ledger()?.clone();
     let snapshot = writer.commit(Commit { add, drop, delete: ChunkSet::new(), ledger })?;
     progress.event(IndexEvent::Committed { generation: snapshot.generation() });
-    Ok(Some(writer))
+    let n_chunks = snapshot.n_chunks();
+    Ok(Some((writer, n_chunks)))
 }
