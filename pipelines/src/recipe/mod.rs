@@ -82,7 +82,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 11] = [
+    pub const SHIPPED: [(&'static str, &'static str); 12] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -92,6 +92,7 @@ impl Recipe {
         ("splade", include_str!("../../recipes/splade.toml")),
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
+        ("best", include_str!("../../recipes/best.toml")),
         ("ask", include_str!("../../recipes/ask.toml")),
         ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
     ];
