@@ -146,6 +146,13 @@ fn explain_says_why_and_why_not() {
     let why_not = json(path, &["explain", "warranty months", "returns.txt"]);
     assert_eq!(why_not["chunks"][0]["bm25"], Value::Null);
     assert_eq!(why_not["chunks"][0]["found"], false);
+
+    // The score that is explained is the recipe's own.
+    std::fs::write(path.join("own.toml"), "[stage.words]\nuse = 'bm25'\nk1 = 0.5\nb = 0.25\n").unwrap();
+    let own = json(path, &["explain", "warranty months", "warranty.md", "--recipe", "own.toml"]);
+    let chunk = &own["chunks"][0];
+    assert_eq!((chunk["bm25"]["k1"].as_f64(), chunk["bm25"]["b"].as_f64()), (Some(0.5), Some(0.25)), "{own}");
+    assert_eq!(chunk["bm25"]["score"], chunk["stages"][0]["place"]["score"], "{own}");
 }
 
 #[test]

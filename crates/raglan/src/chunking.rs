@@ -5,13 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 
 use raglan_core::{Chunk, ChunkId, ChunkSet, Chunker, VectorIndex};
-use raglan_dense::{DenseIndex, write_segment};
+use raglan_dense::{DenseConfig, DenseIndex, write_segment};
 use raglan_eval::chunking::{precision_omega, score};
 use raglan_ingest::{Limits, read_bytes};
 use serde::Serialize;
 
 use crate::embedder::Embedder;
-use crate::index::dense_config;
 use crate::{Error, Result};
 
 /// How well a chunker's chunks serve, as means over the questions.
@@ -77,8 +76,8 @@ pub fn eval_chunking(
     let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
     let ids: Vec<ChunkId> = (0..spans.len() as u32).map(ChunkId).collect();
     let dim = embedder.stamp().dim;
-    write_segment(folder.path(), &ids, &vectors, dim, &dense_config(), 1)?;
-    let index = DenseIndex::open(&[folder.path().to_owned()], dim, &ChunkSet::new(), &dense_config())?;
+    write_segment(folder.path(), &ids, &vectors, dim, &DenseConfig::default(), 1)?;
+    let index = DenseIndex::open(&[folder.path().to_owned()], dim, &ChunkSet::new(), &DenseConfig::default())?;
 
     let mut of_corpus: BTreeMap<&str, Vec<Range<usize>>> = BTreeMap::new();
     for (name, span) in &spans {

@@ -2,8 +2,8 @@
 
 use raglan_core::{Chunk, ChunkId, LeftOutReason, Query, Retriever, VectorIndex};
 use raglan_dense::SearchMode;
-use raglan_pipeline::{Recipe, Value};
-use raglan_sparse::Bm25Explanation;
+use raglan_pipeline::{Recipe, StageSpec, Value};
+use raglan_sparse::{Bm25Explanation, Bm25Parameters};
 use serde::Serialize;
 
 use crate::filter::Filter;
@@ -79,6 +79,15 @@ pub struct ExplainedStage {
     pub left_out: Option<LeftOutReason>,
 }
 
+/// The parameters of the recipe's first search by words, or the usual ones.
+fn bm25_parameters(recipe: &Recipe) -> Result<Bm25Parameters> {
+    let parameters = recipe.stages().iter().find_map(|stage| match stage.spec {
+        StageSpec::Bm25 { k1, b, .. } => Some(Bm25Parameters::new(k1, b)),
+        _ => None,
+    });
+    Ok(parameters.transpose()?.unwrap_or_default())
+}
+
 impl Index {
     /// Explains how a recipe finds a chunk, given by its number, or the chunks of a document, given by its path.
     ///
@@ -91,7 +100,8 @@ impl Index {
         let chunks = self.chunks_named(target)?;
         let everything = self.snapshot().n_chunks();
         let asked = Query::new(query);
-        let by_words = &self.bm25()?.search(std::slice::from_ref(&asked), everything)?[0];
+        let bm25 = self.bm25(bm25_parameters(recipe)?)?;
+        let by_words = &bm25.search(std::slice::from_ref(&asked), everything)?[0];
         let by_vectors = if self.has_dense() {
             let vectors = self.embedder()?.encoder()?.encode_queries(&[query])?;
             Some(self.dense_in(SearchMode::Exact)?.search(&vectors, everything, &[None])?.swap_remove(0))
@@ -105,7 +115,7 @@ impl Index {
         for chunk in chunks {
             let place =
                 |rank_and_score: Option<(usize, f32)>| rank_and_score.map(|(rank, score)| RankAndScore { rank, score });
-            let bm25 = match (by_words.position(chunk.id), self.bm25()?.explain(query, chunk.id)?) {
+            let words = match (by_words.position(chunk.id), bm25.explain(query, chunk.id)?) {
                 (Some((rank, _)), Some(explanation)) => Some(ExplainedBm25 { rank, explanation }),
                 _ => None,
             };
@@ -125,13 +135,13 @@ impl Index {
             }
             let document = raglan_core::ChunkStore::document(self.snapshot(), chunk.doc)?;
             let found = stages.last().is_some_and(|stage| stage.place.is_some());
-            let verdict = verdict(&stages, bm25.is_some(), self.has_dense());
+            let verdict = verdict(&stages, words.is_some(), self.has_dense());
             explained.push(ExplainedChunk {
                 chunk: chunk.id.0,
                 path: document.path.clone(),
                 locator: chunk.locator.to_string(),
                 beginning: chunk.text.chars().take(120).collect(),
-                bm25,
+                bm25: words,
                 dense,
                 stages,
                 found,

@@ -1,7 +1,7 @@
 //! An index that is open for questions.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use raglan_core::{Reranker, Retriever, TokenMatrix};
 use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
@@ -22,9 +22,9 @@ pub struct Index {
     encoders: Encoders,
     analyzer_config: AnalyzerConfig,
     analyzer: Analyzer,
-    bm25: OnceLock<Arc<Bm25Index>>,
+    bm25: OpenedParts<Bm25Parameters, Bm25Index>,
     dense: OnceLock<Arc<DenseIndex>>,
-    sparse: OnceLock<Arc<ImpactIndex>>,
+    sparse: OpenedParts<SparseMode, ImpactIndex>,
     late: OnceLock<Arc<LateIndex>>,
 }
 
@@ -54,9 +54,9 @@ impl Index {
             encoders,
             analyzer_config,
             analyzer,
-            bm25: OnceLock::new(),
+            bm25: OpenedParts::default(),
             dense: OnceLock::new(),
-            sparse: OnceLock::new(),
+            sparse: OpenedParts::default(),
             late: OnceLock::new(),
         })
     }
@@ -76,32 +76,16 @@ impl Index {
         &self.analyzer
     }
 
-    /// The keyword index.
+    /// The keyword index, scored with these parameters.
     ///
     /// # Errors
     ///
     /// A damaged file.
-    pub fn bm25(&self) -> Result<&Arc<Bm25Index>> {
-        if self.bm25.get().is_none() {
-            let folders = self.folders("bm25")?;
-            let index = Bm25Index::open(&folders, self.snapshot.deleted(), &self.analyzer_config)?;
-            let _ = self.bm25.set(Arc::new(index));
-        }
-        Ok(self.bm25.get().expect("the index was set above"))
-    }
-
-    /// The keyword index with these parameters.
-    ///
-    /// # Errors
-    ///
-    /// Parameters out of range, or a damaged file.
-    pub fn bm25_with(&self, k1: f32, b: f32) -> Result<Arc<Bm25Index>> {
-        let parameters = Bm25Parameters::new(k1, b)?;
-        if parameters == Bm25Parameters::default() {
-            return Ok(self.bm25()?.clone());
-        }
-        let index = Bm25Index::open(&self.folders("bm25")?, self.snapshot.deleted(), &self.analyzer_config)?;
-        Ok(Arc::new(index.with_parameters(parameters)))
+    pub fn bm25(&self, parameters: Bm25Parameters) -> Result<Arc<Bm25Index>> {
+        self.bm25.get_or_open(parameters, || {
+            let index = Bm25Index::open(&self.folders("bm25")?, self.snapshot.deleted(), &self.analyzer_config)?;
+            Ok(index.with_parameters(parameters))
+        })
     }
 
     /// The index of vectors.
@@ -113,7 +97,7 @@ impl Index {
         let embedder = self.embedder()?;
         if self.dense.get().is_none() {
             let folders = self.folders("dense")?;
-            let config = dense_config();
+            let config = DenseConfig::default();
             let index = DenseIndex::open(&folders, embedder.stamp().dim, self.snapshot.deleted(), &config)?;
             let _ = self.dense.set(Arc::new(index));
         }
@@ -156,19 +140,21 @@ impl Index {
         Ok(Arc::new(DenseIndex::clone(self.dense()?).with_mode(mode)))
     }
 
-    /// The index of learned sparse vectors.
+    /// The index of learned sparse vectors, searched in this way.
     ///
     /// # Errors
     ///
     /// [`Error::NoVectors`] when the index has none, or a damaged file.
-    pub fn sparse(&self) -> Result<&Arc<ImpactIndex>> {
+    pub fn sparse(&self, mode: SparseMode) -> Result<Arc<ImpactIndex>> {
         self.sparse_embedder()?;
-        if self.sparse.get().is_none() {
-            let folders = self.folders(SPARSE)?;
-            let index = ImpactIndex::open(&folders, self.snapshot.deleted(), &ImpactConfig::default())?;
-            let _ = self.sparse.set(Arc::new(index));
-        }
-        Ok(self.sparse.get().expect("the index was set above"))
+        self.sparse.get_or_open(mode, || {
+            let search = match mode {
+                SparseMode::Exact => ImpactSearch::Exact,
+                SparseMode::Approximate => ImpactSearch::Approximate { query_cut: 10, heap_factor: 0.9 },
+            };
+            let config = ImpactConfig { search, ..ImpactConfig::default() };
+            Ok(ImpactIndex::open(&self.folders(SPARSE)?, self.snapshot.deleted(), &config)?)
+        })
     }
 
     /// The encoder of the index's learned sparse vectors.
@@ -191,14 +177,7 @@ impl Index {
             SparseQueries::Encoded => SparseQuery::Encoded(embedder.embedder.encoder()?.clone()),
             SparseQueries::InferenceFree => SparseQuery::InferenceFree(embedder.bag()?.clone()),
         };
-        let index = match mode {
-            SparseMode::Exact => self.sparse()?.clone(),
-            SparseMode::Approximate => {
-                let search = ImpactSearch::Approximate { query_cut: 10, heap_factor: 0.9 };
-                let config = ImpactConfig { search, ..ImpactConfig::default() };
-                Arc::new(ImpactIndex::open(&self.folders(SPARSE)?, self.snapshot.deleted(), &config)?)
-            }
-        };
+        let index = self.sparse(mode)?;
         Ok(Arc::new(SparseVectors { query, index }))
     }
 
@@ -261,9 +240,32 @@ impl Index {
     }
 }
 
-/// How vectors are stored and searched unless one says otherwise: so that one index serves every way of searching.
-pub fn dense_config() -> DenseConfig {
-    DenseConfig::default()
+/// A part of an index in each of the ways in which it was asked for.
+struct OpenedParts<K, T>(Mutex<Vec<(K, Arc<T>)>>);
+
+impl<K, T> Default for OpenedParts<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: PartialEq + Copy, T> OpenedParts<K, T> {
+    /// The part in this way, opened when it is first asked for.
+    fn get_or_open(&self, way: K, open: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let opened = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let present =
+            |parts: &[(K, Arc<T>)]| parts.iter().find(|(other, _)| *other == way).map(|(_, part)| part.clone());
+        if let Some(part) = present(&opened()) {
+            return Ok(part);
+        }
+        // The lock is not held meanwhile; another thread may be first, and its part is as good.
+        let part = Arc::new(open()?);
+        let mut opened = opened();
+        Ok(present(&opened).unwrap_or_else(|| {
+            opened.push((way, part.clone()));
+            part
+        }))
+    }
 }
 
 /// Removes the files of an index that no generation in use needs.

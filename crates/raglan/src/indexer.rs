@@ -24,7 +24,6 @@ use raglan_store::{Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
 use crate::embedder::Encoders;
-use crate::index::dense_config;
 use crate::location;
 use crate::{Error, Result};
 use batch::{Added, Batch};
@@ -77,7 +76,7 @@ impl BuildSettings {
             prefix_headings: true,
             encoders,
             analyzer: AnalyzerConfig::default(),
-            dense: dense_config(),
+            dense: DenseConfig::default(),
             sparse: ImpactConfig::default(),
             late: LateConfig::default(),
             threads,

@@ -49,7 +49,7 @@ pub use embedder::{DenseEncoder, Embedder, Encoders, SparseEmbedder};
 pub use error::{Error, Result};
 pub use explain::{ExplainedBm25, ExplainedChunk, ExplainedStage, Explanation, RankAndScore};
 pub use filter::{Filter, MetadataCondition};
-pub use index::{Index, dense_config, gc};
+pub use index::{Index, gc};
 pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection,

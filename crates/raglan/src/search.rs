@@ -9,6 +9,7 @@ use raglan_dense::SearchMode;
 use raglan_pipeline::{
     DenseMode, Input, Part, Pipeline, Port, Recipe, RecipeStage, Stage, StageRun, StageSpec, Value, read,
 };
+use raglan_sparse::Bm25Parameters;
 use serde::Serialize;
 
 use crate::filter::Filter;
@@ -120,7 +121,7 @@ impl Index {
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
         recipe.bind(|stage| {
             Ok(match stage.spec {
-                StageSpec::Bm25 { k1, b, .. } => Part::Retriever(self.bm25_with(k1, b)?),
+                StageSpec::Bm25 { k1, b, .. } => Part::Retriever(self.bm25(Bm25Parameters::new(k1, b)?)?),
                 StageSpec::Dense { mode, .. } => Part::Retriever(self.dense_retriever(match mode {
                     DenseMode::Auto => SearchMode::Auto,
                     DenseMode::Exact => SearchMode::Exact,
