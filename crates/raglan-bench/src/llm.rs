@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use flate2::read::GzDecoder;
-use raglan::model::{GgufFile, LlamaModel, Products, Session, Tokenizer};
+use raglan::model::{DecoderModel, GgufFile, Products, Session, Tokenizer};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -112,7 +112,7 @@ fn measure(kind: Kind, path: &Path, long: &str, rows: &[Row], options: &Llm) -> 
     let begin = Instant::now();
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let model = LlamaModel::from_gguf(&file, options.threads, options.precision)?;
+    let model = DecoderModel::from_gguf(&file, options.threads, options.precision)?;
     let load_s = begin.elapsed().as_secs_f64();
     report.emit("load_s", load_s, "s", json!({"model": name, "own_precision": options.precision.name()}));
     let tokens = |text: &str| -> Result<Vec<u32>> { Ok(tokenizer.encode(text, false)?.ids) };
@@ -201,7 +201,7 @@ fn answer(
     kind: Kind,
     session: &mut Session<'_>,
     first: u32,
-    model: &LlamaModel,
+    model: &DecoderModel,
     tokenizer: &Tokenizer,
 ) -> Result<String> {
     let (mut token, mut written) = (first, Vec::new());

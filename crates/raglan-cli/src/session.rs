@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use raglan::generate::GenerateOptions;
+use raglan::generate::CONTEXT_TOKENS;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::Products;
@@ -229,7 +229,7 @@ impl Session {
             take(settings, "repetition-penalty", &mut generate.repetition_penalty)?;
             take(settings, "seed", &mut generate.seed)?;
             let both = match generate.context_tokens {
-                0 => GenerateOptions::default().context_tokens,
+                0 => CONTEXT_TOKENS,
                 given => given,
             };
             if both <= generate.max_tokens {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
-use raglan_model::{ForwardRows, ForwardSequence, KvCache, LlamaModel, View, Want};
+use raglan_model::{DecoderModel, ForwardRows, ForwardSequence, KvCache, View, Want};
 
 use crate::draft::{DraftTree, Drafter, StepTimes};
 use crate::token_recycling::TokenRecycling;
@@ -27,7 +27,7 @@ const STEP_GUESSES: usize = STEP_TOKENS / 2;
 /// no room although it is alone fails.
 #[derive(Debug)]
 pub struct ContinuousBatch<'m> {
-    model: &'m LlamaModel,
+    model: &'m DecoderModel,
     most_at_once: usize,
     waiting: VecDeque<Sequence>,
     /// In the order in which they came.
@@ -77,12 +77,12 @@ struct Slice {
 
 impl<'m> ContinuousBatch<'m> {
     /// An empty batch in which at most so many texts, one at least, are written at once.
-    pub fn new(model: &'m LlamaModel, most_at_once: usize) -> Self {
+    pub fn new(model: &'m DecoderModel, most_at_once: usize) -> Self {
         Self::with_recycling(model, most_at_once, TokenRecycling::new(model.config().vocab_size))
     }
 
     /// The same, with guesses from what was learned in another batch of this model.
-    pub(crate) fn with_recycling(model: &'m LlamaModel, most_at_once: usize, recycling: TokenRecycling) -> Self {
+    pub(crate) fn with_recycling(model: &'m DecoderModel, most_at_once: usize, recycling: TokenRecycling) -> Self {
         let (waiting, running) = (VecDeque::new(), Vec::new());
         Self {
             model,
@@ -338,7 +338,7 @@ mod tests {
     use crate::byte_model;
 
     /// What is written of five texts, in how many steps, and the most branches of a step, when rows cost nothing.
-    fn write(model: &LlamaModel, temperature: f32, drafts: Drafts) -> (Vec<Vec<u32>>, usize, usize) {
+    fn write(model: &DecoderModel, temperature: f32, drafts: Drafts) -> (Vec<Vec<u32>>, usize, usize) {
         let mut batch = ContinuousBatch::new(model, 2);
         for i in 0..5 {
             batch.push(SequenceStart {
@@ -371,7 +371,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bytes.gguf");
         byte_model::write(&path);
-        let model = LlamaModel::load(&path, 2, Products::F32).unwrap();
+        let model = DecoderModel::load(&path, 2, Products::F32).unwrap();
         let mut batch = ContinuousBatch::new(&model, 40);
         let push = |batch: &mut ContinuousBatch<'_>, n_prompt: usize, max_tokens| {
             let prompt = (0..n_prompt as u32).map(|i| i % 5).collect();
@@ -411,7 +411,7 @@ mod tests {
         let path = folder.path().join("bytes.gguf");
         byte_model::write(&path);
         for products in [Products::F32, Products::Stored] {
-            let model = LlamaModel::load(&path, 2, products).unwrap();
+            let model = DecoderModel::load(&path, 2, products).unwrap();
             for temperature in [0.0, 0.7, 1.5] {
                 let (plain, n_plain, _) = write(&model, temperature, Drafts::Off);
                 let (drafted, n_drafted, n_branches) = write(&model, temperature, Drafts::TokenRecycling);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use raglan_model::{ChatTemplate, GgufFile, LlamaModel, Products, Tokenizer};
+use raglan_model::{ChatTemplate, DecoderModel, GgufFile, Products, Tokenizer};
 
 use crate::Result;
 
@@ -10,7 +10,7 @@ use crate::Result;
 #[derive(Debug)]
 pub struct LanguageModel {
     /// The transformer.
-    pub transformer: LlamaModel,
+    pub transformer: DecoderModel,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// How a conversation is written for it.
@@ -31,7 +31,7 @@ impl LanguageModel {
         if path.is_dir() {
             let (transformer, tokenizer) = beside(
                 || Tokenizer::from_file(path.join("tokenizer.json")),
-                || LlamaModel::load(path, threads, products),
+                || DecoderModel::load(path, threads, products),
             );
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let template = ChatTemplate::from_folder(path)?;
@@ -39,7 +39,7 @@ impl LanguageModel {
         }
         let file = GgufFile::open(path)?;
         let (transformer, tokenizer) =
-            beside(|| Tokenizer::from_gguf(&file), || LlamaModel::from_gguf(&file, threads, products));
+            beside(|| Tokenizer::from_gguf(&file), || DecoderModel::from_gguf(&file, threads, products));
         let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = file.text("general.name")?.map_or_else(stem, str::to_owned);
         Ok(Self { transformer: transformer?, tokenizer: tokenizer?, template: ChatTemplate::from_gguf(&file)?, name })

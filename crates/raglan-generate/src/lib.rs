@@ -42,7 +42,7 @@ pub use draft::Drafts;
 pub use error::{Error, Result};
 pub use generator::ChatGenerator;
 pub use language_model::LanguageModel;
-pub use options::{GenerateOptions, REFUSAL, SYSTEM_PROMPT, Sampling};
+pub use options::{CONTEXT_TOKENS, GenerateOptions, REFUSAL, SYSTEM_PROMPT, Sampling};
 pub use prompt::{DEFAULT_TEMPLATE, Prompt};
 pub use sampler::Sampler;
 pub use sentences::{Sentence, sentences};

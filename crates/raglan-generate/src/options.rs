@@ -8,13 +8,17 @@ pub const REFUSAL: &str = "Nothing in the indexed documents answers this questio
 /// The standing instruction that the model is given.
 pub const SYSTEM_PROMPT: &str = "You answer questions using only the given passages. Be brief and exact.";
 
+/// The most tokens of prompt and answer together when the options do not say.
+pub const CONTEXT_TOKENS: usize = 2048;
+
 /// How answers are made. The default decodes greedily.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
     /// The most tokens of an answer. An answer also ends when it has said the same three times in a row.
     pub max_tokens: usize,
-    /// The most tokens of prompt and answer together; never more than the model's context.
-    pub context_tokens: usize,
+    /// The most tokens of prompt and answer together; [`CONTEXT_TOKENS`], or the model's context where that is
+    /// shorter, if `None`.
+    pub context_tokens: Option<usize>,
     /// The standing instruction; none is given when it is empty.
     pub system_prompt: String,
     /// A template of the user's turn in the Jinja language, given `question` and `passages`, each of which has
@@ -57,7 +61,7 @@ impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             max_tokens: 256,
-            context_tokens: 2048,
+            context_tokens: None,
             system_prompt: SYSTEM_PROMPT.to_owned(),
             template: None,
             refusal: REFUSAL.to_owned(),
@@ -83,7 +87,11 @@ impl GenerateOptions {
         let checks = [
             ("max_tokens", self.max_tokens > 0, "must be at least 1"),
             ("at_once", self.at_once > 0, "must be at least 1"),
-            ("context_tokens", self.context_tokens > self.max_tokens, "must be more than max_tokens"),
+            (
+                "context_tokens",
+                self.context_tokens.unwrap_or(CONTEXT_TOKENS) > self.max_tokens,
+                "must be more than max_tokens",
+            ),
             ("repetition_penalty", repetition_penalty.is_finite() && repetition_penalty > 0.0, "must be above 0"),
             ("temperature", temperature.is_finite() && temperature >= 0.0, "must be 0 or above"),
             ("top_p", unit.contains(&top_p) && top_p > 0.0, "must be above 0 and at most 1"),
@@ -113,7 +121,7 @@ mod tests {
     #[test]
     fn options_outside_of_their_domain_are_refused_by_name() {
         check_refused("max_tokens", |options| options.max_tokens = 0);
-        check_refused("context_tokens", |options| options.context_tokens = options.max_tokens);
+        check_refused("context_tokens", |options| options.context_tokens = Some(options.max_tokens));
         check_refused("at_once", |options| options.at_once = 0);
         check_refused("temperature", |options| options.sampling.temperature = f32::NAN);
         check_refused("top_p", |options| options.sampling.top_p = 0.0);

@@ -6,7 +6,7 @@ use raglan_core::{Context, LeftOut, LeftOutReason, Passage};
 use raglan_model::{ChatMessage, ChatRole};
 use serde::Serialize;
 
-use crate::{Error, GenerateOptions, LanguageModel, Result};
+use crate::{CONTEXT_TOKENS, Error, GenerateOptions, LanguageModel, Result};
 
 /// The user's turn when the options name no other template.
 pub const DEFAULT_TEMPLATE: &str = "\
@@ -37,7 +37,6 @@ pub(crate) struct PromptWriter {
     environment: Environment<'static>,
     system_prompt: String,
     max_tokens: usize,
-    /// The smaller of the option and the model's context, which follows.
     context_tokens: usize,
     context_len: usize,
 }
@@ -57,6 +56,13 @@ struct Shown<'a> {
 impl PromptWriter {
     /// Checks the options' template by writing a prompt of made-up texts, all of which must be in it.
     pub(crate) fn new(options: &GenerateOptions, context_len: usize) -> Result<Self> {
+        let context_tokens = match options.context_tokens {
+            Some(given) if given > context_len => {
+                let problem = format!("is {given}, and the model reads at most {context_len} tokens");
+                return Err(Error::Option { option: "context_tokens", problem });
+            }
+            given => given.unwrap_or(CONTEXT_TOKENS.min(context_len)),
+        };
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
@@ -66,7 +72,7 @@ impl PromptWriter {
             environment,
             system_prompt: options.system_prompt.clone(),
             max_tokens: options.max_tokens,
-            context_tokens: options.context_tokens.min(context_len),
+            context_tokens,
             context_len,
         };
         let probe = |number: usize| Shown {

@@ -180,7 +180,7 @@ fn a_passage_that_does_not_fit_is_left_out_whole_and_named() {
     assert_eq!(all.n_tokens, model.tokenizer.encode(&all.text, true).unwrap().ids.len());
     // Exactly enough is enough; one token less is not.
     let with_limit = |context_tokens| {
-        let options = GenerateOptions { context_tokens, ..small() };
+        let options = GenerateOptions { context_tokens: Some(context_tokens), ..small() };
         ChatGenerator::new(model.clone(), options).unwrap().prompt(&context).unwrap()
     };
     assert_eq!(with_limit(all.n_tokens + 40), all);
@@ -196,15 +196,25 @@ fn a_passage_that_does_not_fit_is_left_out_whole_and_named() {
 
 #[test]
 fn no_room_for_any_passage_is_an_error_that_says_how_much_is_needed() {
-    let options = GenerateOptions { context_tokens: 100, ..small() };
+    let options = GenerateOptions { context_tokens: Some(100), ..small() };
     let generator = ChatGenerator::new(byte_model(), options).unwrap();
     let Err(Error::NoRoom { tokens, answer: 40, limit: 100, .. }) = generator.prompt(&context("Why?", &["a", "bc"]))
     else {
         panic!("there was room");
     };
-    let options = GenerateOptions { context_tokens: tokens + 40, ..small() };
+    let options = GenerateOptions { context_tokens: Some(tokens + 40), ..small() };
     let prompt = ChatGenerator::new(byte_model(), options).unwrap().prompt(&context("Why?", &["a", "bc"])).unwrap();
     assert_eq!(prompt.shown, [0]);
+}
+
+#[test]
+fn a_context_longer_than_the_models_is_refused() {
+    let model = byte_model();
+    let limit = model.transformer.config().context_len;
+    let with = |context_tokens| ChatGenerator::new(model.clone(), GenerateOptions { context_tokens, ..small() });
+    assert!(with(Some(limit)).is_ok() && with(None).is_ok());
+    let error = with(Some(limit + 1)).unwrap_err().to_string();
+    assert!(error.contains(&format!("{}, and the model reads at most {limit}", limit + 1)), "{error}");
 }
 
 #[test]
@@ -446,7 +456,8 @@ fn a_question_that_does_not_fit_fails_alone() {
     let model = byte_model();
     let usual = context("Why?", &["alpha"]);
     let n_tokens = ChatGenerator::new(model.clone(), small()).unwrap().prompt(&usual).unwrap().n_tokens;
-    let generator = ChatGenerator::new(model, GenerateOptions { context_tokens: n_tokens + 60, ..small() }).unwrap();
+    let generator =
+        ChatGenerator::new(model, GenerateOptions { context_tokens: Some(n_tokens + 60), ..small() }).unwrap();
     let too_long = context(&"Why? ".repeat(100), &["alpha"]);
     let asked = [usual.clone(), too_long, usual.clone()];
     let answers = generator.generate(&asked, &mut |i, _| assert_ne!(i, 1)).unwrap();

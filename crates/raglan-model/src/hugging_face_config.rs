@@ -7,10 +7,10 @@ use raglan_kernels::{Activation, RotaryPairs, RotaryScaling};
 use serde_json::Value;
 
 use crate::Result;
-use crate::json_file::JsonFile;
-use crate::llama_config::{
-    END_TOKENS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN, LlamaConfig, MAX_NUMBER, Rope, periodic_windows,
+use crate::decoder_config::{
+    DecoderConfig, END_TOKENS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN, MAX_NUMBER, Rope, periodic_windows,
 };
+use crate::json_file::JsonFile;
 
 /// What a family's `config.json` may leave out, as the library that wrote it fills it in.
 struct Family {
@@ -51,7 +51,7 @@ const GEMMA3: Family = Family {
     tied_embeddings: true,
 };
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Reads the shape from the `config.json` of a folder; the tokens that end an answer also from
     /// `generation_config.json` and `tokenizer_config.json`, where these are there.
     ///
@@ -273,7 +273,7 @@ mod tests {
     use crate::Error;
 
     /// The shape that a folder with a `config.json` of some sizes and these entries gives.
-    fn read(entries: Value) -> Result<LlamaConfig> {
+    fn read(entries: Value) -> Result<DecoderConfig> {
         let mut config = json!({
             "hidden_size": 64,
             "intermediate_size": 128,
@@ -288,7 +288,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        LlamaConfig::from_folder(folder.path())
+        DecoderConfig::from_folder(folder.path())
     }
 
     #[track_caller]
@@ -394,6 +394,6 @@ mod tests {
             config[key] = json!(if key == "num_attention_heads" { 8 } else { 64 });
         }
         write("config.json", config);
-        assert_eq!(LlamaConfig::from_folder(folder.path()).unwrap().end_tokens, BTreeSet::from([3, 4, 5, 6]));
+        assert_eq!(DecoderConfig::from_folder(folder.path()).unwrap().end_tokens, BTreeSet::from([3, 4, 5, 6]));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A model is a few files that must be exactly the right bytes, a tokenizer, and a transformer. The [`registry`] pins
 //! and fetches the files. A [`Tokenizer`] comes from a `tokenizer.json` or from a GGUF file's metadata. [`EncoderModel`]
-//! turns texts into hidden states; [`LlamaModel`] reads a prompt and goes on, token by token, in a [`Session`]; a
+//! turns texts into hidden states; [`DecoderModel`] reads a prompt and goes on, token by token, in a [`Session`]; a
 //! [`ChatTemplate`] writes a conversation as the model was trained on it. All files are read as hostile input.
 //!
 //! ```
@@ -14,10 +14,10 @@
 //! ```
 //!
 //! ```no_run
-//! use raglan_model::{GgufFile, LlamaModel, Products, Tokenizer};
+//! use raglan_model::{GgufFile, DecoderModel, Products, Tokenizer};
 //!
 //! let file = GgufFile::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
-//! let (tokenizer, model) = (Tokenizer::from_gguf(&file)?, LlamaModel::from_gguf(&file, 2, Products::Stored)?);
+//! let (tokenizer, model) = (Tokenizer::from_gguf(&file)?, DecoderModel::from_gguf(&file, 2, Products::Stored)?);
 //! let mut session = model.session();
 //! let logits = session.prefill(&tokenizer.encode("The capital of France is", true)?.ids)?;
 //! assert_eq!(logits.len(), model.config().vocab_size);
@@ -26,6 +26,8 @@
 #![forbid(unsafe_code)]
 
 mod chat_template;
+mod decoder;
+mod decoder_config;
 mod decoder_tensors;
 mod encoder;
 mod encoder_config;
@@ -36,8 +38,6 @@ mod hugging_face_config;
 mod json_file;
 mod kv_cache;
 mod linear;
-mod llama;
-mod llama_config;
 pub mod registry;
 mod safetensors;
 mod tokenizer;
@@ -45,6 +45,8 @@ mod weight_file;
 mod word_piece;
 
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
+pub use decoder::{DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
+pub use decoder_config::{DecoderConfig, Rope};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
@@ -52,8 +54,6 @@ pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
 pub use kv_cache::{KV_PAGE, KvArena, KvCache, KvPrecision};
 pub use linear::Products;
-pub use llama::{ForwardRows, ForwardSequence, Forwarded, LlamaModel, Session, View, Want};
-pub use llama_config::{LlamaConfig, Rope};
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

@@ -10,7 +10,7 @@ use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama;
 use raglan_model::registry::ModelCache;
-use raglan_model::{GgufFile, LlamaModel, Products, Tokenizer};
+use raglan_model::{DecoderModel, GgufFile, Products, Tokenizer};
 
 fn model_file() -> Option<PathBuf> {
     let cache = ModelCache::new(None, true).unwrap();
@@ -87,7 +87,7 @@ fn the_model_knows_a_capital() {
     let Some(path) = model_file() else { return };
     let file = GgufFile::open(&path).unwrap();
     let (tokenizer, model) =
-        (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
+        (Tokenizer::from_gguf(&file).unwrap(), DecoderModel::from_gguf(&file, 2, Products::F32).unwrap());
     assert_eq!(model.config().end_tokens.len(), 2); // `<|im_end|>` and `<|endoftext|>`.
     let mut session = model.session();
     let mut logits = session.prefill(&tokenizer.encode("The capital of France is", true).unwrap().ids).unwrap();
@@ -105,7 +105,7 @@ fn logits_are_near_those_of_candles_own_quantised_forward() {
     let Some(path) = model_file() else { return };
     let file = GgufFile::open(&path).unwrap();
     let (tokenizer, model) =
-        (Tokenizer::from_gguf(&file).unwrap(), LlamaModel::from_gguf(&file, 2, Products::F32).unwrap());
+        (Tokenizer::from_gguf(&file).unwrap(), DecoderModel::from_gguf(&file, 2, Products::F32).unwrap());
     let ids = tokenizer.encode("Water boils at a lower temperature on a mountain because", true).unwrap().ids;
     let got = model.session().prefill(&ids).unwrap();
     let mut reader = File::open(&path).unwrap();

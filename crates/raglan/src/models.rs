@@ -277,7 +277,7 @@ fn generate_options(spec: &GenerateSpec) -> GenerateOptions {
     let default = GenerateOptions::default();
     GenerateOptions {
         max_tokens: spec.max_tokens,
-        context_tokens: if spec.context_tokens == 0 { default.context_tokens } else { spec.context_tokens },
+        context_tokens: (spec.context_tokens != 0).then_some(spec.context_tokens),
         system_prompt: if spec.system.is_empty() { default.system_prompt.clone() } else { spec.system.clone() },
         sampling: Sampling {
             repetition_penalty: spec.repetition_penalty,

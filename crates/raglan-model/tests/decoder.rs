@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use raglan_kernels::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 use raglan_model::{
-    Error, ForwardRows, ForwardSequence, Forwarded, KV_PAGE, KvCache, LlamaModel, Products, Result, View, Want,
+    DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, KV_PAGE, KvCache, Products, Result, View, Want,
 };
 use serde_json::json;
 
@@ -17,23 +17,23 @@ use small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_orac
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 
-fn load_with(family: &'static str, dtype: GgmlDType, products: Products) -> (tempfile::TempDir, LlamaModel) {
+fn load_with(family: &'static str, dtype: GgmlDType, products: Products) -> (tempfile::TempDir, DecoderModel) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     SmallModel::new(family).write_gguf(&path, dtype);
-    let model = LlamaModel::load(path, 2, products).unwrap();
+    let model = DecoderModel::load(path, 2, products).unwrap();
     (folder, model)
 }
 
-fn load(family: &'static str, dtype: GgmlDType) -> (tempfile::TempDir, LlamaModel) {
+fn load(family: &'static str, dtype: GgmlDType) -> (tempfile::TempDir, DecoderModel) {
     load_with(family, dtype, Products::F32)
 }
 
 /// Loads a model from a folder of safetensors.
-fn load_folder(model: &SmallModel, dtype: DType, products: Products) -> LlamaModel {
+fn load_folder(model: &SmallModel, dtype: DType, products: Products) -> DecoderModel {
     let folder = tempfile::tempdir().unwrap();
     model.write_folder(folder.path(), dtype);
-    LlamaModel::load(folder.path(), 2, products).unwrap()
+    DecoderModel::load(folder.path(), 2, products).unwrap()
 }
 
 /// What the greatest difference to candle may be, over logits whose standard deviation is about 7.
@@ -100,7 +100,7 @@ fn shards_and_halved_weights_are_read() {
         let folder = tempfile::tempdir().unwrap();
         small.write_shards(folder.path(), dtype);
         for products in [Products::F32, Products::Candle] {
-            let model = LlamaModel::load(folder.path(), 2, products).unwrap();
+            let model = DecoderModel::load(folder.path(), 2, products).unwrap();
             check_near("shards", &model.session().prefill(&tokens).unwrap(), &small.oracle(&tokens), NEAR);
         }
     }
@@ -130,7 +130,7 @@ fn low_frequencies_are_slowed_as_llama_3_has_it() {
     small.tensors.insert("rope_freqs.weight".into(), divisors);
     let folder = tempfile::tempdir().unwrap();
     small.write_gguf(&folder.path().join("model.gguf"), GgmlDType::F32);
-    let from_gguf = LlamaModel::load(folder.path().join("model.gguf"), 2, Products::F32).unwrap();
+    let from_gguf = DecoderModel::load(folder.path().join("model.gguf"), 2, Products::F32).unwrap();
     check_near("rope_freqs", &from_gguf.session().prefill(&tokens).unwrap(), &got, NEAR);
 }
 
@@ -142,7 +142,7 @@ fn gguf_files_name_their_rotary_scaling() {
         let mut small = SmallModel::new("qwen2");
         small.metadata = metadata;
         small.write_gguf(&path, GgmlDType::F32);
-        LlamaModel::load(&path, 1, Products::F32)
+        DecoderModel::load(&path, 1, Products::F32)
     };
     let text = |text: &str| Value::String(text.to_owned());
     let scaling = |metadata| load(metadata).unwrap().config().rope.scaling.clone();
@@ -167,7 +167,7 @@ fn gguf_files_name_their_rotary_scaling() {
 fn a_folder_that_is_amiss_is_a_typed_error() {
     let small = SmallModel::new("llama");
     let folder = tempfile::tempdir().unwrap();
-    let load = || LlamaModel::load(folder.path(), 1, Products::F32);
+    let load = || DecoderModel::load(folder.path(), 1, Products::F32);
     assert!(matches!(load(), Err(Error::Io { path, .. }) if path.ends_with("config.json")));
     small.write_folder(folder.path(), DType::F32);
     load().unwrap();
@@ -261,14 +261,14 @@ fn another_architecture_and_a_missing_tensor_are_typed_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     SmallModel::new("llama").write_gguf_as(&path, "rwkv", GgmlDType::F32);
-    assert!(matches!(LlamaModel::load(&path, 1, Products::Stored), Err(Error::Unsupported { .. })));
+    assert!(matches!(DecoderModel::load(&path, 1, Products::Stored), Err(Error::Unsupported { .. })));
     SmallModel::new("llama").write_gguf(&path, GgmlDType::F32);
     let bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(16).position(|name| name == b"blk.1.ffn_up.wei").unwrap();
     let mut renamed = bytes;
     renamed[at + 4] = b'9';
     std::fs::write(&path, renamed).unwrap();
-    let problem = LlamaModel::load(&path, 1, Products::Stored).unwrap_err().to_string();
+    let problem = DecoderModel::load(&path, 1, Products::Stored).unwrap_err().to_string();
     assert!(problem.contains("no tensor `blk.1.ffn_up.weight`") && problem.contains("model.gguf"), "{problem}");
 }
 
@@ -304,12 +304,12 @@ fn several_steps_at_once_are_those_one_by_one_to_the_bit() {
 }
 
 /// Sends rows of one sequence through.
-fn forward(model: &LlamaModel, rows: ForwardRows<'_>, cache: &mut KvCache, want: Want<'_>) -> Result<Forwarded> {
+fn forward(model: &DecoderModel, rows: ForwardRows<'_>, cache: &mut KvCache, want: Want<'_>) -> Result<Forwarded> {
     Ok(model.forward(&mut [ForwardSequence { rows, cache, want }])?.remove(0))
 }
 
 /// All of a prompt, in the order of `order`, each token to the slot it has in the prompt.
-fn shuffled(model: &LlamaModel, tokens: &[u32], order: &[usize]) -> Vec<f32> {
+fn shuffled(model: &DecoderModel, tokens: &[u32], order: &[usize]) -> Vec<f32> {
     let mut cache = model.cache();
     let place: Vec<usize> = (0..tokens.len()).collect();
     let positions: Vec<u32> = place.iter().map(|&at| at as u32).collect();
@@ -393,7 +393,7 @@ fn a_view_has_each_slot_once() {
 }
 
 /// Reads tokens behind what the cache has; gives the logits after each.
-fn read(model: &LlamaModel, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
+fn read(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
     let slots: Vec<usize> = (cache.len()..cache.len() + tokens.len()).collect();
     let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
     let all: Vec<usize> = (0..tokens.len()).collect();
@@ -496,7 +496,7 @@ fn check_together(family: &'static str) {
     for products in [Products::F32, Products::Stored] {
         let mut expected: Option<Vec<Vec<f32>>> = None;
         for threads in [1, 2, 4] {
-            let model = LlamaModel::load(&path, threads, products).unwrap();
+            let model = DecoderModel::load(&path, threads, products).unwrap();
             let alone = || texts.iter().map(|text| read(&model, &mut model.cache(), text)).collect();
             let expected = expected.get_or_insert_with(alone);
             let mut caches: Vec<KvCache> = texts.iter().map(|_| model.cache()).collect();

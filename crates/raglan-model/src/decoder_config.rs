@@ -19,7 +19,7 @@ pub(crate) const GEMMA3_27B_LAYERS: usize = 62;
 
 /// The shape of a model and the constants of its forward.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LlamaConfig {
+pub struct DecoderConfig {
     /// The family by the name that GGUF files give it, such as `llama`, `qwen2` or `gemma3`.
     pub architecture: String,
     /// Transformer layers.
@@ -88,7 +88,7 @@ impl Rope {
     }
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Whether this is a model of the Gemma family: norms before and after each part of a layer.
     pub(crate) fn is_gemma(&self) -> bool {
         self.architecture == "gemma3"

@@ -13,14 +13,14 @@ use raglan_kernels::{
 };
 use rayon::prelude::*;
 
+use crate::decoder_config::Rope;
 use crate::decoder_tensors::{DecoderTensors, LayerPart};
 use crate::gguf::GgufFile;
 use crate::kv_cache::{KvArena, KvCache, KvPrecision};
 use crate::linear::{Linear, Stacked};
-use crate::llama_config::Rope;
 use crate::safetensors::SafetensorsFile;
 use crate::weight_file::Rows;
-use crate::{Error, LlamaConfig, Products, Result};
+use crate::{DecoderConfig, Error, Products, Result};
 
 /// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
 /// interruption is heard soon.
@@ -28,8 +28,8 @@ const CHUNK: usize = 256;
 
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
-pub struct LlamaModel {
-    config: LlamaConfig,
+pub struct DecoderModel {
+    config: DecoderConfig,
     embedding: Rows,
     layers: Vec<Layer>,
     norm: Vec<f32>,
@@ -106,11 +106,11 @@ pub struct Forwarded {
 /// A text in the course of being read and written: the keys and values of its tokens so far.
 #[derive(Debug)]
 pub struct Session<'m> {
-    model: &'m LlamaModel,
+    model: &'m DecoderModel,
     cache: KvCache,
 }
 
-impl LlamaModel {
+impl DecoderModel {
     /// Loads a model from a GGUF file, or from a folder of a Hugging Face repository with `config.json` and
     /// safetensors, to run on `threads` threads.
     ///
@@ -125,7 +125,7 @@ impl LlamaModel {
         if !path.is_dir() {
             return Self::from_gguf(&GgufFile::open(path)?, threads, products);
         }
-        let config = LlamaConfig::from_folder(path)?;
+        let config = DecoderConfig::from_folder(path)?;
         let file = SafetensorsFile::open(path)?;
         Self::from_tensors(&DecoderTensors::hugging_face(&file, config.is_gemma()), config, threads, products)
     }
@@ -136,12 +136,12 @@ impl LlamaModel {
     ///
     /// As for [`load`](Self::load).
     pub fn from_gguf(file: &GgufFile, threads: usize, products: Products) -> Result<Self> {
-        Self::from_tensors(&DecoderTensors::gguf(file), LlamaConfig::from_gguf(file)?, threads, products)
+        Self::from_tensors(&DecoderTensors::gguf(file), DecoderConfig::from_gguf(file)?, threads, products)
     }
 
     fn from_tensors(
         tensors: &DecoderTensors<'_>,
-        config: LlamaConfig,
+        config: DecoderConfig,
         threads: usize,
         products: Products,
     ) -> Result<Self> {
@@ -189,7 +189,7 @@ impl LlamaModel {
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
@@ -489,7 +489,7 @@ impl Session<'_> {
     }
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     fn attention_shape(&self) -> AttentionShape {
         let &Self { n_heads, n_kv_heads, head_dim, attention_scale, .. } = self;
         AttentionShape { n_heads, n_kv_heads, head_dim, scale: attention_scale }
@@ -517,7 +517,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(config: &LlamaConfig, n_rows: usize) -> Self {
+    fn new(config: &DecoderConfig, n_rows: usize) -> Self {
         let room = |width: usize| vec![0.0; n_rows * width];
         let q_dim = config.n_heads * config.head_dim;
         Self {
@@ -548,8 +548,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(tensors: &DecoderTensors<'_>, config: &LlamaConfig, i: usize, products: Products) -> Result<Self> {
-        let LlamaConfig { hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, .. } = *config;
+    fn load(tensors: &DecoderTensors<'_>, config: &DecoderConfig, i: usize, products: Products) -> Result<Self> {
+        let DecoderConfig { hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, .. } = *config;
         let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
         let file = tensors.file;
         let stacked = |parts: &[(LayerPart, usize)]| {
@@ -581,7 +581,7 @@ impl Layer {
 
     fn forward(
         &self,
-        model: &LlamaModel,
+        model: &DecoderModel,
         layer: usize,
         hidden: &mut [f32],
         positions: &[u32],
