@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
-use raglan_model::{DecoderModel, ForwardRows, ForwardSequence, KvCache, View, Want};
+use raglan_kv::KvCache;
+use raglan_model::{DecoderModel, ForwardRows, ForwardSequence, View, Want};
 
 use crate::draft::{DraftTree, Drafter, StepTimes};
 use crate::token_recycling::TokenRecycling;
@@ -23,7 +24,7 @@ const STEP_GUESSES: usize = STEP_TOKENS / 2;
 /// Texts that a model writes at once.
 ///
 /// The text that came first is served first. When keys and values outgrow the model's
-/// [`KvArena`](raglan_model::KvArena), the text that came last waits and is read anew later; a text for which there is
+/// [`KvArena`](raglan_kv::KvArena), the text that came last waits and is read anew later; a text for which there is
 /// no room although it is alone fails.
 #[derive(Debug)]
 pub struct ContinuousBatch<'m> {
@@ -139,14 +140,14 @@ impl<'m> ContinuousBatch<'m> {
                     self.choose(slices, scores, on_token)?;
                     break;
                 }
-                Err(raglan_model::Error::KvArenaSpent { .. }) if with_drafts => with_drafts = false,
-                Err(raglan_model::Error::KvArenaSpent { .. }) if self.running.len() > 1 => {
+                Err(raglan_model::Error::Kv(raglan_kv::Error::ArenaSpent { .. })) if with_drafts => with_drafts = false,
+                Err(raglan_model::Error::Kv(raglan_kv::Error::ArenaSpent { .. })) if self.running.len() > 1 => {
                     if let Some(mut newest) = self.running.pop() {
                         newest.cache.truncate(0);
                         self.waiting.push_front(newest);
                     }
                 }
-                Err(e @ raglan_model::Error::KvArenaSpent { .. }) => {
+                Err(e @ raglan_model::Error::Kv(raglan_kv::Error::ArenaSpent { .. })) => {
                     if let Some(only) = self.running.pop() {
                         let _ = on_token(only.id, Err(e.into()));
                     }
@@ -319,7 +320,7 @@ impl<'m> ContinuousBatch<'m> {
             if ended {
                 gone.push(slice.of);
             } else {
-                sequence.cache.keep(n_read, &kept).map_err(Error::Model)?;
+                sequence.cache.keep(n_read, &kept).map_err(raglan_model::Error::from)?;
             }
         }
         gone.sort_unstable();

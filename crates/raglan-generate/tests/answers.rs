@@ -15,8 +15,9 @@ use raglan_core::{
 use raglan_generate::{
     ChatGenerator, ContinuousBatch, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling, SequenceStart,
 };
+use raglan_kv::KV_PAGE;
 use raglan_model::registry::ModelCache;
-use raglan_model::{GgufFile, KV_PAGE, Products};
+use raglan_model::{GgufFile, Products};
 
 fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
@@ -428,7 +429,10 @@ fn a_text_that_fails_fails_alone() {
     }
     assert_eq!(written, expected[4]);
     assert!(matches!(&failed[0], Some(Error::Model(raglan_model::Error::EmptyPrompt))), "{failed:?}");
-    assert!(matches!(&failed[1], Some(Error::Model(raglan_model::Error::KvArenaSpent { .. }))), "{failed:?}");
+    assert!(
+        matches!(&failed[1], Some(Error::Model(raglan_model::Error::Kv(raglan_kv::Error::ArenaSpent { .. })))),
+        "{failed:?}"
+    );
     assert!(matches!(&failed[2], Some(Error::Model(raglan_model::Error::ContextOverflow { .. }))), "{failed:?}");
     assert!(matches!(&failed[3], Some(Error::Model(raglan_model::Error::UnknownToken { id: 300 }))), "{failed:?}");
     assert!(failed[4].is_none());

@@ -11,12 +11,12 @@ use raglan_kernels::{
     AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention,
     rms_norm, rms_norm_in_place,
 };
+use raglan_kv::{KvArena, KvCache, KvPrecision, KvShape, LayerRotary};
 use rayon::prelude::*;
 
 use crate::decoder_config::Rope;
 use crate::decoder_tensors::{DecoderTensors, LayerPart};
 use crate::gguf::GgufFile;
-use crate::kv_cache::{KvArena, KvCache, KvPrecision};
 use crate::linear::{Linear, Stacked};
 use crate::safetensors::SafetensorsFile;
 use crate::weight_file::Rows;
@@ -176,8 +176,7 @@ impl DecoderModel {
             rotary,
             local_rotary,
             kv_arena: KvArena::new(
-                config.n_layers,
-                config.n_kv_heads * config.head_dim,
+                kv_shape(&config),
                 match products {
                     Products::Stored | Products::Bf16 => KvPrecision::F16,
                     Products::F32 | Products::Int8 | Products::Candle => KvPrecision::F32,
@@ -203,6 +202,11 @@ impl DecoderModel {
         self.kv_arena.cache()
     }
 
+    /// The shape of the keys and values.
+    pub fn kv_shape(&self) -> KvShape {
+        kv_shape(&self.config)
+    }
+
     /// Where this model's caches have their pages from.
     pub fn kv_arena(&self) -> &KvArena {
         &self.kv_arena
@@ -216,14 +220,14 @@ impl DecoderModel {
     /// # Errors
     ///
     /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
-    /// position beyond the model's context; [`Error::KvArenaSpent`] when the caches cannot grow; [`Error::Rows`] when
+    /// position beyond the model's context; [`Error::Kv`] when the caches cannot grow; [`Error::Rows`] when
     /// positions, slots, segments or views do not fit the tokens, slots leave a gap or come twice, or a wanted row or
     /// range is not there. All caches are as they were then; only a damaged model fails later.
     pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
         for sequence in &*sequences {
             self.check(sequence)?;
         }
-        let pages = sequences.iter().map(|sequence| sequence.cache.reserve(sequence.rows.slots));
+        let pages = sequences.iter().map(|sequence| Ok(sequence.cache.reserve(sequence.rows.slots)?));
         let pages = pages.collect::<Result<Vec<_>>>()?;
         for (ForwardSequence { rows, cache, .. }, pages) in sequences.iter_mut().zip(pages) {
             cache.place(pages, rows.slots, rows.positions, rows.segments);
@@ -231,7 +235,7 @@ impl DecoderModel {
         self.pool.install(|| self.forward_placed(sequences))
     }
 
-    fn check(&self, ForwardSequence { rows, cache, want }: &ForwardSequence<'_>) -> Result<()> {
+    pub(crate) fn check(&self, ForwardSequence { rows, cache, want }: &ForwardSequence<'_>) -> Result<()> {
         let n_rows = rows.tokens.len();
         if n_rows == 0 {
             return Err(Error::EmptyPrompt);
@@ -295,22 +299,16 @@ impl DecoderModel {
         let dim = self.config.hidden_dim;
         let n_rows = sequences.iter().map(|sequence| sequence.rows.tokens.len()).sum();
         let positions: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.rows.positions).copied().collect();
-        let mut hidden = vec![0.0; n_rows * dim];
-        let tokens = sequences.iter().flat_map(|sequence| sequence.rows.tokens);
-        for (hidden, &token) in hidden.chunks_exact_mut(dim).zip(tokens) {
-            self.embedding.read(token as usize, hidden)?;
-        }
-        if self.config.embedding_scale != 1.0 {
-            hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
-        }
+        let mut hidden = self.embed(sequences.iter().flat_map(|sequence| sequence.rows.tokens).copied(), n_rows)?;
         let mut forwarded = vec![Forwarded::default(); sequences.len()];
         let mut scratch = Scratch::new(&self.config, n_rows);
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(self, i, &mut hidden, &positions, sequences, &mut scratch)?;
             let mut first = 0;
             for (sequence, forwarded) in sequences.iter().zip(&mut forwarded) {
-                if let Some((attending, ranges)) = sequence.want.attention {
-                    forwarded.attention.extend(self.attention(i, sequence, first, &scratch, attending, ranges)?);
+                if let Some(wanted) = sequence.want.attention {
+                    let ForwardSequence { rows, cache, .. } = sequence;
+                    forwarded.attention.extend(self.attention(i, rows, cache, first, &scratch, wanted)?);
                 }
                 first += sequence.rows.tokens.len();
             }
@@ -323,9 +321,7 @@ impl DecoderModel {
             wanted.extend(want.logits.iter().flat_map(row).copied());
             first += rows.tokens.len();
         }
-        rms_norm_in_place(&mut wanted, &self.norm, self.config.rms_eps)?;
-        let mut logits = vec![0.0; wanted.len() / dim * self.config.vocab_size];
-        self.output.apply(&wanted, Output::Replace, &mut logits)?;
+        let logits = self.logits_of(wanted)?;
         if let [only] = &mut *forwarded {
             only.logits = logits;
             return Ok(forwarded);
@@ -338,16 +334,54 @@ impl DecoderModel {
         Ok(forwarded)
     }
 
-    /// The attention of some rows of a sequence, whose rows begin at `first`, in the layer that was last computed,
-    /// summed over ranges of slots.
-    fn attention(
+    /// The first hidden states of `n` tokens.
+    pub(crate) fn embed(&self, tokens: impl Iterator<Item = u32>, n: usize) -> Result<Vec<f32>> {
+        let dim = self.config.hidden_dim;
+        let mut hidden = vec![0.0; n * dim];
+        for (hidden, token) in hidden.chunks_exact_mut(dim).zip(tokens) {
+            self.embedding.read(token as usize, hidden)?;
+        }
+        if self.config.embedding_scale != 1.0 {
+            hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        }
+        Ok(hidden)
+    }
+
+    /// The logits of last hidden states.
+    pub(crate) fn logits_of(&self, mut hidden: Vec<f32>) -> Result<Vec<f32>> {
+        rms_norm_in_place(&mut hidden, &self.norm, self.config.rms_eps)?;
+        let mut logits = vec![0.0; hidden.len() / self.config.hidden_dim * self.config.vocab_size];
+        self.output.apply(&hidden, Output::Replace, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// Works on the model's threads.
+    pub(crate) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// Takes rows through a layer, on the model's threads.
+    pub(crate) fn pass_layer(
         &self,
         layer: usize,
-        ForwardSequence { rows, cache, .. }: &ForwardSequence<'_>,
+        hidden: &mut [f32],
+        positions: &[u32],
+        sequences: &mut [ForwardSequence<'_>],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        self.pool.install(|| self.layers[layer].forward(self, layer, hidden, positions, sequences, scratch))
+    }
+
+    /// The attention of some rows of a sequence, whose rows begin at `first`, in the layer that was last computed,
+    /// summed over ranges of slots.
+    pub(crate) fn attention(
+        &self,
+        layer: usize,
+        rows: &ForwardRows<'_>,
+        cache: &KvCache,
         first: usize,
         scratch: &Scratch,
-        attending: &[usize],
-        ranges: &[Range<usize>],
+        (attending, ranges): (&[usize], &[Range<usize>]),
     ) -> Result<Vec<f32>> {
         let config = &self.config;
         let q_dim = config.n_heads * config.head_dim;
@@ -401,6 +435,16 @@ impl DecoderModel {
         attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, mask, mixed, lse)| {
             Ok(causal_attention(&config.attention_shape(), &seen, &runs, &mask, mixed, Some(lse))?)
         })
+    }
+}
+
+fn kv_shape(&DecoderConfig { n_layers, n_kv_heads, head_dim, .. }: &DecoderConfig) -> KvShape {
+    KvShape { n_layers, n_kv_heads, head_dim }
+}
+
+impl LayerRotary for DecoderModel {
+    fn rotary(&self, layer: usize) -> &RotaryEmbedding {
+        self.local_rotary.as_ref().filter(|_| self.config.windows[layer].is_some()).unwrap_or(&self.rotary)
     }
 }
 
@@ -490,13 +534,13 @@ impl Session<'_> {
 }
 
 impl DecoderConfig {
-    fn attention_shape(&self) -> AttentionShape {
+    pub(crate) fn attention_shape(&self) -> AttentionShape {
         let &Self { n_heads, n_kv_heads, head_dim, attention_scale, .. } = self;
         AttentionShape { n_heads, n_kv_heads, head_dim, scale: attention_scale }
     }
 
     /// What a layer sees under the mask of a forward: its own window where that is the narrower one.
-    fn mask(&self, layer: usize, mask: AttentionMask) -> AttentionMask {
+    pub(crate) fn mask(&self, layer: usize, mask: AttentionMask) -> AttentionMask {
         match (self.windows[layer], mask.window) {
             (Some(own), Some(given)) if own > given => mask,
             (Some(own), _) => AttentionMask { window: Some(own), sinks: 0 },
@@ -506,18 +550,21 @@ impl DecoderConfig {
 }
 
 /// Room that the layers share.
-struct Scratch {
+#[derive(Debug)]
+pub(crate) struct Scratch {
     normed: Vec<f32>,
     qkv: Vec<f32>,
-    queries: Vec<f32>,
+    /// Rotated, of the layer that was last computed: `[n_rows, n_heads · head_dim]`.
+    pub queries: Vec<f32>,
     mixed: Vec<f32>,
-    lse: Vec<f32>,
+    /// Of the same: `[n_rows, n_heads]`.
+    pub lse: Vec<f32>,
     gate_up: Vec<f32>,
     inner: Vec<f32>,
 }
 
 impl Scratch {
-    fn new(config: &DecoderConfig, n_rows: usize) -> Self {
+    pub fn new(config: &DecoderConfig, n_rows: usize) -> Self {
         let room = |width: usize| vec![0.0; n_rows * width];
         let q_dim = config.n_heads * config.head_dim;
         Self {
@@ -528,6 +575,18 @@ impl Scratch {
             lse: room(config.n_heads),
             gate_up: room(2 * config.ffn_dim),
             inner: room(config.ffn_dim),
+        }
+    }
+
+    /// Makes this the room of some rows only, and keeps their queries and sums.
+    pub fn retain(&mut self, config: &DecoderConfig, rows: &[usize]) {
+        let (queries, lse) = (std::mem::take(&mut self.queries), std::mem::take(&mut self.lse));
+        *self = Self::new(config, rows.len());
+        let q_dim = config.n_heads * config.head_dim;
+        for (i, &row) in rows.iter().enumerate() {
+            self.queries[i * q_dim..(i + 1) * q_dim].copy_from_slice(&queries[row * q_dim..(row + 1) * q_dim]);
+            let heads = config.n_heads;
+            self.lse[i * heads..(i + 1) * heads].copy_from_slice(&lse[row * heads..(row + 1) * heads]);
         }
     }
 }
@@ -600,8 +659,7 @@ impl Layer {
                 rms_norm_in_place(&mut row[q_dim..q_dim + kv_dim], key_norm, config.rms_eps)?;
             }
         }
-        let rotary = model.local_rotary.as_ref().filter(|_| config.windows[layer].is_some()).unwrap_or(&model.rotary);
-        rotary.rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, positions)?;
+        model.rotary(layer).rotate(qkv, qkv_dim, config.n_heads + config.n_kv_heads, positions)?;
         let mut computed = qkv.chunks_exact(qkv_dim).zip(queries.chunks_exact_mut(q_dim));
         for ForwardSequence { rows, cache, .. } in &mut *sequences {
             for (&slot, (row, query)) in rows.slots.iter().zip(&mut computed) {

@@ -62,19 +62,9 @@ pub enum Error {
         /// What does not fit.
         problem: &'static str,
     },
-    /// There is no room for more keys and values.
-    #[error(
-        "keys and values need {needed} bytes more, and {left} of the {budget} set aside for them are left: raise that \
-         budget, shorten the texts, or run fewer at once"
-    )]
-    KvArenaSpent {
-        /// Bytes that were asked for.
-        needed: usize,
-        /// Bytes that are left.
-        left: usize,
-        /// Bytes that there are in all.
-        budget: usize,
-    },
+    /// Keys and values cannot be kept, or not so.
+    #[error(transparent)]
+    Kv(#[from] raglan_kv::Error),
     /// A chat template is not sound, or refuses the conversation.
     #[error("chat template: {0:#}")]
     Template(#[from] minijinja::Error),

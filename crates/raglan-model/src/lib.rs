@@ -36,7 +36,7 @@ mod gguf;
 mod heads;
 mod hugging_face_config;
 mod json_file;
-mod kv_cache;
+mod layer_pass;
 mod linear;
 pub mod registry;
 mod safetensors;
@@ -52,7 +52,7 @@ pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLa
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
-pub use kv_cache::{KV_PAGE, KvArena, KvCache, KvPrecision};
+pub use layer_pass::LayerPass;
 pub use linear::Products;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};

@@ -8,9 +8,8 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use raglan_kernels::{RotaryEmbedding, RotaryPairs, RotaryScaling};
-use raglan_model::{
-    DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, KV_PAGE, KvCache, Products, Result, View, Want,
-};
+use raglan_kv::{Error as KvError, KV_PAGE, KvCache};
+use raglan_model::{DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, Products, Result, View, Want};
 use serde_json::json;
 
 use small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_oracle, prompt};
@@ -464,11 +463,11 @@ fn an_arena_gives_no_more_than_its_budget_and_takes_pages_back() {
         ForwardSequence { rows: one_row(&[2], &[1], &[1]), cache: &mut two, want: Want::default() },
         ForwardSequence { rows: one_row(&[2], &[before as u32], &[before]), cache: &mut one, want: Want::default() },
     ]);
-    let Err(Error::KvArenaSpent { needed, left: 0, .. }) = error else { panic!("{error:?}") };
+    let Err(Error::Kv(KvError::ArenaSpent { needed, left: 0, .. })) = error else { panic!("{error:?}") };
     assert_eq!((needed, one.len(), two.len()), (page, before, 1)); // Neither was changed.
     // A shared page cannot be copied either, and a page given back can be had again.
     let mut clone = one.clone();
-    assert!(matches!(clone.keep(3, &[9]), Err(Error::KvArenaSpent { .. })));
+    assert!(matches!(clone.keep(3, &[9]), Err(KvError::ArenaSpent { .. })));
     one.truncate(KV_PAGE);
     clone.truncate(KV_PAGE);
     assert_eq!(arena.n_pages_left(), 1);

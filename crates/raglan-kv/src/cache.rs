@@ -8,11 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-use raglan_kernels::{KvRun, KvSlice};
+use raglan_kernels::{KvRun, KvSlice, to_f16};
 
-use crate::{Error, Result};
+use crate::{Error, KvShape, Result};
 
 /// Tokens of a page: half a block of the attention's keys, so that a text wastes little and a shared page is soon copied.
 pub const KV_PAGE: usize = 64;
@@ -33,7 +31,7 @@ pub enum KvPrecision {
 pub struct KvArena(Arc<Arena>);
 
 struct Arena {
-    n_layers: usize,
+    shape: KvShape,
     /// Numbers of a token's keys in a layer, and as many of its values.
     dim: usize,
     precision: KvPrecision,
@@ -56,10 +54,13 @@ enum Numbers {
 }
 
 /// Room for [`KV_PAGE`] tokens, which goes back to its arena in the end.
-pub(crate) struct Page {
+struct Page {
     numbers: Numbers,
     arena: KvArena,
 }
+
+/// Pages that were taken for slots that will be written.
+pub struct ReservedPages(Vec<(usize, Page)>);
 
 /// The keys and values of one sequence, all layers, a slot for each token.
 ///
@@ -77,9 +78,10 @@ pub struct KvCache {
 }
 
 impl KvArena {
-    pub(crate) fn new(n_layers: usize, dim: usize, precision: KvPrecision) -> Self {
+    /// Room for the keys and values of models of this shape.
+    pub fn new(shape: KvShape, precision: KvPrecision) -> Self {
         let budget = AtomicUsize::new(usize::MAX);
-        Self(Arc::new(Arena { n_layers, dim, precision, budget, pool: Mutex::default() }))
+        Self(Arc::new(Arena { shape, dim: shape.dim(), precision, budget, pool: Mutex::default() }))
     }
 
     /// An empty cache, whose pages will come from here.
@@ -125,7 +127,7 @@ impl KvArena {
     }
 
     fn page_len(&self) -> usize {
-        self.0.n_layers * 2 * KV_PAGE * self.0.dim
+        self.0.shape.n_layers * 2 * KV_PAGE * self.0.dim
     }
 
     /// Where a layer's keys begin in a page; its values follow them.
@@ -144,7 +146,7 @@ impl KvArena {
         let left = self.n_pages().saturating_sub(pool.n_taken);
         if n_pages > left {
             let bytes = self.page_bytes();
-            return Err(Error::KvArenaSpent { needed: n_pages * bytes, left: left * bytes, budget: self.budget() });
+            return Err(Error::ArenaSpent { needed: n_pages * bytes, left: left * bytes, budget: self.budget() });
         }
         pool.n_taken += n_pages;
         let n_kept = pool.free.len().saturating_sub(n_pages);
@@ -182,6 +184,16 @@ impl KvCache {
         self.positions.is_empty()
     }
 
+    /// Where the tokens stand, slot by slot.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// Where the token behind all that are there stands.
+    pub fn next_position(&self) -> u32 {
+        self.positions.iter().max().map_or(0, |&last| last + 1)
+    }
+
     /// Memory of the pages of keys and values, shared ones included.
     pub fn n_bytes(&self) -> usize {
         self.pages.len() * self.arena.page_bytes()
@@ -200,14 +212,14 @@ impl KvCache {
     ///
     /// # Errors
     ///
-    /// [`Error::Rows`] when `slots` do not ascend, or one is not behind the first `n_tokens` or not there;
-    /// [`Error::KvArenaSpent`] when a shared page would have to be copied and cannot be. The cache is as it was then.
+    /// [`Error::Slots`] when `slots` do not ascend, or one is not behind the first `n_tokens` or not there;
+    /// [`Error::ArenaSpent`] when a shared page would have to be copied and cannot be. The cache is as it was then.
     pub fn keep(&mut self, n_tokens: usize, slots: &[usize]) -> Result<()> {
         let ascend = slots.windows(2).all(|pair| pair[0] < pair[1]);
         let there =
             slots.first().is_none_or(|&first| first >= n_tokens) && slots.last().is_none_or(|&l| l < self.len());
         if !ascend || !there || n_tokens > self.len() {
-            return Err(Error::Rows { problem: "slots to keep do not ascend or are not there" });
+            return Err(Error::Slots { problem: "slots to keep do not ascend or are not there" });
         }
         let moved: Vec<(usize, usize)> =
             (n_tokens..).zip(slots.iter().copied()).filter(|(to, from)| to < from).collect();
@@ -238,11 +250,11 @@ impl KvCache {
     ///
     /// # Errors
     ///
-    /// [`Error::KvArenaSpent`] when there are not so many.
-    pub(crate) fn reserve(&self, slots: &[usize]) -> Result<Vec<(usize, Page)>> {
+    /// [`Error::ArenaSpent`] when there are not so many.
+    pub fn reserve(&self, slots: &[usize]) -> Result<ReservedPages> {
         let missing = self.missing(slots);
         let pages = self.arena.take(missing.len())?;
-        Ok(missing.into_iter().zip(pages).collect())
+        Ok(ReservedPages(missing.into_iter().zip(pages).collect()))
     }
 
     /// How many pages writing `n_tokens` behind the last would take from the arena, a copy of a shared one included.
@@ -261,8 +273,8 @@ impl KvCache {
     }
 
     /// Puts reserved pages in their places, with what stood there.
-    fn install(&mut self, reserved: Vec<(usize, Page)>) {
-        for (at, mut page) in reserved {
+    fn install(&mut self, reserved: ReservedPages) {
+        for (at, mut page) in reserved.0 {
             match self.pages.get_mut(at) {
                 Some(shared) => {
                     page.numbers.copy_from(&shared.numbers);
@@ -274,13 +286,7 @@ impl KvCache {
     }
 
     /// Makes room for tokens whose keys and values come layer by layer, with the pages that were reserved for `slots`.
-    pub(crate) fn place(
-        &mut self,
-        reserved: Vec<(usize, Page)>,
-        slots: &[usize],
-        positions: &[u32],
-        segments: Option<&[u32]>,
-    ) {
+    pub fn place(&mut self, reserved: ReservedPages, slots: &[usize], positions: &[u32], segments: Option<&[u32]>) {
         self.install(reserved);
         let len = slots.iter().fold(self.len(), |len, slot| len.max(slot + 1));
         self.positions.resize(len, 0);
@@ -300,7 +306,11 @@ impl KvCache {
     }
 
     /// Stores a token's keys, which are rotated to its position, and values in one layer.
-    pub(crate) fn write(&mut self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
+    ///
+    /// # Panics
+    ///
+    /// When the slot's page is not this cache's own: pages are reserved and placed before they are written.
+    pub fn write(&mut self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
         let dim = self.arena.0.dim;
         let start = self.arena.layer_start(layer) + slot % KV_PAGE * dim;
         let (keys, values) = (start..start + dim, start + KV_PAGE * dim..start + (KV_PAGE + 1) * dim);
@@ -310,8 +320,8 @@ impl KvCache {
                 numbers[values].copy_from_slice(value);
             }
             Numbers::F16(numbers) => {
-                half(key, &mut numbers[keys]);
-                half(value, &mut numbers[values]);
+                round(key, &mut numbers[keys]);
+                round(value, &mut numbers[values]);
             }
         }
     }
@@ -321,7 +331,7 @@ impl KvCache {
     }
 
     /// What attention reads of one layer in the slots of a range, page by page.
-    pub(crate) fn runs(&self, layer: usize, slots: Range<usize>) -> impl Iterator<Item = KvRun<'_>> {
+    pub fn runs(&self, layer: usize, slots: Range<usize>) -> impl Iterator<Item = KvRun<'_>> {
         let dim = self.arena.0.dim;
         let start = self.arena.layer_start(layer);
         let pages = slots.start / KV_PAGE..slots.end.div_ceil(KV_PAGE);
@@ -336,6 +346,116 @@ impl KvCache {
             let segments = self.segments.as_deref().map(|segments| &segments[here.clone()]);
             KvRun { keys, values, positions: &self.positions[here], segments, log_weights: None }
         })
+    }
+}
+
+/// The numbers of one layer in the pages of some consecutive slots.
+pub(crate) struct LayerPages<'a> {
+    dim: usize,
+    /// Of each page the keys, then the values.
+    pages: Vec<(Half<'a>, Half<'a>)>,
+}
+
+/// The keys or the values of a page's slots.
+pub(crate) enum Half<'a> {
+    F32(&'a mut [f32]),
+    F16(&'a mut [u16]),
+}
+
+impl KvCache {
+    /// Fails unless the cache is of this shape.
+    pub(crate) fn check_shape(&self, shape: &KvShape) -> Result<()> {
+        let expected = &self.arena.0.shape;
+        if expected == shape {
+            return Ok(());
+        }
+        Err(Error::Shape { expected: *expected, found: *shape })
+    }
+
+    /// The numbers of slots, whose pages were placed, layer by layer.
+    pub(crate) fn layer_pages(&mut self, slots: Range<usize>) -> Vec<LayerPages<'_>> {
+        let (n_layers, dim) = (self.arena.0.shape.n_layers, self.arena.0.dim);
+        let mut layers: Vec<_> = (0..n_layers).map(|_| LayerPages { dim, pages: Vec::new() }).collect();
+        let pages = slots.start / KV_PAGE..slots.end.div_ceil(KV_PAGE);
+        for (page, at) in self.pages[pages.clone()].iter_mut().zip(pages) {
+            let page = Arc::get_mut(page).expect("pages that are written were reserved, and so are not shared");
+            let here = slots.start.max(at * KV_PAGE) - at * KV_PAGE..slots.end.min((at + 1) * KV_PAGE) - at * KV_PAGE;
+            let here = here.start * dim..here.end * dim;
+            match &mut page.numbers {
+                Numbers::F32(numbers) => split(numbers, dim, &here, &mut layers, Half::F32),
+                Numbers::F16(numbers) => split(numbers, dim, &here, &mut layers, Half::F16),
+            }
+        }
+        layers
+    }
+}
+
+fn split<'a, T>(
+    numbers: &'a mut [T],
+    dim: usize,
+    here: &Range<usize>,
+    layers: &mut [LayerPages<'a>],
+    half: fn(&'a mut [T]) -> Half<'a>,
+) {
+    for (layer, numbers) in layers.iter_mut().zip(numbers.chunks_exact_mut(2 * KV_PAGE * dim)) {
+        let (keys, values) = numbers.split_at_mut(KV_PAGE * dim);
+        layer.pages.push((half(&mut keys[here.clone()]), half(&mut values[here.clone()])));
+    }
+}
+
+impl LayerPages<'_> {
+    /// How the numbers are kept.
+    pub fn precision(&self) -> KvPrecision {
+        match self.pages.first() {
+            Some((Half::F32(_), _)) => KvPrecision::F32,
+            _ => KvPrecision::F16,
+        }
+    }
+
+    /// Takes over the keys of all slots; the numbers are kept in half precision.
+    pub fn copy_keys(&mut self, keys: &[u16]) {
+        copy(self.pages.iter_mut().map(|(to, _)| to), keys);
+    }
+
+    /// Takes over the values of all slots; the numbers are kept in half precision.
+    pub fn copy_values(&mut self, values: &[u16]) {
+        copy(self.pages.iter_mut().map(|(_, to)| to), values);
+    }
+
+    /// Writes keys from slot `first` on, counted from the first of these.
+    pub fn write_keys(&mut self, first: usize, keys: &[f32]) {
+        write(self.pages.iter_mut().map(|(to, _)| to), first * self.dim, keys);
+    }
+
+    /// Writes values from slot `first` on, counted from the first of these.
+    pub fn write_values(&mut self, first: usize, values: &[f32]) {
+        write(self.pages.iter_mut().map(|(_, to)| to), first * self.dim, values);
+    }
+}
+
+fn copy<'a, 'b: 'a>(to: impl Iterator<Item = &'a mut Half<'b>>, mut from: &[u16]) {
+    for to in to {
+        let Half::F16(to) = to else { unreachable!("the numbers are kept in half precision") };
+        let here;
+        (here, from) = from.split_at(to.len());
+        to.copy_from_slice(here);
+    }
+}
+
+fn write<'a, 'b: 'a>(to: impl Iterator<Item = &'a mut Half<'b>>, mut skip: usize, mut from: &[f32]) {
+    for to in to {
+        let len = match to {
+            Half::F32(to) => to.len(),
+            Half::F16(to) => to.len(),
+        };
+        let start = skip.min(len);
+        skip -= start;
+        let here;
+        (here, from) = from.split_at((len - start).min(from.len()));
+        match to {
+            Half::F32(to) => to[start..start + here.len()].copy_from_slice(here),
+            Half::F16(to) => round(here, &mut to[start..start + here.len()]),
+        }
     }
 }
 
@@ -375,6 +495,12 @@ fn set_token_rows<T: Copy>(page: &mut [T], slot: usize, dim: usize, token: &[T])
     }
 }
 
+impl fmt::Debug for ReservedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReservedPages").field(&self.0.len()).finish()
+    }
+}
+
 impl fmt::Debug for KvArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("KvArena");
@@ -388,15 +514,6 @@ impl fmt::Debug for KvCache {
     }
 }
 
-/// Rounds to half precision, sixteen bits each.
-fn half(from: &[f32], to: &mut [u16]) {
-    const PIECE: usize = 64;
-    let mut rounded = [f16::ZERO; PIECE];
-    for (from, to) in from.chunks(PIECE).zip(to.chunks_mut(PIECE)) {
-        let rounded = &mut rounded[..from.len()];
-        rounded.convert_from_f32_slice(from);
-        for (to, rounded) in to.iter_mut().zip(rounded) {
-            *to = rounded.to_bits();
-        }
-    }
+fn round(from: &[f32], to: &mut [u16]) {
+    to_f16(from, to).expect("there is a place for each number");
 }

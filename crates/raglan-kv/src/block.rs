@@ -1,0 +1,347 @@
+//! One chunk's keys and values, which any sequence may take over.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use raglan_kernels::{KvSlice, RotaryEmbedding, from_f16, to_f16};
+use rayon::prelude::*;
+
+use crate::cache::LayerPages;
+use crate::{Error, KV_PAGE, KvCache, KvPrecision, Result};
+
+/// Parts of a layer begin at multiples of this many bytes.
+const ALIGNMENT: usize = 64;
+
+/// The shape of a model's keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvShape {
+    /// Layers.
+    pub n_layers: usize,
+    /// Heads of keys, and of values.
+    pub n_kv_heads: usize,
+    /// Components of a head.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    /// Numbers of a token's keys in a layer, and as many of its values.
+    pub fn dim(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+}
+
+impl fmt::Display for KvShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { n_layers, n_kv_heads, head_dim } = self;
+        write!(f, "{n_layers} layers of {n_kv_heads} heads of {head_dim} numbers")
+    }
+}
+
+/// How a block's keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BlockPrecision {
+    /// In single precision.
+    F32,
+    /// In half precision.
+    #[default]
+    F16,
+    /// In the half precision of eight bits of mantissa.
+    Bf16,
+    /// In bytes: keys, turned back to position 0, with a scale for each component over all tokens; values with a scale
+    /// for each token (Liu et al. 2024, KIVI: that is how outliers lie).
+    Int8,
+}
+
+/// How keys are rotated, layer by layer.
+pub trait LayerRotary: Sync {
+    /// The rotation of a layer's keys.
+    fn rotary(&self, layer: usize) -> &RotaryEmbedding;
+}
+
+/// The keys and values of consecutive tokens in all layers, apart from any sequence.
+///
+/// Keys are kept as they were computed, with the position of the first token, and are moved from there each time, so
+/// that no error adds up; at that position a cache gets them back bit for bit (but for [`BlockPrecision::Int8`] and a
+/// cache that is more exact than the block).
+///
+/// Clones share the numbers.
+#[derive(Clone, Debug)]
+pub struct KvBlock {
+    shape: KvShape,
+    precision: BlockPrecision,
+    start: u32,
+    n_tokens: usize,
+    layers: Arc<[Words]>,
+}
+
+/// Sixteen bytes, so that numbers of any kind are aligned.
+type Words = u128;
+
+/// Where the parts of a layer lie in bytes, one after the other.
+struct Layout {
+    key_scales: Range<usize>,
+    value_scales: Range<usize>,
+    keys: Range<usize>,
+    values: Range<usize>,
+    /// Bytes of a layer.
+    len: usize,
+}
+
+impl BlockPrecision {
+    fn layout(self, n_tokens: usize, dim: usize) -> Layout {
+        let (number, scales) = match self {
+            Self::F32 => (size_of::<f32>(), false),
+            Self::F16 | Self::Bf16 => (size_of::<u16>(), false),
+            Self::Int8 => (size_of::<i8>(), true),
+        };
+        let mut at = 0;
+        let mut part = |len: usize| {
+            let start = at;
+            at = (start + len).next_multiple_of(ALIGNMENT);
+            start..start + len
+        };
+        let key_scales = part(if scales { dim * size_of::<f32>() } else { 0 });
+        let value_scales = part(if scales { n_tokens * size_of::<f32>() } else { 0 });
+        let (keys, values) = (part(n_tokens * dim * number), part(n_tokens * dim * number));
+        Layout { key_scales, value_scales, keys, values, len: at }
+    }
+}
+
+impl KvBlock {
+    /// Takes the keys and values of some slots out of a cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Slots`] when the slots are not there or their positions do not follow one another;
+    /// [`Error::Shape`] when the cache is of another shape.
+    pub fn from_cache(
+        cache: &KvCache,
+        slots: Range<usize>,
+        shape: KvShape,
+        precision: BlockPrecision,
+        rotaries: &dyn LayerRotary,
+    ) -> Result<Self> {
+        cache.check_shape(&shape)?;
+        let Some(positions) = cache.positions().get(slots.clone()) else {
+            return Err(Error::Slots { problem: "a block's slots are not there" });
+        };
+        if positions.windows(2).any(|pair| pair[1] != pair[0] + 1) {
+            return Err(Error::Slots { problem: "a block's positions do not follow one another" });
+        }
+        let (n_tokens, dim) = (slots.len(), shape.dim());
+        let layout = precision.layout(n_tokens, dim);
+        let n_words = layout.len / size_of::<Words>();
+        let mut layers = vec![0; shape.n_layers * n_words];
+        layers.par_chunks_mut(n_words.max(1)).enumerate().try_for_each(|(layer, words)| {
+            let bytes = bytemuck::cast_slice_mut(words);
+            let (mut keys, mut values) = (Vec::with_capacity(n_tokens * dim), Vec::with_capacity(n_tokens * dim));
+            for run in cache.runs(layer, slots.clone()) {
+                widen(run.keys, &mut keys)?;
+                widen(run.values, &mut values)?;
+            }
+            store(precision, &layout, bytes, shape, &mut keys, &values, positions, rotaries.rotary(layer))
+        })?;
+        let start = positions.first().copied().unwrap_or(0);
+        Ok(Self { shape, precision, start, n_tokens, layers: layers.into() })
+    }
+
+    /// The shape of the model's keys and values.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// How the numbers are kept.
+    pub fn precision(&self) -> BlockPrecision {
+        self.precision
+    }
+
+    /// The position at which the first token was computed.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Number of tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Bytes of the keys and values.
+    pub fn n_bytes(&self) -> usize {
+        size_of_val(&*self.layers)
+    }
+
+    fn layer(&self, layer: usize) -> &[u8] {
+        let n_words = self.precision.layout(self.n_tokens, self.shape.dim()).len / size_of::<Words>();
+        bytemuck::cast_slice(&self.layers[layer * n_words..(layer + 1) * n_words])
+    }
+
+    /// Writes the keys, moved to the position `first`, and the values of a layer.
+    fn load(&self, layer: usize, first: u32, rotary: &RotaryEmbedding, to: &mut LayerPages<'_>) -> Result<()> {
+        let dim = self.shape.dim();
+        let layout = self.precision.layout(self.n_tokens, dim);
+        let bytes = self.layer(layer);
+        let (keys, values) = (&bytes[layout.keys.clone()], &bytes[layout.values.clone()]);
+        let delta = i64::from(first) - i64::from(self.start);
+        if self.precision == BlockPrecision::F16 && to.precision() == KvPrecision::F16 {
+            to.copy_values(bytemuck::cast_slice(values));
+            if delta == 0 {
+                to.copy_keys(bytemuck::cast_slice(keys));
+                return Ok(());
+            }
+        }
+        // A page at a time, so that the numbers stay in the cache.
+        let mut room = Vec::new();
+        let mut positions = Vec::new();
+        for start in (0..self.n_tokens).step_by(KV_PAGE) {
+            let tokens = start..(start + KV_PAGE).min(self.n_tokens);
+            let numbers = tokens.start * dim..tokens.end * dim;
+            room.resize(numbers.len(), 0.0);
+            match self.precision {
+                BlockPrecision::F32 => room.copy_from_slice(&bytemuck::cast_slice(keys)[numbers.clone()]),
+                BlockPrecision::F16 => from_f16(&bytemuck::cast_slice(keys)[numbers.clone()], &mut room)?,
+                BlockPrecision::Bf16 => from_bf16(&bytemuck::cast_slice(keys)[numbers.clone()], &mut room),
+                BlockPrecision::Int8 => {
+                    let scales: &[f32] = bytemuck::cast_slice(&bytes[layout.key_scales.clone()]);
+                    let codes: &[i8] = &bytemuck::cast_slice(keys)[numbers.clone()];
+                    for (row, codes) in room.chunks_exact_mut(dim).zip(codes.chunks_exact(dim)) {
+                        for ((to, &code), scale) in row.iter_mut().zip(codes).zip(scales) {
+                            *to = f32::from(code) * scale;
+                        }
+                    }
+                }
+            }
+            if self.precision == BlockPrecision::Int8 {
+                positions.clear();
+                positions.extend((first + tokens.start as u32)..(first + tokens.end as u32));
+                rotary.rotate(&mut room, dim, self.shape.n_kv_heads, &positions)?;
+            } else {
+                rotary.shift(&mut room, self.shape.n_kv_heads, delta)?;
+            }
+            to.write_keys(tokens.start, &room);
+            match self.precision {
+                BlockPrecision::F32 => to.write_values(tokens.start, &bytemuck::cast_slice(values)[numbers]),
+                BlockPrecision::F16 if to.precision() == KvPrecision::F16 => {}
+                BlockPrecision::F16 => {
+                    from_f16(&bytemuck::cast_slice(values)[numbers], &mut room)?;
+                    to.write_values(tokens.start, &room);
+                }
+                BlockPrecision::Bf16 => {
+                    from_bf16(&bytemuck::cast_slice(values)[numbers], &mut room);
+                    to.write_values(tokens.start, &room);
+                }
+                BlockPrecision::Int8 => {
+                    let scales: &[f32] = bytemuck::cast_slice(&bytes[layout.value_scales.clone()]);
+                    let codes: &[i8] = &bytemuck::cast_slice(values)[numbers];
+                    for ((row, codes), scale) in
+                        room.chunks_exact_mut(dim).zip(codes.chunks_exact(dim)).zip(&scales[tokens.clone()])
+                    {
+                        row.iter_mut().zip(codes).for_each(|(to, &code)| *to = f32::from(code) * scale);
+                    }
+                    to.write_values(tokens.start, &room);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KvCache {
+    /// Takes a block over behind what is there, its first token at `position`. Its tokens have no segment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when the block is of another shape; [`Error::ArenaSpent`] when the cache cannot grow. The cache
+    /// is as it was then.
+    pub fn append(&mut self, block: &KvBlock, position: u32, rotaries: &dyn LayerRotary) -> Result<()> {
+        self.check_shape(&block.shape)?;
+        let slots: Vec<usize> = (self.len()..self.len() + block.n_tokens).collect();
+        let positions: Vec<u32> = (position..).take(block.n_tokens).collect();
+        let pages = self.reserve(&slots)?;
+        let first = self.len();
+        self.place(pages, &slots, &positions, None);
+        let layers = self.layer_pages(first..first + block.n_tokens);
+        layers
+            .into_par_iter()
+            .enumerate()
+            .try_for_each(|(layer, mut pages)| block.load(layer, position, rotaries.rotary(layer), &mut pages))
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a layer is made of")]
+fn store(
+    precision: BlockPrecision,
+    layout: &Layout,
+    bytes: &mut [u8],
+    shape: KvShape,
+    keys: &mut [f32],
+    values: &[f32],
+    positions: &[u32],
+    rotary: &RotaryEmbedding,
+) -> Result<()> {
+    let dim = shape.dim();
+    let part = |bytes: &mut [u8], of: &Range<usize>, numbers: &[f32]| -> Result<()> {
+        match precision {
+            BlockPrecision::F32 => bytemuck::cast_slice_mut(&mut bytes[of.clone()]).copy_from_slice(numbers),
+            BlockPrecision::F16 => to_f16(numbers, bytemuck::cast_slice_mut(&mut bytes[of.clone()]))?,
+            BlockPrecision::Bf16 => {
+                let to: &mut [bf16] = bytemuck::cast_slice_mut(&mut bytes[of.clone()]);
+                to.convert_from_f32_slice(numbers);
+            }
+            BlockPrecision::Int8 => unreachable!("bytes have scales"),
+        }
+        Ok(())
+    };
+    if precision != BlockPrecision::Int8 {
+        part(bytes, &layout.keys, keys)?;
+        return part(bytes, &layout.values, values);
+    }
+    for (row, &position) in keys.chunks_exact_mut(dim).zip(positions) {
+        rotary.shift(row, shape.n_kv_heads, -i64::from(position))?;
+    }
+    // Rotating puts the magnitude in again.
+    let unscaled = 1.0 / rotary.magnitude() as f32;
+    let mut largest = vec![0.0f32; dim];
+    for row in keys.chunks_exact(dim) {
+        largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max((x * unscaled).abs()));
+    }
+    let (key_scales, rest) = bytes.split_at_mut(layout.value_scales.start);
+    let key_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut key_scales[layout.key_scales.clone()]);
+    key_scales.iter_mut().zip(&largest).for_each(|(scale, largest)| *scale = largest / 127.0);
+    let (value_scales, rest) = rest.split_at_mut(layout.keys.start - layout.value_scales.start);
+    let value_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut value_scales[..layout.value_scales.len()]);
+    let (key_codes, value_codes) = rest.split_at_mut(layout.values.start - layout.keys.start);
+    let key_codes: &mut [i8] = bytemuck::cast_slice_mut(&mut key_codes[..layout.keys.len()]);
+    let value_codes: &mut [i8] = bytemuck::cast_slice_mut(&mut value_codes[..layout.values.len()]);
+    let code = |x: f32, scale: f32| if scale > 0.0 { (x / scale).round() as i8 } else { 0 };
+    for (codes, row) in key_codes.chunks_exact_mut(dim).zip(keys.chunks_exact(dim)) {
+        for ((to, x), &scale) in codes.iter_mut().zip(row).zip(&*key_scales) {
+            *to = code(x * unscaled, scale);
+        }
+    }
+    for ((codes, row), scale) in value_codes.chunks_exact_mut(dim).zip(values.chunks_exact(dim)).zip(value_scales) {
+        *scale = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs())) / 127.0;
+        codes.iter_mut().zip(row).for_each(|(to, &x)| *to = code(x, *scale));
+    }
+    Ok(())
+}
+
+/// Appends numbers in single precision.
+fn widen(from: KvSlice<'_>, to: &mut Vec<f32>) -> Result<()> {
+    match from {
+        KvSlice::F32(numbers) => to.extend_from_slice(numbers),
+        KvSlice::F16(bits) => {
+            let first = to.len();
+            to.resize(first + bits.len(), 0.0);
+            from_f16(bits, &mut to[first..])?;
+        }
+    }
+    Ok(())
+}
+
+fn from_bf16(from: &[u16], to: &mut [f32]) {
+    let from: &[bf16] = bytemuck::cast_slice(from);
+    from.convert_to_f32_slice(to);
+}
