@@ -13,7 +13,7 @@ use raglan_model::{DecoderModel, ForwardRows, ForwardSequence, View, Want};
 
 use crate::draft::{DraftTree, Drafter, StepTimes};
 use crate::token_recycling::TokenRecycling;
-use crate::{Drafts, Error, Result, Sampler, Sampling};
+use crate::{Drafts, Result, Sampler, Sampling};
 
 /// Tokens of one step: enough for full-speed products, few enough that an interruption is heard soon and that texts
 /// which are being written are not held up.
@@ -126,7 +126,7 @@ impl<'m> ContinuousBatch<'m> {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when the forward fails as a whole, which only a damaged model does.
+    /// [`Error::Model`](crate::Error::Model) when the forward fails as a whole, which only a damaged model does.
     pub fn step(&mut self, on_token: &mut dyn FnMut(usize, Result<u32>) -> ControlFlow<()>) -> Result<()> {
         self.admit(on_token);
         let mut with_drafts = true;

@@ -93,7 +93,7 @@ impl ChatGenerator {
     /// [`Error::Interrupted`]; [`Error::Model`] when the model fails as a whole.
     pub fn answers(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>> {
         let begin = Instant::now();
-        let LanguageModel { transformer, tokenizer, .. } = &*self.model;
+        let transformer = &self.model.transformer;
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).take();
         let learned = learned.unwrap_or_else(|| TokenRecycling::new(transformer.config().vocab_size));
         let mut batch = ContinuousBatch::with_recycling(transformer, self.options.at_once, learned);
@@ -106,11 +106,10 @@ impl ChatGenerator {
                 answers[i] = Some(Ok(refusal(context, &self.options.refusal)));
                 continue;
             }
-            let read = self.prompt(context).and_then(|prompt| Ok((tokenizer.encode_prompt(&prompt.text)?.ids, prompt)));
-            match read {
-                Ok((ids, prompt)) => {
+            match self.prompt(context) {
+                Ok(prompt) => {
                     batch.push(SequenceStart {
-                        prompt: ids,
+                        prompt: prompt.ids(),
                         sampling: self.options.sampling.clone(),
                         drafts: self.options.drafts,
                         max_tokens: self.options.max_tokens,

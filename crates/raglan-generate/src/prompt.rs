@@ -1,5 +1,8 @@
 //! From a context to the text that the model reads.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, context};
 use raglan_core::{Context, LeftOut, LeftOutReason, Passage};
@@ -15,6 +18,10 @@ pub const DEFAULT_TEMPLATE: &str = "\
 
 {% endfor %}Answer this question from the passages above: {{ question }}";
 
+/// Stands around the names of passages' parts while it is found out where the templates write them: a character that
+/// no text should have.
+const MARK: char = '\u{f8ef}';
+
 /// How much work a template may do: a thousand times what a long prompt takes, and an end to endless loops.
 const FUEL: u64 = 10_000_000;
 
@@ -23,12 +30,24 @@ const FUEL: u64 = 10_000_000;
 pub struct Prompt {
     /// The whole text, with the marks of the model's chat template.
     pub text: String,
+    /// Its tokens, in the pieces that they were made from.
+    pub pieces: Vec<PromptPiece>,
     /// Its length in the model's tokens.
     pub n_tokens: usize,
     /// Indices of the context's passages that are in it, in the order of their numbers; number 1 is the first.
     pub shown: Vec<usize>,
     /// Passages that did not fit.
     pub left_out: Vec<LeftOut>,
+}
+
+/// A piece of a prompt, which becomes tokens by itself: so a passage has the same ones wherever it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptPiece {
+    /// The piece's tokens.
+    pub ids: Vec<u32>,
+    /// Index among the prompt's passages that are shown, if it is one's heading and text; other pieces are what the
+    /// templates write between them.
+    pub passage: Option<usize>,
 }
 
 /// Writes prompts: a checked template and the budget of tokens.
@@ -97,32 +116,26 @@ impl PromptWriter {
     /// a shorter one after it may still be taken.
     pub(crate) fn write(&self, model: &LanguageModel, context: &Context) -> Result<Prompt> {
         let room = self.context_tokens.saturating_sub(self.max_tokens);
-        let render = |shown: &[usize]| {
-            let passages: Vec<_> =
-                shown.iter().zip(1..).map(|(&i, number)| as_shown(model, number, &context.passages[i])).collect();
-            let question = model.tokenizer.defuse(&context.question);
-            let messages = [
-                ChatMessage::new(ChatRole::System, self.system_prompt.clone()),
-                ChatMessage::new(ChatRole::User, self.user_turn(&question, &passages)?),
-            ];
-            let messages = if self.system_prompt.is_empty() { &messages[1..] } else { &messages[..] };
-            let text = model.template.render(messages)?;
-            let n_tokens = model.tokenizer.encode_prompt(&text)?.ids.len();
-            Ok::<_, Error>((text, n_tokens))
+        let mut encoded = Encoded::default();
+        let mut render = |shown: &[usize]| {
+            let written = self.written(model, context, shown)?;
+            let pieces = encoded.pieces(model, &written, shown)?;
+            let n_tokens = pieces.iter().map(|piece| piece.ids.len()).sum::<usize>();
+            Ok::<_, Error>((written.concat(), pieces, n_tokens))
         };
         let all: Vec<usize> = (0..context.passages.len()).collect();
-        let (text, n_tokens) = render(&all)?;
+        let (text, pieces, n_tokens) = render(&all)?;
         if n_tokens <= room {
-            return Ok(Prompt { text, n_tokens, shown: all, left_out: Vec::new() });
+            return Ok(Prompt { text, pieces, n_tokens, shown: all, left_out: Vec::new() });
         }
-        let mut best: Option<(String, usize)> = None;
+        let mut best = None;
         let mut shortest = n_tokens;
         let (mut shown, mut left_out) = (Vec::new(), Vec::new());
         for i in all {
             shown.push(i);
-            let (text, n_tokens) = render(&shown)?;
+            let (text, pieces, n_tokens) = render(&shown)?;
             if n_tokens <= room {
-                best = Some((text, n_tokens));
+                best = Some((text, pieces, n_tokens));
             } else {
                 shortest = shortest.min(n_tokens);
                 shown.pop();
@@ -130,7 +143,7 @@ impl PromptWriter {
             }
         }
         match best {
-            Some((text, n_tokens)) => Ok(Prompt { text, n_tokens, shown, left_out }),
+            Some((text, pieces, n_tokens)) => Ok(Prompt { text, pieces, n_tokens, shown, left_out }),
             None => Err(Error::NoRoom {
                 tokens: shortest,
                 answer: self.max_tokens,
@@ -140,9 +153,94 @@ impl PromptWriter {
         }
     }
 
+    /// The prompt with some passages: what the templates write before the first, the first, what they write behind it,
+    /// and so on. It is whole where the templates do not write each passage once, in order and as it is.
+    fn written(&self, model: &LanguageModel, context: &Context, shown: &[usize]) -> Result<Vec<String>> {
+        let question = model.tokenizer.defuse(&context.question);
+        let passages: Vec<_> =
+            shown.iter().zip(1..).map(|(&i, number)| as_shown(model, number, &context.passages[i])).collect();
+        let whole = self.conversation(model, &question, &passages)?;
+        if passages.is_empty() || whole.contains(MARK) {
+            return Ok(vec![whole]);
+        }
+        let mark = |number: usize, what: &str| format!("{MARK}{number}{what}{MARK}");
+        let marked: Vec<_> = passages
+            .iter()
+            .map(|passage| Shown {
+                heading: mark(passage.number, "h"),
+                text: mark(passage.number, "t"),
+                locator: passage.locator.clone(),
+                ..*passage
+            })
+            .collect();
+        let marked = self.conversation(model, &question, &marked)?;
+        let mut pieces = Vec::with_capacity(2 * passages.len() + 1);
+        let mut rest = &*marked;
+        for passage in &passages {
+            let (heading, text) = (mark(passage.number, "h"), mark(passage.number, "t"));
+            let Some((before, after)) = rest.split_once(&text) else { return Ok(vec![whole]) };
+            // A space goes with the word behind it, as tokenizers have it.
+            let (before, body) = match before.split_once(&heading) {
+                Some((before, between)) => (before, format!("{}{between}{}", passage.heading, passage.text)),
+                None => (before, passage.text.clone()),
+            };
+            let (before, space) = before.strip_suffix(' ').map_or((before, ""), |before| (before, " "));
+            pieces.extend([before.to_owned(), format!("{space}{body}")]);
+            rest = after;
+        }
+        pieces.push(rest.to_owned());
+        Ok(if pieces.concat() == whole { pieces } else { vec![whole] })
+    }
+
+    /// The conversation as the model reads it.
+    fn conversation(&self, model: &LanguageModel, question: &str, passages: &[Shown<'_>]) -> Result<String> {
+        let messages = [
+            ChatMessage::new(ChatRole::System, self.system_prompt.clone()),
+            ChatMessage::new(ChatRole::User, self.user_turn(question, passages)?),
+        ];
+        let messages = if self.system_prompt.is_empty() { &messages[1..] } else { &messages[..] };
+        Ok(model.template.render(messages)?)
+    }
+
     fn user_turn(&self, question: &str, passages: &[Shown<'_>]) -> Result<String> {
         let template = self.environment.get_template("user").map_err(|e| template_error(&e))?;
         template.render(context! { question, passages => Serde(passages) }).map_err(|e| template_error(&e))
+    }
+}
+
+/// Tokens of passages, so that each is encoded once however often a prompt is tried.
+#[derive(Default)]
+struct Encoded {
+    /// By the passage's index in the context.
+    passages: HashMap<usize, Vec<u32>>,
+}
+
+impl Encoded {
+    /// The tokens of what was written, piece by piece.
+    fn pieces(&mut self, model: &LanguageModel, written: &[String], shown: &[usize]) -> Result<Vec<PromptPiece>> {
+        let first = model.tokenizer.encode_prompt(&written[0])?.ids;
+        let mut pieces = vec![PromptPiece { ids: first, passage: None }];
+        for (i, text) in written.iter().enumerate().skip(1) {
+            let encode = || Ok::<_, Error>(model.tokenizer.encode(text, false)?.ids);
+            // Every second piece is a passage.
+            let passage = (i % 2 == 1).then_some(i / 2);
+            let ids = match passage {
+                Some(number) => match self.passages.entry(shown[number]) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => new.insert(encode()?).clone(),
+                },
+                None => encode()?,
+            };
+            pieces.push(PromptPiece { ids, passage });
+        }
+        Ok(pieces)
+    }
+}
+
+impl Prompt {
+    /// All tokens.
+    pub fn ids(&self) -> Vec<u32> {
+        self.pieces.iter().flat_map(|piece| &piece.ids).copied().collect()
     }
 }
 

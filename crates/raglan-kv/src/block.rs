@@ -1,7 +1,8 @@
 //! One chunk's keys and values, which any sequence may take over.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use half::bf16;
@@ -9,6 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use raglan_kernels::{KvSlice, RotaryEmbedding, from_f16, to_f16};
 use rayon::prelude::*;
 
+use crate::block_file::BlockFile;
 use crate::cache::LayerPages;
 use crate::{Error, KV_PAGE, KvCache, KvPrecision, Result};
 
@@ -70,15 +72,89 @@ pub trait LayerRotary: Sync {
 /// Clones share the numbers.
 #[derive(Clone, Debug)]
 pub struct KvBlock {
-    shape: KvShape,
-    precision: BlockPrecision,
-    start: u32,
-    n_tokens: usize,
-    layers: Arc<[Words]>,
+    header: BlockHeader,
+    key: BlockKey,
+    statistics: Arc<BlockStatistics>,
+    layers: Layers,
+}
+
+/// What a block's bytes are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockHeader {
+    pub shape: KvShape,
+    pub precision: BlockPrecision,
+    pub start: u32,
+    pub n_tokens: usize,
+}
+
+/// Where a block's bytes are, layer by layer.
+#[derive(Clone, Debug)]
+pub(crate) enum Layers {
+    Memory(Arc<[Words]>),
+    File(Arc<BlockFile>),
 }
 
 /// Sixteen bytes, so that numbers of any kind are aligned.
-type Words = u128;
+pub(crate) type Words = u128;
+
+/// A hash of token ids, the first sixteen bytes of their BLAKE3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokensHash(pub [u8; 16]);
+
+impl TokensHash {
+    /// The hash of some tokens.
+    pub fn of(tokens: &[u32]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        tokens.iter().for_each(|token| {
+            hasher.update(&token.to_le_bytes());
+        });
+        Self::first(&hasher)
+    }
+
+    /// The hash of a text, such as one that names a model and all that its keys and values depend on.
+    pub fn of_text(text: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(text.as_bytes());
+        Self::first(&hasher)
+    }
+
+    fn first(hasher: &blake3::Hasher) -> Self {
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(hash)
+    }
+}
+
+impl fmt::Display for TokensHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What a block's keys and values depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockKey {
+    /// Its tokens.
+    pub tokens: TokensHash,
+    /// All tokens that stood before them.
+    pub behind: TokensHash,
+    /// The model: its weights, their products and the rotation.
+    pub model: TokensHash,
+}
+
+/// What was seen of a block's attention when it was computed (Agarwal et al. 2025, Cache-Craft).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BlockStatistics {
+    /// For each token the share of its attention that went to other chunks, the mean over heads, summed over layers.
+    pub seen: Vec<f32>,
+    /// The chunks that stood before it, in order, and the attention that its tokens paid to each, summed over them and
+    /// over layers, the mean over heads.
+    pub neighbours: Vec<(TokensHash, f32)>,
+    /// `ā`: attention to other chunks for each pair of tokens, the mean over layers.
+    pub outside: f32,
+    /// `b̄`: attention to itself for each pair of tokens, the mean over layers.
+    pub inside: f32,
+}
 
 /// Where the parts of a layer lie in bytes, one after the other.
 struct Layout {
@@ -91,6 +167,13 @@ struct Layout {
 }
 
 impl BlockPrecision {
+    /// Bytes of a layer, if they can be counted.
+    pub(crate) fn layer_bytes(self, n_tokens: usize, dim: usize) -> Option<usize> {
+        // Four bytes a number and a scale each are the most; with padding of the four parts.
+        n_tokens.checked_mul(dim)?.checked_mul(2 * size_of::<f32>())?.checked_add(4 * (dim + n_tokens + ALIGNMENT))?;
+        Some(self.layout(n_tokens, dim).len)
+    }
+
     fn layout(self, n_tokens: usize, dim: usize) -> Layout {
         let (number, scales) = match self {
             Self::F32 => (size_of::<f32>(), false),
@@ -145,47 +228,99 @@ impl KvBlock {
             store(precision, &layout, bytes, shape, &mut keys, &values, positions, rotaries.rotary(layer))
         })?;
         let start = positions.first().copied().unwrap_or(0);
-        Ok(Self { shape, precision, start, n_tokens, layers: layers.into() })
+        let header = BlockHeader { shape, precision, start, n_tokens };
+        Ok(Self::new(header, BlockKey::default(), BlockStatistics::default(), Layers::Memory(layers.into())))
+    }
+
+    pub(crate) fn new(header: BlockHeader, key: BlockKey, statistics: BlockStatistics, layers: Layers) -> Self {
+        Self { header, key, statistics: Arc::new(statistics), layers }
+    }
+
+    /// The same block with what it depends on, and what was seen when it was computed.
+    pub fn described(self, key: BlockKey, statistics: BlockStatistics) -> Self {
+        Self { key, statistics: Arc::new(statistics), ..self }
+    }
+
+    pub(crate) fn header(&self) -> &BlockHeader {
+        &self.header
+    }
+
+    /// What the numbers depend on.
+    pub fn key(&self) -> &BlockKey {
+        &self.key
+    }
+
+    /// What was seen when they were computed.
+    pub fn statistics(&self) -> &BlockStatistics {
+        &self.statistics
     }
 
     /// The shape of the model's keys and values.
     pub fn shape(&self) -> KvShape {
-        self.shape
+        self.header.shape
     }
 
     /// How the numbers are kept.
     pub fn precision(&self) -> BlockPrecision {
-        self.precision
+        self.header.precision
     }
 
     /// The position at which the first token was computed.
     pub fn start(&self) -> u32 {
-        self.start
+        self.header.start
     }
 
     /// Number of tokens.
     pub fn n_tokens(&self) -> usize {
-        self.n_tokens
+        self.header.n_tokens
     }
 
     /// Bytes of the keys and values.
     pub fn n_bytes(&self) -> usize {
-        size_of_val(&*self.layers)
+        self.header.shape.n_layers * self.layer_words() * size_of::<Words>()
     }
 
-    fn layer(&self, layer: usize) -> &[u8] {
-        let n_words = self.precision.layout(self.n_tokens, self.shape.dim()).len / size_of::<Words>();
-        bytemuck::cast_slice(&self.layers[layer * n_words..(layer + 1) * n_words])
+    /// Whether the keys and values are in memory.
+    pub fn is_resident(&self) -> bool {
+        matches!(self.layers, Layers::Memory(_))
     }
 
-    /// Writes the keys, moved to the position `first`, and the values of a layer.
-    fn load(&self, layer: usize, first: u32, rotary: &RotaryEmbedding, to: &mut LayerPages<'_>) -> Result<()> {
-        let dim = self.shape.dim();
-        let layout = self.precision.layout(self.n_tokens, dim);
-        let bytes = self.layer(layer);
+    fn layer_words(&self) -> usize {
+        self.header.precision.layout(self.header.n_tokens, self.header.shape.dim()).len / size_of::<Words>()
+    }
+
+    /// The bytes of a layer, from the file if they are there.
+    pub(crate) fn layer(&self, layer: usize) -> Result<LayerBytes<'_>> {
+        let n_words = self.layer_words();
+        Ok(match &self.layers {
+            Layers::Memory(words) => LayerBytes(Cow::Borrowed(&words[layer * n_words..(layer + 1) * n_words])),
+            Layers::File(file) => LayerBytes(Cow::Owned(file.read_layer(layer, n_words)?)),
+        })
+    }
+
+    /// The block with its keys and values in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::Damaged`] when they are in a file and cannot be read.
+    pub fn resident(&self) -> Result<Self> {
+        let Layers::File(file) = &self.layers else { return Ok(self.clone()) };
+        let n_words = self.layer_words();
+        let mut words = Vec::with_capacity(self.header.shape.n_layers * n_words);
+        for layer in 0..self.header.shape.n_layers {
+            words.extend_from_slice(&file.read_layer(layer, n_words)?);
+        }
+        Ok(Self { layers: Layers::Memory(words.into()), ..self.clone() })
+    }
+
+    /// Writes a layer's keys, moved to the position `first`, and its values.
+    fn load(&self, bytes: &[u8], first: u32, rotary: &RotaryEmbedding, to: &mut LayerPages<'_>) -> Result<()> {
+        let BlockHeader { shape, precision, start, n_tokens } = self.header;
+        let dim = shape.dim();
+        let layout = precision.layout(n_tokens, dim);
         let (keys, values) = (&bytes[layout.keys.clone()], &bytes[layout.values.clone()]);
-        let delta = i64::from(first) - i64::from(self.start);
-        if self.precision == BlockPrecision::F16 && to.precision() == KvPrecision::F16 {
+        let delta = i64::from(first) - i64::from(start);
+        if precision == BlockPrecision::F16 && to.precision() == KvPrecision::F16 {
             to.copy_values(bytemuck::cast_slice(values));
             if delta == 0 {
                 to.copy_keys(bytemuck::cast_slice(keys));
@@ -195,11 +330,11 @@ impl KvBlock {
         // A page at a time, so that the numbers stay in the cache.
         let mut room = Vec::new();
         let mut positions = Vec::new();
-        for start in (0..self.n_tokens).step_by(KV_PAGE) {
-            let tokens = start..(start + KV_PAGE).min(self.n_tokens);
+        for from in (0..n_tokens).step_by(KV_PAGE) {
+            let tokens = from..(from + KV_PAGE).min(n_tokens);
             let numbers = tokens.start * dim..tokens.end * dim;
             room.resize(numbers.len(), 0.0);
-            match self.precision {
+            match precision {
                 BlockPrecision::F32 => room.copy_from_slice(&bytemuck::cast_slice(keys)[numbers.clone()]),
                 BlockPrecision::F16 => from_f16(&bytemuck::cast_slice(keys)[numbers.clone()], &mut room)?,
                 BlockPrecision::Bf16 => from_bf16(&bytemuck::cast_slice(keys)[numbers.clone()], &mut room),
@@ -213,15 +348,15 @@ impl KvBlock {
                     }
                 }
             }
-            if self.precision == BlockPrecision::Int8 {
+            if precision == BlockPrecision::Int8 {
                 positions.clear();
                 positions.extend((first + tokens.start as u32)..(first + tokens.end as u32));
-                rotary.rotate(&mut room, dim, self.shape.n_kv_heads, &positions)?;
+                rotary.rotate(&mut room, dim, shape.n_kv_heads, &positions)?;
             } else {
-                rotary.shift(&mut room, self.shape.n_kv_heads, delta)?;
+                rotary.shift(&mut room, shape.n_kv_heads, delta)?;
             }
             to.write_keys(tokens.start, &room);
-            match self.precision {
+            match precision {
                 BlockPrecision::F32 => to.write_values(tokens.start, &bytemuck::cast_slice(values)[numbers]),
                 BlockPrecision::F16 if to.precision() == KvPrecision::F16 => {}
                 BlockPrecision::F16 => {
@@ -248,25 +383,63 @@ impl KvBlock {
     }
 }
 
+/// A layer of a block in bytes.
+pub struct LayerBytes<'a>(Cow<'a, [Words]>);
+
+impl Deref for LayerBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 impl KvCache {
     /// Takes a block over behind what is there, its first token at `position`. Its tokens have no segment.
     ///
     /// # Errors
     ///
+    /// [`Error::Shape`] when the block is of another shape; [`Error::ArenaSpent`] when the cache cannot grow, and the
+    /// cache is as it was then; [`Error::Io`] and [`Error::Damaged`] when the block's file cannot be read.
+    pub fn append(&mut self, block: &KvBlock, position: u32, rotaries: &dyn LayerRotary) -> Result<()> {
+        let slots = self.leave_for(block, position)?;
+        let layers = self.layer_pages(slots);
+        layers.into_par_iter().enumerate().try_for_each(|(layer, mut pages)| {
+            block.load(&block.layer(layer)?, position, rotaries.rotary(layer), &mut pages)
+        })
+    }
+
+    /// Leaves room for a block behind what is there, its first token at `position`; gives its slots, which
+    /// [`load_layer`](Self::load_layer) fills.
+    ///
+    /// # Errors
+    ///
     /// [`Error::Shape`] when the block is of another shape; [`Error::ArenaSpent`] when the cache cannot grow. The cache
     /// is as it was then.
-    pub fn append(&mut self, block: &KvBlock, position: u32, rotaries: &dyn LayerRotary) -> Result<()> {
-        self.check_shape(&block.shape)?;
-        let slots: Vec<usize> = (self.len()..self.len() + block.n_tokens).collect();
-        let positions: Vec<u32> = (position..).take(block.n_tokens).collect();
-        let pages = self.reserve(&slots)?;
+    pub fn leave_for(&mut self, block: &KvBlock, position: u32) -> Result<Range<usize>> {
+        self.check_shape(&block.shape())?;
         let first = self.len();
-        self.place(pages, &slots, &positions, None);
-        let layers = self.layer_pages(first..first + block.n_tokens);
-        layers
-            .into_par_iter()
-            .enumerate()
-            .try_for_each(|(layer, mut pages)| block.load(layer, position, rotaries.rotary(layer), &mut pages))
+        self.leave(block.n_tokens(), position)?;
+        Ok(first..self.len())
+    }
+
+    /// Takes over a layer of a block, whose bytes are given, into the slots that were left for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Slots`] when there are not as many slots as tokens.
+    pub fn load_layer(
+        &mut self,
+        block: &KvBlock,
+        bytes: &LayerBytes<'_>,
+        layer: usize,
+        slots: Range<usize>,
+        rotaries: &dyn LayerRotary,
+    ) -> Result<()> {
+        let Some(&position) = self.positions().get(slots.start).filter(|_| slots.len() == block.n_tokens()) else {
+            return Err(Error::Slots { problem: "a block does not fit the slots that were left for it" });
+        };
+        block.load(bytes, position, rotaries.rotary(layer), &mut self.pages_of_layer(layer, slots))
     }
 }
 

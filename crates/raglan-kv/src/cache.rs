@@ -199,6 +199,19 @@ impl KvCache {
         self.pages.len() * self.arena.page_bytes()
     }
 
+    /// Leaves room behind what is there for tokens that will be computed later, the first of them at `position`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ArenaSpent`] when the cache cannot grow; it is as it was then.
+    pub fn leave(&mut self, n_tokens: usize, position: u32) -> Result<()> {
+        let slots: Vec<usize> = (self.len()..self.len() + n_tokens).collect();
+        let positions: Vec<u32> = (position..).take(n_tokens).collect();
+        let pages = self.reserve(&slots)?;
+        self.place(pages, &slots, &positions, None);
+        Ok(())
+    }
+
     /// Forgets all but the first `n_tokens` slots.
     pub fn truncate(&mut self, n_tokens: usize) {
         self.positions.truncate(n_tokens);
@@ -370,6 +383,11 @@ impl KvCache {
             return Ok(());
         }
         Err(Error::Shape { expected: *expected, found: *shape })
+    }
+
+    /// The numbers of slots, whose pages were placed, in one layer.
+    pub(crate) fn pages_of_layer(&mut self, layer: usize, slots: Range<usize>) -> LayerPages<'_> {
+        self.layer_pages(slots).swap_remove(layer)
     }
 
     /// The numbers of slots, whose pages were placed, layer by layer.

@@ -1,5 +1,7 @@
 //! What can go wrong with keys and values.
 
+use std::path::PathBuf;
+
 use crate::KvShape;
 
 /// The result of this crate's work.
@@ -36,7 +38,31 @@ pub enum Error {
         /// The block's.
         found: KvShape,
     },
+    /// A file cannot be read or written.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file of keys and values is not sound.
+    #[error("`{}`: {problem}; it can be deleted, and is made anew when it is needed", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Keys cannot be moved.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),
+}
+
+impl Error {
+    /// Names the file that could not be read or written.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
 }

@@ -1,13 +1,20 @@
 //! Keys and values: what attention remembers of the tokens that a model has read.
 //!
 //! A [`KvCache`] holds those of one sequence, in pages from a [`KvArena`]. A [`KvBlock`] holds those of one chunk of a
-//! document, which any sequence may take over, at any position.
+//! document, which any sequence may take over, at any position. A [`ChunkCache`] holds the blocks of an index, in memory
+//! and in its folder; a [`PrefixTree`] the beginnings of whole texts.
 #![forbid(unsafe_code)]
 
 mod block;
+mod block_file;
 mod cache;
+mod chunk_cache;
 mod error;
+mod prefix_tree;
 
-pub use block::{BlockPrecision, KvBlock, KvShape, LayerRotary};
+pub use block::{BlockKey, BlockPrecision, BlockStatistics, KvBlock, KvShape, LayerBytes, LayerRotary, TokensHash};
+pub use block_file::{open_block, write_block};
 pub use cache::{KV_PAGE, KvArena, KvCache, KvPrecision, ReservedPages};
+pub use chunk_cache::{CacheLimits, CacheUsage, ChunkCache, Eviction};
 pub use error::{Error, Result};
+pub use prefix_tree::PrefixTree;

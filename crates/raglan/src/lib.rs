@@ -73,6 +73,7 @@ pub use raglan_eval as eval;
 pub use raglan_generate as generate;
 pub use raglan_ingest as ingest;
 pub use raglan_kernels as kernels;
+pub use raglan_kv as kv;
 pub use raglan_late as late;
 pub use raglan_model as model;
 pub use raglan_pipeline as pipeline;

@@ -1,0 +1,425 @@
+//! The blocks of an index's chunks for one model, in memory and in the index folder.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use raglan_core::ChunkId;
+
+use crate::block_file::{open_block, write_block};
+use crate::{BlockKey, Error, KvBlock, Result, TokensHash};
+
+/// What blocks' file names end in.
+const EXTENSION: &str = "kv";
+/// Uses of blocks by all processes, a line each.
+const USES: &str = "uses.tsv";
+
+/// What a [`ChunkCache`] may take, and what goes first when that is too little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Bytes of blocks in memory.
+    pub memory_bytes: u64,
+    /// Bytes of blocks in the index folder.
+    pub disk_bytes: u64,
+    /// Blocks of one chunk, computed behind different texts.
+    pub variants: usize,
+    /// What goes first.
+    pub eviction: Eviction,
+}
+
+/// Which blocks go first when there is no more room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// Those that saved the least work for their size, where work saved long ago counts for less (the priority of
+    /// Jin et al. 2024, RAGCache, of the work that Agarwal et al. 2025, Cache-Craft, count).
+    #[default]
+    Value,
+    /// Those that were used longest ago.
+    LeastRecentlyUsed,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { memory_bytes: 1 << 30, disk_bytes: 4 << 30, variants: 3, eviction: Eviction::default() }
+    }
+}
+
+/// The blocks of an index's chunks for one model.
+///
+/// Blocks that are put in are in memory at once and on disk after [`flush`](Self::flush). Several processes may use one
+/// folder: a file appears whole, stays readable for whoever has it open, and one that is gone or damaged is as if it
+/// had never been there.
+#[derive(Debug)]
+pub struct ChunkCache {
+    folder: Option<PathBuf>,
+    limits: CacheLimits,
+    state: Mutex<State>,
+}
+
+/// What a cache holds and what it was good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Blocks on disk.
+    pub blocks: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Chunks of prompts whose block was there, ever.
+    pub hits: u64,
+    /// Chunks of prompts that had none.
+    pub misses: u64,
+    /// Tokens that did not have to be computed.
+    pub saved_tokens: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<Name, Entry>,
+    /// The priority of what went last.
+    clock: f64,
+    /// Counts uses.
+    now: u64,
+    hits: u64,
+    misses: u64,
+    saved_tokens: u64,
+    /// Lines that are not in the file of uses yet.
+    unwritten: String,
+}
+
+/// What a block's file is named by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Name {
+    chunk: ChunkId,
+    tokens: TokensHash,
+    behind: TokensHash,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// With its numbers in memory, or with its file open.
+    block: Option<KvBlock>,
+    n_bytes: u64,
+    on_disk: bool,
+    priority: f64,
+    last_use: u64,
+}
+
+impl Name {
+    fn new(chunk: ChunkId, key: &BlockKey) -> Self {
+        Self { chunk, tokens: key.tokens, behind: key.behind }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('-');
+        let (chunk, tokens, behind) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+        let name = Self { chunk: ChunkId(chunk), tokens: parse_hash(tokens)?, behind: parse_hash(behind)? };
+        parts.next().is_none().then_some(name)
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}-{}", self.chunk.0, self.tokens, self.behind)
+    }
+}
+
+fn parse_hash(text: &str) -> Option<TokensHash> {
+    let mut hash = [0; 16];
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(TokensHash(hash))
+}
+
+impl ChunkCache {
+    /// Opens the blocks of one model in a folder, which is made when there is something to write; without a folder,
+    /// blocks are in memory only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the folder is there and cannot be read.
+    pub fn open(folder: Option<PathBuf>, limits: CacheLimits) -> Result<Self> {
+        let mut state = State::default();
+        if let Some(folder) = &folder {
+            for (name, n_bytes) in files(folder)? {
+                state.entries.insert(name, Entry { n_bytes, on_disk: true, ..Entry::default() });
+            }
+            state.read_uses(&folder.join(USES))?;
+        }
+        Ok(Self { folder, limits, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No panic can leave a count and what it counts apart for good: files are listed anew when room is made.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The blocks of a chunk that reads as these tokens for this model, in the order of what they stood behind.
+    ///
+    /// A file that is gone or damaged is left out, and forgotten.
+    pub fn variants(&self, chunk: ChunkId, tokens: TokensHash, model: TokensHash) -> Vec<KvBlock> {
+        let mut state = self.state();
+        let mut names: Vec<Name> =
+            state.entries.keys().filter(|name| name.chunk == chunk && name.tokens == tokens).copied().collect();
+        names.sort_unstable();
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let entry = state.entries.get_mut(&name).expect("names are of entries");
+            if entry.block.is_none()
+                && let Some(folder) = &self.folder
+            {
+                let path = path_of(folder, &name);
+                entry.block = open_block(&path).ok().filter(|block| Name::new(chunk, block.key()) == name);
+                if entry.block.is_none() {
+                    // Whatever it is, it is no block of this chunk, and would be tried again and again.
+                    let _ = fs::remove_file(path);
+                }
+            }
+            match &entry.block {
+                Some(block) if block.key().model == model => found.push(block.clone()),
+                Some(_) => {}
+                None => {
+                    state.entries.remove(&name);
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes in a block of a chunk, in place of one that depends on the same.
+    pub fn insert(&self, chunk: ChunkId, block: KvBlock) {
+        let name = Name::new(chunk, block.key());
+        let mut state = self.state();
+        state.now += 1;
+        let (priority, last_use) = (state.clock + 1.0, state.now);
+        let n_bytes = block.n_bytes() as u64;
+        state.entries.insert(name, Entry { block: Some(block), n_bytes, on_disk: false, priority, last_use });
+        // A chunk's worst variant makes room for this one.
+        let of_chunk = state.entries.keys().filter(|other| other.chunk == chunk && other.tokens == name.tokens);
+        let mut others: Vec<Name> = of_chunk.filter(|&&other| other != name).copied().collect();
+        others.sort_by(|a, b| self.cost(&state, a).total_cmp(&self.cost(&state, b)));
+        let n_over = (others.len() + 1).saturating_sub(self.limits.variants.max(1));
+        for other in others.into_iter().take(n_over) {
+            self.forget(&mut state, &other);
+        }
+    }
+
+    /// Notes that a chunk's block was used, and how many tokens that saved.
+    pub fn used(&self, chunk: ChunkId, key: &BlockKey, saved_tokens: usize) {
+        let name = Name::new(chunk, key);
+        let mut state = self.state();
+        state.note_use(&name, saved_tokens as u64);
+        state.unwritten += &format!("hit\t{name}\t{saved_tokens}\n");
+    }
+
+    /// Notes that a chunk had no block.
+    pub fn missed(&self) {
+        let mut state = self.state();
+        state.misses += 1;
+        state.unwritten += "miss\n";
+    }
+
+    /// Writes new blocks and uses to disk, and makes room where there is too little.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the folder cannot be written.
+    pub fn flush(&self) -> Result<()> {
+        let mut state = self.state();
+        if let Some(folder) = &self.folder {
+            let new: Vec<Name> =
+                state.entries.iter().filter(|(_, entry)| !entry.on_disk).map(|(name, _)| *name).collect();
+            if !new.is_empty() || !state.unwritten.is_empty() {
+                fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            }
+            for name in new {
+                let entry = state.entries.get_mut(&name).expect("names are of entries");
+                if let Some(block) = &entry.block {
+                    write_block(&path_of(folder, &name), block)?;
+                    entry.on_disk = true;
+                }
+            }
+            if !state.unwritten.is_empty() {
+                let path = folder.join(USES);
+                let lines = std::mem::take(&mut state.unwritten);
+                let file = OpenOptions::new().create(true).append(true).open(&path);
+                file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io(&path))?;
+            }
+            self.make_room_on_disk(&mut state, folder)?;
+        }
+        self.make_room_in_memory(&mut state);
+        Ok(())
+    }
+
+    /// Drops the blocks of chunks that are no more. Gives the number of blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn retain(&self, is_live: &dyn Fn(ChunkId) -> bool) -> Result<usize> {
+        let mut state = self.state();
+        if let Some(folder) = &self.folder {
+            for (name, n_bytes) in files(folder)? {
+                state.entries.entry(name).or_insert(Entry { n_bytes, on_disk: true, ..Entry::default() });
+            }
+        }
+        let dead: Vec<Name> = state.entries.keys().filter(|name| !is_live(name.chunk)).copied().collect();
+        for name in &dead {
+            self.forget(&mut state, name);
+        }
+        Ok(dead.len())
+    }
+
+    /// What there is, and what it was good for.
+    pub fn usage(&self) -> CacheUsage {
+        let state = self.state();
+        let on_disk = || state.entries.values().filter(|entry| entry.on_disk);
+        CacheUsage {
+            blocks: on_disk().count(),
+            bytes: on_disk().map(|entry| entry.n_bytes).sum(),
+            hits: state.hits,
+            misses: state.misses,
+            saved_tokens: state.saved_tokens,
+        }
+    }
+
+    /// The lower, the sooner an entry goes.
+    fn cost(&self, state: &State, name: &Name) -> f64 {
+        let entry = &state.entries[name];
+        match self.limits.eviction {
+            Eviction::Value => entry.priority,
+            Eviction::LeastRecentlyUsed => entry.last_use as f64,
+        }
+    }
+
+    fn forget(&self, state: &mut State, name: &Name) {
+        if let Some(entry) = state.entries.remove(name)
+            && let (true, Some(folder)) = (entry.on_disk, &self.folder)
+        {
+            // Another process may have been faster.
+            let _ = fs::remove_file(path_of(folder, name));
+        }
+    }
+
+    /// The names of some entries, those that go first in front.
+    fn in_order(&self, state: &State, which: impl Fn(&Entry) -> bool) -> Vec<Name> {
+        let mut names: Vec<Name> =
+            state.entries.iter().filter(|(_, entry)| which(entry)).map(|(name, _)| *name).collect();
+        names.sort_by(|a, b| self.cost(state, a).total_cmp(&self.cost(state, b)).then(a.cmp(b)));
+        names
+    }
+
+    fn make_room_on_disk(&self, state: &mut State, folder: &Path) -> Result<()> {
+        // Other processes write too.
+        let there: BTreeMap<Name, u64> = files(folder)?.into_iter().collect();
+        state.entries.retain(|name, entry| !entry.on_disk || there.contains_key(name) || entry.block.is_some());
+        for (&name, &n_bytes) in &there {
+            let entry = state.entries.entry(name).or_default();
+            (entry.n_bytes, entry.on_disk) = (n_bytes, true);
+        }
+        let mut n_bytes: u64 = there.values().sum();
+        for name in self.in_order(state, |entry| entry.on_disk) {
+            if n_bytes <= self.limits.disk_bytes {
+                break;
+            }
+            n_bytes = n_bytes.saturating_sub(state.entries[&name].n_bytes);
+            state.clock = state.clock.max(state.entries[&name].priority);
+            self.forget(state, &name);
+        }
+        Ok(())
+    }
+
+    fn make_room_in_memory(&self, state: &mut State) {
+        let bytes_of = |entry: &Entry| {
+            entry.block.as_ref().filter(|block| block.is_resident()).map_or(0, |block| block.n_bytes() as u64)
+        };
+        let mut n_bytes: u64 = state.entries.values().map(bytes_of).sum();
+        for name in self.in_order(state, |entry| bytes_of(entry) > 0) {
+            if n_bytes <= self.limits.memory_bytes {
+                break;
+            }
+            let entry = state.entries.get_mut(&name).expect("names are of entries");
+            n_bytes -= bytes_of(entry);
+            entry.block = None;
+            if !entry.on_disk {
+                state.clock = state.clock.max(entry.priority);
+                state.entries.remove(&name);
+            }
+        }
+    }
+
+    /// Brings blocks of files into memory as far as there is room, so that they need not be read again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::Damaged`] when a file cannot be read.
+    pub fn keep_resident(&self, chunk: ChunkId, block: &KvBlock) -> Result<KvBlock> {
+        let resident = block.resident()?;
+        let mut state = self.state();
+        if let Some(entry) = state.entries.get_mut(&Name::new(chunk, block.key())) {
+            entry.block = Some(resident.clone());
+        }
+        self.make_room_in_memory(&mut state);
+        Ok(resident)
+    }
+}
+
+impl State {
+    fn note_use(&mut self, name: &Name, saved_tokens: u64) {
+        self.hits += 1;
+        self.saved_tokens += saved_tokens;
+        self.now += 1;
+        let (clock, now) = (self.clock, self.now);
+        if let Some(entry) = self.entries.get_mut(name) {
+            // Bytes grow with tokens, so this is work for size.
+            entry.priority = entry.priority.max(clock) + saved_tokens as f64 / entry.n_bytes.max(1) as f64 * 1e4;
+            entry.last_use = now;
+        }
+    }
+
+    /// Takes in what processes noted before. Lines that cannot be read are of another time and are left out.
+    fn read_uses(&mut self, path: &Path) -> Result<()> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(Error::io(path))?,
+        };
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(Error::io(path))?;
+            let mut fields = line.split('\t');
+            match (fields.next(), fields.next().and_then(Name::parse), fields.next().map(str::parse)) {
+                (Some("hit"), Some(name), Some(Ok(saved))) => self.note_use(&name, saved),
+                (Some("miss"), ..) => self.misses += 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn path_of(folder: &Path, name: &Name) -> PathBuf {
+    folder.join(format!("{name}.{EXTENSION}"))
+}
+
+/// The blocks in a folder with their bytes; none if there is no folder.
+fn files(folder: &Path) -> Result<Vec<(Name, u64)>> {
+    let listed = match fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(Error::io(folder))?,
+    };
+    let mut found = Vec::new();
+    for file in listed {
+        let file = file.map_err(Error::io(folder))?;
+        let path = file.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION)
+            && let Some(name) = path.file_stem().and_then(|stem| Name::parse(&stem.to_string_lossy()))
+            && let Ok(metadata) = file.metadata()
+        {
+            found.push((name, metadata.len()));
+        }
+    }
+    Ok(found)
+}
