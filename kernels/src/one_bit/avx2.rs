@@ -128,11 +128,11 @@ unsafe fn tile<const Q: usize, const B: usize>(
                 _mm256_extracti128_si256::<1>(low),
                 _mm256_extracti128_si256::<1>(high),
             ];
-            for i in 0..4 {
+            for (i, eight) in eights.into_iter().enumerate() {
                 // SAFETY: after the bits come three times 32 factors, and `out` has 32 numbers a query and block.
                 unsafe {
                     let factors = blocks.as_ptr().add(b * n_bytes + n_groups * ONE_BIT_BLOCK).cast::<f32>().add(8 * i);
-                    let signed = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eights[i])), step, least);
+                    let signed = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight)), step, least);
                     let estimate = _mm256_fmadd_ps(_mm256_loadu_ps(factors), signed, offset);
                     let error = _mm256_loadu_ps(factors.add(2 * ONE_BIT_BLOCK));
                     let bound = _mm256_fmadd_ps(error, bound_of_error, estimate);

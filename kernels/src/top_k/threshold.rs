@@ -140,18 +140,21 @@ forms! {
 
     /// Which scores of a block are `threshold` or above, or no numbers: one bit each, the lowest first.
     fn worthwhile(block: &[f32], threshold: f32) -> u32 {
-        let mut bits = 0;
-        if let Ok(block) = <&[f32; BLOCK]>::try_from(block) {
-            for i in 0..BLOCK {
-                bits |= u32::from(not_below(block[i], threshold)) << i;
-            }
-        } else {
-            for (i, &score) in block.iter().enumerate() {
-                bits |= u32::from(not_below(score, threshold)) << i;
-            }
+        match <&[f32; BLOCK]>::try_from(block) {
+            Ok(whole) => bits_of(whole, threshold), // Its length is known to the compiler.
+            Err(_) => bits_of(block, threshold),
         }
-        bits
     }
+}
+
+/// One bit a score that is not below `threshold`.
+#[inline(always)]
+fn bits_of(block: &[f32], threshold: f32) -> u32 {
+    let mut bits = 0;
+    for (i, &score) in block.iter().enumerate() {
+        bits |= u32::from(not_below(score, threshold)) << i;
+    }
+    bits
 }
 
 /// Whether a score is `threshold` or above, or no number.
