@@ -126,6 +126,7 @@ fn replicated(mut vectors: Vec<f32>, dim: usize, n: usize, seed: u64) -> Result<
     ensure!(!vectors.is_empty(), "there is no vector to take again");
     let n_own = vectors.len() / dim;
     vectors.truncate(n * dim);
+    vectors.shrink_to_fit();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     // Uniform numbers within ±a have a deviation of a / √3.
     let most = NOISE * (3.0 / dim as f32).sqrt();
