@@ -274,8 +274,8 @@ impl OneBitTable {
     /// estimate, and `margin` times the deviation of its error.
     ///
     /// `out` is `[n_queries, n_blocks · ONE_BIT_BLOCK]`; the bounds of rows that only fill the last block up are −∞. What
-    /// four components of a query are worth together is rounded to 16 steps. Four queries at a time take two thirds of
-    /// the time that they take alone; the bounds are the same.
+    /// four components of a query are worth together is rounded to 16 steps. Four queries at a time share the splitting
+    /// of bytes; the bounds are those of each alone.
     ///
     /// # Errors
     ///
