@@ -182,11 +182,13 @@ fn measure(
     Ok(())
 }
 
-fn search(index: &DenseIndex, queries: &[DenseVector]) -> Result<Vec<Ranking>> {
+/// The best ten for each query.
+pub fn search(index: &DenseIndex, queries: &[DenseVector]) -> Result<Vec<Ranking>> {
     Ok(index.search(queries, K, &vec![None; queries.len()])?)
 }
 
-fn recall(found: &[Ranking], truth: &[Ranking]) -> f64 {
+/// The share of the true hits that were found.
+pub fn recall(found: &[Ranking], truth: &[Ranking]) -> f64 {
     let (mut hits, mut all) = (0, 0);
     for (found, truth) in found.iter().zip(truth) {
         all += truth.len();
@@ -196,7 +198,7 @@ fn recall(found: &[Ranking], truth: &[Ranking]) -> f64 {
 }
 
 /// Reads a matrix of `float32` in C order; returns its numbers and the length of its rows.
-fn read_npy(path: &Path) -> Result<(Vec<f32>, usize)> {
+pub fn read_npy(path: &Path) -> Result<(Vec<f32>, usize)> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     let read = || {
         let length = u16::from_le_bytes(bytes.get(8..10)?.try_into().ok()?);

@@ -15,6 +15,7 @@ mod late;
 mod latency;
 mod llm;
 mod report;
+mod scale;
 
 use clap::{Parser, Subcommand};
 
@@ -45,6 +46,8 @@ enum Area {
     Answers(answers::Answers),
     /// Learned sparse vectors: encoding, index size, exact and approximate search
     Impacts(impacts::Impacts),
+    /// How a dense index grows with its vectors
+    Scale(scale::Scale),
     /// Prompts read and tokens written by small language models
     Llm(llm::Llm),
     /// Reads files for another process
@@ -63,6 +66,7 @@ fn main() -> anyhow::Result<()> {
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
         Area::Impacts(options) => impacts::run(&options),
+        Area::Scale(options) => scale::run(&options),
         Area::Llm(options) => llm::run(&options),
         Area::ReadWorker => raglan::ingest::worker_main(),
     }

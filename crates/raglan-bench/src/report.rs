@@ -68,6 +68,12 @@ fn cpu_seconds() -> f64 {
     ticks / 100.0 // The kernel reports in hundredths, whatever its own clock.
 }
 
+/// Has [`peak_rss_mb`] count from now on, where the system allows it.
+pub fn forget_peak_rss() {
+    // To write 5 there is to reset the high-water mark (`man 5 proc`); elsewhere the peak stays that of the process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// The most memory this process has held, in MB.
 pub fn peak_rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

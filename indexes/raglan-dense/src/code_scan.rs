@@ -15,14 +15,17 @@ use crate::segment::Segment;
 const INT8_ROWS: usize = 64;
 
 /// Rows of bits scored together, likewise.
-const BIT_ROWS: usize = 16 * ONE_BIT_BLOCK;
+const BIT_ROWS: usize = 8 * ONE_BIT_BLOCK;
 
-/// How many deviations of an estimate's error its upper bound is above it; one estimate in a thousand errs by more, and
-/// so do fewer of those that matter.
-const MARGIN: f32 = 3.0;
+/// Queries scored together, as many as the kernels take at once.
+const TOGETHER: usize = 4;
+
+/// How many deviations of an estimate's error its upper bound is above it. One estimate in forty errs by more, but only
+/// of those near the last of the best does it matter.
+const MARGIN: f32 = 2.0;
 
 /// Of estimates that cannot be among the best `k` any more, this many are scored all the same before the rest is left.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 
 /// The best `k` of the rows for each query, found among the best `n_candidates` by their bytes.
 pub fn int8_scan(
@@ -38,14 +41,16 @@ pub fn int8_scan(
     let candidates = scan(prepared.len(), int8.scales.len(), n_candidates, |which, range| {
         let prepared = &prepared[which];
         let mut best = vec![TopK::new(n_candidates); prepared.len()];
-        let mut scores = [0.0; INT8_ROWS];
+        let mut scores = [0.0; TOGETHER * INT8_ROWS];
         for first_row in range.clone().step_by(INT8_ROWS) {
             let block = first_row..range.end.min(first_row + INT8_ROWS);
-            let scores = &mut scores[..block.len()];
             let codes = &int8.codes[block.start * dim..block.end * dim];
-            for (query, best) in prepared.iter().zip(&mut best) {
-                query.inner_products(codes, &int8.scales[block.clone()], scores)?;
-                rows.push_to(best, segment, scores, first_row as u32)?;
+            for (queries, best) in prepared.chunks(TOGETHER).zip(best.chunks_mut(TOGETHER)) {
+                let scores = &mut scores[..queries.len() * block.len()];
+                Int8Query::inner_products(queries, codes, &int8.scales[block.clone()], scores)?;
+                for (best, scores) in best.iter_mut().zip(scores.chunks_exact(block.len())) {
+                    rows.push_to(best, segment, scores, first_row as u32)?;
+                }
             }
         }
         Ok(best.into_iter().map(TopK::into_best_first).collect())
@@ -87,14 +92,17 @@ fn scan_blocks(
 ) -> Result<Vec<Vec<(f32, u32)>>> {
     let n_bytes = one_bit_block_bytes(segment.dim());
     let mut best = vec![TopK::new(n_candidates); queries.len()];
-    let mut bounds = [0.0; BIT_ROWS];
+    let mut bounds = [0.0; TOGETHER * BIT_ROWS];
     for first_row in range.clone().step_by(BIT_ROWS) {
         let n_rows = BIT_ROWS.min(range.end - first_row);
         let n_blocks = n_rows.div_ceil(ONE_BIT_BLOCK);
         let blocks = &blocks[first_row / ONE_BIT_BLOCK * n_bytes..][..n_blocks * n_bytes];
-        for (query, best) in queries.iter().zip(&mut best) {
-            query.block_bounds(blocks, MARGIN, &mut bounds[..n_blocks * ONE_BIT_BLOCK])?;
-            rows.push_to(best, segment, &bounds[..n_rows], first_row as u32)?;
+        for (queries, best) in queries.chunks(TOGETHER).zip(best.chunks_mut(TOGETHER)) {
+            let bounds = &mut bounds[..queries.len() * n_blocks * ONE_BIT_BLOCK];
+            OneBitTable::block_bounds(queries, blocks, MARGIN, bounds)?;
+            for (best, bounds) in best.iter_mut().zip(bounds.chunks_exact(n_blocks * ONE_BIT_BLOCK)) {
+                rows.push_to(best, segment, &bounds[..n_rows], first_row as u32)?;
+            }
         }
     }
     Ok(best.into_iter().map(TopK::into_best_first).collect())

@@ -43,11 +43,7 @@ impl<'a> FullVectors<'a> {
     pub fn scores(self, queries: &[f32], dim: usize, out: &mut [f32]) -> Result<()> {
         match self {
             Self::F32(rows) => inner_products(queries, rows, dim, out)?,
-            Self::F16(rows) => {
-                for (query, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut((rows.len() / dim).max(1))) {
-                    inner_products_f16(query, rows, out)?;
-                }
-            }
+            Self::F16(rows) => inner_products_f16(queries, rows, dim, out)?,
         }
         Ok(())
     }

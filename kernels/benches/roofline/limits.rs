@@ -18,12 +18,14 @@ pub enum Limit {
     AmxBf16,
     /// Multiply-adds of bytes in AMX tiles.
     AmxInt8,
+    /// Bytes looked up in tables of sixteen, in registers.
+    Shuffles,
     /// Reading what no cache holds.
     Memory,
 }
 
 impl Limit {
-    const ALL: [Self; 5] = [Self::F32, Self::Int8, Self::AmxBf16, Self::AmxInt8, Self::Memory];
+    const ALL: [Self; 6] = [Self::F32, Self::Int8, Self::AmxBf16, Self::AmxInt8, Self::Shuffles, Self::Memory];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Limit {
             Self::Int8 => "int8",
             Self::AmxBf16 => "amx bf16",
             Self::AmxInt8 => "amx int8",
+            Self::Shuffles => "shuffles",
             Self::Memory => "memory",
         }
     }
@@ -39,7 +42,7 @@ impl Limit {
         match self {
             Self::F32 | Self::AmxBf16 => "GFLOP/s",
             Self::Int8 | Self::AmxInt8 => "GOP/s",
-            Self::Memory => "GB/s",
+            Self::Shuffles | Self::Memory => "GB/s",
         }
     }
 
@@ -50,6 +53,7 @@ impl Limit {
             Self::Int8 => instructions::int8(),
             Self::AmxBf16 => instructions::tiles_of_bf16(),
             Self::AmxInt8 => instructions::tiles_of_bytes(),
+            Self::Shuffles => instructions::shuffles(),
             Self::Memory => {
                 let memory = numbers(64 << 20); // 256 MiB: more than any cache here.
                 let seconds = median_seconds(|| {
@@ -166,6 +170,24 @@ mod instructions {
         }
     }
 
+    pub fn shuffles() -> Option<f64> {
+        // Of bytes, where `rate` counts two operations each. SAFETY: the form runs here.
+        let measure = || rate(12 * 32, || unsafe { shuffles_256(black_box(TURNS)) }).map(|rate| rate / 2.0);
+        (CpuForm::best() >= CpuForm::Avx2).then(measure).flatten()
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn shuffles_256(turns: usize) {
+        let table = _mm256_set1_epi8(black_box(3));
+        let mut indices = [_mm256_set1_epi8(black_box(5)); 12];
+        for _ in 0..turns {
+            for index in &mut indices {
+                *index = _mm256_shuffle_epi8(table, *index);
+            }
+        }
+        black_box(indices);
+    }
+
     #[target_feature(enable = "avx2,fma")]
     fn fma_256(turns: usize) {
         let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
@@ -225,6 +247,10 @@ mod instructions {
 
     use super::{TURNS, rate};
 
+    pub fn shuffles() -> Option<f64> {
+        None
+    }
+
     pub fn tiles_of_bf16() -> Option<f64> {
         None
     }
@@ -273,6 +299,10 @@ mod instructions {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod instructions {
+    pub fn shuffles() -> Option<f64> {
+        None
+    }
+
     pub fn tiles_of_bf16() -> Option<f64> {
         None
     }

@@ -4,7 +4,8 @@
 //! checked against a plain loop before it is timed. The error is the greatest difference on sampled rows, relative to
 //! the greatest number there: for weights in bytes and blocks it is that of rounding, which the kernels are meant to do.
 //!
-//! Times are the median of several rounds, each right after another: what fits in a cache is read from there, so that
+//! Times are those for which the threads had a processor, so that other programs disturb them less, and the median of
+//! several rounds, each right after another: what fits in a cache is read from there, so that
 //! rates in GB/s, whose limit is that of memory, may exceed it. An operation in place has its input copied back each
 //! time, where that matters, and the copy is in its time.
 //!
@@ -22,8 +23,11 @@ use std::time::Instant;
 
 use limits::{Limit, Limits};
 
-/// Rounds of which the median counts, each of at least a hundredth of a second.
+/// Rounds of which the median counts.
 const ROUNDS: usize = 9;
+
+/// How long a round is at least, in seconds: the system counts processor time in some thousandths.
+const ROUND: f64 = 0.05;
 
 fn main() {
     let (options, words): (Vec<String>, Vec<String>) =
@@ -52,6 +56,8 @@ enum Work {
     Bf16Flops(f64),
     /// Multiplications and additions of bytes.
     ByteOps(f64),
+    /// Bytes looked up in tables of sixteen.
+    Shuffles(f64),
     /// Bytes read and written.
     Bytes(f64),
 }
@@ -107,6 +113,7 @@ impl Case<'_> {
             Work::Flops(flops) => (flops, "GFLOP/s", Limit::F32),
             Work::Bf16Flops(flops) => (flops, "GFLOP/s", self.with_tiles(Limit::AmxBf16, Limit::F32)),
             Work::ByteOps(ops) => (ops, "GOP/s", self.with_tiles(Limit::AmxInt8, Limit::Int8)),
+            Work::Shuffles(bytes) => (bytes, "GB/s", Limit::Shuffles),
             Work::Bytes(bytes) => (bytes, "GB/s", Limit::Memory),
         };
         let (rate, ms) = (amount / seconds / 1e9, seconds * 1e3);
@@ -132,18 +139,30 @@ fn median_seconds(mut run: impl FnMut()) -> f64 {
     run();
     let begin = Instant::now();
     run();
-    let repeats = (0.01 / begin.elapsed().as_secs_f64()).ceil().max(1.0) as usize;
+    let repeats = (ROUND / begin.elapsed().as_secs_f64()).ceil().max(1.0) as usize;
     let mut seconds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
-            let begin = Instant::now();
+            let (begin, processor) = (Instant::now(), processor_seconds());
             for _ in 0..repeats {
                 run();
             }
-            begin.elapsed().as_secs_f64() / repeats as f64
+            let elapsed = begin.elapsed().as_secs_f64();
+            let taken = processor.zip(processor_seconds()).map(|(begin, end)| end - begin);
+            taken.filter(|&taken| taken > 0.0).unwrap_or(elapsed) / repeats as f64
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
     seconds[ROUNDS / 2]
+}
+
+/// The time that this process's threads have had a processor to themselves, where the system tells it.
+fn processor_seconds() -> Option<f64> {
+    let mut nanoseconds = 0.0;
+    for task in std::fs::read_dir("/proc/self/task").ok()? {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        nanoseconds += stat.split(' ').next()?.parse::<f64>().ok()?;
+    }
+    Some(nanoseconds / 1e9)
 }
 
 /// Numbers between −1 and 1 that need no generator.

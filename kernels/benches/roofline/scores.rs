@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use raglan_kernels::{
-    CENTROID_LANES, Int8Query, OneBitEncoder, PackedMatrix, ResidualBits, centroid_max_sim, decode_residuals, hamming,
-    inner_products, max_sim, max_sim_f16, one_bit_block_bytes, running_max, softmax, top_k,
+    CENTROID_LANES, Int8Query, OneBitEncoder, OneBitTable, PackedMatrix, ResidualBits, centroid_max_sim,
+    decode_residuals, hamming, inner_products, inner_products_f16, max_sim, max_sim_f16, one_bit_block_bytes,
+    running_max, softmax, top_k,
 };
 
 use crate::{Bench, Work, hash, numbers, plain, sample};
@@ -20,8 +21,13 @@ pub fn all(bench: &Bench) {
     for (n_queries, n_vectors) in [(1, 1 << 18), (16, 1 << 16)] {
         products(bench, n_queries, n_vectors);
     }
-    byte_products(bench);
-    bit_estimates(bench);
+    // One query reads what no cache holds; many read again what the nearest caches hold.
+    half_products(bench, 1, 1 << 18);
+    half_products(bench, 16, 64);
+    byte_products(bench, 1, 1_000_000);
+    byte_products(bench, 16, 64);
+    bit_estimates(bench, 1, 2_000_000);
+    bit_estimates(bench, 16, 256);
     distances(bench);
     for (n_query, dim) in [(32, 128), (32, 384), (20, 384)] {
         late_interaction(bench, n_query, dim);
@@ -92,11 +98,16 @@ fn products(bench: &Bench, n_queries: usize, n_vectors: usize) {
     });
 }
 
-fn bit_estimates(bench: &Bench) {
-    let Some(case) = bench.case("OneBitTable::block_bounds", "1×1000000×384") else { return };
-    let (n, dim) = (1_000_000, 384);
+/// A block's look-ups are bound by the processor's shuffles when its bits come from a cache: what counts as an operation
+/// is one byte shuffled.
+fn bit_estimates(bench: &Bench, n_queries: usize, n: usize) {
+    let shape = format!("{n_queries}×{n}×384");
+    let Some(case) = bench.case("OneBitTable::block_bounds", shape) else { return };
+    let dim = 384;
     let encoder = OneBitEncoder::new(&vec![0.0; dim], 1).expect("there are components");
-    let query = encoder.table(&numbers(dim)).expect("the lengths fit");
+    let queries = numbers(n_queries * dim);
+    let queries: Vec<_> =
+        queries.chunks_exact(dim).map(|query| encoder.table(query).expect("the lengths fit")).collect();
     // Bits as they come, with factors 1, 0 and 0.
     let n_bytes = one_bit_block_bytes(dim);
     let mut blocks: Vec<u8> = (0..n / 32 * n_bytes).map(|i| hash(i) as u8).collect();
@@ -105,27 +116,66 @@ fn bit_estimates(bench: &Bench) {
             factor.copy_from_slice(&if i < 32 { 1f32 } else { 0.0 }.to_le_bytes());
         }
     }
-    let mut out = vec![0.0; n];
-    case.run(Work::Bytes(blocks.len() as f64), 1e-6, Vec::new(), || {
-        query.block_bounds(&blocks, 0.0, black_box(&mut out)).expect("the lengths fit");
+    let mut out = vec![0.0; n_queries * n];
+    OneBitTable::block_bounds(&queries, &blocks, 0.0, &mut out).expect("the lengths fit");
+    // What a query scores together it scores alone.
+    let mut alone = vec![0.0; n];
+    let last = n_queries - 1;
+    OneBitTable::block_bounds(&queries[last..], &blocks, 0.0, &mut alone).expect("the lengths fit");
+    let pairs: Vec<_> = sample(n, 5000).map(|v| (out[last * n + v], f64::from(alone[v]))).collect();
+    let work = match n_queries {
+        1 => Work::Bytes(blocks.len() as f64),
+        _ => Work::Shuffles((n_queries * n * dim / 4) as f64),
+    };
+    case.run(work, 1e-6, pairs, || {
+        OneBitTable::block_bounds(&queries, &blocks, 0.0, black_box(&mut out)).expect("the lengths fit");
     });
 }
 
-fn byte_products(bench: &Bench) {
-    let Some(case) = bench.case("Int8Query::inner_products", "1×1000000×384") else { return };
-    let (n, dim) = (1_000_000, 384);
+fn byte_products(bench: &Bench, n_queries: usize, n: usize) {
+    let Some(case) = bench.case("Int8Query::inner_products", format!("{n_queries}×{n}×384")) else { return };
+    let dim = 384;
     let bytes = |n: usize| -> Vec<i8> { (0..n).map(|i| (hash(i) as i8).max(-127)).collect() };
-    let (query, codes, scales) = (bytes(dim), bytes(n * dim), numbers(n));
-    let mut out = vec![0.0; n];
-    let prepared = Int8Query::from_codes(&query, 0.01).expect("there are components");
-    prepared.inner_products(&codes, &scales, &mut out).expect("the lengths fit");
-    let of_vector = |v: usize| {
+    let (queries, codes, scales) = (bytes(n_queries * dim), bytes(n * dim), numbers(n));
+    let mut out = vec![0.0; n_queries * n];
+    let prepared: Vec<_> = queries
+        .chunks_exact(dim)
+        .map(|query| Int8Query::from_codes(query, 0.01).expect("there are components"))
+        .collect();
+    Int8Query::inner_products(&prepared, &codes, &scales, &mut out).expect("the lengths fit");
+    let of_score = |i: usize| {
+        let (query, v) = (&queries[i / n * dim..][..dim], i % n);
         let products = query.iter().zip(&codes[v * dim..]).map(|(a, b)| i64::from(*a) * i64::from(*b));
-        (out[v], products.sum::<i64>() as f64 * f64::from(scales[v]) * f64::from(0.01f32))
+        (out[i], products.sum::<i64>() as f64 * f64::from(scales[v]) * f64::from(0.01f32))
     };
-    let pairs: Vec<_> = sample(n, 5000).map(of_vector).collect();
-    case.run(Work::Bytes(codes.len() as f64), 1e-6, pairs, || {
-        prepared.inner_products(&codes, &scales, black_box(&mut out)).expect("the lengths fit");
+    let pairs: Vec<_> = sample(out.len(), 5000).map(of_score).collect();
+    let work = match n_queries {
+        1 => Work::Bytes(codes.len() as f64),
+        _ => Work::ByteOps((2 * n_queries * codes.len()) as f64),
+    };
+    case.run(work, 1e-6, pairs, || {
+        Int8Query::inner_products(&prepared, &codes, &scales, black_box(&mut out)).expect("the lengths fit");
+    });
+}
+
+fn half_products(bench: &Bench, n_queries: usize, n: usize) {
+    let Some(case) = bench.case("inner_products_f16", format!("{n_queries}×{n}×384")) else { return };
+    let dim = 384;
+    let queries = numbers(n_queries * dim);
+    let vectors: Vec<u16> = (0..n * dim).map(|i| (hash(i) as u16 & 0x83ff) | 0x3800).collect();
+    let mut out = vec![0.0; n_queries * n];
+    inner_products_f16(&queries, &vectors, dim, &mut out).expect("the lengths fit");
+    let of_score = |i: usize| {
+        let vector: Vec<f32> = vectors[i % n * dim..][..dim].iter().map(|&bits| plain::half(bits)).collect();
+        (out[i], plain::dot(&queries[i / n * dim..][..dim], &vector))
+    };
+    let pairs: Vec<_> = sample(out.len(), 5000).map(of_score).collect();
+    let work = match n_queries {
+        1 => Work::Bytes((2 * vectors.len()) as f64),
+        _ => Work::Flops((2 * n_queries * vectors.len()) as f64),
+    };
+    case.run(work, 1e-6, pairs, || {
+        inner_products_f16(&queries, &vectors, dim, black_box(&mut out)).expect("the lengths fit");
     });
 }
 

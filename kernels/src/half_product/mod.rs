@@ -17,22 +17,28 @@ use crate::{Error, Result};
 
 pub use convert::{f16_to_f32, from_f16, to_f16};
 
-/// Scores vectors in `f16` against one query: `out[v] = Σ_d query[d] · vectors[v, d]`.
+/// Scores vectors in `f16` against queries: `out[q, v] = Σ_d queries[q, d] · vectors[v, d]`.
 ///
-/// Shapes: `query` is `[dim]`, `vectors` is `[n, dim]`, the bits of `f16`; `out` is `[n]`.
+/// Shapes: `queries` is `[n_queries, dim]`, `vectors` is `[n, dim]`, the bits of `f16`; `out` is `[n_queries, n]`. Four
+/// queries at a time share the widening of a vector.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`] when `query` is empty.
-pub fn inner_products_f16(query: &[f32], vectors: &[u16], out: &mut [f32]) -> Result<()> {
-    let n = rows(vectors, query.len())?;
-    if out.len() != n {
-        return Err(Error::Shape { what: "out", expected: n, found: out.len() });
+/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`] when `dim` is 0.
+pub fn inner_products_f16(queries: &[f32], vectors: &[u16], dim: usize, out: &mut [f32]) -> Result<()> {
+    let n = rows(vectors, dim)?;
+    if !queries.len().is_multiple_of(dim) {
+        return Err(Error::Shape {
+            what: "queries",
+            expected: queries.len().next_multiple_of(dim),
+            found: queries.len(),
+        });
     }
-    let form = CpuForm::best();
-    for (out, vector) in out.iter_mut().zip(vectors.chunks_exact(query.len())) {
-        *out = product(form, query, vector);
+    let expected = queries.len() / dim * n;
+    if out.len() != expected {
+        return Err(Error::Shape { what: "out", expected, found: out.len() });
     }
+    all_pairs(CpuForm::best(), queries, vectors, dim, out);
     Ok(())
 }
 
@@ -51,7 +57,7 @@ pub fn inner_products_f16_at(query: &[f32], vectors: &[u16], chosen: &[u32], out
     }
     let form = CpuForm::best();
     for (out, &row) in out.iter_mut().zip(chosen) {
-        *out = product(form, query, &vectors[row as usize * dim..][..dim]);
+        [*out] = products(form, [query], &vectors[row as usize * dim..][..dim]);
     }
     Ok(())
 }
@@ -67,14 +73,36 @@ fn rows(vectors: &[u16], dim: usize) -> Result<usize> {
     Ok(vectors.len() / dim)
 }
 
-/// One product; the slices are of one length, and `form` is available.
+/// Every product; the lengths fit, `dim` is not 0 and `form` is available.
+fn all_pairs(form: CpuForm, queries: &[f32], vectors: &[u16], dim: usize, out: &mut [f32]) {
+    let n = vectors.len() / dim;
+    let mut fours = queries.chunks_exact(4 * dim);
+    let (of_fours, of_rest) = out.split_at_mut(fours.len() * 4 * n);
+    for (four, out) in (&mut fours).zip(of_fours.chunks_exact_mut((4 * n).max(1))) {
+        let four = [&four[..dim], &four[dim..2 * dim], &four[2 * dim..3 * dim], &four[3 * dim..]];
+        for (v, vector) in vectors.chunks_exact(dim).enumerate() {
+            for (q, product) in products(form, four, vector).into_iter().enumerate() {
+                out[q * n + v] = product;
+            }
+        }
+    }
+    for (query, out) in fours.remainder().chunks_exact(dim).zip(of_rest.chunks_exact_mut(n.max(1))) {
+        for (out, vector) in out.iter_mut().zip(vectors.chunks_exact(dim)) {
+            [*out] = products(form, [query], vector);
+        }
+    }
+}
+
+/// The products of `Q` queries with one vector; the slices are of one length, and `form` is available.
 #[inline]
-fn product(form: CpuForm, query: &[f32], vector: &[u16]) -> f32 {
-    assert_eq!(query.len(), vector.len(), "query and vector are of one length");
+fn products<const Q: usize>(form: CpuForm, queries: [&[f32]; Q], vector: &[u16]) -> [f32; Q] {
+    assert!(queries.iter().all(|query| query.len() == vector.len()), "queries and vector are of one length");
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2, FMA and F16C; the lengths are equal.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe { avx2::product(query, vector) },
-        _ => portable::product(query, vector),
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
+            avx2::products(queries, vector)
+        },
+        _ => queries.map(|query| portable::product(query, vector)),
     }
 }

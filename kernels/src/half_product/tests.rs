@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{cpu, f16_to_f32, from_f16, inner_products_f16, inner_products_f16_at, product, to_f16};
+use super::{all_pairs, cpu, f16_to_f32, from_f16, inner_products_f16, inner_products_f16_at, products, to_f16};
 use crate::Error;
 use crate::device::CpuForm;
 
@@ -11,14 +11,23 @@ use crate::device::CpuForm;
 fn every_form_equals_the_reference() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for dim in [1, 7, 8, 15, 16, 17, 33, 100, 384, 385] {
-        let query: Vec<f32> = (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let vector: Vec<f32> = (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let mut half = vec![0; dim];
-        to_f16(&vector, &mut half).unwrap();
-        let expected = cpu::product(&query, &half);
+        let mut random = |n: usize| -> Vec<f32> { (0..n * dim).map(|_| rng.random_range(-1.0..1.0)).collect() };
+        let (queries, vectors) = (random(6), random(3));
+        let mut half = vec![0; 3 * dim];
+        to_f16(&vectors, &mut half).unwrap();
         for form in CpuForm::available() {
-            let got = f64::from(product(form, &query, &half));
-            assert!((got - expected).abs() <= 1e-6 * dim as f64, "{form:?}, dim {dim}: {got} is not {expected}");
+            let mut out = [f32::NAN; 18]; // Four queries together and two alone.
+            all_pairs(form, &queries, &half, dim, &mut out);
+            for (query, out) in queries.chunks(dim).zip(out.chunks(3)) {
+                for (vector, &got) in half.chunks(dim).zip(out) {
+                    assert_eq!(products(form, [query], vector), [got], "{form:?}, dim {dim}");
+                    let (got, expected) = (f64::from(got), cpu::product(query, vector));
+                    assert!(
+                        (got - expected).abs() <= 1e-6 * dim as f64,
+                        "{form:?}, dim {dim}: {got} is not {expected}"
+                    );
+                }
+            }
         }
     }
 }
@@ -47,7 +56,7 @@ fn numbers_are_rounded_to_the_nearest() {
 fn chosen_rows_score_as_all_rows_do() {
     let vectors = [0x3c00, 0, 0, 0x3c00, 0x4000, 0xbc00]; // (1, 0), (0, 1), (2, -1)
     let mut all = [0.0; 3];
-    inner_products_f16(&[3.0, 5.0], &vectors, &mut all).unwrap();
+    inner_products_f16(&[3.0, 5.0], &vectors, 2, &mut all).unwrap();
     assert_eq!(all, [3.0, 5.0, 1.0]);
     let mut some = [0.0; 2];
     inner_products_f16_at(&[3.0, 5.0], &vectors, &[2, 0], &mut some).unwrap();
@@ -56,9 +65,10 @@ fn chosen_rows_score_as_all_rows_do() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    assert_eq!(inner_products_f16(&[], &[], &mut []), Err(Error::ZeroDimension));
-    assert!(matches!(inner_products_f16(&[1.0; 2], &[0; 3], &mut [0.0]), Err(Error::Shape { what: "vectors", .. })));
-    assert!(matches!(inner_products_f16(&[1.0; 2], &[0; 2], &mut []), Err(Error::Shape { what: "out", .. })));
+    assert_eq!(inner_products_f16(&[], &[], 0, &mut []), Err(Error::ZeroDimension));
+    assert!(matches!(inner_products_f16(&[1.0; 2], &[0; 3], 2, &mut [0.0]), Err(Error::Shape { what: "vectors", .. })));
+    assert!(matches!(inner_products_f16(&[1.0; 2], &[0; 2], 2, &mut []), Err(Error::Shape { what: "out", .. })));
+    assert!(matches!(inner_products_f16(&[1.0; 3], &[], 2, &mut []), Err(Error::Shape { what: "queries", .. })));
     assert!(matches!(inner_products_f16_at(&[1.0; 2], &[0; 2], &[0], &mut []), Err(Error::Shape { what: "out", .. })));
     let missing = inner_products_f16_at(&[1.0; 2], &[0; 2], &[1], &mut [0.0]);
     assert_eq!(missing, Err(Error::Row { row: 1, n_rows: 1 }));

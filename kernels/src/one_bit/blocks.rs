@@ -12,8 +12,11 @@ pub const ONE_BIT_BLOCK: usize = 32;
 /// Factors of each vector.
 pub const FACTORS: usize = 3;
 
-/// Four registers of look-ups are added as bytes before they are widened, so an entry is at most a quarter of 255.
-const GREATEST_ENTRY: usize = 63;
+/// Groups whose look-ups, two each, are added as bytes before they are widened.
+pub const GROUPS_OF_BYTES: usize = 8;
+
+/// What sixteen look-ups may be at most. Rounding to so few steps adds a fiftieth to the error of one bit.
+const GREATEST_ENTRY: usize = 255 / (2 * GROUPS_OF_BYTES);
 
 /// Groups of eight components, an even number.
 pub fn n_groups(dim: usize) -> usize {

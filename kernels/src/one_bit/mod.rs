@@ -270,17 +270,28 @@ pub struct OneBitTable {
 }
 
 impl OneBitTable {
-    /// Bounds of the inner products with all rows of blocks, as [`one_bit_blocks`] lays them out: an estimate, and
-    /// `margin` times the deviation of its error.
+    /// Bounds of the inner products of each query with all rows of blocks, as [`one_bit_blocks`] lays them out: an
+    /// estimate, and `margin` times the deviation of its error.
     ///
-    /// `out` has [`ONE_BIT_BLOCK`] numbers for each block; those of rows that only fill the last block up are −∞. What
-    /// four components of the query are worth together is rounded to 64 steps.
+    /// `out` is `[n_queries, n_blocks · ONE_BIT_BLOCK]`; the bounds of rows that only fill the last block up are −∞. What
+    /// four components of a query are worth together is rounded to 16 steps. Four queries at a time share the splitting
+    /// of bytes; the bounds are those of each alone.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] when a length does not fit.
-    pub fn block_bounds(&self, blocks: &[u8], margin: f32, out: &mut [f32]) -> Result<()> {
-        let n_bytes = one_bit_block_bytes(self.dim);
+    /// [`Error::Shape`] when a length does not fit, or the queries are not of one dimension.
+    pub fn block_bounds(queries: &[Self], blocks: &[u8], margin: f32, out: &mut [f32]) -> Result<()> {
+        let Some(first) = queries.first() else {
+            return if out.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::Shape { what: "out", expected: 0, found: out.len() })
+            };
+        };
+        if let Some(other) = queries.iter().find(|other| other.dim != first.dim) {
+            return Err(Error::Shape { what: "query", expected: first.dim, found: other.dim });
+        }
+        let n_bytes = one_bit_block_bytes(first.dim);
         if !blocks.len().is_multiple_of(n_bytes) {
             return Err(Error::Shape {
                 what: "blocks",
@@ -288,23 +299,23 @@ impl OneBitTable {
                 found: blocks.len(),
             });
         }
-        let expected = blocks.len() / n_bytes * ONE_BIT_BLOCK;
+        let expected = queries.len() * (blocks.len() / n_bytes * ONE_BIT_BLOCK);
         if out.len() != expected {
             return Err(Error::Shape { what: "out", expected, found: out.len() });
         }
-        self.scan(CpuForm::best(), blocks, margin, out);
+        Self::scan(CpuForm::best(), queries, blocks, margin, out);
         Ok(())
     }
 
     /// The bounds; the lengths fit and `form` is available.
-    fn scan(&self, form: CpuForm, blocks: &[u8], margin: f32, out: &mut [f32]) {
+    fn scan(form: CpuForm, queries: &[Self], blocks: &[u8], margin: f32, out: &mut [f32]) {
         match form {
             #[cfg(target_arch = "x86_64")]
             CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => {
                 // SAFETY: these forms are chosen only where the processor has AVX2 and FMA, and the lengths fit.
-                unsafe { avx2::scan(self, blocks, margin, out) }
+                unsafe { avx2::scan(queries, blocks, margin, out) }
             }
-            _ => portable::scan(self, blocks, margin, out),
+            _ => portable::scan(queries, blocks, margin, out),
         }
     }
 }

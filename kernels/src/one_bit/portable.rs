@@ -20,7 +20,14 @@ pub fn row_bounds(query: &OneBitQuery, codes: &[u64], rows: &[u32], margin: f32,
 }
 
 /// The bounds of all rows of blocks; the lengths fit.
-pub fn scan(query: &OneBitTable, blocks: &[u8], margin: f32, out: &mut [f32]) {
+pub fn scan(queries: &[OneBitTable], blocks: &[u8], margin: f32, out: &mut [f32]) {
+    let n_rows = out.len() / queries.len().max(1);
+    for (query, out) in queries.iter().zip(out.chunks_exact_mut(n_rows.max(1))) {
+        scan_for(query, blocks, margin, out);
+    }
+}
+
+fn scan_for(query: &OneBitTable, blocks: &[u8], margin: f32, out: &mut [f32]) {
     let n_bits = n_groups(query.dim) * ONE_BIT_BLOCK;
     let (bound_of_error, least) = (margin * query.length, query.least);
     for (block, out) in blocks.chunks_exact(one_bit_block_bytes(query.dim)).zip(out.chunks_exact_mut(ONE_BIT_BLOCK)) {

@@ -48,42 +48,68 @@ fn every_form_estimates_as_the_reference() {
         encoder.encode(&vectors, &mut codes).unwrap();
         let blocks = one_bit_blocks(&codes, dim).unwrap();
         assert_eq!(blocks.len(), n.div_ceil(32) * one_bit_block_bytes(dim));
-        let query = unit(&mut rng, 1, dim);
-        let prepared = encoder.query(&query).unwrap();
-        let table = encoder.table(&query).unwrap();
+        let queries = unit(&mut rng, 6, dim); // Four together and two alone.
+        let query = &queries[..dim];
+        let prepared = encoder.query(query).unwrap();
+        let tables: Vec<_> = queries.chunks_exact(dim).map(|query| encoder.table(query).unwrap()).collect();
+        let table = &tables[0];
         let rows: Vec<u32> = (0..n as u32).rev().collect();
         for form in CpuForm::available() {
             for margin in [0.0, 1.9] {
                 let mut by_row = vec![f32::NAN; n];
                 prepared.row_bounds(form, &codes, &rows, margin, &mut by_row);
                 let mut by_block = vec![f32::NAN; n.next_multiple_of(32)];
-                table.scan(form, &blocks, margin, &mut by_block);
+                OneBitTable::scan(form, &tables[..1], &blocks, margin, &mut by_block);
                 for v in 0..n {
                     let vector = &vectors[v * dim..][..dim];
-                    let (estimate, error) = cpu::estimate(vector, &query, &centroid, &encoder.rotation);
+                    let (estimate, error) = cpu::estimate(vector, query, &centroid, &encoder.rotation);
                     let expected = estimate + f64::from(margin) * error;
-                    // Rounding the query to four bits, and sums of four components to 64 steps or fewer.
-                    let steps = 3.0 * f64::from(prepared.step).max(f64::from(table.step));
+                    // Rounding the query to four bits.
+                    let steps = 3.0 * f64::from(prepared.step);
                     let tolerance = 1e-5 + 1.3 * steps / if dim < 64 { 1.0 } else { 2.0 };
                     let by_row = f64::from(by_row[n - 1 - v]);
                     assert!((by_row - expected).abs() <= tolerance, "{form:?} {dim}: {by_row} {expected}");
+                    // Rounding each four components to a step: six deviations of their sum, or all of few.
+                    let tolerance = 1e-5 + 1.3 * f64::from(table.step);
                     let by_block = f64::from(by_block[v]);
                     assert!((by_block - expected).abs() <= tolerance, "{form:?} {dim}: {by_block} {expected}");
                 }
                 assert!(by_block[n..].iter().all(|&bound| bound == f32::NEG_INFINITY));
             }
         }
-        let portable = CpuForm::Portable;
-        let mut expected = vec![0.0; n.next_multiple_of(32)];
-        table.scan(portable, &blocks, 1.0, &mut expected);
+        let n_rows = n.next_multiple_of(32);
+        let mut expected = vec![0.0; 6 * n_rows];
+        OneBitTable::scan(CpuForm::Portable, &tables, &blocks, 1.0, &mut expected);
         for form in CpuForm::available() {
-            let mut got = vec![0.0; expected.len()];
-            table.scan(form, &blocks, 1.0, &mut got);
-            for (got, expected) in got[..n].iter().zip(&expected) {
-                assert!((got - expected).abs() <= 1e-5, "{form:?}: {got} is not {expected}");
+            let mut together = vec![0.0; expected.len()];
+            OneBitTable::scan(form, &tables, &blocks, 1.0, &mut together);
+            for (got, expected) in together.chunks(n_rows).zip(expected.chunks(n_rows)) {
+                for (got, expected) in got[..n].iter().zip(expected) {
+                    assert!((got - expected).abs() <= 1e-5, "{form:?}: {got} is not {expected}");
+                }
+            }
+            let mut alone = vec![0.0; n_rows];
+            for (table, together) in tables.iter().zip(together.chunks(n_rows)) {
+                OneBitTable::scan(form, std::slice::from_ref(table), &blocks, 1.0, &mut alone);
+                assert_eq!(alone, together, "{form:?}, dim {dim}");
             }
         }
     }
+}
+
+#[test]
+fn blocks_and_queries_that_do_not_fit_are_refused() {
+    let table = |dim: usize| OneBitEncoder::new(&vec![0.0; dim], 1).unwrap().table(&vec![1.0; dim]).unwrap();
+    let blocks = vec![0; 2 * one_bit_block_bytes(20)];
+    let bounds = |queries: &[OneBitTable], n_bytes: usize, n_out: usize| {
+        OneBitTable::block_bounds(queries, &blocks[..n_bytes], 0.0, &mut vec![0.0; n_out])
+    };
+    assert_eq!(bounds(&[], blocks.len(), 0), Ok(()));
+    assert_eq!(bounds(&[table(20), table(20)], blocks.len(), 128), Ok(()));
+    assert!(matches!(bounds(&[], blocks.len(), 1), Err(Error::Shape { what: "out", .. })));
+    assert!(matches!(bounds(&[table(20), table(40)], 0, 0), Err(Error::Shape { what: "query", .. })));
+    assert!(matches!(bounds(&[table(20)], 7, 64), Err(Error::Shape { what: "blocks", .. })));
+    assert!(matches!(bounds(&[table(20)], blocks.len(), 63), Err(Error::Shape { what: "out", .. })));
 }
 
 #[test]
@@ -137,11 +163,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(query.bounds_at(&[0; 4], &[], 0.0, &mut []), Err(Error::Shape { what: "codes", .. })));
     assert!(matches!(query.bounds_at(&[0; 3], &[0], 0.0, &mut []), Err(Error::Shape { what: "out", .. })));
     assert!(matches!(query.bounds_at(&[0; 3], &[1], 0.0, &mut [0.0]), Err(Error::Row { row: 1, n_rows: 1 })));
-    let table = encoder.table(&[1.0; 3]).unwrap();
     assert!(matches!(encoder.table(&[1.0; 2]), Err(Error::Shape { what: "query", .. })));
-    assert!(matches!(table.block_bounds(&[0; 3], 0.0, &mut []), Err(Error::Shape { what: "blocks", .. })));
-    let blocks = vec![0; one_bit_block_bytes(3)];
-    assert!(matches!(table.block_bounds(&blocks, 0.0, &mut []), Err(Error::Shape { what: "out", .. })));
     assert!(matches!(one_bit_blocks(&[0; 4], 3), Err(Error::Shape { what: "codes", .. })));
     assert!(matches!(one_bit_blocks(&[], 0), Err(Error::ZeroDimension)));
 }

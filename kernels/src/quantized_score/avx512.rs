@@ -2,23 +2,27 @@
 
 use std::arch::x86_64::*;
 
-/// The sum of products.
+/// The sums of products of `Q` queries with one vector, whose bytes are widened once for all of them.
 ///
 /// # Safety
 ///
 /// The processor has AVX-512F, BW and VL, and the slices are of one length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub unsafe fn inner_product(query: &[i16], codes: &[i8]) -> i32 {
+pub unsafe fn inner_products<const Q: usize>(queries: [&[i16]; Q], codes: &[i8]) -> [i32; Q] {
     let dim = codes.len();
-    let mut sums = [_mm512_setzero_si512(); 2];
+    let mut even = [_mm512_setzero_si512(); Q];
+    let mut odd = [_mm512_setzero_si512(); Q];
     let mut d = 0;
     while d + 64 <= dim {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: both slices have `dim` components and `d + 64 <= dim`.
-            unsafe {
-                let codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(codes.as_ptr().add(d + 32 * i).cast()));
-                let query = _mm512_loadu_si512(query.as_ptr().add(d + 32 * i).cast());
-                *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(codes, query));
+        // SAFETY: all slices have `dim` components and `d + 64 <= dim`.
+        unsafe {
+            let low = _mm512_cvtepi8_epi16(_mm256_loadu_si256(codes.as_ptr().add(d).cast()));
+            let high = _mm512_cvtepi8_epi16(_mm256_loadu_si256(codes.as_ptr().add(d + 32).cast()));
+            for q in 0..Q {
+                let query_low = _mm512_loadu_si512(queries[q].as_ptr().add(d).cast());
+                let query_high = _mm512_loadu_si512(queries[q].as_ptr().add(d + 32).cast());
+                even[q] = _mm512_add_epi32(even[q], _mm512_madd_epi16(low, query_low));
+                odd[q] = _mm512_add_epi32(odd[q], _mm512_madd_epi16(high, query_high));
             }
         }
         d += 64;
@@ -28,10 +32,16 @@ pub unsafe fn inner_product(query: &[i16], codes: &[i8]) -> i32 {
         // SAFETY: no more than `dim - d` components are read.
         unsafe {
             let codes = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, codes.as_ptr().add(d)));
-            let query = _mm512_maskz_loadu_epi16(mask, query.as_ptr().add(d));
-            sums[0] = _mm512_add_epi32(sums[0], _mm512_madd_epi16(codes, query));
+            for q in 0..Q {
+                let query = _mm512_maskz_loadu_epi16(mask, queries[q].as_ptr().add(d));
+                even[q] = _mm512_add_epi32(even[q], _mm512_madd_epi16(codes, query));
+            }
         }
         d += 32;
     }
-    _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]))
+    let mut sums = [0; Q];
+    for q in 0..Q {
+        sums[q] = _mm512_reduce_add_epi32(_mm512_add_epi32(even[q], odd[q]));
+    }
+    sums
 }

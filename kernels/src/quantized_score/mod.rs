@@ -94,23 +94,51 @@ impl Int8Query {
         Ok(())
     }
 
-    /// Scores vectors: `out[v] = scale · scales[v] · Σ_d query_codes[d] · codes[v, d]`. The sum is exact.
+    /// Scores vectors against each query: `out[q, v] = scale_q · scales[v] · Σ_d codes_q[d] · codes[v, d]`. The sum is
+    /// exact.
     ///
-    /// Shapes: `codes` is `[n, dim]`, `scales` and `out` are `[n]`.
+    /// Shapes: `codes` is `[n, dim]`, `scales` is `[n]`, `out` is `[n_queries, n]`. Four queries at a time share the
+    /// widening of a vector's bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] when a length does not fit.
-    pub fn inner_products(&self, codes: &[i8], scales: &[f32], out: &mut [f32]) -> Result<()> {
-        let dim = self.codes.len();
+    /// [`Error::Shape`] when a length does not fit, or the queries are not of one dimension.
+    pub fn inner_products(queries: &[Self], codes: &[i8], scales: &[f32], out: &mut [f32]) -> Result<()> {
+        let Some(first) = queries.first() else { return same("out", 0, out.len()) };
+        let dim = first.codes.len();
+        for query in queries {
+            same("query", dim, query.codes.len())?;
+        }
         let n = rows("codes", codes.len(), dim)?;
         same("scales", n, scales.len())?;
-        same("out", n, out.len())?;
-        let form = CpuForm::best();
-        for ((out, codes), scale) in out.iter_mut().zip(codes.chunks_exact(dim)).zip(scales) {
-            *out = inner_product(form, &self.codes, codes) as f32 * (self.scale * scale);
-        }
+        same("out", queries.len() * n, out.len())?;
+        Self::products(CpuForm::best(), queries, codes, scales, out);
         Ok(())
+    }
+
+    /// The scores; the lengths fit and `form` is available.
+    fn products(form: CpuForm, queries: &[Self], codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        let n = scales.len();
+        let (fours, rest) = queries.as_chunks::<4>();
+        let (of_fours, of_rest) = out.split_at_mut(4 * fours.len() * n);
+        for (four, out) in fours.iter().zip(of_fours.chunks_exact_mut((4 * n).max(1))) {
+            Self::products_of(form, four.each_ref(), codes, scales, out);
+        }
+        for (query, out) in rest.iter().zip(of_rest.chunks_exact_mut(n.max(1))) {
+            Self::products_of(form, [query], codes, scales, out);
+        }
+    }
+
+    /// The scores for `Q` queries at once.
+    fn products_of<const Q: usize>(form: CpuForm, queries: [&Self; Q], codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        let (dim, n) = (queries[0].codes.len(), scales.len());
+        let query_codes = queries.map(|query| query.codes.as_slice());
+        for (v, (codes, scale)) in codes.chunks_exact(dim).zip(scales).enumerate() {
+            let sums = sums(form, query_codes, codes);
+            for q in 0..Q {
+                out[q * n + v] = sums[q] as f32 * (queries[q].scale * scale);
+            }
+        }
     }
 
     /// Scores chosen rows, to the bit as [`inner_products`](Self::inner_products) does.
@@ -143,7 +171,7 @@ impl Int8Query {
             _ => {
                 for (out, &row) in out.iter_mut().zip(chosen) {
                     let row = row as usize;
-                    let sum = inner_product(form, &self.codes, &codes[row * dim..][..dim]);
+                    let [sum] = sums(form, [&self.codes], &codes[row * dim..][..dim]);
                     *out = sum as f32 * (self.scale * scales[row]);
                 }
             }
@@ -186,18 +214,18 @@ pub fn hamming(query: &[u64], bits: &[u64], out: &mut [u32]) -> Result<()> {
     Ok(())
 }
 
-/// The sum of products; the lengths are equal and at most [`MAX_DIM`], and `form` is available.
+/// The sums of products; the lengths are equal and at most [`MAX_DIM`], and `form` is available.
 #[inline]
-fn inner_product(form: CpuForm, query: &[i16], codes: &[i8]) -> i32 {
-    assert_eq!(query.len(), codes.len(), "query and vector are of one length");
+fn sums<const Q: usize>(form: CpuForm, queries: [&[i16]; Q], codes: &[i8]) -> [i32; Q] {
+    assert!(queries.iter().all(|query| query.len() == codes.len()), "queries and vector are of one length");
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F, BW and VL, and the lengths are equal.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512::inner_product(query, codes) },
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512::inner_products(queries, codes) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the form is chosen only where the processor has AVX2, and the lengths are equal.
-        CpuForm::Avx2 => unsafe { avx2::inner_product(query, codes) },
-        _ => portable::inner_product(query, codes),
+        CpuForm::Avx2 => unsafe { avx2::inner_products(queries, codes) },
+        _ => portable::inner_products(queries, codes, 0),
     }
 }
 

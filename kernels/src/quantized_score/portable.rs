@@ -1,9 +1,13 @@
 //! Loops that the compiler vectorises on any processor.
 
-/// The sum of products of two slices of one length.
+/// The sums of products of queries with one vector, all of one length, from component `from` on.
 #[inline(always)]
-pub fn inner_product(query: &[i16], codes: &[i8]) -> i32 {
-    query.iter().zip(codes).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+pub fn inner_products<const Q: usize>(queries: [&[i16]; Q], codes: &[i8], from: usize) -> [i32; Q] {
+    let mut sums = [0; Q];
+    for (sum, query) in sums.iter_mut().zip(queries) {
+        *sum = query[from..].iter().zip(&codes[from..]).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+    }
+    sums
 }
 
 /// The distance of each vector from `query`, which is not empty.

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Int8Query, binarize, cpu, distances, hamming, inner_product, quantize_i8};
+use super::{Int8Query, binarize, cpu, distances, hamming, quantize_i8, sums};
 use crate::Error;
 use crate::device::CpuForm;
 
@@ -17,12 +17,15 @@ fn every_form_sums_exactly() {
     for dim in [1, 15, 16, 31, 32, 33, 64, 100, 384, 1025] {
         let mut codes: Vec<i8> = (0..5 * dim).map(|_| rng.random()).collect();
         codes[..dim].fill(-128);
-        for query in [codes[..dim].to_vec(), codes[dim..2 * dim].to_vec()] {
-            let wide: Vec<i16> = query.iter().map(|&code| i16::from(code)).collect();
-            let want = cpu::inner_products(&query, &codes);
-            for form in CpuForm::available() {
-                for (codes, &want) in codes.chunks(dim).zip(&want) {
-                    assert_eq!(i64::from(inner_product(form, &wide, codes)), want, "{form:?}, dim {dim}");
+        let queries = [&codes[..dim], &codes[dim..2 * dim], &codes[2 * dim..3 * dim], &codes[4 * dim..]];
+        let wide = queries.map(|query| query.iter().map(|&code| i16::from(code)).collect::<Vec<_>>());
+        let want = queries.map(|query| cpu::inner_products(query, &codes));
+        for form in CpuForm::available() {
+            for (v, codes) in codes.chunks(dim).enumerate() {
+                let together = sums(form, wide.each_ref().map(Vec::as_slice), codes);
+                for q in 0..queries.len() {
+                    assert_eq!(i64::from(together[q]), want[q][v], "{form:?}, dim {dim}");
+                    assert_eq!(sums(form, [&wide[q]], codes), [together[q]], "{form:?}, dim {dim}");
                 }
             }
         }
@@ -30,7 +33,26 @@ fn every_form_sums_exactly() {
     let wide = vec![-128; super::MAX_DIM];
     let codes = vec![-128; super::MAX_DIM];
     for form in CpuForm::available() {
-        assert_eq!(inner_product(form, &wide, &codes), 131_071 * 128 * 128);
+        assert_eq!(sums(form, [&wide], &codes), [131_071 * 128 * 128]);
+    }
+}
+
+#[test]
+fn queries_together_score_as_each_alone() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let (n, dim) = (5, 40);
+    let vectors = random(&mut rng, n * dim);
+    let (mut codes, mut scales) = (vec![0; n * dim], [0.0; 5]);
+    quantize_i8(&vectors, dim, &mut codes, &mut scales).unwrap();
+    let queries: Vec<Int8Query> = (0..6).map(|_| Int8Query::new(&random(&mut rng, dim)).unwrap()).collect();
+    for form in CpuForm::available() {
+        let mut together = vec![f32::NAN; 6 * n];
+        Int8Query::products(form, &queries, &codes, &scales, &mut together);
+        for (query, together) in queries.iter().zip(together.chunks(n)) {
+            let mut alone = vec![f32::NAN; n];
+            query.products_at(form, &codes, &scales, &[0, 1, 2, 3, 4], &mut alone);
+            assert_eq!(alone, together, "{form:?}");
+        }
     }
 }
 
@@ -62,7 +84,7 @@ fn scores_of_bytes_are_near_those_of_the_vectors() {
     let (mut codes, mut scales, mut out) = (vec![0; 6 * dim], [0.0; 6], [f32::NAN; 6]);
     quantize_i8(&vectors, dim, &mut codes, &mut scales).unwrap();
     let prepared = Int8Query::new(&query).unwrap();
-    prepared.inner_products(&codes, &scales, &mut out).unwrap();
+    Int8Query::inner_products(std::slice::from_ref(&prepared), &codes, &scales, &mut out).unwrap();
     let mut some = [f32::NAN; 5];
     prepared.inner_products_at(&codes, &scales, &[5, 0, 3, 3, 1], &mut some).unwrap();
     assert_eq!(some, [out[5], out[0], out[3], out[3], out[1]]);
@@ -106,9 +128,16 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(quantize_i8(&[1.0; 2], 1, codes, scales), Err(Error::Shape { what: "scales", .. })));
     assert_eq!(quantize_i8(&[], 0, &mut [], &mut []), Err(Error::ZeroDimension));
     let query = Int8Query::new(&[1.0, 2.0]).unwrap();
-    assert!(matches!(query.inner_products(&[1; 3], &[1.0], &mut [0.0]), Err(Error::Shape { what: "codes", .. })));
-    assert!(matches!(query.inner_products(&[1; 2], &[], &mut [0.0]), Err(Error::Shape { what: "scales", .. })));
-    assert!(matches!(query.inner_products(&[1; 2], &[1.0], &mut []), Err(Error::Shape { what: "out", .. })));
+    let score = |queries: &[Int8Query], codes: &[i8], scales: &[f32], n_out: usize| {
+        Int8Query::inner_products(queries, codes, scales, &mut vec![0.0; n_out])
+    };
+    let one = std::slice::from_ref(&query);
+    assert!(matches!(score(one, &[1; 3], &[1.0], 1), Err(Error::Shape { what: "codes", .. })));
+    assert!(matches!(score(one, &[1; 2], &[], 1), Err(Error::Shape { what: "scales", .. })));
+    assert!(matches!(score(one, &[1; 2], &[1.0], 0), Err(Error::Shape { what: "out", .. })));
+    let other = Int8Query::new(&[1.0]).unwrap();
+    assert!(matches!(score(&[query.clone(), other], &[1; 2], &[1.0], 2), Err(Error::Shape { what: "query", .. })));
+    assert_eq!(score(&[], &[], &[], 0), Ok(()));
     let missing = query.inner_products_at(&[1; 2], &[1.0], &[1], &mut [0.0]);
     assert_eq!(missing, Err(Error::Row { row: 1, n_rows: 1 }));
     assert!(matches!(Int8Query::new(&[]), Err(Error::ZeroDimension)));
