@@ -290,7 +290,11 @@ impl KvBlock {
     }
 
     /// The bytes of a layer, from the file if they are there.
-    pub(crate) fn layer(&self, layer: usize) -> Result<LayerBytes<'_>> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::Damaged`] when they are in a file and cannot be read.
+    pub fn layer(&self, layer: usize) -> Result<LayerBytes<'_>> {
         let n_words = self.layer_words();
         Ok(match &self.layers {
             Layers::Memory(words) => LayerBytes(Cow::Borrowed(&words[layer * n_words..(layer + 1) * n_words])),
@@ -423,23 +427,31 @@ impl KvCache {
         Ok(first..self.len())
     }
 
-    /// Takes over a layer of a block, whose bytes are given, into the slots that were left for it.
+    /// Takes over a layer of some blocks, whose bytes are given, into the slots that were left for each.
     ///
     /// # Errors
     ///
-    /// [`Error::Slots`] when there are not as many slots as tokens.
+    /// [`Error::Slots`] when there are not as many slots as tokens, or slots of two blocks are not in order.
     pub fn load_layer(
         &mut self,
-        block: &KvBlock,
-        bytes: &LayerBytes<'_>,
         layer: usize,
-        slots: Range<usize>,
+        blocks: &[(&KvBlock, &LayerBytes<'_>, Range<usize>)],
         rotaries: &dyn LayerRotary,
     ) -> Result<()> {
-        let Some(&position) = self.positions().get(slots.start).filter(|_| slots.len() == block.n_tokens()) else {
-            return Err(Error::Slots { problem: "a block does not fit the slots that were left for it" });
+        let fits = |(block, _, slots): &(&KvBlock, &LayerBytes<'_>, Range<usize>)| {
+            slots.len() == block.n_tokens() && slots.end <= self.len()
         };
-        block.load(bytes, position, rotaries.rotary(layer), &mut self.pages_of_layer(layer, slots))
+        let in_order = blocks.windows(2).all(|pair| pair[0].2.end <= pair[1].2.start);
+        if !in_order || !blocks.iter().all(fits) {
+            return Err(Error::Slots { problem: "blocks do not fit the slots that were left for them" });
+        }
+        let first: Vec<u32> =
+            blocks.iter().map(|(.., slots)| self.positions().get(slots.start).copied().unwrap_or(0)).collect();
+        let ranges: Vec<Range<usize>> = blocks.iter().map(|(.., slots)| slots.clone()).collect();
+        let pages = self.pages_of_layer(layer, &ranges);
+        blocks.par_iter().zip(pages).zip(first).try_for_each(|(((block, bytes, _), mut pages), first)| {
+            block.load(bytes, first, rotaries.rotary(layer), &mut pages)
+        })
     }
 }
 

@@ -385,9 +385,33 @@ impl KvCache {
         Err(Error::Shape { expected: *expected, found: *shape })
     }
 
-    /// The numbers of slots, whose pages were placed, in one layer.
-    pub(crate) fn pages_of_layer(&mut self, layer: usize, slots: Range<usize>) -> LayerPages<'_> {
-        self.layer_pages(slots).swap_remove(layer)
+    /// The numbers of ranges of slots, whose pages were placed and which follow one another, in one layer.
+    pub(crate) fn pages_of_layer(&mut self, layer: usize, ranges: &[Range<usize>]) -> Vec<LayerPages<'_>> {
+        let dim = self.arena.0.dim;
+        let start = self.arena.layer_start(layer);
+        let mut found: Vec<_> = ranges.iter().map(|_| LayerPages { dim, pages: Vec::new() }).collect();
+        let mut next = 0;
+        for (at, page) in self.pages.iter_mut().enumerate() {
+            let slots = at * KV_PAGE..(at + 1) * KV_PAGE;
+            while ranges.get(next).is_some_and(|range| range.end <= slots.start) {
+                next += 1;
+            }
+            let here = ranges[next..].iter().take_while(|range| range.start < slots.end);
+            let here: Vec<Range<usize>> = here
+                .map(|range| range.start.max(slots.start) - slots.start..range.end.min(slots.end) - slots.start)
+                .collect();
+            if here.iter().all(Range::is_empty) {
+                continue;
+            }
+            let page = Arc::get_mut(page).expect("pages that are written were reserved, and so are not shared");
+            let layer = start..start + 2 * KV_PAGE * dim;
+            let found = &mut found[next..];
+            match &mut page.numbers {
+                Numbers::F32(numbers) => cut(&mut numbers[layer], dim, &here, found, Half::F32),
+                Numbers::F16(numbers) => cut(&mut numbers[layer], dim, &here, found, Half::F16),
+            }
+        }
+        found
     }
 
     /// The numbers of slots, whose pages were placed, layer by layer.
@@ -418,6 +442,26 @@ fn split<'a, T>(
     for (layer, numbers) in layers.iter_mut().zip(numbers.chunks_exact_mut(2 * KV_PAGE * dim)) {
         let (keys, values) = numbers.split_at_mut(KV_PAGE * dim);
         layer.pages.push((half(&mut keys[here.clone()]), half(&mut values[here.clone()])));
+    }
+}
+
+/// Hands out parts of a page's layer, which are in order.
+fn cut<'a, T>(
+    numbers: &'a mut [T],
+    dim: usize,
+    parts: &[Range<usize>],
+    to: &mut [LayerPages<'a>],
+    half: fn(&'a mut [T]) -> Half<'a>,
+) {
+    let (mut keys, mut values) = numbers.split_at_mut(KV_PAGE * dim);
+    let mut at = 0;
+    for (part, to) in parts.iter().zip(to).filter(|(part, _)| !part.is_empty()) {
+        let (skip, len) = ((part.start - at) * dim, part.len() * dim);
+        let (own_keys, own_values);
+        (own_keys, keys) = keys[skip..].split_at_mut(len);
+        (own_values, values) = values[skip..].split_at_mut(len);
+        to.pages.push((half(own_keys), half(own_values)));
+        at = part.end;
     }
 }
 

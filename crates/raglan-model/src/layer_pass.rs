@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use raglan_kernels::{KvRun, QueryRows, causal_attention};
-use raglan_kv::KvCache;
+use raglan_kv::{KvBlock, KvCache, LayerBytes};
 
 use crate::decoder::{ForwardSequence, Scratch, Want};
 use crate::{DecoderModel, ForwardRows, Result};
@@ -53,6 +53,22 @@ impl DecoderModel {
             scratch: Scratch::new(self.config(), tokens.len()),
             n_passed: 0,
         })
+    }
+}
+
+impl DecoderModel {
+    /// Takes over a layer of blocks into a cache, on the model's threads: [`KvCache::load_layer`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kv`](crate::Error::Kv) when a block does not fit its slots.
+    pub fn load_layer(
+        &self,
+        cache: &mut KvCache,
+        layer: usize,
+        blocks: &[(&KvBlock, &LayerBytes<'_>, Range<usize>)],
+    ) -> Result<()> {
+        Ok(self.install(|| cache.load_layer(layer, blocks, self))?)
     }
 }
 

@@ -1,20 +1,25 @@
 //! A prompt whose passages' keys and values are there already, but for what has to be computed.
 
 use std::ops::Range;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use raglan_kv::{KvBlock, KvCache};
+use raglan_kv::{KvBlock, KvCache, LayerBytes};
 use raglan_model::{DecoderModel, LayerPass};
 
 use crate::{PromptPiece, Result};
 
+/// Layers of blocks in files that are read ahead of the one that is computed.
+const LAYERS_AHEAD: usize = 2;
+
 /// A prompt in a cache: the templates' first piece, exactly; passages as their blocks have them; and room for all else.
 ///
-/// The last token is not in it: reading that one gives the first token of the answer.
+/// The last token is not in it: reading that one gives the first token of the answer. Blocks are loaded layer by layer
+/// on the first way through the model, ahead of the layer that is computed.
 #[derive(Clone, Debug)]
 pub struct Assembly<'m> {
     model: &'m DecoderModel,
     cache: KvCache,
-    /// By slot.
+    /// By slot; the last is behind the cache.
     tokens: Vec<u32>,
     /// Slots that have to be computed, ascending.
     fresh: Vec<usize>,
@@ -22,6 +27,9 @@ pub struct Assembly<'m> {
     passages: Vec<Range<usize>>,
     /// Slots behind the last passage.
     tail: Range<usize>,
+    /// Blocks and where they go.
+    blocks: Vec<(KvBlock, Range<usize>)>,
+    n_loaded: usize,
 }
 
 impl<'m> Assembly<'m> {
@@ -34,33 +42,42 @@ impl<'m> Assembly<'m> {
         model: &'m DecoderModel,
         prefix: &KvCache,
         pieces: &[PromptPiece],
-        blocks: &[Option<&KvBlock>],
+        blocks: &[Option<KvBlock>],
     ) -> Result<Self> {
-        let mut tokens: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
-        tokens.pop();
-        let mut cache = prefix.clone();
-        let (mut fresh, mut passages) = (Vec::new(), Vec::new());
-        for (i, piece) in pieces.iter().enumerate().skip(1) {
+        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
+        let n_read = tokens.len().saturating_sub(1);
+        let mut assembly = Self {
+            model,
+            cache: prefix.clone(),
+            tokens,
+            fresh: Vec::new(),
+            passages: Vec::new(),
+            tail: 0..0,
+            blocks: Vec::new(),
+            n_loaded: 0,
+        };
+        for piece in pieces.iter().skip(1) {
+            let cache = &mut assembly.cache;
             let first = cache.len();
-            let slots = first..(first + piece.ids.len()).min(tokens.len());
-            let block = piece.passage.and_then(|passage| blocks[passage]);
-            match block {
-                Some(block) if block.n_tokens() == slots.len() => {
-                    cache.append(block, first as u32, model).map_err(raglan_model::Error::from)?;
+            let slots = first..(first + piece.ids.len()).min(n_read);
+            let block = piece.passage.and_then(|passage| blocks[passage].as_ref());
+            match block.filter(|block| block.n_tokens() == slots.len()) {
+                Some(block) => {
+                    cache.leave_for(block, first as u32).map_err(raglan_model::Error::from)?;
+                    assembly.blocks.push((block.clone(), slots.clone()));
                 }
-                _ => {
+                None => {
                     cache.leave(slots.len(), first as u32).map_err(raglan_model::Error::from)?;
-                    fresh.extend(slots.clone());
+                    assembly.fresh.extend(slots.clone());
                 }
             }
-            if piece.passage.is_some() {
-                passages.push(slots);
-            } else if i + 1 == pieces.len() {
-                return Ok(Self { model, cache, tokens, fresh, passages, tail: slots });
+            assembly.tail = slots.end..slots.end;
+            match piece.passage {
+                Some(_) => assembly.passages.push(slots),
+                None => assembly.tail = slots,
             }
         }
-        let tail = cache.len()..cache.len();
-        Ok(Self { model, cache, tokens, fresh, passages, tail })
+        Ok(assembly)
     }
 
     /// Slots of the passages, in order.
@@ -68,67 +85,144 @@ impl<'m> Assembly<'m> {
         &self.passages
     }
 
-    /// Slots that have to be computed in any case.
+    /// Slots behind the last passage.
+    pub fn tail(&self) -> &Range<usize> {
+        &self.tail
+    }
+
+    /// Blocks and the slots they go to.
+    pub fn blocks(&self) -> &[(KvBlock, Range<usize>)] {
+        &self.blocks
+    }
+
+    /// Slots that have to be computed in any case, ascending.
     pub fn fresh(&self) -> &[usize] {
         &self.fresh
     }
 
-    /// Keys and values as they are.
+    /// All tokens; the cache has slots for all but the last.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Keys and values as far as they are there.
     pub fn cache(&self) -> &KvCache {
         &self.cache
     }
 
-    /// Begins to compute what has to be, and some slots besides; their indices need no order.
+    /// The keys and values, which may go on by themselves.
+    pub fn into_cache(self) -> KvCache {
+        self.cache
+    }
+
+    /// Takes what has to be computed, and some slots besides, which need no order, through the model; `watch` is called
+    /// after each layer, and may let rows go.
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when shared pages cannot be copied.
-    pub fn begin<'c>(&'c mut self, chosen: &[usize]) -> Result<LayerPass<'m, 'c>> {
-        let mut slots: Vec<usize> = self.fresh.iter().chain(chosen).copied().collect();
+    /// [`Error::Model`](crate::Error::Model) when shared pages cannot be copied, or a block's file cannot be read.
+    pub fn pass(
+        &mut self,
+        chosen: &[usize],
+        n_layers: usize,
+        watch: &mut dyn FnMut(&mut LayerPass<'_, '_>) -> Result<()>,
+    ) -> Result<()> {
+        let Self { model, cache, tokens, fresh, blocks, n_loaded, .. } = self;
+        let mut slots: Vec<usize> = fresh.iter().chain(chosen).copied().collect();
         slots.sort_unstable();
         slots.dedup();
-        let tokens: Vec<u32> = slots.iter().map(|&slot| self.tokens[slot]).collect();
-        let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
-        Ok(self.model.begin_pass(&mut self.cache, &tokens, &positions, &slots)?)
+        let ids: Vec<u32> = slots.iter().map(|&slot| tokens[slot]).collect();
+        let positions: Vec<u32> = slots.iter().map(|&slot| cache.positions()[slot]).collect();
+        let mut pass = model.begin_pass(cache, &ids, &positions, &slots)?;
+        let first = *n_loaded;
+        std::thread::scope(|scope| {
+            let mut ahead = Ahead::new(scope, blocks, first..n_layers);
+            while pass.n_passed() < n_layers {
+                if pass.n_passed() >= *n_loaded {
+                    ahead.load(pass.n_passed(), pass.cache(), *model)?;
+                    *n_loaded += 1;
+                }
+                pass.layer()?;
+                watch(&mut pass)?;
+            }
+            Ok(())
+        })
     }
 
-    /// Computes what has to be computed, and some slots besides; gives the cache of all but the last token.
+    /// Computes what has to be computed, and some slots besides; the cache is whole then.
     ///
     /// # Errors
     ///
-    /// As [`begin`](Self::begin).
-    pub fn compute(mut self, chosen: &[usize]) -> Result<KvCache> {
-        self.begin(chosen)?.finish()?;
-        Ok(self.cache)
+    /// As [`pass`](Self::pass).
+    pub fn compute(&mut self, chosen: &[usize]) -> Result<()> {
+        self.pass(chosen, self.model.config().n_layers, &mut |_| Ok(()))
     }
 
-    /// How much the tail attends to each slot, layer by layer, summed over its rows and over heads: what the question
-    /// looks at, as far as it can be seen from the blocks as they are. `weigh` says what a layer counts for; those
-    /// behind the last that counts are not computed.
+    /// How much the tail attends to each slot before it, summed over its rows, over heads and over layers: what the
+    /// question looks at, as far as the blocks tell.
     ///
     /// # Errors
     ///
-    /// As [`begin`](Self::begin).
-    pub fn tail_attention(&self, weigh: &dyn Fn(usize) -> f32) -> Result<Vec<f32>> {
-        let mut probe = self.clone();
-        let n_layers = self.model.config().n_layers;
-        let n_wanted = (0..n_layers).rev().find(|&layer| weigh(layer) > 0.0).map_or(0, |last| last + 1);
+    /// As [`pass`](Self::pass).
+    pub fn tail_attention(&mut self) -> Result<Vec<f32>> {
         let n_slots = self.tail.start;
+        let tail = self.tail.clone();
         let ranges: Vec<Range<usize>> = (0..n_slots).map(|slot| slot..slot + 1).collect();
         let mut attention = vec![0.0; n_slots];
-        let mut pass = probe.begin(&[])?;
-        let first = pass.slots().partition_point(|&slot| slot < self.tail.start);
-        let rows: Vec<usize> = (first..pass.slots().len()).collect();
-        for layer in 0..n_wanted {
-            pass.layer()?;
-            let weight = weigh(layer);
-            if weight > 0.0 {
-                let mass = pass.attention_mass(&rows, &ranges)?;
-                for head in mass.chunks_exact(n_slots.max(1)) {
-                    attention.iter_mut().zip(head).for_each(|(sum, mass)| *sum += weight * mass);
+        self.pass(&[], self.model.config().n_layers, &mut |pass| {
+            let first = pass.slots().partition_point(|&slot| slot < tail.start);
+            let rows: Vec<usize> = (first..pass.slots().len()).collect();
+            let mass = pass.attention_mass(&rows, &ranges)?;
+            for head in mass.chunks_exact(n_slots.max(1)) {
+                attention.iter_mut().zip(head).for_each(|(sum, mass)| *sum += mass);
+            }
+            Ok(())
+        })?;
+        Ok(attention)
+    }
+}
+
+/// Reads blocks' layers from files while the model computes.
+struct Ahead<'b> {
+    blocks: &'b [(KvBlock, Range<usize>)],
+    /// By layer, the bytes of the blocks that are in files.
+    layers: Option<Receiver<raglan_kv::Result<Vec<LayerBytes<'b>>>>>,
+}
+
+impl<'b> Ahead<'b> {
+    fn new<'s>(
+        scope: &'s std::thread::Scope<'s, '_>,
+        blocks: &'b [(KvBlock, Range<usize>)],
+        layers: Range<usize>,
+    ) -> Self
+    where
+        'b: 's,
+    {
+        if layers.is_empty() || blocks.iter().all(|(block, _)| block.is_resident()) {
+            return Self { blocks, layers: None };
+        }
+        let (sender, receiver) = sync_channel(LAYERS_AHEAD);
+        scope.spawn(move || {
+            for layer in layers {
+                let read = blocks.iter().map(|(block, _)| block.layer(layer)).collect();
+                if sender.send(read).is_err() {
+                    return;
                 }
             }
-        }
-        Ok(attention)
+        });
+        Self { blocks, layers: Some(receiver) }
+    }
+
+    /// Brings a layer of all blocks into the cache; layers come in order.
+    fn load(&mut self, layer: usize, cache: &mut KvCache, model: &DecoderModel) -> Result<()> {
+        let read = match &self.layers {
+            Some(layers) => layers.recv().expect("whoever reads ahead sends every layer"),
+            None => self.blocks.iter().map(|(block, _)| block.layer(layer)).collect(),
+        };
+        let read = read.map_err(raglan_model::Error::from)?;
+        let placed: Vec<_> =
+            self.blocks.iter().zip(&read).map(|((block, slots), bytes)| (block, bytes, slots.clone())).collect();
+        model.load_layer(cache, layer, &placed)?;
+        Ok(())
     }
 }
