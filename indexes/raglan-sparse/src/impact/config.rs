@@ -31,9 +31,11 @@ impl ImpactConfig {
             return refuse(format!("`ceiling` is {}, not a positive number", self.ceiling));
         }
         if let ImpactSearch::Approximate { query_cut, heap_factor } = self.search
-            && (query_cut == 0 || !(heap_factor.is_finite() && heap_factor > 0.0))
+            && (query_cut == 0 || !(heap_factor > 0.0 && heap_factor <= 1.0))
         {
-            return refuse(format!("`query_cut` {query_cut} and `heap_factor` {heap_factor} are not both positive"));
+            let problem =
+                format!("`query_cut` {query_cut} must be positive, `heap_factor` {heap_factor} between 0 and 1");
+            return refuse(problem);
         }
         Ok(())
     }
@@ -56,12 +58,12 @@ pub enum ImpactSearch {
     MaxScore,
     /// The best chunks by block-max pruning.
     BlockMax,
-    /// Nearly the best chunks, whose scores are exact.
+    /// Nearly the best chunks, whose scores are exact: candidates by the heaviest terms, scored by all.
     Approximate {
-        /// How many of a query's terms say where to look: the heaviest.
+        /// How many of a query's terms choose the candidates: those that can add most.
         query_cut: usize,
-        /// A block is looked at when its bound by those terms is at least this share of the worst score that is still
-        /// among the best; more is faster and finds less.
+        /// A chunk is a candidate when its score by those terms is at least this share of the k-th best such score; less
+        /// is slower and finds more.
         heap_factor: f32,
     },
 }

@@ -10,9 +10,10 @@ use rayon::prelude::*;
 
 use super::best::Best;
 use super::block_max::block_max;
+use super::candidates::Candidates;
 use super::fixed_query::FixedQuery;
 use super::forward::Weights;
-use super::max_score::max_score;
+use super::max_score::{Collector, max_score};
 use super::part::{Part, TermRuns};
 use super::writer::{QuantizedChunks, write_chunks};
 use super::{ImpactConfig, ImpactSearch};
@@ -163,7 +164,7 @@ impl ImpactIndex {
         Ok(best.into_hits())
     }
 
-    fn search_part(&self, part: &Part, runs: Vec<TermRuns<'_>>, allowed: Option<&ChunkSet>, best: &mut Best) {
+    fn search_part(&self, part: &Part, mut runs: Vec<TermRuns<'_>>, allowed: Option<&ChunkSet>, best: &mut Best) {
         let n_runs: usize = runs.iter().map(|runs| runs.blocks.len()).sum();
         let mut mask = Cow::Borrowed(part.live());
         if let Some(allowed) = allowed {
@@ -180,17 +181,40 @@ impl ImpactIndex {
             mask = Cow::Owned(part.mask_of(&docs));
         }
         match self.config.search {
-            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
+            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(&runs, &mask, &mut PartBest { part, best }),
             ImpactSearch::BlockMax => {
-                with_weights(part, &runs, |weights| block_max(part, &runs, weights, 1.0, &mask, best));
+                with_weights(part, &runs, |weights| block_max(part, &runs, weights, &mask, best));
             }
-            ImpactSearch::Approximate { query_cut, heap_factor } => with_weights(part, &runs, |weights| {
-                let mut heaviest: Vec<&TermRuns<'_>> = runs.iter().collect();
-                heaviest.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
-                heaviest.truncate(query_cut);
-                block_max(part, heaviest, weights, f64::from(heap_factor), &mask, best);
-            }),
+            ImpactSearch::Approximate { query_cut, heap_factor } => {
+                runs.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
+                let chosen = &runs[..runs.len().min(query_cut)];
+                let mut candidates = Candidates::new(best.k(), heap_factor);
+                max_score(chosen, &mask, &mut candidates);
+                with_weights(part, &runs, |weights| {
+                    for doc in candidates.into_docs() {
+                        best.push(part.sum(doc, weights), part.id(doc));
+                    }
+                });
+            }
         }
+    }
+}
+
+/// The best chunks so far, for the docs of one part.
+struct PartBest<'a> {
+    part: &'a Part,
+    best: &'a mut Best,
+}
+
+impl Collector for PartBest<'_> {
+    #[inline]
+    fn floor(&self) -> u32 {
+        self.best.floor()
+    }
+
+    #[inline]
+    fn push(&mut self, sum: u32, doc: u32) {
+        self.best.push(sum, self.part.id(doc));
     }
 }
 

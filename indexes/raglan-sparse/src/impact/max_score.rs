@@ -5,13 +5,21 @@
 //! maxima and the bounds of the rest do not reach the threshold is passed over, and the rest are looked up from the
 //! greatest down for as long as one of its chunks can still reach it.
 
-use super::best::Best;
-use super::part::{Part, TermRuns};
+use super::part::TermRuns;
 use super::part_file::BLOCK;
+
+/// What keeps the docs that are found.
+pub trait Collector {
+    /// Sums below this one are not wanted any more; at least 1.
+    fn floor(&self) -> u32;
+
+    /// Takes a doc with its sum.
+    fn push(&mut self, sum: u32, doc: u32);
+}
 
 /// A term's runs, and how far they have been walked.
 struct Cursor<'a> {
-    runs: TermRuns<'a>,
+    runs: &'a TermRuns<'a>,
     run: usize,
     /// Where the postings of `run` begin.
     posting: usize,
@@ -58,8 +66,8 @@ impl Cursor<'_> {
     }
 }
 
-/// Adds the best chunks of a part, of those whose bits are in `mask`.
-pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut Best) {
+/// Gives `found` the docs of a part that reach its floor, of those whose bits are in `mask`.
+pub fn max_score<'a>(runs: impl IntoIterator<Item = &'a TermRuns<'a>>, mask: &[u64], found: &mut impl Collector) {
     let mut cursors: Vec<Cursor<'_>> =
         runs.into_iter().map(|runs| Cursor { posting: runs.first_posting(0), runs, run: 0 }).collect();
     cursors.sort_by_key(|cursor| cursor.runs.bound());
@@ -73,7 +81,7 @@ pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut 
         .collect();
     let mut first_essential = 0;
     loop {
-        while first_essential < cursors.len() && bounds[first_essential] < best.floor() {
+        while first_essential < cursors.len() && bounds[first_essential] < found.floor() {
             first_essential += 1;
         }
         let (others, essential) = cursors.split_at_mut(first_essential);
@@ -82,7 +90,7 @@ pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut 
         let rest = first_essential.checked_sub(1).map_or(0, |last| bounds[last]);
         let here = essential.iter().filter(|cursor| cursor.block() == block);
         let bound = here.fold(rest, |sum, cursor| sum.wrapping_add(cursor.max()));
-        if mask == 0 || bound < best.floor() {
+        if mask == 0 || bound < found.floor() {
             essential.iter_mut().filter(|cursor| cursor.block() == block).for_each(Cursor::pass);
             continue;
         }
@@ -90,8 +98,8 @@ pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut 
         for cursor in essential.iter_mut().filter(|cursor| cursor.block() == block) {
             cursor.add(&mut sums);
         }
-        if add_others(others, &bounds, block, &mut sums, best.floor()) {
-            push_block(part, block, mask, &sums, best);
+        if add_others(others, &bounds, block, &mut sums, found.floor()) {
+            push_block(block, mask, &sums, found);
         }
     }
 }
@@ -112,13 +120,13 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
     most >= floor
 }
 
-fn push_block(part: &Part, block: u32, mut mask: u64, sums: &[u32; BLOCK], best: &mut Best) {
+fn push_block(block: u32, mut mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
     while mask != 0 {
         let doc = mask.trailing_zeros();
         mask &= mask - 1;
         let sum = sums[doc as usize];
-        if sum >= best.floor() {
-            best.push(sum, part.id(block * BLOCK as u32 + doc));
+        if sum >= found.floor() {
+            found.push(sum, block * BLOCK as u32 + doc);
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod best;
 mod block_max;
+mod candidates;
 mod config;
 mod document_order;
 mod fixed_query;
