@@ -182,12 +182,16 @@ impl ImpactIndex {
         }
         match self.config.search {
             ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(&runs, &mask, &mut PartBest { part, best }),
+            // With all terms, candidates have their scores.
+            ImpactSearch::Approximate { query_cut, .. } if runs.len() <= query_cut => {
+                max_score(&runs, &mask, &mut PartBest { part, best });
+            }
             ImpactSearch::BlockMax => {
                 with_weights(part, &runs, |weights| block_max(part, &runs, weights, &mask, best));
             }
             ImpactSearch::Approximate { query_cut, heap_factor } => {
                 runs.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
-                let chosen = &runs[..runs.len().min(query_cut)];
+                let chosen = &runs[..query_cut];
                 let mut candidates = Candidates::new(best.k(), heap_factor);
                 max_score(chosen, &mask, &mut candidates);
                 with_weights(part, &runs, |weights| {

@@ -21,15 +21,23 @@ pub trait Collector {
 struct Cursor<'a> {
     runs: &'a TermRuns<'a>,
     run: usize,
+    /// The block of `run`; past the last, greater than every block.
+    block: u32,
     /// Where the postings of `run` begin.
     posting: usize,
 }
 
-impl Cursor<'_> {
-    /// The block of the next run; none is greater than every block.
-    #[inline]
-    fn block(&self) -> u32 {
-        self.runs.blocks.get(self.run).map_or(u32::MAX, |&block| u32::from(block))
+impl<'a> Cursor<'a> {
+    fn new(runs: &'a TermRuns<'a>) -> Self {
+        let mut cursor = Self { runs, run: 0, block: 0, posting: runs.first_posting(0) };
+        cursor.go_to(0);
+        cursor
+    }
+
+    #[inline(always)]
+    fn go_to(&mut self, run: usize) {
+        self.run = run;
+        self.block = self.runs.blocks.get(run).map_or(u32::MAX, |&block| u32::from(block));
     }
 
     /// What the next run can add at most.
@@ -38,21 +46,21 @@ impl Cursor<'_> {
         self.runs.weight * u32::from(self.runs.maxima[self.run])
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, sums: &mut [u32; BLOCK]) {
         self.posting = self.runs.add(self.run, self.posting, sums);
-        self.run += 1;
+        self.go_to(self.run + 1);
     }
 
     #[inline]
     fn pass(&mut self) {
         self.posting += self.runs.run_length(self.run);
-        self.run += 1;
+        self.go_to(self.run + 1);
     }
 
     /// Goes to the first run of `block` or a later one.
     fn seek(&mut self, block: u32) {
-        if self.block() >= block {
+        if self.block >= block {
             return;
         }
         let blocks = &self.runs.blocks[self.run..];
@@ -61,15 +69,15 @@ impl Cursor<'_> {
             step *= 2;
         }
         let (begin, end) = (step / 2, blocks.len().min(step + 1));
-        self.run += begin + blocks[begin..end].partition_point(|&other| u32::from(other) < block);
+        let passed = begin + blocks[begin..end].partition_point(|&other| u32::from(other) < block);
+        self.go_to(self.run + passed);
         self.posting = self.runs.first_posting(self.run);
     }
 }
 
 /// Gives `found` the docs of a part that reach its floor, of those whose bits are in `mask`.
 pub fn max_score<'a>(runs: impl IntoIterator<Item = &'a TermRuns<'a>>, mask: &[u64], found: &mut impl Collector) {
-    let mut cursors: Vec<Cursor<'_>> =
-        runs.into_iter().map(|runs| Cursor { posting: runs.first_posting(0), runs, run: 0 }).collect();
+    let mut cursors: Vec<Cursor<'_>> = runs.into_iter().map(Cursor::new).collect();
     cursors.sort_by_key(|cursor| cursor.runs.bound());
     // What the terms up to each can add at most.
     let bounds: Vec<u32> = cursors
@@ -85,17 +93,17 @@ pub fn max_score<'a>(runs: impl IntoIterator<Item = &'a TermRuns<'a>>, mask: &[u
             first_essential += 1;
         }
         let (others, essential) = cursors.split_at_mut(first_essential);
-        let block = essential.iter().map(Cursor::block).min().unwrap_or(u32::MAX);
+        let block = essential.iter().map(|cursor| cursor.block).min().unwrap_or(u32::MAX);
         let Some(&mask) = mask.get(block as usize) else { return };
         let rest = first_essential.checked_sub(1).map_or(0, |last| bounds[last]);
-        let here = essential.iter().filter(|cursor| cursor.block() == block);
+        let here = essential.iter().filter(|cursor| cursor.block == block);
         let bound = here.fold(rest, |sum, cursor| sum.wrapping_add(cursor.max()));
         if mask == 0 || bound < found.floor() {
-            essential.iter_mut().filter(|cursor| cursor.block() == block).for_each(Cursor::pass);
+            essential.iter_mut().filter(|cursor| cursor.block == block).for_each(Cursor::pass);
             continue;
         }
         let mut sums = [0; BLOCK];
-        for cursor in essential.iter_mut().filter(|cursor| cursor.block() == block) {
+        for cursor in essential.iter_mut().filter(|cursor| cursor.block == block) {
             cursor.add(&mut sums);
         }
         if add_others(others, &bounds, block, &mut sums, found.floor()) {
@@ -112,7 +120,7 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
             return false;
         }
         cursor.seek(block);
-        if cursor.block() == block {
+        if cursor.block == block {
             cursor.add(sums);
             most = sums.iter().copied().max().expect("a block has docs");
         }
@@ -120,13 +128,22 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
     most >= floor
 }
 
-fn push_block(block: u32, mut mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
-    while mask != 0 {
-        let doc = mask.trailing_zeros();
-        mask &= mask - 1;
-        let sum = sums[doc as usize];
-        if sum >= found.floor() {
-            found.push(sum, block * BLOCK as u32 + doc);
+fn push_block(block: u32, mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
+    // Few docs of a block reach the floor: most groups are passed over whole.
+    const GROUP: usize = 8;
+    for (group, sums) in sums.as_chunks::<GROUP>().0.iter().enumerate() {
+        let mut most = 0;
+        for &sum in sums {
+            most = most.max(sum);
+        }
+        if most < found.floor() {
+            continue;
+        }
+        for (lane, &sum) in sums.iter().enumerate() {
+            let doc = group * GROUP + lane;
+            if sum >= found.floor() && mask >> doc & 1 == 1 {
+                found.push(sum, block * BLOCK as u32 + doc as u32);
+            }
         }
     }
 }

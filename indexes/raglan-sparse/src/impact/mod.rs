@@ -9,8 +9,9 @@
 //!   [`max_score`] walks it block by block (Turtle and Flood 1995), and [`block_max`] takes the blocks in the order of
 //!   their bounds (BMP, Mallia et al. 2024).
 //! - The forward index has for each chunk its terms: it scores what the bounds let through, and chunks by id.
-//!   The approximate search looks only where a query's heaviest terms point, as SEISMIC does (Bruch et al. 2024), with
-//!   the blocks as the geometric clusters and their greatest impacts as the summaries.
+//!
+//! The approximate search takes SEISMIC's dials (Bruch et al. 2024): its heaviest terms choose a query's candidates, by
+//! MaxScore too, and the forward index scores them by all terms.
 
 mod best;
 mod block_max;
