@@ -431,6 +431,9 @@ mod tests {
             ("repetition-penalty", "0", "from 0.01 to 100"),
             ("max-memory", "", "not a number"),
             ("chunker", "knife", "structure"),
+            ("sparse-words", "-1", "a whole number from 0"),
+            ("sparse-min-weight", "NaN", "a number from 0 to 100"),
+            ("sparse-activation", "relu", "log1p-twice"),
         ] {
             let error = with(key, value).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(fitting), "{error}");
@@ -441,12 +444,19 @@ mod tests {
     fn what_an_index_remembers_counts_where_nothing_else_was_said() {
         let flags = [("exclude", Some("*.tmp".to_owned()))];
         let mut settings = Settings::from_places(&flags, |_| None, None, None).unwrap();
-        let remembered = [("exclude", "*.log"), ("include", "*.md\n*.txt"), ("threads", "3"), ("embedder", "none")];
+        let remembered = [
+            ("exclude", "*.log"),
+            ("include", "*.md\n*.txt"),
+            ("threads", "3"),
+            ("embedder", "none"),
+            ("sparse-words", "64"),
+        ];
         let remembered = remembered.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         settings.inherit(Path::new("i"), &remembered);
         assert_eq!(settings.lines("exclude"), ["*.tmp"]);
         assert_eq!(settings.lines("include"), ["*.md", "*.txt"]);
         assert_eq!(settings.text("embedder"), "none");
+        assert_eq!(settings.text("sparse-words"), "64");
         assert_eq!(settings.text("threads"), "0", "it is not the index's");
         assert_eq!(settings.to_remember()["exclude"], "*.tmp");
     }

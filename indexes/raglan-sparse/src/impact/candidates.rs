@@ -1,8 +1,8 @@
-//! Two-phase search: a few terms choose the candidates, all terms score them.
+//! The docs that a query's heaviest terms choose, for all of its terms to score.
 //!
 //! The dials are SEISMIC's (Bruch et al. 2024): `query_cut` heaviest terms say where to look, and what does not reach
-//! `heap_factor` of the k-th best score is passed over. In SEISMIC's place of clusters of each term's chunks with
-//! summaries, MaxScore walks the postings of those terms, which gives each chunk's share of its score exactly.
+//! `heap_factor` of the k-th best score is passed over. Where SEISMIC estimates by summaries of clusters of each term's
+//! chunks, the postings of those terms are added up here, which gives each chunk's share of its score exactly.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -15,12 +15,16 @@ use super::fixed_query::FixedQuery;
 use super::forward::Weights;
 use super::max_score::{Collector, max_score};
 use super::part::{Part, TermRuns};
+use super::term_at_a_time::term_at_a_time;
 use super::writer::{QuantizedChunks, write_chunks};
 use super::{ImpactConfig, ImpactSearch};
 use crate::{Error, Result};
 
 /// Scoring a chunk by the forward index costs as much as this many of its terms' share of the postings.
 const FORWARD: usize = 4;
+
+/// Filters that leave fewer than one of so many blocks are for a search that passes over blocks.
+const FEW_BLOCKS: usize = 8;
 
 /// Sparse vectors of chunks in immutable segments, searched as one.
 ///
@@ -181,19 +185,17 @@ impl ImpactIndex {
             mask = Cow::Owned(part.mask_of(&docs));
         }
         match self.config.search {
-            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(&runs, &mask, &mut PartBest { part, best }),
-            // With all terms, candidates have their scores.
-            ImpactSearch::Approximate { query_cut, .. } if runs.len() <= query_cut => {
-                max_score(&runs, &mask, &mut PartBest { part, best });
-            }
+            ImpactSearch::Exact => exact(part, &runs, &mask, best),
+            ImpactSearch::MaxScore => max_score(&runs, &mask, &mut PartBest { part, best }),
             ImpactSearch::BlockMax => {
                 with_weights(part, &runs, |weights| block_max(part, &runs, weights, &mask, best));
             }
+            // With all terms, candidates have their scores.
+            ImpactSearch::Approximate { query_cut, .. } if runs.len() <= query_cut => exact(part, &runs, &mask, best),
             ImpactSearch::Approximate { query_cut, heap_factor } => {
                 runs.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
-                let chosen = &runs[..query_cut];
                 let mut candidates = Candidates::new(best.k(), heap_factor);
-                max_score(chosen, &mask, &mut candidates);
+                term_at_a_time(&runs[..query_cut], &mask, &mut candidates);
                 with_weights(part, &runs, |weights| {
                     for doc in candidates.into_docs() {
                         best.push(part.sum(doc, weights), part.id(doc));
@@ -201,6 +203,17 @@ impl ImpactIndex {
                 });
             }
         }
+    }
+}
+
+/// Adds the best chunks of a part in the faster way.
+fn exact(part: &Part, runs: &[TermRuns<'_>], mask: &[u64], best: &mut Best) {
+    let n_blocks = mask.iter().filter(|&&mask| mask != 0).count();
+    let mut found = PartBest { part, best };
+    if n_blocks * FEW_BLOCKS < mask.len() {
+        max_score(runs, mask, &mut found);
+    } else {
+        term_at_a_time(runs, mask, &mut found);
     }
 }
 

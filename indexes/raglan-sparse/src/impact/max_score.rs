@@ -128,7 +128,7 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
     most >= floor
 }
 
-fn push_block(block: u32, mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
+pub fn push_block(block: u32, mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
     // Few docs of a block reach the floor: most groups are passed over whole.
     const GROUP: usize = 8;
     for (group, sums) in sums.as_chunks::<GROUP>().0.iter().enumerate() {
