@@ -48,6 +48,9 @@ pub struct Global {
     /// What models multiply with: raglan or candle
     #[arg(long, global = true, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Weights of tokens for queries without inference: a model's published idf.json
+    #[arg(long, global = true, value_name = "FILE")]
+    pub sparse_weights: Option<String>,
     /// Memory that indexing may use for texts and vectors under way, such as 2GiB
     #[arg(long, global = true, value_name = "SIZE")]
     pub max_memory: Option<String>,
@@ -161,6 +164,15 @@ pub struct IndexingArgs {
     /// Learned sparse encoder beside it, such as splade-tiny, or `none`; an index that lacks its vectors gets them
     #[arg(long, value_name = "MODEL")]
     pub sparse: Option<String>,
+    /// Most words of a chunk's learned sparse vector, the heaviest; 0: all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub sparse_words: Option<String>,
+    /// Words of less weight are left out of chunks' learned sparse vectors
+    #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]
+    pub sparse_min_weight: Option<String>,
+    /// What the sparse encoder makes of logits: log1p or log1p-twice; as the model's files say when not given
+    #[arg(long, value_name = "KIND")]
+    pub sparse_activation: Option<String>,
     /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
     #[arg(long, value_name = "MODEL")]
     pub late: Option<String>,
@@ -567,6 +579,7 @@ impl Global {
             ("threads", self.threads.clone()),
             ("precision", self.precision.clone()),
             ("backend", self.backend.clone()),
+            ("sparse-weights", self.sparse_weights.clone()),
             ("max-memory", self.max_memory.clone()),
         ]
     }
@@ -581,6 +594,9 @@ impl IndexingArgs {
             ("exclude", globs(&self.exclude)),
             ("embedder", self.embedder.clone()),
             ("sparse", self.sparse.clone()),
+            ("sparse-words", self.sparse_words.clone()),
+            ("sparse-min-weight", self.sparse_min_weight.clone()),
+            ("sparse-activation", self.sparse_activation.clone()),
             ("late", self.late.clone()),
             ("chunker", self.chunker.clone()),
             ("chunk-tokens", self.chunk_tokens.clone()),

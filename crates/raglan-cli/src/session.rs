@@ -10,7 +10,7 @@ use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
-use raglan::{BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, Models};
+use raglan::{BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, Models, SparseOptions};
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::Bars;
@@ -40,6 +40,8 @@ impl Session {
         let bars = Arc::new(Bars::new(global.quiet));
         let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
         models.set_products(products(&settings)?);
+        models.set_sparse_options(sparse_options(&settings)?);
+        models.set_token_weights(settings.path("sparse-weights"));
         Ok(Self { settings, json: global.json, bars, models, threads })
     }
 
@@ -50,6 +52,9 @@ impl Session {
             self.settings.inherit(index, &passport.settings);
             if let Ok(products) = products(&self.settings) {
                 self.models.set_products(products);
+            }
+            if let Ok(options) = sparse_options(&self.settings) {
+                self.models.set_sparse_options(options);
             }
         }
     }
@@ -252,6 +257,16 @@ pub fn filter(args: &FilterArgs) -> Result<Filter> {
         modified_from: time(&args.after).context("option `--after`")?,
         modified_before: time(&args.before).context("option `--before`")?,
         metadata: args.meta.clone(),
+    })
+}
+
+/// How learned sparse vectors of chunks are made.
+fn sparse_options(settings: &Settings) -> Result<SparseOptions> {
+    let words: usize = settings.parse("sparse-words")?;
+    Ok(SparseOptions {
+        activation: settings.parse_given("sparse-activation")?,
+        min_weight: settings.parse("sparse-min-weight")?,
+        words: Some(words).filter(|&words| words > 0),
     })
 }
 

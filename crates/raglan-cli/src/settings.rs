@@ -73,6 +73,10 @@ pub const SETTINGS: &[Setting] = &[
     setting("max-memory", Size, "4GiB", "memory that indexing may use for texts and vectors under way"),
     setting("embedder", Text, "all-minilm-l6-v2", "dense encoder: a model name or path, or `none` for BM25 only"),
     setting("sparse", Text, "none", "learned sparse encoder: a model name or path, or `none`"),
+    setting("sparse-words", Whole(0, MANY), "0", "most words of a chunk's learned sparse vector, the heaviest; 0: all"),
+    setting("sparse-min-weight", Number(0.0, 100.0), "0", "words of less weight are left out of chunks' learned sparse vectors"),
+    setting("sparse-activation", Word(word::<raglan::embed::SparseActivation>), "", "log1p (SPLADE) or log1p-twice (models trained to few words, such as OpenSearch's doc-v3); empty: as the model's files say"),
+    setting("sparse-weights", Text, "", "JSON file of weights by token for queries without inference, as models publish it (idf.json); empty: the one beside the model, or else each token's idf in the index"),
     setting("late", Text, "none", "encoder of token vectors for late interaction: a model name or path, or `none`"),
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
@@ -107,6 +111,9 @@ pub const SETTINGS: &[Setting] = &[
 const OF_THE_INDEX: &[&str] = &[
     "embedder",
     "sparse",
+    "sparse-words",
+    "sparse-min-weight",
+    "sparse-activation",
     "late",
     "precision",
     "chunker",
@@ -424,6 +431,9 @@ mod tests {
             ("repetition-penalty", "0", "from 0.01 to 100"),
             ("max-memory", "", "not a number"),
             ("chunker", "knife", "structure"),
+            ("sparse-words", "-1", "a whole number from 0"),
+            ("sparse-min-weight", "NaN", "a number from 0 to 100"),
+            ("sparse-activation", "relu", "log1p-twice"),
         ] {
             let error = with(key, value).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(fitting), "{error}");
@@ -434,12 +444,19 @@ mod tests {
     fn what_an_index_remembers_counts_where_nothing_else_was_said() {
         let flags = [("exclude", Some("*.tmp".to_owned()))];
         let mut settings = Settings::from_places(&flags, |_| None, None, None).unwrap();
-        let remembered = [("exclude", "*.log"), ("include", "*.md\n*.txt"), ("threads", "3"), ("embedder", "none")];
+        let remembered = [
+            ("exclude", "*.log"),
+            ("include", "*.md\n*.txt"),
+            ("threads", "3"),
+            ("embedder", "none"),
+            ("sparse-words", "64"),
+        ];
         let remembered = remembered.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         settings.inherit(Path::new("i"), &remembered);
         assert_eq!(settings.lines("exclude"), ["*.tmp"]);
         assert_eq!(settings.lines("include"), ["*.md", "*.txt"]);
         assert_eq!(settings.text("embedder"), "none");
+        assert_eq!(settings.text("sparse-words"), "64");
         assert_eq!(settings.text("threads"), "0", "it is not the index's");
         assert_eq!(settings.to_remember()["exclude"], "*.tmp");
     }

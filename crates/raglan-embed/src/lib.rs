@@ -46,7 +46,7 @@ pub use line_windows::{LineWindows, WindowAggregation};
 pub use long_inputs::{ExtendedPositions, LongInputs};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
-pub use sparse_encoder::{SparseEncoder, SparseEncoderConfig};
+pub use sparse_encoder::{SparseActivation, SparseEncoder, SparseEncoderConfig};
 pub use token_bag::TokenBag;
 pub use token_counter::token_counter;
 pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenHead};

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use raglan_core::{Encoder, SparseVector};
 use raglan_model::{EncoderModel, EncoderModelConfig, MaskedLanguageHead, Products, SafetensorsFile, TermWeights};
@@ -21,12 +22,14 @@ pub struct SparseEncoderConfig {
     pub max_tokens: usize,
     /// What is done with texts that have more.
     pub long_inputs: LongInputs,
-    /// Words of less weight are left out; 0 keeps all.
-    pub min_weight: f32,
+    /// What becomes of a logit.
+    pub activation: SparseActivation,
     /// How many words a query keeps at most, the heaviest; all when there is no number.
     pub query_terms: Option<usize>,
     /// How many words a passage keeps at most, the heaviest; all when there is no number.
     pub passage_terms: Option<usize>,
+    /// Words of less weight are left out of passages; 0 keeps all.
+    pub passage_min_weight: f32,
     /// How the model multiplies by its weights.
     pub products: Products,
 }
@@ -41,20 +44,56 @@ impl SparseEncoderConfig {
     pub fn for_model(dir: &Path) -> Result<Self> {
         let model = EncoderModelConfig::from_file(dir.join("config.json"))?;
         let path = dir.join("1_SpladePooling/config.json");
-        if let Some(SpladePooling { pooling_strategy, activation_function }) = read(&path)?
-            && (pooling_strategy != "max" || activation_function != "relu")
-        {
-            let what = format!("pooling by {pooling_strategy} of {activation_function} (can pool by max of relu)");
-            return Err(Error::Unsupported { path, what });
-        }
+        let pooling: Option<SpladePooling> = read(&path)?;
+        let activation = match pooling.as_ref().map(|p| (p.pooling_strategy.as_str(), p.activation_function.as_str())) {
+            None | Some(("max", "relu")) => SparseActivation::Log1p,
+            Some(("max", "log1p_relu")) => SparseActivation::Log1pTwice,
+            Some((strategy, function)) => {
+                let what = format!("pooling by {strategy} of {function} (can pool by max of relu or log1p_relu)");
+                return Err(Error::Unsupported { path, what });
+            }
+        };
         Ok(Self {
             max_tokens: max_tokens(dir, &model)?,
             long_inputs: LongInputs::default(),
-            min_weight: 0.0,
+            activation,
             query_terms: None,
             passage_terms: None,
+            passage_min_weight: 0.0,
             products: Products::default(),
         })
+    }
+}
+
+/// What becomes of the greatest logit `x` of a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SparseActivation {
+    /// `ln(1 + max(0, x))`, as of SPLADE.
+    #[default]
+    Log1p,
+    /// `ln(1 + ln(1 + max(0, x)))`, as of models trained to a bound on their number of words: OpenSearch's doc-v3 (Shen et
+    /// al. 2025, the ℓ0 activation), whose files say `log1p_relu`.
+    Log1pTwice,
+}
+
+impl fmt::Display for SparseActivation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log1p => "log1p",
+            Self::Log1pTwice => "log1p-twice",
+        })
+    }
+}
+
+impl FromStr for SparseActivation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "log1p" => Ok(Self::Log1p),
+            "log1p-twice" => Ok(Self::Log1pTwice),
+            _ => Err(format!("`{text}` is neither log1p nor log1p-twice")),
+        }
     }
 }
 
@@ -75,7 +114,8 @@ fn relu() -> String {
 }
 
 /// Turns texts into weights of words, as SPLADE does (Formal et al. 2021): `w_v = max_t ln(1 + max(0, logit_{t,v}))`,
-/// where `logit_{t,v}` is what a masked language model gives word `v` at token `t`.
+/// where `logit_{t,v}` is what a masked language model gives word `v` at token `t`; [`SparseActivation`] says otherwise for
+/// some models.
 ///
 /// The terms of a vector are the ids of the model's vocabulary, which [`SparseEncoder::token`] names. A vector has the
 /// same bits whatever else is in the batch and however many threads work. What is done with texts that
@@ -141,11 +181,15 @@ impl SparseEncoder {
         self.reader.tokenizer.token(term)
     }
 
-    fn encode(&self, texts: &[Vec<u32>], most: Option<usize>) -> Result<Vec<SparseVector>> {
+    fn encode(&self, texts: &[Vec<u32>], min_weight: f32, most: Option<usize>) -> Result<Vec<SparseVector>> {
         self.workers.encode(texts, |batch| {
             let (long, max_tokens) = (self.config.long_inputs, self.config.max_tokens);
-            let weights = self.head.term_weights(&long.hidden_states(&self.model, batch, max_tokens)?)?;
-            let pruned = weights.into_iter().map(|weights| prune(weights, self.config.min_weight, most));
+            let mut weights = self.head.term_weights(&long.hidden_states(&self.model, batch, max_tokens)?)?;
+            if self.config.activation == SparseActivation::Log1pTwice {
+                // The logarithm increases: that of the greatest is the greatest.
+                weights.iter_mut().flatten().for_each(|(_, weight)| *weight = weight.ln_1p());
+            }
+            let pruned = weights.into_iter().map(|weights| prune(weights, min_weight, most));
             pruned.map(|weights| SparseVector::new(weights).map_err(Error::Vector)).collect()
         })
     }
@@ -157,13 +201,13 @@ impl Encoder for SparseEncoder {
     fn encode_queries(&self, queries: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
         let texts =
             self.reader.queries(&Start::Token(None), queries, self.config.max_tokens, self.config.long_inputs)?;
-        Ok(self.encode(&texts, self.config.query_terms)?)
+        Ok(self.encode(&texts, 0.0, self.config.query_terms)?)
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
         let texts =
             self.reader.passages(&Start::Token(None), passages, self.config.max_tokens, self.config.long_inputs)?;
-        Ok(self.encode(&texts, self.config.passage_terms)?)
+        Ok(self.encode(&texts, self.config.passage_min_weight, self.config.passage_terms)?)
     }
 }
 

@@ -5,7 +5,9 @@ mod small_model;
 use std::path::Path;
 
 use raglan_core::{Encoder, SparseVector, TokenMatrix};
-use raglan_embed::{Error, SparseEncoder, SparseEncoderConfig, TokenEncoder, TokenEncoderConfig, TokenHead};
+use raglan_embed::{
+    Error, SparseActivation, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder, TokenEncoderConfig, TokenHead,
+};
 use serde_json::json;
 use small_model::{POSITIONS, write_model};
 
@@ -71,10 +73,65 @@ fn pruning_keeps_the_heaviest_words() {
         entries
     };
     assert_eq!(kept(&|config| config.passage_terms = Some(4)), sorted(heaviest[..4].to_vec()));
-    assert_eq!(kept(&|config| config.min_weight = heaviest[2].1), sorted(heaviest[..3].to_vec()));
+    assert_eq!(kept(&|config| config.passage_min_weight = heaviest[2].1), sorted(heaviest[..3].to_vec()));
     assert_eq!(kept(&|config| config.query_terms = Some(0)), whole);
     let queries = sparse(|config| config.query_terms = Some(2), 1).encode_queries(&["abcabc"]).unwrap();
     assert_eq!(entries(&queries[0]), sorted(heaviest[..2].to_vec()));
+}
+
+#[test]
+fn the_logarithm_may_be_taken_twice() {
+    let text = ["abcabc".to_owned()];
+    let once = entries(&passages(&sparse(|_| (), 1), &text)[0]);
+    let configure = |config: &mut SparseEncoderConfig| {
+        config.activation = SparseActivation::Log1pTwice;
+        config.passage_min_weight = 0.25;
+    };
+    let twice = entries(&passages(&sparse(configure, 1), &text)[0]);
+    // ln(1 + w) of the weights w = ln(1 + x); pruned as they then are.
+    let want: Vec<(u32, f32)> = once.iter().map(|&(term, weight)| (term, weight.ln_1p())).collect();
+    assert!(want.iter().any(|entry| entry.1 < 0.25) && want.iter().any(|entry| entry.1 >= 0.25), "{want:?}");
+    assert_eq!(twice, want.into_iter().filter(|entry| entry.1 >= 0.25).collect::<Vec<_>>());
+
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    assert_eq!(SparseEncoderConfig::for_model(dir.path()).unwrap().activation, SparseActivation::Log1p);
+    std::fs::create_dir(dir.path().join("1_SpladePooling")).unwrap();
+    std::fs::write(dir.path().join("1_SpladePooling/config.json"), r#"{"activation_function": "log1p_relu"}"#).unwrap();
+    assert_eq!(SparseEncoderConfig::for_model(dir.path()).unwrap().activation, SparseActivation::Log1pTwice);
+    for activation in [SparseActivation::Log1p, SparseActivation::Log1pTwice] {
+        assert_eq!(activation.to_string().parse(), Ok(activation));
+    }
+    assert!("log".parse::<SparseActivation>().is_err());
+}
+
+#[test]
+fn published_weights_of_tokens_make_queries() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let bag = TokenBag::load(dir.path()).unwrap();
+    assert_eq!(bag.weighted("ab").unwrap(), None);
+    let id = |token: &str| bag.tokens(token).unwrap()[0];
+    let path = dir.path().join("weights.json");
+    let with = |json: &str| {
+        std::fs::write(&path, json).unwrap();
+        TokenBag::load(dir.path()).unwrap().with_weights(&path)
+    };
+    let weighted = with(r#"{"a": 2.5, "b": -1.0, "c": 0.5, "[UNK]": 0.1}"#).unwrap();
+    // Negative weights count as none, as do those of tokens that the table lacks.
+    let query = weighted.weighted("a b d a").unwrap().unwrap();
+    assert_eq!(entries(&query), [(id("a"), 2.5)]);
+    assert_eq!(weighted.weighted("").unwrap(), Some(SparseVector::default()));
+    for bad in ["", "[1, 2]", r#"{"a": "much"}"#, r#"{"a": 1e60}"#, r#"{"surely not": 1.0}"#] {
+        let error = with(bad).unwrap_err();
+        assert!(matches!(error, Error::Malformed { .. }), "{bad}: {error}");
+        assert!(error.to_string().contains("weights.json"), "{error}");
+    }
+    assert!(matches!(TokenBag::load(dir.path()).unwrap().with_weights(&dir.path().join("no")), Err(Error::Io { .. })));
+    // A table beside the model is read without being named.
+    std::fs::write(dir.path().join("idf.json"), r#"{"a": 1.5}"#).unwrap();
+    let query = TokenBag::load(dir.path()).unwrap().weighted("a").unwrap().unwrap();
+    assert_eq!(entries(&query), [(id("a"), 1.5)]);
 }
 
 #[test]
@@ -88,7 +145,7 @@ fn splade_poolings_that_are_not_done_are_refused() {
     };
     assert!(with(json!({"pooling_strategy": "max", "activation_function": "relu"})).is_ok());
     assert!(matches!(with(json!({"pooling_strategy": "sum"})), Err(Error::Unsupported { .. })));
-    assert!(matches!(with(json!({"activation_function": "log1p_relu"})), Err(Error::Unsupported { .. })));
+    assert!(matches!(with(json!({"activation_function": "gelu"})), Err(Error::Unsupported { .. })));
     assert!(matches!(with(json!([7])), Err(Error::Malformed { .. })));
 }
 

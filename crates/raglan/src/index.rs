@@ -150,7 +150,7 @@ impl Index {
         self.sparse.get_or_open(mode, || {
             let search = match mode {
                 SparseMode::Exact => ImpactSearch::Exact,
-                SparseMode::Approximate => ImpactSearch::Approximate { query_cut: 10, heap_factor: 0.9 },
+                SparseMode::Approximate => ImpactSearch::Approximate { query_cut: 12, heap_factor: 0.9 },
             };
             let config = ImpactConfig { search, ..ImpactConfig::default() };
             Ok(ImpactIndex::open(&self.folders(SPARSE)?, self.snapshot.deleted(), &config)?)

@@ -18,6 +18,7 @@ use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
 /// The models of a machine: where they lie, and how their fetching is shown.
@@ -27,6 +28,8 @@ pub struct Models {
     threads: usize,
     products: Products,
     long_inputs: LongInputs,
+    sparse_options: SparseOptions,
+    token_weights: Option<PathBuf>,
 }
 
 impl Models {
@@ -42,6 +45,8 @@ impl Models {
             threads,
             products: Products::default(),
             long_inputs: LongInputs::default(),
+            sparse_options: SparseOptions::default(),
+            token_weights: None,
         })
     }
 
@@ -54,6 +59,18 @@ impl Models {
     /// Chooses what encoders that are loaded from now on do with texts that are longer than they read at once.
     pub fn set_long_inputs(&mut self, long_inputs: LongInputs) {
         self.long_inputs = long_inputs;
+    }
+
+    /// Chooses how learned sparse encoders that are loaded from now on make the vectors of chunks; the encoder of an index
+    /// is always as the index remembers it.
+    pub fn set_sparse_options(&mut self, options: SparseOptions) {
+        self.sparse_options = options;
+    }
+
+    /// Chooses the file of weights by token that inference-free queries take, as [`TokenBag::with_weights`] reads it; with
+    /// none, `idf.json` beside the model, and with none there, the tokens' idf in the index.
+    pub fn set_token_weights(&mut self, file: Option<PathBuf>) {
+        self.token_weights = file;
     }
 
     /// Where the models lie.
@@ -109,7 +126,7 @@ impl Models {
     pub fn encoders_of(&self, passport: &Passport) -> Result<Encoders> {
         Ok(Encoders {
             dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()?,
-            sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder(&stamp.name)).transpose()?,
+            sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder_of(stamp)).transpose()?,
             late: passport.models.get(LATE).map(|stamp| self.late_embedder(&stamp.name)).transpose()?,
         })
     }
@@ -120,19 +137,35 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn sparse_embedder(&self, name: &str) -> Result<Arc<SparseEmbedder>> {
+        self.sparse_embedder_with(name, &self.sparse_options)
+    }
+
+    /// The encoder that a passport has, with the options that it was used with.
+    fn sparse_embedder_of(&self, stamp: &ModelStamp) -> Result<Arc<SparseEmbedder>> {
+        // Of a pooling that is not known, the passport's check says that it differs.
+        self.sparse_embedder_with(&stamp.name, &stamp.pooling.parse().unwrap_or_default())
+    }
+
+    fn sparse_embedder_with(&self, name: &str, options: &SparseOptions) -> Result<Arc<SparseEmbedder>> {
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config = SparseEncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
-        let stamp = self.stamp(name, &files, "max", config.max_tokens, 0);
+        let config = options.configure(config);
+        let pooling = SparseOptions::of(&config).to_string();
+        let stamp = self.stamp(name, &files, &pooling, config.max_tokens, 0);
         let (dir, threads, bag_dir) = (files.dir.clone(), self.threads, files.dir);
         let (owned, bag_name) = (name.to_owned(), name.to_owned());
         let embedder = Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = SparseEncoder::load(&dir, config.clone(), threads);
             Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
         });
+        let weights = self.token_weights.clone();
         let load_bag = move || {
-            let bag = TokenBag::load(&bag_dir);
-            Ok(Arc::new(bag.map_err(|error| with_remedy(&bag_name, error))?))
+            let bag = TokenBag::load(&bag_dir).map_err(|error| with_remedy(&bag_name, error))?;
+            Ok(Arc::new(match &weights {
+                Some(file) => bag.with_weights(file)?,
+                None => bag,
+            }))
         };
         Ok(Arc::new(SparseEmbedder::new(embedder, load_bag)))
     }

@@ -13,7 +13,7 @@ use raglan_sparse::ImpactIndex;
 pub enum SparseQuery {
     /// By the model that made the passages' vectors.
     Encoded(Arc<dyn Encoder<Vector = SparseVector>>),
-    /// By the model's tokenizer alone: each distinct token weighs its idf in the index.
+    /// By the model's tokenizer alone: each distinct token weighs what a published table says, or its idf in the index.
     InferenceFree(Arc<TokenBag>),
 }
 
@@ -25,7 +25,11 @@ impl SparseQuery {
                 encoder.encode_queries(&texts)
             }
             Self::InferenceFree(bag) => {
-                queries.iter().map(|query| Ok(index.inference_free_query(&bag.tokens(&query.text)?))).collect()
+                let vector = |query: &Query| match bag.weighted(&query.text)? {
+                    Some(vector) => Ok(vector),
+                    None => Ok(index.inference_free_query(&bag.tokens(&query.text)?)),
+                };
+                queries.iter().map(vector).collect()
             }
         }
     }

@@ -21,6 +21,11 @@ impl Best {
         Self { k, unit, heap: BinaryHeap::new(), floor: 1 }
     }
 
+    /// How many are wanted.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
     /// Sums below this one cannot be among the best any more; at least 1.
     #[inline]
     pub fn floor(&self) -> u32 {

@@ -25,23 +25,15 @@ thread_local! {
 
 /// Adds the best chunks of a part, of those whose bits are in `mask`.
 ///
-/// The bound of a block is `Σ_t weight_t · (greatest impact of t in the block)` over the terms of `pointers`. Blocks are
-/// scored from the greatest bound down, by the `weights` of all terms, until no bound reaches `share` of the sum that is
-/// needed to be among the best. With all terms and a share of 1 the result is exact.
-pub fn block_max<'a>(
-    part: &Part,
-    pointers: impl IntoIterator<Item = &'a TermRuns<'a>>,
-    weights: &Weights,
-    share: f64,
-    mask: &[u64],
-    best: &mut Best,
-) {
+/// The bound of a block is `Σ_t weight_t · (greatest impact of t in the block)`. Blocks are scored from the greatest
+/// bound down, by the `weights` of all terms, until no bound reaches the sum that is needed to be among the best.
+pub fn block_max(part: &Part, runs: &[TermRuns<'_>], weights: &Weights, mask: &[u64], best: &mut Best) {
     SCRATCH.with_borrow_mut(|Scratch { bounds, buckets, blocks }| {
         if bounds.len() < mask.len() {
             bounds.resize(mask.len(), 0);
         }
         let bounds = &mut bounds[..mask.len()];
-        for runs in pointers {
+        for runs in runs {
             for (&block, &max) in runs.blocks.iter().zip(runs.maxima) {
                 if let Some(bound) = bounds.get_mut(block as usize) {
                     *bound = bound.wrapping_add(runs.weight * u32::from(max));
@@ -50,9 +42,9 @@ pub fn block_max<'a>(
         }
         let most = bounds.iter().copied().max().unwrap_or(0);
         let shift = (u32::BITS - most.leading_zeros()).saturating_sub(BUCKET_BITS);
-        sort_into_buckets(bounds, shift, mask, floor(best, share), buckets, blocks);
+        sort_into_buckets(bounds, shift, mask, best.floor(), buckets, blocks);
         for &block in blocks.iter() {
-            let (bound, floor) = (bounds[block as usize], floor(best, share));
+            let (bound, floor) = (bounds[block as usize], best.floor());
             if bound >= floor {
                 part.score_block(block as usize, mask[block as usize], weights, best);
             } else if bound >> shift < floor >> shift {
@@ -61,12 +53,6 @@ pub fn block_max<'a>(
         }
         bounds.fill(0);
     });
-}
-
-/// What a bound must reach.
-#[inline]
-fn floor(best: &Best, share: f64) -> u32 {
-    if share == 1.0 { best.floor() } else { ((f64::from(best.floor()) * share) as u32).max(1) }
 }
 
 /// The blocks with something in `mask` whose bounds reach `floor`, by the upper bits of their bounds, greatest first.

@@ -10,16 +10,21 @@ use rayon::prelude::*;
 
 use super::best::Best;
 use super::block_max::block_max;
+use super::candidates::Candidates;
 use super::fixed_query::FixedQuery;
 use super::forward::Weights;
-use super::max_score::max_score;
+use super::max_score::{Collector, max_score};
 use super::part::{Part, TermRuns};
+use super::term_at_a_time::term_at_a_time;
 use super::writer::{QuantizedChunks, write_chunks};
 use super::{ImpactConfig, ImpactSearch};
 use crate::{Error, Result};
 
 /// Scoring a chunk by the forward index costs as much as this many of its terms' share of the postings.
 const FORWARD: usize = 4;
+
+/// Filters that leave fewer than one of so many blocks are for a search that passes over blocks.
+const FEW_BLOCKS: usize = 8;
 
 /// Sparse vectors of chunks in immutable segments, searched as one.
 ///
@@ -163,7 +168,7 @@ impl ImpactIndex {
         Ok(best.into_hits())
     }
 
-    fn search_part(&self, part: &Part, runs: Vec<TermRuns<'_>>, allowed: Option<&ChunkSet>, best: &mut Best) {
+    fn search_part(&self, part: &Part, mut runs: Vec<TermRuns<'_>>, allowed: Option<&ChunkSet>, best: &mut Best) {
         let n_runs: usize = runs.iter().map(|runs| runs.blocks.len()).sum();
         let mut mask = Cow::Borrowed(part.live());
         if let Some(allowed) = allowed {
@@ -180,17 +185,53 @@ impl ImpactIndex {
             mask = Cow::Owned(part.mask_of(&docs));
         }
         match self.config.search {
-            ImpactSearch::Exact | ImpactSearch::MaxScore => max_score(part, runs, &mask, best),
+            ImpactSearch::Exact => exact(part, &runs, &mask, best),
+            ImpactSearch::MaxScore => max_score(&runs, &mask, &mut PartBest { part, best }),
             ImpactSearch::BlockMax => {
-                with_weights(part, &runs, |weights| block_max(part, &runs, weights, 1.0, &mask, best));
+                with_weights(part, &runs, |weights| block_max(part, &runs, weights, &mask, best));
             }
-            ImpactSearch::Approximate { query_cut, heap_factor } => with_weights(part, &runs, |weights| {
-                let mut heaviest: Vec<&TermRuns<'_>> = runs.iter().collect();
-                heaviest.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
-                heaviest.truncate(query_cut);
-                block_max(part, heaviest, weights, f64::from(heap_factor), &mask, best);
-            }),
+            // With all terms, candidates have their scores.
+            ImpactSearch::Approximate { query_cut, .. } if runs.len() <= query_cut => exact(part, &runs, &mask, best),
+            ImpactSearch::Approximate { query_cut, heap_factor } => {
+                runs.sort_by_key(|runs| std::cmp::Reverse(runs.bound()));
+                let mut candidates = Candidates::new(best.k(), heap_factor);
+                term_at_a_time(&runs[..query_cut], &mask, &mut candidates);
+                with_weights(part, &runs, |weights| {
+                    for doc in candidates.into_docs() {
+                        best.push(part.sum(doc, weights), part.id(doc));
+                    }
+                });
+            }
         }
+    }
+}
+
+/// Adds the best chunks of a part in the faster way.
+fn exact(part: &Part, runs: &[TermRuns<'_>], mask: &[u64], best: &mut Best) {
+    let n_blocks = mask.iter().filter(|&&mask| mask != 0).count();
+    let mut found = PartBest { part, best };
+    if n_blocks * FEW_BLOCKS < mask.len() {
+        max_score(runs, mask, &mut found);
+    } else {
+        term_at_a_time(runs, mask, &mut found);
+    }
+}
+
+/// The best chunks so far, for the docs of one part.
+struct PartBest<'a> {
+    part: &'a Part,
+    best: &'a mut Best,
+}
+
+impl Collector for PartBest<'_> {
+    #[inline]
+    fn floor(&self) -> u32 {
+        self.best.floor()
+    }
+
+    #[inline]
+    fn push(&mut self, sum: u32, doc: u32) {
+        self.best.push(sum, self.part.id(doc));
     }
 }
 

@@ -5,23 +5,39 @@
 //! maxima and the bounds of the rest do not reach the threshold is passed over, and the rest are looked up from the
 //! greatest down for as long as one of its chunks can still reach it.
 
-use super::best::Best;
-use super::part::{Part, TermRuns};
+use super::part::TermRuns;
 use super::part_file::BLOCK;
+
+/// What keeps the docs that are found.
+pub trait Collector {
+    /// Sums below this one are not wanted any more; at least 1.
+    fn floor(&self) -> u32;
+
+    /// Takes a doc with its sum.
+    fn push(&mut self, sum: u32, doc: u32);
+}
 
 /// A term's runs, and how far they have been walked.
 struct Cursor<'a> {
-    runs: TermRuns<'a>,
+    runs: &'a TermRuns<'a>,
     run: usize,
+    /// The block of `run`; past the last, greater than every block.
+    block: u32,
     /// Where the postings of `run` begin.
     posting: usize,
 }
 
-impl Cursor<'_> {
-    /// The block of the next run; none is greater than every block.
-    #[inline]
-    fn block(&self) -> u32 {
-        self.runs.blocks.get(self.run).map_or(u32::MAX, |&block| u32::from(block))
+impl<'a> Cursor<'a> {
+    fn new(runs: &'a TermRuns<'a>) -> Self {
+        let mut cursor = Self { runs, run: 0, block: 0, posting: runs.first_posting(0) };
+        cursor.go_to(0);
+        cursor
+    }
+
+    #[inline(always)]
+    fn go_to(&mut self, run: usize) {
+        self.run = run;
+        self.block = self.runs.blocks.get(run).map_or(u32::MAX, |&block| u32::from(block));
     }
 
     /// What the next run can add at most.
@@ -30,21 +46,21 @@ impl Cursor<'_> {
         self.runs.weight * u32::from(self.runs.maxima[self.run])
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, sums: &mut [u32; BLOCK]) {
         self.posting = self.runs.add(self.run, self.posting, sums);
-        self.run += 1;
+        self.go_to(self.run + 1);
     }
 
     #[inline]
     fn pass(&mut self) {
         self.posting += self.runs.run_length(self.run);
-        self.run += 1;
+        self.go_to(self.run + 1);
     }
 
     /// Goes to the first run of `block` or a later one.
     fn seek(&mut self, block: u32) {
-        if self.block() >= block {
+        if self.block >= block {
             return;
         }
         let blocks = &self.runs.blocks[self.run..];
@@ -53,15 +69,15 @@ impl Cursor<'_> {
             step *= 2;
         }
         let (begin, end) = (step / 2, blocks.len().min(step + 1));
-        self.run += begin + blocks[begin..end].partition_point(|&other| u32::from(other) < block);
+        let passed = begin + blocks[begin..end].partition_point(|&other| u32::from(other) < block);
+        self.go_to(self.run + passed);
         self.posting = self.runs.first_posting(self.run);
     }
 }
 
-/// Adds the best chunks of a part, of those whose bits are in `mask`.
-pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut Best) {
-    let mut cursors: Vec<Cursor<'_>> =
-        runs.into_iter().map(|runs| Cursor { posting: runs.first_posting(0), runs, run: 0 }).collect();
+/// Gives `found` the docs of a part that reach its floor, of those whose bits are in `mask`.
+pub fn max_score<'a>(runs: impl IntoIterator<Item = &'a TermRuns<'a>>, mask: &[u64], found: &mut impl Collector) {
+    let mut cursors: Vec<Cursor<'_>> = runs.into_iter().map(Cursor::new).collect();
     cursors.sort_by_key(|cursor| cursor.runs.bound());
     // What the terms up to each can add at most.
     let bounds: Vec<u32> = cursors
@@ -73,25 +89,25 @@ pub fn max_score(part: &Part, runs: Vec<TermRuns<'_>>, mask: &[u64], best: &mut 
         .collect();
     let mut first_essential = 0;
     loop {
-        while first_essential < cursors.len() && bounds[first_essential] < best.floor() {
+        while first_essential < cursors.len() && bounds[first_essential] < found.floor() {
             first_essential += 1;
         }
         let (others, essential) = cursors.split_at_mut(first_essential);
-        let block = essential.iter().map(Cursor::block).min().unwrap_or(u32::MAX);
+        let block = essential.iter().map(|cursor| cursor.block).min().unwrap_or(u32::MAX);
         let Some(&mask) = mask.get(block as usize) else { return };
         let rest = first_essential.checked_sub(1).map_or(0, |last| bounds[last]);
-        let here = essential.iter().filter(|cursor| cursor.block() == block);
+        let here = essential.iter().filter(|cursor| cursor.block == block);
         let bound = here.fold(rest, |sum, cursor| sum.wrapping_add(cursor.max()));
-        if mask == 0 || bound < best.floor() {
-            essential.iter_mut().filter(|cursor| cursor.block() == block).for_each(Cursor::pass);
+        if mask == 0 || bound < found.floor() {
+            essential.iter_mut().filter(|cursor| cursor.block == block).for_each(Cursor::pass);
             continue;
         }
         let mut sums = [0; BLOCK];
-        for cursor in essential.iter_mut().filter(|cursor| cursor.block() == block) {
+        for cursor in essential.iter_mut().filter(|cursor| cursor.block == block) {
             cursor.add(&mut sums);
         }
-        if add_others(others, &bounds, block, &mut sums, best.floor()) {
-            push_block(part, block, mask, &sums, best);
+        if add_others(others, &bounds, block, &mut sums, found.floor()) {
+            push_block(block, mask, &sums, found);
         }
     }
 }
@@ -104,7 +120,7 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
             return false;
         }
         cursor.seek(block);
-        if cursor.block() == block {
+        if cursor.block == block {
             cursor.add(sums);
             most = sums.iter().copied().max().expect("a block has docs");
         }
@@ -112,13 +128,22 @@ fn add_others(others: &mut [Cursor<'_>], bounds: &[u32], block: u32, sums: &mut 
     most >= floor
 }
 
-fn push_block(part: &Part, block: u32, mut mask: u64, sums: &[u32; BLOCK], best: &mut Best) {
-    while mask != 0 {
-        let doc = mask.trailing_zeros();
-        mask &= mask - 1;
-        let sum = sums[doc as usize];
-        if sum >= best.floor() {
-            best.push(sum, part.id(block * BLOCK as u32 + doc));
+pub fn push_block(block: u32, mask: u64, sums: &[u32; BLOCK], found: &mut impl Collector) {
+    // Few docs of a block reach the floor: most groups are passed over whole.
+    const GROUP: usize = 8;
+    for (group, sums) in sums.as_chunks::<GROUP>().0.iter().enumerate() {
+        let mut most = 0;
+        for &sum in sums {
+            most = most.max(sum);
+        }
+        if most < found.floor() {
+            continue;
+        }
+        for (lane, &sum) in sums.iter().enumerate() {
+            let doc = group * GROUP + lane;
+            if sum >= found.floor() && mask >> doc & 1 == 1 {
+                found.push(sum, block * BLOCK as u32 + doc as u32);
+            }
         }
     }
 }

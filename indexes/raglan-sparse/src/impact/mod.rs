@@ -6,14 +6,16 @@
 //!
 //! Inside of a segment, chunks are put in an order in which similar ones are neighbours; 64 neighbours are a block.
 //! - The inverted index has for each term the blocks with their greatest impact, and the impacts of each block:
-//!   [`max_score`] walks it block by block (Turtle and Flood 1995), and [`block_max`] takes the blocks in the order of
-//!   their bounds (BMP, Mallia et al. 2024).
+//!   [`term_at_a_time`] adds them all up, [`max_score`] walks them block by block (Turtle and Flood 1995), and
+//!   [`block_max`] takes the blocks in the order of their bounds (BMP, Mallia et al. 2024).
 //! - The forward index has for each chunk its terms: it scores what the bounds let through, and chunks by id.
-//!   The approximate search looks only where a query's heaviest terms point, as SEISMIC does (Bruch et al. 2024), with
-//!   the blocks as the geometric clusters and their greatest impacts as the summaries.
+//!
+//! The approximate search takes SEISMIC's dials (Bruch et al. 2024): its heaviest terms choose a query's candidates, by
+//! all of their postings, and the forward index scores them by all terms.
 
 mod best;
 mod block_max;
+mod candidates;
 mod config;
 mod document_order;
 mod fixed_query;
@@ -24,6 +26,7 @@ mod mapped_file;
 mod max_score;
 mod part;
 mod part_file;
+mod term_at_a_time;
 #[cfg(test)]
 mod tests;
 mod writer;

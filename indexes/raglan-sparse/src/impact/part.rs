@@ -294,7 +294,7 @@ impl TermRuns<'_> {
 
     /// Adds what the postings of run `run`, which begin at `posting`, are worth to the docs of its block; says where
     /// the next run's begin.
-    #[inline]
+    #[inline(always)]
     pub fn add(&self, run: usize, posting: usize, sums: &mut [u32; BLOCK]) -> usize {
         let file = &self.part.file;
         let end = posting + usize::from(self.part.section::<u8>(&file.run_lengths)[self.first_run + run]);

@@ -145,6 +145,12 @@ fn open(
     {
         key.update(part.as_bytes()).update(b"\n");
     }
+    // Only what is not the default, which was there before these settings.
+    for (setting, value, _) in session.settings.iter().filter(|(setting, value, _)| *value != setting.default) {
+        if ["sparse-words", "sparse-min-weight", "sparse-activation"].contains(&setting.key) {
+            key.update(setting.key.as_bytes()).update(b"=").update(value.as_bytes()).update(b"\n");
+        }
+    }
     let folder = match session.settings.path("index") {
         Some(folder) => folder,
         None => {
