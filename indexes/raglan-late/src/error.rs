@@ -27,7 +27,7 @@ pub enum Error {
         problem: String,
     },
     /// A file of another version of the format.
-    #[error("`{}` has format version {found}; this build reads version {expected}", path.display())]
+    #[error("`{}` has format version {found}; this build reads version {expected}: index again", path.display())]
     Version {
         /// The file.
         path: PathBuf,
