@@ -7,7 +7,7 @@
 //! lengths of the centroids' postings, centroids × u32; postings, each the rows of documents that have a token of the
 //! centroid, increasing, × u32; and a checksum of all before, u64.
 //!
-//! `tokens.bin`, read a document at a time and checked each time: a header of 64 bytes (magic, version u32), then the
+//! `tokens.bin`, mapped, each document checked when it is first read: a header of 64 bytes (magic, version u32), then the
 //! tokens: components in half precision, or the size of the residual and a factor in half precision and the codes of
 //! [`encode_residuals`](raglan_kernels::encode_residuals). Checksums are XXH3 of 64 bits.
 
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raglan_core::ChunkId;
+use raglan_segment_file::{CheckedParts, SegmentFile};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::codebook::Codebook;
@@ -40,6 +41,7 @@ pub struct Resident {
     pub ids: Vec<ChunkId>,
     /// Tokens before each document, and of all.
     pub starts: Vec<u64>,
+    /// Of the documents' bytes, until `tokens.bin` is open.
     pub checksums: Vec<u64>,
     /// The centroid of each token.
     pub codes: Vec<u16>,
@@ -303,63 +305,13 @@ fn check_header(path: &Path, bytes: &[u8], magic: &[u8; 8]) -> Result<()> {
     Ok(())
 }
 
-/// `tokens.bin`, open.
-pub struct TokensFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl TokensFile {
-    /// Opens the file of a folder, in which tokens take `n_bytes`.
-    pub fn open(folder: &Path, n_bytes: u64) -> Result<Self> {
-        let path = folder.join(TOKENS_FILE);
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let found = file.metadata().map_err(Error::io(&path))?.len();
-        let mut header = [0; HEADER];
-        let n_header = HEADER.min(usize::try_from(found).unwrap_or(HEADER));
-        read_exact_at(&file, &mut header[..n_header], 0).map_err(Error::io(&path))?;
-        check_header(&path, &header[..n_header], TOKENS_MAGIC)?;
-        if n_bytes.checked_add(HEADER as u64) != Some(found) {
-            return Err(Error::damaged(&path, "its length is not what the tokens need"));
-        }
-        Ok(Self { path, file })
-    }
-
-    /// Fills the buffer with the bytes of a document, which begin at byte `at` of the tokens, and checks them.
-    pub fn read(&self, at: u64, checksum: u64, buffer: &mut [u8]) -> Result<()> {
-        read_exact_at(&self.file, buffer, HEADER as u64 + at).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => Error::damaged(&self.path, "it has become shorter"),
-            _ => Error::Io { path: self.path.clone(), source },
-        })?;
-        if xxh3_64(buffer) != checksum {
-            return Err(Error::damaged(&self.path, "the checksum of a document's tokens is wrong"));
-        }
-        Ok(())
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// Fills the buffer from an offset, without moving the place that other readers of the handle share.
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-/// Fills the buffer from an offset, without moving the place that other readers of the handle share.
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                buffer = &mut buffer[n..];
-                offset += n as u64;
-            }
-        }
-    }
-    Ok(())
+/// Opens `tokens.bin` of a folder, whose documents have these tokens.
+pub fn open_tokens(folder: &Path, resident: &mut Resident) -> Result<CheckedParts> {
+    let file = SegmentFile::open(folder.join(TOKENS_FILE))?;
+    file.check_format(TOKENS_MAGIC, VERSION)?;
+    let token_bytes = resident.codebook.storage.token_bytes(resident.codebook.dim) as u64;
+    // A length that is not there is none that a file has.
+    let lengths =
+        resident.starts.windows(2).map(|pair| (pair[1] - pair[0]).checked_mul(token_bytes).unwrap_or(u64::MAX));
+    Ok(CheckedParts::new(file, HEADER, lengths, std::mem::take(&mut resident.checksums))?)
 }

@@ -190,15 +190,13 @@ impl LateIndex {
         }
         let mut candidates = best(scanned, n_candidates);
         if candidates.iter().all(|candidate| candidate.segment.codebook().storage != TokenStorage::F16) {
-            let score = |scratch: &mut Scratch, candidate: &mut Candidate<'_>| -> Result<()> {
+            let score = |candidate: &mut Candidate<'_>| -> Result<()> {
                 let asked = asked[self.codebook_of(candidate.segment)].residual();
                 let (residual, products) = asked.expect("residuals are stored");
-                candidate.score = candidate.segment.score_codes(residual, products, candidate.row, scratch)?;
+                candidate.score = candidate.segment.score_codes(residual, products, candidate.row)?;
                 Ok(())
             };
-            candidates.par_chunks_mut(SCORE_TASK).try_for_each_init(Scratch::default, |scratch, candidates| {
-                candidates.iter_mut().try_for_each(|candidate| score(scratch, candidate))
-            })?;
+            candidates.par_chunks_mut(SCORE_TASK).try_for_each(|some| some.iter_mut().try_for_each(score))?;
             candidates = best(candidates, n_read);
         }
         Ok(candidates.into_iter().map(|candidate| (candidate.segment, candidate.row)).collect())

@@ -103,7 +103,7 @@ fn copy(folder: &Path, ids: &[ChunkId], rows: &[(ChunkId, &Segment, u32)], codeb
         for (_, segment, row) in batch {
             let codes_before = segment.codes(*row);
             if segment.codebook().key == codebook.key {
-                files.push(codes_before, segment.bytes(*row, &mut scratch)?)?;
+                files.push(codes_before, segment.bytes(*row)?)?;
             } else {
                 let end = at + codes_before.len();
                 files.push(&codes[at..end], &bytes[at * token_bytes..end * token_bytes])?;

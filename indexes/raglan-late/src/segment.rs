@@ -6,15 +6,16 @@ use std::sync::Arc;
 use half::f16;
 use raglan_core::{ChunkId, ChunkSet, TokenMatrix};
 use raglan_kernels::{CentroidProducts, PackedMatrix, ResidualQuery, max_sim, max_sim_f16};
+use raglan_segment_file::CheckedParts;
 
 use crate::codebook::Codebook;
-use crate::files::{Resident, TokensFile, read_late};
+use crate::files::{Resident, open_tokens, read_late};
 use crate::{Error, Result, TokenStorage};
 
 /// A segment that is open for searching.
 pub struct Segment {
     resident: Resident,
-    tokens: TokensFile,
+    tokens: CheckedParts,
     /// The rows of chunks that are not deleted.
     live: Vec<bool>,
 }
@@ -22,7 +23,6 @@ pub struct Segment {
 /// Memory for the tokens of a document, kept from one to the next.
 #[derive(Default)]
 pub struct Scratch {
-    bytes: Vec<u8>,
     halves: Vec<u16>,
     rows: Vec<f32>,
 }
@@ -30,10 +30,8 @@ pub struct Scratch {
 impl Segment {
     /// Opens the segment in `folder`.
     pub fn open(folder: &Path, deleted: &ChunkSet) -> Result<Self> {
-        let resident = read_late(folder)?;
-        let token_bytes = resident.codebook.storage.token_bytes(resident.codebook.dim);
-        let n_bytes = token_bytes as u128 * resident.codes.len() as u128;
-        let tokens = TokensFile::open(folder, u64::try_from(n_bytes).unwrap_or(u64::MAX))?;
+        let mut resident = read_late(folder)?;
+        let tokens = open_tokens(folder, &mut resident)?;
         let live = resident.ids.iter().map(|id| !deleted.contains(*id)).collect();
         Ok(Self { resident, tokens, live })
     }
@@ -98,15 +96,8 @@ impl Segment {
     }
 
     /// Nearly the score of a row, from the codes of those tokens that may matter.
-    pub fn score_codes(
-        &self,
-        query: &ResidualQuery,
-        products: CentroidProducts<'_>,
-        row: u32,
-        scratch: &mut Scratch,
-    ) -> Result<f32> {
-        let bytes = self.bytes(row, scratch)?;
-        let score = query.score(products, self.codes(row), bytes)?;
+    pub fn score_codes(&self, query: &ResidualQuery, products: CentroidProducts<'_>, row: u32) -> Result<f32> {
+        let score = query.score(products, self.codes(row), self.bytes(row)?)?;
         if score.is_finite() { Ok(score) } else { Err(self.not_finite()) }
     }
 
@@ -122,30 +113,25 @@ impl Segment {
 
     /// That what was read is no vectors.
     pub fn not_finite(&self) -> Error {
-        Error::damaged(self.tokens.path(), "a document's tokens are not finite")
+        Error::damaged(self.tokens.file().path(), "a document's tokens are not finite")
     }
 
     /// The bytes of a row's tokens.
-    pub fn bytes<'a>(&self, row: u32, scratch: &'a mut Scratch) -> Result<&'a [u8]> {
-        let token_bytes = self.codebook().storage.token_bytes(self.dim());
-        scratch.bytes.resize(self.codes(row).len() * token_bytes, 0);
-        let at = self.resident.starts[row as usize] * token_bytes as u64;
-        self.tokens.read(at, self.resident.checksums[row as usize], &mut scratch.bytes)?;
-        Ok(&scratch.bytes)
+    pub fn bytes(&self, row: u32) -> Result<&[u8]> {
+        Ok(self.tokens.part(row as usize)?)
     }
 
     /// Reads a row's tokens, as halves or as `f32` rows.
     fn read(&self, row: u32, scratch: &mut Scratch) -> Result<()> {
-        self.bytes(row, scratch)?;
-        let (codebook, codes) = (self.codebook(), self.codes(row));
+        let (bytes, codebook, codes) = (self.bytes(row)?, self.codebook(), self.codes(row));
         if codebook.storage == TokenStorage::F16 {
             scratch.halves.clear();
-            scratch.halves.extend(scratch.bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
+            scratch.halves.extend(bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
             return Ok(());
         }
         let token_bytes = codebook.storage.token_bytes(codebook.dim);
         scratch.rows.resize(codes.len() * codebook.dim, 0.0);
-        let tokens = scratch.rows.chunks_exact_mut(codebook.dim).zip(scratch.bytes.chunks_exact(token_bytes));
+        let tokens = scratch.rows.chunks_exact_mut(codebook.dim).zip(bytes.chunks_exact(token_bytes));
         for ((row, bytes), &centroid) in tokens.zip(codes) {
             codebook.decode(centroid, bytes, row)?;
         }
