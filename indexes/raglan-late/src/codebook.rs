@@ -113,7 +113,7 @@ pub struct Coder<'a> {
 
 impl<'a> Coder<'a> {
     pub fn new(codebook: &'a Codebook) -> Result<Self> {
-        let n_buckets = codebook.storage.residual_bits().map_or(1, |bits| bits.n_buckets());
+        let n_buckets = codebook.storage.residual_bits().map_or(1, raglan_kernels::ResidualBits::n_buckets);
         let grouped = Centroids::new(&codebook.centroids, codebook.dim)?;
         Ok(Self { codebook, grouped, cutoffs: middles(&codebook.weights[..n_buckets]) })
     }

@@ -26,8 +26,9 @@ pub struct LateConfig {
 
 impl Default for LateConfig {
     fn default() -> Self {
-        // Four rounds are what ColBERTv2 and PyLate do.
-        Self { storage: TokenStorage::default(), n_candidates: 512, pool_factor: 1, iterations: 4, seed: 0 }
+        // On 700 abstracts of Cranfield, 64 candidates find .984 of the exact search's ten, 128 and 256 .991, all of them
+        // .992. Four rounds are what ColBERTv2 and PyLate do.
+        Self { storage: TokenStorage::default(), n_candidates: 256, pool_factor: 1, iterations: 4, seed: 0 }
     }
 }
 

@@ -311,7 +311,6 @@ pub fn open_tokens(folder: &Path, resident: &mut Resident) -> Result<CheckedPart
     file.check_format(TOKENS_MAGIC, VERSION)?;
     let token_bytes = resident.codebook.storage.token_bytes(resident.codebook.dim) as u64;
     // A length that is not there is none that a file has.
-    let lengths =
-        resident.starts.windows(2).map(|pair| (pair[1] - pair[0]).checked_mul(token_bytes).unwrap_or(u64::MAX));
+    let lengths = resident.starts.windows(2).map(|pair| (pair[1] - pair[0]).saturating_mul(token_bytes));
     Ok(CheckedParts::new(file, HEADER, lengths, std::mem::take(&mut resident.checksums))?)
 }

@@ -178,6 +178,22 @@ fn texts_may_come_in_pieces_and_be_taken_back() {
     }
 }
 
+/// What waits is on the disk but for what a buffer holds, so that memory does not grow with it; how much of it is learned
+/// from is bounded too (see the tests of `centroids`).
+#[test]
+fn vectors_wait_on_the_disk() {
+    const BUFFER: u64 = 1 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let texts = texts(37, 120, 64);
+    let mut writer = LateSegmentWriter::create(root.path(), &LateConfig::default()).unwrap();
+    for _ in 0..20 {
+        writer.add(&texts).unwrap();
+    }
+    let on_disk = std::fs::metadata(root.path().join("tokens.spill")).unwrap().len();
+    assert!(writer.n_bytes() > 3 * BUFFER, "{} bytes are enough to see it", writer.n_bytes());
+    assert!(on_disk <= writer.n_bytes() && on_disk + BUFFER >= writer.n_bytes(), "{on_disk} of {}", writer.n_bytes());
+}
+
 /// The first segment's centroids serve the second, so a merge copies bytes; a third, of other texts, is coded anew; and
 /// what is merged is found as before.
 #[test]
