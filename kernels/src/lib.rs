@@ -21,7 +21,7 @@
 //! - [`OneBitEncoder`] keeps vectors as bits from which an [`OneBitQuery`] or [`OneBitTable`] estimates inner products
 //!   without bias.
 //! - [`max_sim`] scores documents of many vectors, [`centroid_max_sim`] nearly so from their centroids; [`encode_residuals`]
-//!   keeps such vectors small.
+//!   keeps such vectors small, and [`ResidualQuery`] scores documents of them as they are kept.
 //! - [`device`] says what the machine offers.
 //!
 //! ```
@@ -61,6 +61,7 @@ mod parallel;
 mod prefetch;
 mod quantized_score;
 mod residual_codes;
+mod residual_max_sim;
 mod rms_norm;
 mod rotary;
 mod softmax;
@@ -94,6 +95,7 @@ pub use one_bit::{
 pub use prefetch::prefetch;
 pub use quantized_score::{Int8Query, binarize, hamming, quantize_i8};
 pub use residual_codes::{ResidualBits, decode_residuals, encode_residuals};
+pub use residual_max_sim::{CentroidProducts, ResidualQuery};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rotary::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 pub use softmax::{log_softmax_at, log_sum_exp, softmax};

@@ -4,6 +4,9 @@
 //! index finds. The exact search multiplies the query with every token, in `f32`, in memory; the index reads its
 //! candidates' tokens from files that the system has in memory too. Both are given one thread, and both have the queries'
 //! vectors: the time the model takes is not in it. Documents are cut to what the model reads.
+//!
+//! With `--scale`, collections of so many short chunks are built instead: pieces of the documents, over and over, each time
+//! moved a little. That shows how cost grows, not quality; recall is that of a search of everything in the same index.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,8 +17,10 @@ use raglan::core::{ChunkId, ChunkSet, Encoder, Hit, Ranking, TokenCounter, Token
 use raglan::datasets::{Qrels, Run, beir};
 use raglan::embed::{TokenEncoder, TokenEncoderConfig, token_counter};
 use raglan::eval::{Metric, evaluate};
-use raglan::kernels::{PackedMatrix, max_sim};
-use raglan::late::{LateConfig, LateIndex, TokenStorage, write_late_segment};
+use raglan::kernels::{PackedMatrix, l2_normalize, max_sim};
+use raglan::late::{LateConfig, LateIndex, LateSegmentWriter, TokenStorage, write_late_segment};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::report::{Report, folder_bytes, peak_rss_mb, percentile, timed};
@@ -44,6 +49,12 @@ pub struct Late {
     /// Documents of the collection that are taken
     #[arg(long, default_value_t = usize::MAX)]
     n_documents: usize,
+    /// Numbers of short chunks to build indexes of, instead of measuring quality
+    #[arg(long)]
+    scale: Option<String>,
+    /// Tokens of a short chunk
+    #[arg(long, default_value_t = 32)]
+    chunk_tokens: usize,
     /// Threads that encode and index
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -65,6 +76,12 @@ pub fn run(options: &Late) -> Result<()> {
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let set = pool.install(|| encode(options, &report))?;
     let queries: Vec<TokenMatrix> = set.queries.iter().map(|(_, vectors)| vectors.clone()).collect();
+    if let Some(sizes) = &options.scale {
+        for n_chunks in sizes.split(',') {
+            scale(options, &report, &set, n_chunks.parse()?, (&pool, &alone))?;
+        }
+        return Ok(());
+    }
     let (exact, mut exact_s) = alone.install(|| asked(&queries, |query| exact_search(query, &set.documents)))?;
     let exact_p50 = percentile(&mut exact_s, 50.0) * 1e3;
     let n_tokens: usize = set.documents.iter().map(TokenMatrix::n_tokens).sum();
@@ -113,6 +130,75 @@ pub fn run(options: &Late) -> Result<()> {
         }
     }
     report.emit("peak_rss", peak_rss_mb(), "MB", json!({ "set": set.name }));
+    Ok(())
+}
+
+/// How far each component of a repeated token may move: vectors of 384 dimensions keep a cosine of .98.
+const MOVE: f32 = 0.018;
+/// Chunks that are handed to the writer together.
+const HANDED: usize = 512;
+/// Queries that are timed, and searched for in everything.
+const SCALE_QUERIES: usize = 50;
+
+/// Builds an index of so many chunks and searches it.
+fn scale(
+    options: &Late,
+    report: &Report,
+    set: &Vectors,
+    n_chunks: usize,
+    (pool, alone): (&rayon::ThreadPool, &rayon::ThreadPool),
+) -> Result<()> {
+    let dim = set.queries[0].1.dim();
+    let pieces: Vec<&[f32]> =
+        set.documents.iter().flat_map(|document| document.as_slice().chunks(options.chunk_tokens * dim)).collect();
+    anyhow::ensure!(!pieces.is_empty(), "the collection has no tokens");
+    let folder = tempfile::tempdir()?;
+    let config = LateConfig::default();
+    let build = || -> Result<()> {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut writer = LateSegmentWriter::create(folder.path(), &config)?;
+        for first in (0..n_chunks).step_by(HANDED) {
+            let mut texts = Vec::with_capacity(HANDED);
+            for i in first..n_chunks.min(first + HANDED) {
+                let mut rows = pieces[i % pieces.len()].to_vec();
+                if i >= pieces.len() {
+                    rows.iter_mut().for_each(|x| *x += rng.random_range(-MOVE..MOVE));
+                    l2_normalize(&mut rows, dim)?;
+                }
+                texts.push(TokenMatrix::new(dim, rows)?);
+            }
+            writer.add(&texts)?;
+        }
+        Ok(writer.finish(&(0..n_chunks as u32).map(ChunkId).collect::<Vec<_>>(), &[])?)
+    };
+    let (built, wall, cpu) = timed(|| pool.install(build));
+    built?;
+    let params = json!({ "chunks": n_chunks, "chunk_tokens": options.chunk_tokens, "threads": options.threads });
+    report.emit("build_s", wall, "s", params.clone());
+    report.emit("build_cpu_s", cpu, "s", params.clone());
+    report.emit("peak_rss", peak_rss_mb(), "MB", params.clone());
+    report.emit("bytes", folder_bytes(folder.path()) as f64, "bytes", params.clone());
+    let open = |n_candidates| {
+        let config = LateConfig { n_candidates, ..config.clone() };
+        LateIndex::open(&[folder.path().to_owned()], &ChunkSet::new(), &config)
+    };
+    let search = |index: &LateIndex, query: &TokenMatrix| {
+        Ok(index.search(std::slice::from_ref(query), 10, &[None])?.swap_remove(0))
+    };
+    let queries: Vec<TokenMatrix> = set.queries.iter().take(SCALE_QUERIES).map(|(_, query)| query.clone()).collect();
+    // An eighth of the candidates is read back, so that this is everything.
+    let (index, everything) = (open(config.n_candidates)?, open(8 * n_chunks)?);
+    let (exact, _) = pool.install(|| asked(&queries, |query| search(&everything, query)))?;
+    let (found, mut seconds) = alone.install(|| asked(&queries, |query| search(&index, query)))?;
+    let found_of = |(found, exact): (&Ranking, &Ranking)| {
+        let ids = found.ids();
+        exact.ids().iter().filter(|id| ids.contains(id)).count()
+    };
+    let n_found: usize = found.iter().zip(&exact).map(found_of).sum();
+    let n_exact: usize = exact.iter().map(Ranking::len).sum();
+    report.emit("recall@10", n_found as f64 / n_exact as f64, "score", params.clone());
+    report.emit("query_p50", percentile(&mut seconds, 50.0) * 1e3, "ms", params.clone());
+    report.emit("query_p99", percentile(&mut seconds, 99.0) * 1e3, "ms", params);
     Ok(())
 }
 

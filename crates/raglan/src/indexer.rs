@@ -63,7 +63,7 @@ pub struct BuildSettings {
     pub late: LateConfig,
     /// Threads to work on.
     pub threads: usize,
-    /// Bytes of text and vectors that may wait for a commit.
+    /// Bytes of text and vectors that may wait for a commit; token vectors wait on the disk and count an eighth.
     pub pending_bytes: u64,
     /// Uncommitted work is committed after this long.
     pub commit_every: Duration,
@@ -354,7 +354,7 @@ impl Indexer {
                             report.moved += 1;
                         } else {
                             n_chunks = spans.len();
-                            let Some((doc, chunks)) = batch.add(&parsed.text, spans)? else {
+                            let Some((doc, chunks)) = batch.add(&mut writer, &parsed.text, spans)? else {
                                 reached -= 1;
                                 return Ok(());
                             };

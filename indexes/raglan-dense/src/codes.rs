@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use raglan_kernels::{OneBitEncoder, one_bit_block_bytes, one_bit_blocks};
+use raglan_segment_file::{ALIGNMENT, SegmentFile, after, header, write_file};
 
-use crate::files::{ALIGNMENT, MappedFile, after, header, write_file};
 use crate::{Error, Result};
 
 pub const INT8_FILE: &str = "int8.bin";
@@ -28,7 +28,7 @@ pub struct Int8Rows<'a> {
 pub fn write_int8(folder: &Path, rows: Int8Rows<'_>, dim: usize) -> Result<()> {
     let header = header(INT8_MAGIC, VERSION, dim, rows.scales.len());
     let parts = [&header, bytemuck::cast_slice(rows.scales), bytemuck::cast_slice(rows.codes)];
-    write_file(&folder.join(INT8_FILE), &parts)
+    Ok(write_file(&folder.join(INT8_FILE), &parts)?)
 }
 
 /// Writes vectors as bits; `codes` are the encoder's rows.
@@ -36,12 +36,12 @@ pub fn write_bits(folder: &Path, codes: &[u64], n: usize, centroid: &[f32], seed
     let mut header = header(BITS_MAGIC, VERSION, centroid.len(), n);
     header[24..32].copy_from_slice(&seed.to_le_bytes());
     let blocks = one_bit_blocks(codes, centroid.len())?;
-    write_file(&folder.join(BITS_FILE), &[&header, bytemuck::cast_slice(centroid), &blocks])
+    Ok(write_file(&folder.join(BITS_FILE), &[&header, bytemuck::cast_slice(centroid), &blocks])?)
 }
 
 /// A file of vectors as bytes, open.
 pub struct Int8File {
-    file: MappedFile,
+    file: SegmentFile,
     n: usize,
     dim: usize,
     codes_offset: usize,
@@ -50,12 +50,12 @@ pub struct Int8File {
 impl Int8File {
     /// Opens the file of a segment of `n` vectors.
     pub fn open(folder: &Path, n: usize, dim: usize) -> Result<Self> {
-        let file = MappedFile::open(folder.join(INT8_FILE))?;
+        let file = SegmentFile::open(folder.join(INT8_FILE))?;
         file.check_header(INT8_MAGIC, VERSION, dim, n)?;
         let codes_offset = after(ALIGNMENT, n, 4);
         let end = codes_offset.and_then(|offset| after(offset, n.checked_mul(dim)?, 1));
         match codes_offset {
-            Some(codes_offset) if end == Some(file.len()) => Ok(Self { file, n, dim, codes_offset }),
+            Some(codes_offset) if end == Some(file.bytes().len()) => Ok(Self { file, n, dim, codes_offset }),
             _ => Err(Error::damaged(file.path(), "its length is not what its header says")),
         }
     }
@@ -72,7 +72,7 @@ impl Int8File {
 
 /// A file of vectors as bits, open.
 pub struct BitsFile {
-    file: MappedFile,
+    file: SegmentFile,
     encoder: OneBitEncoder,
     blocks_offset: usize,
     n_bytes: usize,
@@ -81,14 +81,14 @@ pub struct BitsFile {
 impl BitsFile {
     /// Opens the file of a segment of `n` vectors.
     pub fn open(folder: &Path, n: usize, dim: usize) -> Result<Self> {
-        let file = MappedFile::open(folder.join(BITS_FILE))?;
+        let file = SegmentFile::open(folder.join(BITS_FILE))?;
         file.check_header(BITS_MAGIC, VERSION, dim, n)?;
         let wrong_length = || Error::damaged(file.path(), "its length is not what its header says");
         let seed = file.numbers::<u64>(24, 1)?[0];
         let blocks_offset = after(ALIGNMENT, dim, 4).ok_or_else(wrong_length)?;
         let n_blocks = n.div_ceil(raglan_kernels::ONE_BIT_BLOCK);
         let n_bytes = n_blocks.checked_mul(one_bit_block_bytes(dim)).ok_or_else(wrong_length)?;
-        if after(blocks_offset, n_bytes, 1) != Some(file.len()) {
+        if after(blocks_offset, n_bytes, 1) != Some(file.bytes().len()) {
             return Err(wrong_length());
         }
         let encoder = OneBitEncoder::new(file.numbers(ALIGNMENT, dim)?, seed)

@@ -73,6 +73,16 @@ impl Error {
     }
 }
 
+impl From<raglan_segment_file::Error> for Error {
+    fn from(error: raglan_segment_file::Error) -> Self {
+        match error {
+            raglan_segment_file::Error::Io { path, source } => Self::Io { path, source },
+            raglan_segment_file::Error::Damaged { path, problem } => Self::Damaged { path, problem },
+            raglan_segment_file::Error::Version { path, expected, found } => Self::Version { path, expected, found },
+        }
+    }
+}
+
 impl From<Error> for raglan_core::Error {
     fn from(error: Error) -> Self {
         Self::part("dense", error)

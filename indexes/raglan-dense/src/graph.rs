@@ -12,10 +12,10 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use raglan_kernels::{Int8Query, OneBitEncoder, OneBitQuery, one_bit_words, prefetch};
+use raglan_segment_file::{ALIGNMENT, SegmentFile, after, header, write_file};
 
 use crate::bits::Bits;
 use crate::codes::Int8Rows;
-use crate::files::{ALIGNMENT, MappedFile, after, header, write_file};
 use crate::{Error, Result};
 
 pub const GRAPH_FILE: &str = "graph.bin";
@@ -234,12 +234,12 @@ pub fn write_graph(folder: &Path, links: Links<'_>, bits: &[u64], centroid: &[f3
         bytemuck::cast_slice(bits),
         bytemuck::cast_slice(links.neighbours),
     ];
-    write_file(&folder.join(GRAPH_FILE), &parts)
+    Ok(write_file(&folder.join(GRAPH_FILE), &parts)?)
 }
 
 /// A graph's file, open.
 pub struct GraphFile {
-    file: MappedFile,
+    file: SegmentFile,
     encoder: OneBitEncoder,
     n: usize,
     degree: usize,
@@ -253,7 +253,7 @@ impl GraphFile {
     /// Opens and checks the graph of `n` rows.
     pub fn open(folder: &Path, n: usize, dim: usize) -> Result<Self> {
         const MAX_DEGREE: usize = 4096;
-        let file = MappedFile::open(folder.join(GRAPH_FILE))?;
+        let file = SegmentFile::open(folder.join(GRAPH_FILE))?;
         file.check_header(MAGIC, VERSION, dim, n)?;
         let damaged = |problem: &str| Error::damaged(file.path(), problem);
         let wrong_length = || damaged("its length is not what its header says");
@@ -270,7 +270,7 @@ impl GraphFile {
         let n_words = n.checked_mul(one_bit_words(dim)).ok_or_else(wrong_length)?;
         let neighbours_offset = after(bits_offset, n_words, 8).ok_or_else(wrong_length)?;
         let n_neighbours = n.checked_mul(degree).ok_or_else(wrong_length)?;
-        if after(neighbours_offset, n_neighbours, 4) != Some(file.len()) {
+        if after(neighbours_offset, n_neighbours, 4) != Some(file.bytes().len()) {
             return Err(wrong_length());
         }
         let entries = file.numbers::<u32>(entries_offset, n_entries)?.to_vec();

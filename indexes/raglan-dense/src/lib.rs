@@ -26,7 +26,7 @@
 //! assert_eq!(rankings[0].ids(), [ChunkId(9)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod bits;
 mod code_scan;
@@ -34,7 +34,6 @@ mod codes;
 mod config;
 mod error;
 mod exact_scan;
-mod files;
 mod full_vectors;
 mod graph;
 mod graph_build;

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use raglan_core::{ChunkId, ChunkSet};
 use raglan_kernels::{OneBitEncoder, one_bit_words, quantize_i8, to_f16};
+use raglan_segment_file::{ALIGNMENT, SegmentFile, after, header, write_file};
 
 use crate::bits::Bits;
 use crate::codes::{BITS_FILE, BitsFile, INT8_FILE, Int8File, Int8Rows, write_bits, write_int8};
-use crate::files::{ALIGNMENT, MappedFile, after, header, write_file};
 use crate::full_vectors::FullVectors;
 use crate::graph::{Codes, GRAPH_FILE, GraphFile, write_graph};
 use crate::graph_build::build_graph;
@@ -134,7 +134,7 @@ fn check_vectors(ids: &[ChunkId], vectors: &[f32], dim: usize) -> Result<bool> {
 pub struct Segment {
     ids: Vec<ChunkId>,
     dim: usize,
-    vectors: MappedFile,
+    vectors: SegmentFile,
     rows_offset: usize,
     half: bool,
     /// Rows whose chunks are deleted, if any.
@@ -154,7 +154,7 @@ struct LazyGraph {
 impl Segment {
     /// Opens the segment in `folder`.
     pub fn open(folder: &Path, dim: usize, deleted: &ChunkSet) -> Result<Self> {
-        let vectors = MappedFile::open(folder.join(VECTORS_FILE))?;
+        let vectors = SegmentFile::open(folder.join(VECTORS_FILE))?;
         vectors.check_format(MAGIC, VERSION)?;
         let found = vectors.numbers::<u32>(12, 1)?[0] as usize;
         if found != dim {
@@ -168,7 +168,7 @@ impl Segment {
         if ![2, 4].contains(&n_bytes) {
             return Err(damaged("its components have neither two nor four bytes"));
         }
-        if after(rows_offset, n_components, n_bytes as usize) != Some(vectors.len()) {
+        if after(rows_offset, n_components, n_bytes as usize) != Some(vectors.bytes().len()) {
             return Err(damaged("its length is not what its header says"));
         }
         let ids: Vec<ChunkId> = vectors.numbers::<u32>(ALIGNMENT, n)?.iter().copied().map(ChunkId).collect();

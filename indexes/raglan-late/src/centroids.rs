@@ -1,8 +1,7 @@
 //! Spherical k-means: unit vectors that tokens are near to.
 
-use raglan_kernels::{Epilogue, PackedMatrix, l2_normalize, matrix_product, top_k};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use half::f16;
+use raglan_kernels::{Epilogue, PackedMatrix, from_f16, l2_normalize, matrix_product, to_f16, top_k};
 use rayon::prelude::*;
 
 use crate::Result;
@@ -11,6 +10,8 @@ use crate::Result;
 const TOKENS_PER_CENTROID: usize = 39;
 /// Tokens that k-means learns from, for each centroid; what faiss takes at most is 256.
 const SAMPLE_PER_CENTROID: usize = 64;
+/// Bytes of those tokens, at most, in half precision: 700,000 of 384 dimensions.
+const SAMPLE_BYTES: usize = 512 << 20;
 /// Tokens that one task finds centroids for: enough that most groups meet some dozens.
 const BLOCK: usize = 1024;
 /// From so many centroids on they are grouped.
@@ -29,42 +30,24 @@ pub fn n_centroids(n_tokens: usize) -> usize {
     wanted.min(n_tokens / TOKENS_PER_CENTROID).clamp(1, MOST)
 }
 
-/// Tokens of many documents, by number, without a copy of them.
-pub struct Tokens<'a> {
-    pub dim: usize,
-    /// The rows of each document.
-    pub documents: Vec<&'a [f32]>,
-    /// Tokens before the end of each document.
-    pub ends: Vec<usize>,
+/// How many tokens the `k` centroids of vectors of this dimension are learned from, if there are as many.
+pub fn n_sampled(k: usize, dim: usize) -> usize {
+    (k * SAMPLE_PER_CENTROID).min(SAMPLE_BYTES / (2 * dim)).max(k)
 }
 
-impl Tokens<'_> {
-    pub fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    /// A token's vector.
-    pub fn row(&self, token: usize) -> &[f32] {
-        let document = self.ends.partition_point(|&end| end <= token);
-        let start = if document == 0 { 0 } else { self.ends[document - 1] };
-        &self.documents[document][(token - start) * self.dim..][..self.dim]
-    }
-}
-
-/// The centroids of tokens, `[k, dim]`, of length 1. Equal seeds and tokens give equal bits on any number of threads.
-pub fn train(tokens: &Tokens, k: usize, iterations: usize, seed: u64) -> Result<Vec<f32>> {
-    let dim = tokens.dim;
-    let sample = sample(tokens, k * SAMPLE_PER_CENTROID, seed);
-    let n = sample.len() / dim;
-    if n == 0 {
+/// The centroids of tokens in half precision, `[k, dim]`, of length 1; the tokens are in random order. Equal tokens give
+/// equal bits on any number of threads.
+pub fn train(sample: &[u16], dim: usize, k: usize, iterations: usize) -> Result<Vec<f32>> {
+    if sample.is_empty() {
         let mut centroids = vec![0.0; k * dim];
         centroids.chunks_exact_mut(dim).for_each(|centroid| centroid[0] = 1.0);
         return Ok(centroids);
     }
-    // The sample is in random order, so its first rows are a random choice.
-    let mut centroids: Vec<f32> = sample.iter().copied().cycle().take(k * dim).collect();
+    // The first rows of a random order are a random choice.
+    let mut centroids: Vec<f32> = sample.iter().cycle().take(k * dim).map(|&bits| wide(bits)).collect();
+    l2_normalize(&mut centroids, dim)?;
     for _ in 0..iterations {
-        let nearest = Centroids::new(&centroids, dim)?.nearest(&sample)?;
+        let nearest = Centroids::new(&centroids, dim)?.nearest_of_halves(sample)?;
         let mut members: Vec<Vec<u32>> = vec![Vec::new(); k];
         for (token, &(centroid, _)) in nearest.iter().enumerate() {
             members[usize::from(centroid)].push(token as u32);
@@ -76,7 +59,7 @@ pub fn train(tokens: &Tokens, k: usize, iterations: usize, seed: u64) -> Result<
             let mut sums = vec![0.0f64; dim];
             for &token in members {
                 let row = &sample[token as usize * dim..][..dim];
-                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(wide(x)));
             }
             // Opposite tokens may cancel; their centroid stays where it was.
             if sums.iter().any(|sum| sum.abs() > 1e-6) {
@@ -84,13 +67,13 @@ pub fn train(tokens: &Tokens, k: usize, iterations: usize, seed: u64) -> Result<
             }
         });
         l2_normalize(&mut centroids, dim)?;
-        replace_empty(&mut centroids, &members, &nearest, &sample, dim);
+        replace_empty(&mut centroids, &members, &nearest, sample, dim);
     }
     Ok(centroids)
 }
 
 /// Puts centroids that no token is nearest to where tokens are farthest from theirs.
-fn replace_empty(centroids: &mut [f32], members: &[Vec<u32>], nearest: &[(u16, f32)], sample: &[f32], dim: usize) {
+fn replace_empty(centroids: &mut [f32], members: &[Vec<u32>], nearest: &[(u16, f32)], sample: &[u16], dim: usize) {
     let empty: Vec<usize> = (0..members.len()).filter(|&c| members[c].is_empty()).collect();
     if empty.is_empty() {
         return;
@@ -98,20 +81,13 @@ fn replace_empty(centroids: &mut [f32], members: &[Vec<u32>], nearest: &[(u16, f
     let mut farthest: Vec<usize> = (0..nearest.len()).collect();
     farthest.sort_by(|&a, &b| nearest[a].1.total_cmp(&nearest[b].1).then(a.cmp(&b)));
     for (centroid, token) in empty.into_iter().zip(farthest) {
-        centroids[centroid * dim..][..dim].copy_from_slice(&sample[token * dim..][..dim]);
+        let row = &sample[token * dim..][..dim];
+        centroids[centroid * dim..][..dim].iter_mut().zip(row).for_each(|(to, &x)| *to = wide(x));
     }
 }
 
-/// At most `most` tokens in random order.
-fn sample(tokens: &Tokens, most: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut order: Vec<usize> = (0..tokens.len()).collect();
-    let n = most.min(order.len());
-    for i in 0..n {
-        let j = rng.random_range(i..order.len());
-        order.swap(i, j);
-    }
-    order[..n].iter().flat_map(|&token| tokens.row(token)).copied().collect()
+fn wide(bits: u16) -> f32 {
+    f16::from_bits(bits).to_f32()
 }
 
 /// Centroids to find the nearest among.
@@ -136,8 +112,9 @@ impl Centroids {
         if k < GROUPED_FROM {
             return Ok(Self::All(PackedMatrix::new(rows, k, dim)?));
         }
-        let centroids = Tokens { dim, documents: vec![rows], ends: vec![k] };
-        let centres = train(&centroids, (k as f64).sqrt() as usize, GROUPING_ITERATIONS, 0)?;
+        let mut halves = vec![0; rows.len()];
+        to_f16(rows, &mut halves)?;
+        let centres = train(&halves, dim, (k as f64).sqrt() as usize, GROUPING_ITERATIONS)?;
         let mut numbers: Vec<Vec<u16>> = vec![Vec::new(); centres.len() / dim];
         for (centroid, (group, _)) in Self::new(&centres, dim)?.nearest(rows)?.into_iter().enumerate() {
             numbers[usize::from(group)].push(centroid as u16);
@@ -155,12 +132,30 @@ impl Centroids {
     /// A near centroid of each row and the inner product with it; equal ones go to the lower number. It is the nearest
     /// one, or, of many centroids, the nearest one in the [`PROBES`] groups whose centres are nearest.
     pub fn nearest(&self, rows: &[f32]) -> Result<Vec<(u16, f32)>> {
-        let (Self::All(packed) | Self::Grouped(Groups { centres: packed, .. })) = self;
-        let blocks = rows.par_chunks(BLOCK * packed.n_in()).map(|block| match self {
-            Self::All(centroids) => nearest(block, centroids),
-            Self::Grouped(groups) => groups.nearest(block),
+        let blocks = rows.par_chunks(BLOCK * self.dim()).map(|block| self.nearest_of_block(block));
+        Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// As [`nearest`](Self::nearest), of rows in half precision.
+    pub fn nearest_of_halves(&self, rows: &[u16]) -> Result<Vec<(u16, f32)>> {
+        let blocks = rows.par_chunks(BLOCK * self.dim()).map(|block| {
+            let mut rows = vec![0.0; block.len()];
+            from_f16(block, &mut rows)?;
+            self.nearest_of_block(&rows)
         });
         Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn dim(&self) -> usize {
+        let (Self::All(packed) | Self::Grouped(Groups { centres: packed, .. })) = self;
+        packed.n_in()
+    }
+
+    fn nearest_of_block(&self, block: &[f32]) -> Result<Vec<(u16, f32)>> {
+        match self {
+            Self::All(centroids) => nearest(block, centroids),
+            Self::Grouped(groups) => groups.nearest(block),
+        }
     }
 }
 
@@ -215,6 +210,9 @@ fn nearest(rows: &[f32], centroids: &PackedMatrix) -> Result<Vec<(u16, f32)>> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     #[test]
@@ -224,6 +222,9 @@ mod tests {
         assert_eq!(n_centroids(1 << 16), 1680); // 65,536 / 39
         assert_eq!(n_centroids(1_300_000), 16_384); // 16 · 1140, down to a power of two
         assert_eq!(n_centroids(1 << 40), MOST);
+        assert_eq!(n_sampled(1000, 128), 64_000);
+        assert_eq!(n_sampled(MOST, 384), 699_050); // 2²⁹ / 768
+        assert_eq!(n_sampled(MOST, 1 << 20), MOST);
     }
 
     #[test]
@@ -237,12 +238,11 @@ mod tests {
             rows.extend(row);
         }
         l2_normalize(&mut rows, dim).unwrap();
-        let tokens =
-            Tokens { dim, documents: vec![&rows[..10 * dim], &[], &rows[10 * dim..]], ends: vec![10, 10, 480] };
-        assert_eq!(tokens.row(10), &rows[10 * dim..11 * dim]);
+        let mut tokens = vec![0; rows.len()];
+        to_f16(&rows, &mut tokens).unwrap();
         let train_on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| train(&tokens, k, 6, 1)).unwrap()
+            pool.install(|| train(&tokens, dim, k, 6)).unwrap()
         };
         let centroids = train_on(1);
         assert_eq!(centroids, train_on(3));

@@ -11,8 +11,9 @@ use crate::{Error, Result};
 pub struct LateConfig {
     /// How token vectors are stored in segments that are written from now on.
     pub storage: TokenStorage,
-    /// Documents of a segment whose tokens are looked at, those that the tokens' centroids rank best; at least four
-    /// times as many as hits are wanted.
+    /// The dial of a search: documents that are scored by the codes of their tokens; at least four times as many as hits
+    /// are wanted. Four times as many are looked at by their tokens' centroids, and an eighth is scored exactly. Where
+    /// that is no fewer than there are, a search is exact.
     pub n_candidates: usize,
     /// How many of a document's tokens become one vector, on average: 1 keeps each, see
     /// [`pool_tokens`](crate::pool_tokens).
@@ -25,8 +26,9 @@ pub struct LateConfig {
 
 impl Default for LateConfig {
     fn default() -> Self {
-        // Four rounds are what ColBERTv2 and PyLate do.
-        Self { storage: TokenStorage::default(), n_candidates: 512, pool_factor: 1, iterations: 4, seed: 0 }
+        // On 700 abstracts of Cranfield, 64 candidates find .984 of the exact search's ten, 128 and 256 .991, all of them
+        // .992. Four rounds are what ColBERTv2 and PyLate do.
+        Self { storage: TokenStorage::default(), n_candidates: 256, pool_factor: 1, iterations: 4, seed: 0 }
     }
 }
 
@@ -39,8 +41,8 @@ impl LateConfig {
     }
 }
 
-/// Bytes of the size of a token's difference from its centroid, in half precision.
-pub(crate) const SCALE_BYTES: usize = 2;
+/// Bytes of the size of a token's difference from its centroid and of its factor, in half precision.
+pub(crate) const FACTOR_BYTES: usize = 4;
 
 /// How a token's vector is stored, beside two bytes for its centroid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,17 +50,17 @@ pub(crate) const SCALE_BYTES: usize = 2;
 pub enum TokenStorage {
     /// Each component in IEEE half precision: 2 bytes a component, 768 at 384 dimensions.
     F16,
-    /// The difference from the centroid in four bits a component, with its size: 194 bytes at 384 dimensions, 66 at 128.
+    /// The difference from the centroid in four bits a component, with two factors: 196 bytes at 384 dimensions, 68 at 128.
     #[default]
     FourBit,
-    /// The same in two bits: 98 bytes at 384 dimensions, 34 at 128.
+    /// The same in two bits: 100 bytes at 384 dimensions, 36 at 128.
     TwoBit,
 }
 
 impl TokenStorage {
     /// Bytes of a token in `tokens.bin`; its centroid takes two more in `late.bin`.
     pub fn token_bytes(self, dim: usize) -> usize {
-        self.residual_bits().map_or(2 * dim, |bits| SCALE_BYTES + bits.n_bytes(dim))
+        self.residual_bits().map_or(2 * dim, |bits| FACTOR_BYTES + bits.n_bytes(dim))
     }
 
     pub(crate) fn residual_bits(self) -> Option<ResidualBits> {

@@ -27,7 +27,7 @@ pub enum Error {
         problem: String,
     },
     /// A file of another version of the format.
-    #[error("`{}` has format version {found}; this build reads version {expected}", path.display())]
+    #[error("`{}` has format version {found}; this build reads version {expected}: index again", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -76,6 +76,16 @@ impl Error {
 
     pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+impl From<raglan_segment_file::Error> for Error {
+    fn from(error: raglan_segment_file::Error) -> Self {
+        match error {
+            raglan_segment_file::Error::Io { path, source } => Self::Io { path, source },
+            raglan_segment_file::Error::Damaged { path, problem } => Self::Damaged { path, problem },
+            raglan_segment_file::Error::Version { path, expected, found } => Self::Version { path, expected, found },
+        }
     }
 }
 

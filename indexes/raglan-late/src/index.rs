@@ -1,19 +1,28 @@
 //! An index over many segments.
 
-use std::cmp::Reverse;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use raglan_core::{ChunkId, ChunkSet, Hit, Ranking, TokenMatrix, VectorIndex};
-use raglan_kernels::{CENTROID_LANES, Epilogue, PackedMatrix, centroid_max_sim, matrix_product};
+use raglan_kernels::PackedMatrix;
 use rayon::prelude::*;
 
+use crate::candidates::Asked;
+use crate::codebook::Codebook;
 use crate::segment::{Scratch, Segment};
-use crate::{Error, LateConfig, Result};
+use crate::{Error, LateConfig, Result, TokenStorage};
 
 /// Candidates for each hit that is wanted, at least, as PLAID has for many hits.
 const CANDIDATES_PER_HIT: usize = 4;
-/// Documents whose centroids one task looks at.
-const SCAN_TASK: usize = 512;
+/// Documents that are scored by their tokens' centroids, for each candidate, as in PLAID.
+const SCANNED_PER_CANDIDATE: usize = 4;
+/// Postings that a query vector goes through, for each candidate.
+const POSTINGS_PER_CANDIDATE: u64 = 8;
+/// Candidates for each document whose tokens are read back, unless more hits are wanted.
+const CANDIDATES_PER_READ: usize = 8;
+/// Documents that are read back for each hit that is wanted, and more than that, at least.
+const READS_PER_HIT: usize = 2;
+const READS: usize = 16;
 /// Documents whose tokens one task reads.
 const SCORE_TASK: usize = 8;
 
@@ -22,6 +31,8 @@ const SCORE_TASK: usize = 8;
 /// Searches and scores work on the caller's threads, and give the same bits however many there are.
 pub struct LateIndex {
     segments: Vec<Segment>,
+    /// Those of the segments, each once.
+    codebooks: Vec<Arc<Codebook>>,
     config: LateConfig,
 }
 
@@ -35,7 +46,7 @@ impl LateIndex {
     /// segments have vectors of different dimensions; [`Error::Config`].
     pub fn open(segments: &[PathBuf], deleted: &ChunkSet, config: &LateConfig) -> Result<Self> {
         config.check()?;
-        let segments: Vec<Segment> =
+        let mut segments: Vec<Segment> =
             segments.iter().map(|folder| Segment::open(folder, deleted)).collect::<Result<_>>()?;
         let mut dims = segments.iter().filter(|segment| !segment.ids().is_empty()).map(Segment::dim);
         if let Some(expected) = dims.next()
@@ -43,12 +54,19 @@ impl LateIndex {
         {
             return Err(Error::Dimension { what: "a segment", expected, found });
         }
-        Ok(Self { segments, config: config.clone() })
+        let mut codebooks: Vec<Arc<Codebook>> = Vec::new();
+        for segment in segments.iter_mut().filter(|segment| !segment.ids().is_empty()) {
+            match codebooks.iter().find(|codebook| codebook.key == segment.codebook().key) {
+                Some(codebook) => segment.share(codebook),
+                None => codebooks.push(Arc::clone(segment.codebook())),
+            }
+        }
+        Ok(Self { segments, codebooks, config: config.clone() })
     }
 
     /// How many chunks there are, without deleted ones.
     pub fn len(&self) -> usize {
-        self.segments.iter().map(|segment| live_rows(segment).count()).sum()
+        self.segments.iter().map(|segment| segment.live_rows().count()).sum()
     }
 
     /// Whether there is no chunk.
@@ -90,9 +108,6 @@ impl LateIndex {
 
     /// The chunks of segment `i` that are not deleted, by increasing id, with their token vectors as they are stored.
     ///
-    /// This is what merging segments needs, without the model: coding vectors a second time, with other centroids, loses
-    /// about as much again as the first time did.
-    ///
     /// # Errors
     ///
     /// Each item may be [`Error::Damaged`] or [`Error::Io`].
@@ -103,7 +118,7 @@ impl LateIndex {
     pub fn segment_tokens(&self, i: usize) -> impl Iterator<Item = Result<(ChunkId, TokenMatrix)>> + '_ {
         let segment = &self.segments[i];
         let mut scratch = Scratch::default();
-        live_rows(segment).map(move |row| Ok((segment.ids()[row as usize], segment.tokens(row, &mut scratch)?)))
+        segment.live_rows().map(move |row| Ok((segment.ids()[row as usize], segment.tokens(row, &mut scratch)?)))
     }
 
     fn find(&self, chunk: ChunkId) -> Option<(&Segment, u32)> {
@@ -127,6 +142,7 @@ impl LateIndex {
     }
 
     fn search_one(&self, query: &TokenMatrix, k: usize, allowed: Option<&ChunkSet>) -> raglan_core::Result<Ranking> {
+        let rows = query.as_slice();
         let Some(query) = self.packed(query)? else {
             // All scores are sums of nothing.
             let rows =
@@ -134,19 +150,83 @@ impl LateIndex {
             let hits = rows.map(|(segment, row)| Hit::new(segment.ids()[row as usize], 0.0));
             return Ranking::best(hits.collect(), k);
         };
-        let mut places = Vec::new();
-        let n_candidates = self.config.n_candidates.max(k.saturating_mul(CANDIDATES_PER_HIT));
-        for segment in &self.segments {
-            let rows: Vec<u32> = allowed_rows(segment, allowed).collect();
-            let candidates =
-                if rows.len() <= n_candidates { rows } else { best_rows(segment, &query, rows, n_candidates)? };
-            places.extend(candidates.into_iter().map(|row| (segment, row)));
-        }
+        let places = self.places(&query, rows, k, allowed)?;
         let scores = score_all(&query, &places)?;
         let hits =
             places.iter().zip(scores).map(|((segment, row), score)| Hit::new(segment.ids()[*row as usize], score));
         Ranking::best(hits.collect(), k)
     }
+
+    /// The documents that are to be scored by their stored tokens. `query` packs `rows`.
+    fn places(
+        &self,
+        query: &PackedMatrix,
+        rows: &[f32],
+        k: usize,
+        allowed: Option<&ChunkSet>,
+    ) -> Result<Vec<(&Segment, u32)>> {
+        let n_candidates = self.config.n_candidates.max(k.saturating_mul(CANDIDATES_PER_HIT));
+        let n_read =
+            (n_candidates / CANDIDATES_PER_READ).max(k.saturating_add(READS)).max(k.saturating_mul(READS_PER_HIT));
+        let n_scanned = n_candidates.saturating_mul(SCANNED_PER_CANDIDATE);
+        let n_allowed = |segment: &Segment| allowed_rows(segment, allowed).count();
+        if self.segments.iter().map(n_allowed).sum::<usize>() <= n_read {
+            let rows = |segment| allowed_rows(segment, allowed).map(move |row| (segment, row));
+            return Ok(self.segments.iter().flat_map(rows).collect());
+        }
+        let asked =
+            self.codebooks.iter().map(|codebook| Asked::new(codebook, query, rows)).collect::<Result<Vec<_>>>()?;
+        let mut scanned = Vec::new();
+        for segment in self.segments.iter().filter(|segment| !segment.ids().is_empty()) {
+            let asked = &asked[self.codebook_of(segment)];
+            let rows = if segment.ids().len() <= n_scanned || n_allowed(segment) <= n_scanned {
+                allowed_rows(segment, allowed).collect()
+            } else {
+                let n_postings = POSTINGS_PER_CANDIDATE.saturating_mul(n_candidates as u64);
+                asked.probe(segment, n_postings, n_scanned, |row| is_allowed(segment, row, allowed))
+            };
+            let scores = asked.centroid_scores(segment, &rows)?;
+            scanned.extend(rows.into_iter().zip(scores).map(|(row, score)| Candidate { segment, row, score }));
+        }
+        let mut candidates = best(scanned, n_candidates);
+        if candidates.iter().all(|candidate| candidate.segment.codebook().storage != TokenStorage::F16) {
+            let score = |candidate: &mut Candidate<'_>| -> Result<()> {
+                let asked = asked[self.codebook_of(candidate.segment)].residual();
+                let (residual, products) = asked.expect("residuals are stored");
+                candidate.score = candidate.segment.score_codes(residual, products, candidate.row)?;
+                Ok(())
+            };
+            candidates.par_chunks_mut(SCORE_TASK).try_for_each(|some| some.iter_mut().try_for_each(score))?;
+            candidates = best(candidates, n_read);
+        }
+        Ok(candidates.into_iter().map(|candidate| (candidate.segment, candidate.row)).collect())
+    }
+
+    /// Which of the codebooks a segment has.
+    fn codebook_of(&self, segment: &Segment) -> usize {
+        let place = self.codebooks.iter().position(|codebook| Arc::ptr_eq(codebook, segment.codebook()));
+        place.expect("the codebooks of all segments that have documents are known")
+    }
+}
+
+/// A document on its way to being found.
+struct Candidate<'a> {
+    segment: &'a Segment,
+    row: u32,
+    /// Higher is better.
+    score: f32,
+}
+
+/// The best `n`, in no order; equal ones by lower chunk id.
+fn best(mut candidates: Vec<Candidate<'_>>, n: usize) -> Vec<Candidate<'_>> {
+    if n > 0 && candidates.len() > n {
+        candidates.select_nth_unstable_by(n - 1, |a, b| {
+            let id = |candidate: &Candidate<'_>| candidate.segment.ids()[candidate.row as usize];
+            b.score.total_cmp(&a.score).then_with(|| id(a).cmp(&id(b)))
+        });
+    }
+    candidates.truncate(n);
+    candidates
 }
 
 impl VectorIndex for LateIndex {
@@ -165,13 +245,12 @@ impl VectorIndex for LateIndex {
     }
 }
 
-fn live_rows(segment: &Segment) -> impl Iterator<Item = u32> + '_ {
-    (0..segment.ids().len() as u32).filter(|&row| segment.is_live(row))
+fn is_allowed(segment: &Segment, row: u32, allowed: Option<&ChunkSet>) -> bool {
+    segment.is_live(row) && allowed.is_none_or(|allowed| allowed.contains(segment.ids()[row as usize]))
 }
 
 fn allowed_rows<'a>(segment: &'a Segment, allowed: Option<&'a ChunkSet>) -> impl Iterator<Item = u32> + 'a {
-    let is_allowed = move |&row: &u32| allowed.is_none_or(|allowed| allowed.contains(segment.ids()[row as usize]));
-    live_rows(segment).filter(is_allowed)
+    (0..segment.ids().len() as u32).filter(move |&row| is_allowed(segment, row, allowed))
 }
 
 /// The scores of rows, from their stored tokens.
@@ -180,53 +259,4 @@ fn score_all(query: &PackedMatrix, places: &[(&Segment, u32)]) -> Result<Vec<f32
         places.iter().map(|(segment, row)| segment.score(query, *row, scratch)).collect::<Result<Vec<f32>>>()
     });
     Ok(tasks.collect::<Result<Vec<_>>>()?.concat())
-}
-
-/// The `n` rows that their tokens' centroids rank best, in no order; equal ones by lower row.
-fn best_rows(segment: &Segment, query: &PackedMatrix, rows: Vec<u32>, n: usize) -> Result<Vec<u32>> {
-    let table = CentroidTable::new(segment.centroids(), query)?;
-    let of_task = |rows: &[u32]| -> Result<Vec<(Reverse<u32>, u32)>> {
-        let scored = rows
-            .iter()
-            .map(|&row| Ok((Reverse(centroid_max_sim(&table.rows, table.n_panels, segment.codes(row))?), row)));
-        scored.collect()
-    };
-    let mut scored = rows.par_chunks(SCAN_TASK).map(of_task).collect::<Result<Vec<_>>>()?.concat();
-    scored.select_nth_unstable(n - 1);
-    Ok(scored[..n].iter().map(|&(_, row)| row).collect())
-}
-
-/// A query's products with centroids, in bytes.
-struct CentroidTable {
-    rows: Vec<[u8; CENTROID_LANES]>,
-    n_panels: usize,
-}
-
-impl CentroidTable {
-    /// A query vector's greatest product with a centroid is 255; all have one unit, such that 0 is, for the one with the
-    /// widest range, the mean of its products. What is below is of no document that will be found.
-    fn new(centroids: &[f32], query: &PackedMatrix) -> Result<Self> {
-        let (dim, n_query) = (query.n_in(), query.n_out());
-        let k = centroids.len() / dim;
-        let mut products = vec![0.0; k * n_query];
-        matrix_product(centroids, query, Epilogue::default(), &mut products)?;
-        let (mut greatest, mut sums) = (vec![f32::NEG_INFINITY; n_query], vec![0.0f32; n_query]);
-        for row in products.chunks_exact(n_query) {
-            for ((greatest, sum), &x) in greatest.iter_mut().zip(&mut sums).zip(row) {
-                *greatest = greatest.max(x);
-                *sum += x;
-            }
-        }
-        let ranges = greatest.iter().zip(&sums).map(|(greatest, sum)| greatest - sum / k as f32);
-        let per_unit = 255.0 / ranges.fold(1e-6, f32::max);
-        let n_panels = n_query.div_ceil(CENTROID_LANES);
-        let mut rows = vec![[0; CENTROID_LANES]; k * n_panels];
-        let panels = rows.chunks_exact_mut(n_panels).zip(products.chunks_exact(n_query));
-        for (panels, products) in panels {
-            for ((to, &x), greatest) in panels.as_flattened_mut().iter_mut().zip(products).zip(&greatest) {
-                *to = (255.5 - (greatest - x) * per_unit) as u8; // Below 0 is 0.
-            }
-        }
-        Ok(Self { rows, n_panels })
-    }
 }

@@ -6,7 +6,7 @@ use raglan_core::{ChunkId, ChunkSet, Hit, Ranking, TokenMatrix, VectorIndex};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Error, LateConfig, LateIndex, TokenStorage, write_late_segment};
+use crate::{Error, LateConfig, LateIndex, LateSegmentWriter, TokenStorage, merge_late_segments, write_late_segment};
 
 const STORAGES: [TokenStorage; 3] = [TokenStorage::F16, TokenStorage::FourBit, TokenStorage::TwoBit];
 
@@ -98,12 +98,12 @@ fn search_equals_plain_loops_over_the_stored_tokens_with_deletes_and_filters() {
 fn candidates_by_centroids_hold_the_best() {
     let (n, dim) = (2400, 32);
     let root = tempfile::tempdir().unwrap();
-    let config = LateConfig { n_candidates: 240, ..LateConfig::default() };
+    let config = LateConfig { n_candidates: 120, ..LateConfig::default() };
     let texts = texts(7, n + 40, dim);
     let (texts, queries) = texts.split_at(n);
     write_late_segment(root.path(), &ids(n, 3, 2), texts, &config).unwrap();
     let open = |config: &LateConfig| LateIndex::open(&[root.path().into()], &ChunkSet::new(), config).unwrap();
-    let (staged, exact) = (open(&config), open(&LateConfig { n_candidates: n, ..config.clone() }));
+    let (staged, exact) = (open(&config), open(&LateConfig { n_candidates: 8 * n, ..config.clone() }));
     let allowed = vec![None; queries.len()];
     let (found, want) = (staged.search(queries, 10, &allowed).unwrap(), exact.search(queries, 10, &allowed).unwrap());
     let (mut hits, mut all) = (0, 0);
@@ -119,17 +119,21 @@ fn candidates_by_centroids_hold_the_best() {
     }
 }
 
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
 #[test]
-fn stored_tokens_are_near_to_those_written_and_can_be_merged() {
+fn stored_tokens_are_near_to_those_written() {
     let dim = 40;
     let texts = texts(11, 300, dim);
     for (storage, least) in STORAGES.into_iter().zip([0.999_5, 0.97, 0.85]) {
         let root = tempfile::tempdir().unwrap();
         let config = LateConfig { storage, ..LateConfig::default() };
-        let (first, second) = (folder(root.path(), "0"), folder(root.path(), "1"));
-        write_late_segment(&first, &ids(300, 0, 1), &texts, &config).unwrap();
+        write_late_segment(root.path(), &ids(300, 0, 1), &texts, &config).unwrap();
         let deleted: ChunkSet = ids(10, 0, 7).into_iter().collect();
-        let index = LateIndex::open(&[first], &deleted, &config).unwrap();
+        let index = LateIndex::open(&[root.path().into()], &deleted, &config).unwrap();
         assert_eq!(index.n_tokens(), texts.iter().map(TokenMatrix::n_tokens).sum::<usize>());
         let read: Vec<(ChunkId, TokenMatrix)> = index.segment_tokens(0).map(Result::unwrap).collect();
         assert_eq!(read.len(), 290);
@@ -137,17 +141,119 @@ fn stored_tokens_are_near_to_those_written_and_can_be_merged() {
             let written = &texts[id.0 as usize];
             assert_eq!(stored.n_tokens(), written.n_tokens());
             for (a, b) in stored.rows().zip(written.rows()) {
-                let cosine: f32 = a.iter().zip(b).map(|(x, y)| x * y).sum();
-                assert!(cosine >= least, "{storage:?}: {cosine}");
+                assert!(cosine(a, b) >= least, "{storage:?}: {}", cosine(a, b));
+                let product: f32 = a.iter().zip(b).map(|(x, y)| x * y).sum();
+                assert!((product - 1.0).abs() <= 2e-3, "{storage:?}: {product}");
             }
         }
-        let (ids, stored): (Vec<ChunkId>, Vec<TokenMatrix>) = read.into_iter().unzip();
-        write_late_segment(&second, &ids, &stored, &config).unwrap();
-        let merged = LateIndex::open(&[second], &ChunkSet::new(), &config).unwrap();
-        assert_eq!((merged.len(), merged.segment_tokens(0).next().unwrap().unwrap().0), (290, ChunkId(1)));
-        let largest = std::fs::metadata(root.path().join("0/tokens.bin")).unwrap().len();
+        let largest = std::fs::metadata(root.path().join("tokens.bin")).unwrap().len();
         assert_eq!(largest, 64 + (index.n_tokens() * storage.token_bytes(dim)) as u64);
+        assert!(!root.path().join("tokens.spill").exists());
     }
+}
+
+/// Texts handed over in pieces, with some taken back, beside other segments.
+fn write_in_pieces(folder: &Path, ids: &[ChunkId], texts: &[TokenMatrix], config: &LateConfig, others: &[PathBuf]) {
+    let mut writer = LateSegmentWriter::create(folder, config).unwrap();
+    for piece in texts.chunks(7) {
+        let before = writer.n_texts();
+        writer.add(piece).unwrap();
+        writer.truncate(before + 1).unwrap();
+        writer.add(&piece[1..]).unwrap();
+    }
+    assert_eq!(writer.n_texts(), texts.len());
+    writer.finish(ids, others).unwrap();
+}
+
+#[test]
+fn texts_may_come_in_pieces_and_be_taken_back() {
+    let root = tempfile::tempdir().unwrap();
+    let texts = texts(19, 200, 16);
+    let (whole, pieces) = (folder(root.path(), "whole"), folder(root.path(), "pieces"));
+    let config = LateConfig::default();
+    write_late_segment(&whole, &ids(200, 0, 1), &texts, &config).unwrap();
+    write_in_pieces(&pieces, &ids(200, 0, 1), &texts, &config, &[]);
+    for name in ["late.bin", "tokens.bin"] {
+        assert!(std::fs::read(whole.join(name)).unwrap() == std::fs::read(pieces.join(name)).unwrap(), "{name}");
+    }
+}
+
+/// What waits is on the disk but for what a buffer holds, so that memory does not grow with it; how much of it is learned
+/// from is bounded too (see the tests of `centroids`).
+#[test]
+fn vectors_wait_on_the_disk() {
+    const BUFFER: u64 = 1 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let texts = texts(37, 120, 64);
+    let mut writer = LateSegmentWriter::create(root.path(), &LateConfig::default()).unwrap();
+    for _ in 0..20 {
+        writer.add(&texts).unwrap();
+    }
+    let on_disk = std::fs::metadata(root.path().join("tokens.spill")).unwrap().len();
+    assert!(writer.n_bytes() > 3 * BUFFER, "{} bytes are enough to see it", writer.n_bytes());
+    assert!(on_disk <= writer.n_bytes() && on_disk + BUFFER >= writer.n_bytes(), "{on_disk} of {}", writer.n_bytes());
+}
+
+/// The first segment's centroids serve the second, so a merge copies bytes; a third, of other texts, is coded anew; and
+/// what is merged is found as before.
+#[test]
+fn merging_copies_what_has_the_same_codebook() {
+    let dim = 24;
+    for storage in STORAGES {
+        let root = tempfile::tempdir().unwrap();
+        let config = LateConfig { storage, n_candidates: 10_000, ..LateConfig::default() };
+        let all = texts(23, 900, dim);
+        let [first, second, other, merged, again] = ["0", "1", "2", "3", "4"].map(|name| folder(root.path(), name));
+        write_late_segment(&first, &ids(600, 0, 2), &all[..600], &config).unwrap();
+        write_in_pieces(&second, &ids(250, 1, 2), &all[600..850], &config, std::slice::from_ref(&first));
+        write_late_segment(&other, &ids(50, 2000, 1), &all[850..], &config).unwrap();
+        let folders = [first, second, other];
+        let before = LateIndex::open(&folders, &ChunkSet::new(), &config).unwrap();
+        let deleted: ChunkSet = ids(40, 0, 11).into_iter().collect();
+        merge_late_segments(&merged, &folders, &deleted, &config).unwrap();
+        let after = LateIndex::open(std::slice::from_ref(&merged), &ChunkSet::new(), &config).unwrap();
+        let n_deleted = before.len() - after.len();
+        assert!(n_deleted > 0 && n_deleted <= 40);
+        for (id, tokens) in after.segment_tokens(0).map(Result::unwrap) {
+            let stored = before.tokens(id).unwrap().unwrap();
+            if id.0 < 2000 {
+                assert_eq!(tokens, stored, "{storage:?}: the bytes of chunk {} are copied", id.0);
+            }
+            assert!(tokens.rows().zip(stored.rows()).all(|(a, b)| cosine(a, b) >= 0.85), "{storage:?}");
+        }
+        assert!(after.segment_tokens(0).all(|chunk| !deleted.contains(chunk.unwrap().0)));
+        // By itself, a segment is copied byte for byte.
+        merge_late_segments(&again, std::slice::from_ref(&merged), &ChunkSet::new(), &config).unwrap();
+        for name in ["late.bin", "tokens.bin"] {
+            assert!(std::fs::read(merged.join(name)).unwrap() == std::fs::read(again.join(name)).unwrap(), "{name}");
+        }
+        let twice = merge_late_segments(&folder(root.path(), "5"), &[merged, again], &ChunkSet::new(), &config);
+        assert!(matches!(twice, Err(Error::Vectors { .. })));
+    }
+}
+
+/// A segment that has sixteen times the tokens gets a codebook of its own, and so does one of other texts.
+#[test]
+fn a_codebook_is_left_when_it_is_outgrown_or_does_not_fit() {
+    let dim = 16;
+    let root = tempfile::tempdir().unwrap();
+    let config = LateConfig::default();
+    let [small, large, foreign] = ["0", "1", "2"].map(|name| folder(root.path(), name));
+    let all = texts(29, 2_000, dim);
+    write_late_segment(&small, &ids(20, 0, 1), &all[..20], &config).unwrap();
+    let codebook = |folder: &Path| {
+        let segment = crate::segment::Segment::open(folder, &ChunkSet::new()).unwrap();
+        (segment.codebook().key, segment.codebook().n_centroids())
+    };
+    write_in_pieces(&large, &ids(2_000, 0, 1), &all, &config, std::slice::from_ref(&small));
+    assert_ne!(codebook(&small).0, codebook(&large).0);
+    assert!(codebook(&large).1 > 4 * codebook(&small).1);
+    write_in_pieces(&foreign, &ids(2_000, 0, 1), &texts(31, 2_000, dim), &config, std::slice::from_ref(&large));
+    assert_ne!(codebook(&foreign).0, codebook(&large).0);
+    let (merged, alone) = (folder(root.path(), "3"), folder(root.path(), "4"));
+    merge_late_segments(&merged, &[small], &ChunkSet::new(), &config).unwrap();
+    write_in_pieces(&alone, &ids(2_000, 0, 1), &all, &config, &[merged, large.clone()]);
+    assert_eq!(codebook(&alone).0, codebook(&large).0);
 }
 
 #[test]
@@ -179,7 +285,7 @@ fn collections_may_be_as_small_as_they_like() {
     let index = LateIndex::open(&[root.path().into()], &ChunkSet::new(), &config).unwrap();
     let found = index.search(&[query.clone(), texts[0].clone()], 5, &[None, None]).unwrap();
     assert_eq!(found[0].ids(), [ChunkId(9), ChunkId(8)]);
-    assert!((found[0].hits()[0].score - 1.0).abs() <= 1e-5 && found[0].hits()[1].score == 0.0);
+    assert!((found[0].hits()[0].score - 1.0).abs() <= 1e-3 && found[0].hits()[1].score == 0.0);
     assert_eq!(found[1].ids(), [ChunkId(8), ChunkId(9)]); // No vector asks for anything.
     let other = TokenMatrix::new(3, vec![1.0, 0.0, 0.0]).unwrap();
     assert!(matches!(index.scores(&other, &[]), Err(Error::Dimension { .. })));

@@ -24,7 +24,7 @@
 //! assert_eq!(rankings[0].ids(), [ChunkId(1), ChunkId(0)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod analyzer;
 mod bm25;

@@ -10,13 +10,14 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-core", &[]),
     ("raglan-kernels", &[]),
+    ("raglan-segment-file", &[]),
     ("raglan-ingest", &["raglan-core"]),
     ("raglan-datasets", &["raglan-core"]),
     ("raglan-pipeline", &["raglan-core"]),
     ("raglan-store", &["raglan-core"]),
-    ("raglan-sparse", &["raglan-core", "raglan-kernels"]),
-    ("raglan-dense", &["raglan-core", "raglan-kernels"]),
-    ("raglan-late", &["raglan-core", "raglan-kernels"]),
+    ("raglan-sparse", &["raglan-core", "raglan-kernels", "raglan-segment-file"]),
+    ("raglan-dense", &["raglan-core", "raglan-kernels", "raglan-segment-file"]),
+    ("raglan-late", &["raglan-core", "raglan-kernels", "raglan-segment-file"]),
     ("raglan-model", &["raglan-kernels"]),
     ("raglan-embed", &["raglan-core", "raglan-model"]),
     ("raglan-generate", &["raglan-core", "raglan-model"]),
@@ -51,8 +52,8 @@ const DEPTH: usize = 6;
 /// The top-level folders, each the home of its noun.
 const FOLDERS: [&str; 7] = ["crates", "datasets", "examples", "indexes", "kernels", "pipelines", "tests"];
 
-/// The crates that may be unsafe: for SIMD and devices, and for a memory map.
-const UNSAFE: [&str; 3] = ["raglan-kernels", "raglan-dense", "raglan-sparse"];
+/// The crates that may be unsafe: for SIMD and devices, and for memory maps.
+const UNSAFE: [&str; 2] = ["raglan-kernels", "raglan-segment-file"];
 
 /// The members as their manifests stand; nothing is resolved, so nothing is fetched.
 fn metadata() -> Metadata {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use raglan_core::{Chunk, ChunkId, ChunkSet, ChunkSpan, DocId, Document};
 use raglan_sparse::Bm25SegmentWriter;
-use raglan_store::{Commit, Ledger, LedgerEntry, SegmentDraft, Writer};
+use raglan_store::{Commit, Ledger, LedgerEntry, SegmentDraft, Snapshot, Writer};
 
 use super::vectors::Vectors;
 use super::{BuildSettings, IndexEvent, IndexProgress, IndexTimings};
@@ -37,7 +37,9 @@ pub(super) struct Batch<'a> {
     next_chunk: u32,
     next_doc: u32,
     chunks: Vec<Chunk>,
-    vectors: Vectors,
+    /// The vectors of the first chunks, and the segment that will hold them, which outlives the files that vectors are
+    /// written to; none before any chunk has vectors.
+    segment: Option<(Vectors, SegmentDraft)>,
     delete: ChunkSet,
     added: Vec<Added>,
     bytes: u64,
@@ -59,7 +61,7 @@ impl<'a> Batch<'a> {
             next_chunk: writer.next_chunk_id().0,
             next_doc: writer.next_doc_id().0,
             chunks: Vec::new(),
-            vectors: Vectors::default(),
+            segment: None,
             delete: ChunkSet::new(),
             added: Vec::new(),
             bytes: 0,
@@ -71,7 +73,12 @@ impl<'a> Batch<'a> {
     /// Takes the chunks of a new document; gives it an id, and says where they stand among those that wait.
     ///
     /// Returns `None`, and takes nothing, when the work is stopped on the way.
-    pub(super) fn add(&mut self, text: &str, spans: Vec<ChunkSpan>) -> Result<Option<(DocId, Range<usize>)>> {
+    pub(super) fn add(
+        &mut self,
+        writer: &mut Writer,
+        text: &str,
+        spans: Vec<ChunkSpan>,
+    ) -> Result<Option<(DocId, Range<usize>)>> {
         let (first, n_before) = (self.next_chunk, self.chunks.len());
         let doc = DocId(self.next_doc);
         let next_doc = self.next_doc.checked_add(1).ok_or(Error::Full { what: "documents" })?;
@@ -82,9 +89,9 @@ impl<'a> Batch<'a> {
             self.bytes += text.len() as u64;
             self.chunks.push(Chunk { id, doc, span, text, locator, n_tokens });
         }
-        while self.chunks.len() - self.vectors.len() >= EMBED {
-            if self.stop.load(Ordering::Relaxed) || !self.embed_next()? {
-                self.truncate(n_before);
+        while self.chunks.len() - self.n_embedded() >= EMBED {
+            if self.stop.load(Ordering::Relaxed) || !self.embed_next(writer)? {
+                self.truncate(n_before)?;
                 self.next_chunk = first;
                 return Ok(None);
             }
@@ -98,9 +105,17 @@ impl<'a> Batch<'a> {
         self.added.push(added);
     }
 
-    fn truncate(&mut self, n_chunks: usize) {
+    /// How many of the chunks have vectors.
+    fn n_embedded(&self) -> usize {
+        self.segment.as_ref().map_or(0, |(vectors, _)| vectors.len())
+    }
+
+    fn truncate(&mut self, n_chunks: usize) -> Result<()> {
         self.chunks.truncate(n_chunks);
-        self.vectors.truncate(n_chunks);
+        match &mut self.segment {
+            Some((vectors, _)) => vectors.truncate(n_chunks),
+            None => Ok(()),
+        }
     }
 
     /// Takes note that chunks are to be deleted.
@@ -117,14 +132,20 @@ impl<'a> Batch<'a> {
     }
 
     /// Embeds some of the chunks that wait; says no when the work is stopped before they are done.
-    fn embed_next(&mut self) -> Result<bool> {
+    fn embed_next(&mut self, writer: &mut Writer) -> Result<bool> {
         let started = Instant::now();
-        let next = self.chunks.len().min(self.vectors.len() + EMBED);
-        let chunks = &self.chunks[self.vectors.len()..next];
+        let encoders = &self.settings.encoders;
+        if self.segment.is_none() {
+            let draft = writer.new_segment()?;
+            let vectors = Vectors::new(&draft, encoders, self.settings)?;
+            self.segment = Some((vectors, draft));
+        }
+        let (vectors, _) = self.segment.as_mut().expect("it was made above");
+        let next = self.chunks.len().min(vectors.len() + EMBED);
+        let chunks = &self.chunks[vectors.len()..next];
         let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
         let n_texts = texts.len();
-        let encoders = &self.settings.encoders;
-        let Some(bytes) = self.vectors.encode(encoders, texts, self.stop)? else { return Ok(false) };
+        let Some(bytes) = vectors.encode(encoders, texts, self.stop)? else { return Ok(false) };
         if encoders.stamps().next().is_some() {
             self.bytes += bytes as u64;
             self.embed_s += started.elapsed().as_secs_f64();
@@ -143,11 +164,12 @@ impl<'a> Batch<'a> {
         ledger: &mut Ledger,
         timings: &mut IndexTimings,
     ) -> Result<Vec<Added>> {
-        while self.vectors.len() < self.chunks.len() && self.embed_next()? {}
-        let n_complete = self.added.partition_point(|added| added.chunks.end <= self.vectors.len());
+        while self.n_embedded() < self.chunks.len() && self.embed_next(writer)? {}
+        let n_embedded = self.n_embedded();
+        let n_complete = self.added.partition_point(|added| added.chunks.end <= n_embedded);
         let left_out = self.added.split_off(n_complete);
         if let Some(first) = left_out.first() {
-            self.truncate(first.chunks.start);
+            self.truncate(first.chunks.start)?;
         }
         for added in &left_out {
             ledger.remove(&added.path);
@@ -162,8 +184,8 @@ impl<'a> Batch<'a> {
         let changed = !self.chunks.is_empty() || !self.delete.is_empty() || writer.passport_is_new();
         if changed || writer.snapshot().ledger()? != ledger {
             let mut add = Vec::new();
-            if !self.chunks.is_empty() {
-                add.push(write_segment(writer, self.settings, &self.chunks, &self.vectors, timings)?);
+            if let Some((vectors, draft)) = self.segment.take().filter(|_| !self.chunks.is_empty()) {
+                add.push(write_segment(writer.snapshot(), draft, self.settings, &self.chunks, vectors, timings)?);
             }
             let started = Instant::now();
             let delete = std::mem::take(&mut self.delete);
@@ -172,23 +194,23 @@ impl<'a> Batch<'a> {
             self.progress.event(IndexEvent::Committed { generation: snapshot.generation() });
         }
         self.chunks.clear();
-        self.vectors = Vectors::default();
+        self.segment = None;
         self.bytes = 0;
         self.since = Instant::now();
         Ok(left_out)
     }
 }
 
-/// Writes the chunks, their terms and their vectors as a segment that is not committed yet.
+/// Writes the chunks, their terms and their vectors as a segment that is not committed yet, of the index of a snapshot.
 pub(super) fn write_segment(
-    writer: &mut Writer,
+    snapshot: &Snapshot,
+    mut draft: SegmentDraft,
     settings: &BuildSettings,
     chunks: &[Chunk],
-    vectors: &Vectors,
+    vectors: Vectors,
     timings: &mut IndexTimings,
 ) -> Result<SegmentDraft> {
     let started = Instant::now();
-    let mut draft = writer.new_segment()?;
     draft.write_chunks(chunks)?;
     let bm25 = Instant::now();
     timings.commit_s += (bm25 - started).as_secs_f64();
@@ -199,6 +221,6 @@ pub(super) fn write_segment(
     terms.finish()?;
     timings.bm25_s += bm25.elapsed().as_secs_f64();
     let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
-    vectors.write(&mut draft, &ids, settings, timings)?;
+    vectors.write(&draft, &ids, snapshot, settings, timings)?;
     Ok(draft)
 }

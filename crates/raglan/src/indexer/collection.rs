@@ -84,7 +84,7 @@ pub fn index_collection(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let Some((doc, chunks)) = batch.add(&text, vec![span])? else { break };
+        let Some((doc, chunks)) = batch.add(&mut writer, &text, vec![span])? else { break };
         let size = text.len() as u64;
         batch.note(Added {
             path: document.id.clone(),

@@ -35,7 +35,8 @@ pub(super) fn open_or_extend(
     for segment in snapshot.segments() {
         let chunks = snapshot.live_chunks_of(&[segment.id])?;
         let mut vectors = Vectors::read(&snapshot, &[segment.id], &chunks, &present, settings)?;
-        let mut further = Vectors::default();
+        let draft = writer.new_segment()?;
+        let mut further = Vectors::new(&draft, &missing, settings)?;
         for some in chunks.chunks(EMBED) {
             let texts = some.iter().map(|chunk| chunk.embedded_text(settings.prefix_headings)).collect();
             if stop.load(Ordering::Relaxed) || further.encode(&missing, texts, stop)?.is_none() {
@@ -44,7 +45,7 @@ pub(super) fn open_or_extend(
             progress.event(IndexEvent::Embedded { chunks: some.len() });
         }
         vectors.join(further);
-        add.push(write_segment(&mut writer, settings, &chunks, &vectors, &mut IndexTimings::default())?);
+        add.push(write_segment(&snapshot, draft, settings, &chunks, vectors, &mut IndexTimings::default())?);
     }
     let drop = snapshot.segments().iter().map(|segment| segment.id).collect();
     let ledger = snapshot.ledger()?.clone();

@@ -32,7 +32,8 @@ pub(super) fn merge_segments(
         let vectors = Vectors::read(&snapshot, &group, &chunks, &settings.encoders, settings)?;
         let mut add = Vec::new();
         if !chunks.is_empty() {
-            add.push(write_segment(writer, settings, &chunks, &vectors, &mut IndexTimings::default())?);
+            let draft = writer.new_segment()?;
+            add.push(write_segment(&snapshot, draft, settings, &chunks, vectors, &mut IndexTimings::default())?);
         }
         let ledger = snapshot.ledger()?.clone();
         writer.commit(Commit { add, drop: group, delete: ChunkSet::new(), ledger })?;

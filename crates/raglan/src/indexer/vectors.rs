@@ -1,15 +1,16 @@
 //! The vectors of chunks on their way into a segment.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use raglan_core::{Chunk, ChunkId, Encoder, SparseVector, TokenMatrix};
+use raglan_core::{Chunk, ChunkId, ChunkSet, Encoder, SparseVector};
 use raglan_dense::DenseIndex;
-use raglan_late::LateIndex;
+use raglan_late::{LateSegmentWriter, merge_late_segments};
 use raglan_sparse::ImpactIndex;
-use raglan_store::{SegmentDraft, SegmentId, Snapshot};
+use raglan_store::{SegmentDraft, SegmentEntry, SegmentId, Snapshot};
 
 use super::{BuildSettings, IndexTimings};
 use crate::embedder::{Encoders, LATE, SPARSE};
@@ -18,17 +19,38 @@ use crate::{Error, Result};
 /// How often an encoding under way is asked whether it is done, and the user whether to go on.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The vectors of the first `len` chunks that wait, of every kind that the index has.
-#[derive(Default)]
+/// Bytes of token vectors on the disk that wait for a commit as one byte of memory does: there is more of it.
+const SPILLED_PER_PENDING: usize = 8;
+
+/// The vectors of the first `len` chunks of a segment, of every kind that the index has.
 pub(super) struct Vectors {
     len: usize,
     /// `[len, dim]`, or empty without a dense encoder.
     dense: Vec<f32>,
     sparse: Vec<SparseVector>,
-    late: Vec<TokenMatrix>,
+    late: TokenVectors,
+}
+
+/// Where token vectors are, which are too many for memory.
+enum TokenVectors {
+    /// The index has none.
+    None,
+    /// In the segment's folder, on the way into its index.
+    Written(LateSegmentWriter),
+    /// In other segments, whose deleted chunks stay behind.
+    Stored(Vec<PathBuf>, ChunkSet),
 }
 
 impl Vectors {
+    /// No vectors yet, of chunks that go into this segment.
+    pub(super) fn new(draft: &SegmentDraft, encoders: &Encoders, settings: &BuildSettings) -> Result<Self> {
+        let late = match encoders.late {
+            Some(_) => TokenVectors::Written(LateSegmentWriter::create(&draft.part_dir(LATE)?, &settings.late)?),
+            None => TokenVectors::None,
+        };
+        Ok(Self { len: 0, dense: Vec::new(), sparse: Vec::new(), late })
+    }
+
     /// How many chunks have vectors.
     pub(super) fn len(&self) -> usize {
         self.len
@@ -57,8 +79,11 @@ impl Vectors {
         }
         if let Some(embedder) = &encoders.late {
             let Some(matrices) = encode(embedder.encoder()?.clone(), &texts, stop)? else { return Ok(None) };
-            bytes += matrices.iter().map(|matrix| 4 * matrix.as_slice().len()).sum::<usize>();
-            self.late.extend(matrices);
+            let TokenVectors::Written(writer) = &mut self.late else {
+                panic!("vectors that are stored stay as they are")
+            };
+            writer.add(&matrices)?;
+            bytes += matrices.iter().map(|matrix| 2 * matrix.as_slice().len()).sum::<usize>() / SPILLED_PER_PENDING;
         }
         self.len += texts.len();
         Ok(Some(bytes))
@@ -73,22 +98,26 @@ impl Vectors {
         if self.sparse.is_empty() {
             self.sparse = other.sparse;
         }
-        if self.late.is_empty() {
+        if matches!(self.late, TokenVectors::None) {
             self.late = other.late;
         }
     }
 
     /// Forgets the vectors of all but the first chunks.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) -> Result<()> {
         if len < self.len {
             self.dense.truncate(self.dense.len() / self.len * len);
             self.sparse.truncate(len);
-            self.late.truncate(len);
+            if let TokenVectors::Written(writer) = &mut self.late {
+                writer.truncate(len)?;
+            }
             self.len = len;
         }
+        Ok(())
     }
 
-    /// Reads the vectors that these encoders made of chunks back from their segments.
+    /// Reads the vectors that these encoders made of chunks, which are all that live in these segments, back from them.
+    /// Token vectors stay where they are until they are written.
     pub(super) fn read(
         snapshot: &Snapshot,
         segments: &[SegmentId],
@@ -99,7 +128,7 @@ impl Vectors {
         let folders = |part: &str| {
             segments.iter().map(|&segment| Ok(snapshot.segment_dir(segment, part)?)).collect::<Result<Vec<_>>>()
         };
-        let mut vectors = Self { len: chunks.len(), ..Self::default() };
+        let mut vectors = Self { len: chunks.len(), dense: Vec::new(), sparse: Vec::new(), late: TokenVectors::None };
         if let Some(embedder) = &encoders.dense {
             let dim = embedder.stamp().dim;
             let index = DenseIndex::open(&folders("dense")?, dim, snapshot.deleted(), &settings.dense)?;
@@ -109,27 +138,24 @@ impl Vectors {
                 vectors.dense.extend_from_slice(&vector);
             }
         }
-        let no_vector = |chunk: &Chunk| Error::NoVector { chunk: chunk.id.0 };
         if encoders.sparse.is_some() {
             let index = ImpactIndex::open(&folders(SPARSE)?, snapshot.deleted(), &settings.sparse)?;
             for chunk in chunks {
-                vectors.sparse.push(index.vector(chunk.id).ok_or_else(|| no_vector(chunk))?);
+                vectors.sparse.push(index.vector(chunk.id).ok_or(Error::NoVector { chunk: chunk.id.0 })?);
             }
         }
         if encoders.late.is_some() {
-            let index = LateIndex::open(&folders(LATE)?, snapshot.deleted(), &settings.late)?;
-            for chunk in chunks {
-                vectors.late.push(index.tokens(chunk.id)?.ok_or_else(|| no_vector(chunk))?);
-            }
+            vectors.late = TokenVectors::Stored(folders(LATE)?, snapshot.deleted().clone());
         }
         Ok(vectors)
     }
 
-    /// Writes the parts of a segment that hold vectors.
+    /// Writes the parts of a segment that hold vectors; `snapshot` is of the index that it joins.
     pub(super) fn write(
-        &self,
-        draft: &mut SegmentDraft,
+        self,
+        draft: &SegmentDraft,
         ids: &[ChunkId],
+        snapshot: &Snapshot,
         settings: &BuildSettings,
         timings: &mut IndexTimings,
     ) -> Result<()> {
@@ -152,12 +178,26 @@ impl Vectors {
             timings.sparse_s += started.elapsed().as_secs_f64();
         }
         let started = Instant::now();
-        if settings.encoders.late.is_some() {
-            raglan_late::write_late_segment(&draft.part_dir(LATE)?, ids, &self.late, &settings.late)?;
-            timings.late_s += started.elapsed().as_secs_f64();
+        match self.late {
+            TokenVectors::None => {}
+            TokenVectors::Written(writer) => {
+                let entries = snapshot.segments().iter().filter(|entry| has_part(entry, LATE));
+                let others =
+                    entries.map(|entry| Ok(snapshot.segment_dir(entry.id, LATE)?)).collect::<Result<Vec<_>>>()?;
+                writer.finish(ids, &others)?;
+            }
+            TokenVectors::Stored(folders, deleted) => {
+                merge_late_segments(&draft.part_dir(LATE)?, &folders, &deleted, &settings.late)?;
+            }
         }
+        timings.late_s += started.elapsed().as_secs_f64();
         Ok(())
     }
+}
+
+/// Whether a segment has files of this part.
+fn has_part(entry: &SegmentEntry, part: &str) -> bool {
+    entry.files.iter().any(|file| file.path.split('/').rev().nth(1) == Some(part))
 }
 
 /// The vectors of the texts, or none when the work is stopped before they are there.

@@ -22,7 +22,6 @@ mod fixed_query;
 mod forward;
 mod index;
 mod inference_free;
-mod mapped_file;
 mod max_score;
 mod part;
 mod part_file;

@@ -76,7 +76,7 @@ impl Part {
 
     #[inline]
     fn section<T: bytemuck::Pod>(&self, section: &std::ops::Range<usize>) -> &[T] {
-        self.file.file.numbers(section)
+        self.file.file.section(section)
     }
 
     /// How many chunks are not deleted.

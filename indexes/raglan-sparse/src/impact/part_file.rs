@@ -27,8 +27,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use raglan_segment_file::{ALIGNMENT, Sections, SegmentFile, write_file};
+
 use super::ImpactConfig;
-use super::mapped_file::{ALIGNMENT, MappedFile, Sections, write_file};
 use crate::{Error, Result};
 
 /// Docs of a block: as many as a word has bits.
@@ -88,7 +89,7 @@ impl PartArrays {
         } else {
             bytemuck::cast_slice(&self.forward_terms)
         };
-        write_file(
+        Ok(write_file(
             &path_of(folder, part),
             &[
                 &header,
@@ -109,7 +110,7 @@ impl PartArrays {
                 forward_terms,
                 &self.forward_impacts,
             ],
-        )
+        )?)
     }
 }
 
@@ -118,7 +119,7 @@ impl PartArrays {
 /// Every section is as long as it must be; ids are increasing along `docs_by_id`, which names every doc once; the starts
 /// do not decrease and end where their runs or terms do. Other numbers may be anything.
 pub struct PartFile {
-    pub file: MappedFile,
+    pub file: SegmentFile,
     /// Whether it is the last of its segment.
     pub last: bool,
     pub n_clamped: u64,
@@ -147,7 +148,7 @@ pub struct PartFile {
 impl PartFile {
     /// Opens part `part` of the segment in `folder`.
     pub fn open(folder: &Path, part: usize, config: &ImpactConfig) -> Result<Self> {
-        let file = MappedFile::open(path_of(folder, part))?;
+        let file = SegmentFile::open(path_of(folder, part))?;
         let damaged = |problem: &str| Error::damaged(file.path(), problem);
         let Some(header) = file.bytes().first_chunk::<ALIGNMENT>() else {
             return Err(damaged("it is shorter than a header"));
@@ -210,7 +211,7 @@ impl PartFile {
 
     fn check(&self) -> Result<()> {
         let damaged = |problem: &str| Err(Error::damaged(self.file.path(), problem));
-        let numbers = |section| self.file.numbers::<u32>(section);
+        let numbers = |section| self.file.section::<u32>(section);
         for (starts, end) in [(&self.run_starts, self.n_runs), (&self.forward_starts, self.n_postings)] {
             let starts = numbers(starts);
             let ends = [starts[0] as usize, starts[starts.len() - 1] as usize];

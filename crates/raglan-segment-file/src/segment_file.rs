@@ -1,27 +1,30 @@
-//! Reading files of fixed-width numbers, little endian, through a memory map.
+//! A file, mapped.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use bytemuck::Pod;
 use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// Parts of a file begin at multiples of this, so that a row of 16 numbers never straddles cache lines.
-pub const ALIGNMENT: usize = 64;
-
 /// A file of a segment, mapped.
-pub struct MappedFile {
+#[derive(Debug)]
+pub struct SegmentFile {
     path: PathBuf,
     map: Mmap,
 }
 
-impl MappedFile {
-    /// Maps a file.
+impl SegmentFile {
+    /// Maps a file, which nobody changes while it is open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be opened or mapped; [`Error::Damaged`] on a processor that is not little endian.
     pub fn open(path: PathBuf) -> Result<Self> {
         if cfg!(target_endian = "big") {
-            return Err(Error::damaged(&path, "vector files are little endian, and this processor is not"));
+            return Err(Error::damaged(&path, "its numbers are little endian, and this processor is not"));
         }
         let file = File::open(&path).map_err(Error::io(&path))?;
         #[expect(unsafe_code, reason = "a memory map")]
@@ -35,13 +38,27 @@ impl MappedFile {
         &self.path
     }
 
-    /// The file's length.
-    pub fn len(&self) -> usize {
-        self.map.len()
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The numbers of a section, which [`Sections`](crate::Sections) found to be there.
+    ///
+    /// # Panics
+    ///
+    /// When it is not, or is of other numbers.
+    #[inline]
+    pub fn section<T: Pod>(&self, section: &Range<usize>) -> &[T] {
+        bytemuck::cast_slice(&self.map[section.clone()])
     }
 
     /// `count` numbers that begin at byte `offset`.
-    pub fn numbers<T: bytemuck::Pod>(&self, offset: usize, count: usize) -> Result<&[T]> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when they are not there, or the offset is no multiple of their alignment.
+    pub fn numbers<T: Pod>(&self, offset: usize, count: usize) -> Result<&[T]> {
         count
             .checked_mul(size_of::<T>())
             .and_then(|bytes| offset.checked_add(bytes))
@@ -50,7 +67,11 @@ impl MappedFile {
             .ok_or_else(|| Error::damaged(&self.path, "it is shorter than its header says"))
     }
 
-    /// Fails unless the file begins as [`header`] writes it.
+    /// Fails unless the file begins as [`header`](crate::header) writes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_format`](Self::check_format); [`Error::Damaged`] when the dimension or the number is another.
     pub fn check_header(&self, magic: &[u8; 8], version: u32, dim: usize, n: usize) -> Result<()> {
         self.check_format(magic, version)?;
         if self.numbers::<u32>(12, 1)?[0] as usize != dim || self.numbers::<u64>(16, 1)?[0] != n as u64 {
@@ -60,6 +81,10 @@ impl MappedFile {
     }
 
     /// Fails unless the file begins with `magic` and `version`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when the magic is another or the file is shorter; [`Error::Version`].
     pub fn check_format(&self, magic: &[u8; 8], version: u32) -> Result<()> {
         if self.map.get(..8) != Some(&magic[..]) {
             return Err(Error::damaged(&self.path, "it does not begin as such a file does"));
@@ -70,32 +95,4 @@ impl MappedFile {
         }
         Ok(())
     }
-}
-
-/// The offset of the part that follows `bytes` bytes from `offset`, aligned.
-pub fn after(offset: usize, count: usize, width: usize) -> Option<usize> {
-    offset.checked_add(count.checked_mul(width)?)?.checked_next_multiple_of(ALIGNMENT)
-}
-
-/// A header: magic, version u32, dim u32, n u64; the rest is the file's own.
-pub fn header(magic: &[u8; 8], version: u32, dim: usize, n: usize) -> [u8; ALIGNMENT] {
-    let mut header = [0; ALIGNMENT];
-    header[..8].copy_from_slice(magic);
-    header[8..12].copy_from_slice(&version.to_le_bytes());
-    header[12..16].copy_from_slice(&u32::try_from(dim).expect("dimensions are checked").to_le_bytes());
-    header[16..24].copy_from_slice(&(n as u64).to_le_bytes());
-    header
-}
-
-/// Writes a new file, part after part, each aligned; whoever commits the folder makes it durable.
-pub fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let write = || {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
-        for part in parts {
-            out.write_all(part)?;
-            out.write_all(&[0; ALIGNMENT][..part.len().next_multiple_of(ALIGNMENT) - part.len()])?;
-        }
-        out.flush()
-    };
-    write().map_err(Error::io(path))
 }
