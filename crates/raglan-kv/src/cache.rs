@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raglan_kernels::{KvRun, KvSlice, to_f16};
+use raglan_kernels::{KvRun, KvSlice, from_f16, to_f16};
 
 use crate::{Error, KvShape, Result};
 
@@ -75,6 +75,20 @@ pub struct KvCache {
     positions: Vec<u32>,
     /// Segments of the tokens, once one was given.
     segments: Option<Vec<u32>>,
+    parallel: Option<ParallelContext>,
+}
+
+/// Slots of texts that were read side by side, at the same positions, and how attention to them is weighed (Yang et
+/// al. 2025, APE): scores are divided by the temperature `T`, and the weight of these slots against the others becomes
+/// `(Σ exp(score / T))^(scale · T)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParallelContext {
+    /// The slots, in order.
+    pub slots: Range<usize>,
+    /// Divides scores.
+    pub temperature: f32,
+    /// With the temperature, the exponent of the weight.
+    pub scale: f32,
 }
 
 impl KvArena {
@@ -86,7 +100,7 @@ impl KvArena {
 
     /// An empty cache, whose pages will come from here.
     pub fn cache(&self) -> KvCache {
-        KvCache { arena: self.clone(), pages: Vec::new(), positions: Vec::new(), segments: None }
+        KvCache { arena: self.clone(), pages: Vec::new(), positions: Vec::new(), segments: None, parallel: None }
     }
 
     /// Bytes that pages may take in all; there is no limit until one is set.
@@ -192,6 +206,17 @@ impl KvCache {
     /// Where the token behind all that are there stands.
     pub fn next_position(&self) -> u32 {
         self.positions.iter().max().map_or(0, |&last| last + 1)
+    }
+
+    /// The slots whose attention is weighed apart, if any.
+    pub fn parallel(&self) -> Option<&ParallelContext> {
+        self.parallel.as_ref()
+    }
+
+    /// Lets attention to some slots be weighed apart from now on. Rows that are read later see all of them, whatever
+    /// the positions.
+    pub fn set_parallel(&mut self, parallel: ParallelContext) {
+        self.parallel = Some(parallel);
     }
 
     /// Memory of the pages of keys and values, shared ones included.
@@ -341,6 +366,21 @@ impl KvCache {
 
     fn own_page(&mut self, at: usize) -> &mut Page {
         Arc::get_mut(&mut self.pages[at]).expect("pages that are written were reserved, and so are not shared")
+    }
+
+    /// The values of some slots in a layer: `[n_slots, dim]`.
+    pub fn values(&self, layer: usize, slots: &[usize]) -> Vec<f32> {
+        let dim = self.arena.0.dim;
+        let mut values = vec![0.0; slots.len() * dim];
+        for (&slot, values) in slots.iter().zip(values.chunks_exact_mut(dim.max(1))) {
+            for run in self.runs(layer, slot..slot + 1) {
+                match run.values {
+                    KvSlice::F32(numbers) => values.copy_from_slice(numbers),
+                    KvSlice::F16(bits) => from_f16(bits, values).expect("a token's values are as long"),
+                }
+            }
+        }
+        values
     }
 
     /// What attention reads of one layer in the slots of a range, page by page.

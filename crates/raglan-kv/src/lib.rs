@@ -14,7 +14,7 @@ mod prefix_tree;
 
 pub use block::{BlockKey, BlockPrecision, BlockStatistics, KvBlock, KvShape, LayerBytes, LayerRotary, TokensHash};
 pub use block_file::{open_block, write_block};
-pub use cache::{KV_PAGE, KvArena, KvCache, KvPrecision, ReservedPages};
+pub use cache::{KV_PAGE, KvArena, KvCache, KvPrecision, ParallelContext, ReservedPages};
 pub use chunk_cache::{CacheLimits, CacheUsage, ChunkCache, Eviction};
 pub use error::{Error, Result};
 pub use prefix_tree::PrefixTree;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use raglan_kernels::{
     AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention,
-    rms_norm, rms_norm_in_place,
+    merge_attention, rms_norm, rms_norm_in_place,
 };
 use raglan_kv::{KvArena, KvCache, KvPrecision, KvShape, LayerRotary};
 use rayon::prelude::*;
@@ -38,6 +38,7 @@ pub struct DecoderModel {
     /// That of layers that see a window, where it is another one.
     local_rotary: Option<RotaryEmbedding>,
     kv_arena: KvArena,
+    products: Products,
     pool: rayon::ThreadPool,
 }
 
@@ -183,6 +184,7 @@ impl DecoderModel {
                 },
             ),
             config,
+            products,
             pool,
         })
     }
@@ -190,6 +192,11 @@ impl DecoderModel {
     /// The model's shape.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// How its products are computed.
+    pub fn products(&self) -> Products {
+        self.products
     }
 
     /// Begins a text.
@@ -429,17 +436,47 @@ impl DecoderModel {
                     positions: &rows.positions[viewing.clone()],
                     segments: rows.segments.map(|segments| &segments[viewing.clone()]),
                 };
-                attending.push((seen, runs, config.mask(layer, rows.mask), own_mixed, own_lse));
+                let beside = cache.parallel().map(|parallel| {
+                    let (inside, outside) = apart(slots, &parallel.slots);
+                    let runs = |slots: &[Range<usize>]| -> Vec<_> {
+                        slots.iter().flat_map(|slots| cache.runs(layer, slots.clone())).collect()
+                    };
+                    (parallel, runs(&inside), runs(&outside))
+                });
+                attending.push((seen, runs, beside, config.mask(layer, rows.mask), own_mixed, own_lse));
             }
         }
-        attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, mask, mixed, lse)| {
-            Ok(causal_attention(&config.attention_shape(), &seen, &runs, &mask, mixed, Some(lse))?)
+        let shape = config.attention_shape();
+        attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, beside, mask, mixed, lse)| {
+            let Some((parallel, inside, outside)) = beside else {
+                return Ok(causal_attention(&shape, &seen, &runs, &mask, mixed, Some(lse))?);
+            };
+            causal_attention(&shape, &seen, &outside, &mask, mixed, Some(lse))?;
+            let (mut context, mut context_lse) = (vec![0.0; mixed.len()], vec![0.0; lse.len()]);
+            let cooled = AttentionShape { scale: shape.scale / parallel.temperature, ..shape };
+            causal_attention(&cooled, &seen, &inside, &mask, &mut context, Some(&mut context_lse))?;
+            context_lse.iter_mut().for_each(|lse| *lse *= parallel.scale * parallel.temperature);
+            Ok(merge_attention(shape.head_dim, mixed, lse, &context, &context_lse)?)
         })
     }
 }
 
 fn kv_shape(&DecoderConfig { n_layers, n_kv_heads, head_dim, .. }: &DecoderConfig) -> KvShape {
     KvShape { n_layers, n_kv_heads, head_dim }
+}
+
+/// The parts of ranges of slots that lie in a range, and those that do not.
+fn apart(slots: &[Range<usize>], within: &Range<usize>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for slots in slots {
+        let (start, end) = (within.start.clamp(slots.start, slots.end), within.end.clamp(slots.start, slots.end));
+        inside.push(start..end);
+        outside.extend([slots.start..start, end.max(start)..slots.end]);
+    }
+    for parts in [&mut inside, &mut outside] {
+        parts.retain(|part| part.start < part.end);
+    }
+    (inside, outside)
 }
 
 impl LayerRotary for DecoderModel {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use raglan_kv::{KvBlock, KvCache, LayerBytes};
+use raglan_kv::{KvBlock, KvCache, LayerBytes, ParallelContext};
 use raglan_model::{DecoderModel, LayerPass};
 
 use crate::{PromptPiece, Result};
@@ -78,6 +78,60 @@ impl<'m> Assembly<'m> {
             }
         }
         Ok(assembly)
+    }
+
+    /// Puts a prompt together in which the passages stand side by side, each behind the first piece: what is written
+    /// between them is left out, and the tail begins behind the longest. Attention to them is weighed apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn parallel(
+        model: &'m DecoderModel,
+        prefix: &KvCache,
+        pieces: &[PromptPiece],
+        blocks: &[Option<KvBlock>],
+        (temperature, scale): (f32, f32),
+    ) -> Result<Self> {
+        let last = pieces.len().saturating_sub(1);
+        let kept = |(at, piece): (usize, &PromptPiece)| {
+            (at == 0 || at == last || piece.passage.is_some()).then(|| piece.clone())
+        };
+        let pieces: Vec<PromptPiece> = pieces.iter().enumerate().filter_map(kept).collect();
+        let mut assembly = Self::new(model, prefix, &pieces, blocks)?;
+        let start = prefix.len();
+        let longest = assembly.passages.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let mut cache = prefix.clone();
+        let next = prefix.next_position();
+        for slots in &assembly.passages {
+            cache.leave(slots.len(), next).map_err(raglan_model::Error::from)?;
+        }
+        let end = cache.len();
+        cache.leave(assembly.tail.len(), next + longest as u32).map_err(raglan_model::Error::from)?;
+        cache.set_parallel(ParallelContext { slots: start..end, temperature, scale });
+        assembly.cache = cache;
+        Ok(assembly)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m DecoderModel {
+        self.model
+    }
+
+    /// Loads the first layers of the blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`](crate::Error::Model) when a block's file cannot be read.
+    pub fn load(&mut self, n_layers: usize) -> Result<()> {
+        std::thread::scope(|scope| {
+            let mut ahead = Ahead::new(scope, &self.blocks, self.n_loaded..n_layers);
+            for layer in self.n_loaded..n_layers {
+                ahead.load(layer, &mut self.cache, self.model)?;
+            }
+            self.n_loaded = self.n_loaded.max(n_layers);
+            Ok(())
+        })
     }
 
     /// Slots of the passages, in order.

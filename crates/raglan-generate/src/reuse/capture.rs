@@ -1,0 +1,148 @@
+//! Taking passages' keys and values while the model reads them.
+
+use std::ops::Range;
+
+use raglan_kv::{BlockKey, BlockPrecision, BlockStatistics, KvBlock, KvCache, TokensHash};
+use raglan_model::{DecoderModel, LayerPass};
+
+use crate::Result;
+
+/// Tokens that pass through the model together when several passages are read beside one another.
+const TOGETHER: usize = 1024;
+
+/// What the keys and values of a model depend on besides tokens.
+///
+/// `weights` names the weights, such as the hash of their file; the products and the rotation are added.
+pub fn model_hash(model: &DecoderModel, weights: &str) -> TokensHash {
+    let config = model.config();
+    TokensHash::of_text(&format!(
+        "{weights}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+        model.products(),
+        model.kv_shape(),
+        config.rope,
+        config.local_rope,
+        config.windows,
+    ))
+}
+
+/// Reads passages, each by itself behind the same beginning, which a cache has read, and gives their blocks.
+///
+/// Behind an empty cache they are read as if each were a whole text.
+///
+/// # Errors
+///
+/// [`Error::Model`](crate::Error::Model) when a passage is longer than the model's context, or caches cannot grow.
+pub fn capture(
+    model: &DecoderModel,
+    model_hash: TokensHash,
+    (prefix, prefix_ids): (&KvCache, &[u32]),
+    passages: &[&[u32]],
+    precision: BlockPrecision,
+) -> Result<Vec<KvBlock>> {
+    use raglan_model::{ForwardRows, ForwardSequence, Want};
+    let behind = TokensHash::of(prefix_ids);
+    let mut blocks = Vec::with_capacity(passages.len());
+    let mut rest = passages;
+    while !rest.is_empty() {
+        let mut n_tokens = 0;
+        let n = rest.iter().take_while(|ids| {
+            let first = n_tokens == 0;
+            n_tokens += ids.len();
+            first || n_tokens <= TOGETHER
+        });
+        let (together, others) = rest.split_at(n.count());
+        rest = others;
+        let first = prefix.len();
+        let slots: Vec<Vec<usize>> = together.iter().map(|ids| (first..first + ids.len()).collect()).collect();
+        let next = prefix.next_position();
+        let positions: Vec<Vec<u32>> = together.iter().map(|ids| (next..).take(ids.len()).collect()).collect();
+        let mut caches: Vec<KvCache> = together.iter().map(|_| prefix.clone()).collect();
+        let read =
+            together.iter().zip(&slots).zip(&positions).zip(&mut caches).filter(|(((ids, ..), ..), _)| !ids.is_empty());
+        let mut sequences: Vec<ForwardSequence<'_>> = read
+            .map(|(((tokens, slots), positions), cache)| ForwardSequence {
+                rows: ForwardRows { tokens, positions, slots, ..ForwardRows::default() },
+                cache,
+                want: Want::default(),
+            })
+            .collect();
+        model.forward(&mut sequences)?;
+        for (ids, cache) in together.iter().zip(&caches) {
+            let block = KvBlock::from_cache(cache, first..first + ids.len(), model.kv_shape(), precision, model)
+                .map_err(raglan_model::Error::from)?;
+            let key = BlockKey { tokens: TokensHash::of(ids), behind, model: model_hash };
+            blocks.push(block.described(key, BlockStatistics::default()));
+        }
+    }
+    Ok(blocks)
+}
+
+/// What passages pay of their attention to those before them, gathered layer by layer while a prompt is computed whole.
+#[derive(Debug)]
+pub struct AttentionWatch {
+    /// Slots of the passages, in order.
+    passages: Vec<Range<usize>>,
+    /// For each passage what its tokens paid to those before it.
+    seen: Vec<Vec<f32>>,
+    /// The same for each passage before it, summed over tokens.
+    paid: Vec<Vec<f32>>,
+    /// What it paid to itself.
+    inside: Vec<f32>,
+    n_layers: usize,
+}
+
+impl AttentionWatch {
+    /// Of passages in these slots, all of whose rows are in the pass.
+    pub fn new(passages: &[Range<usize>]) -> Self {
+        Self {
+            seen: passages.iter().map(|slots| vec![0.0; slots.len()]).collect(),
+            paid: (0..passages.len()).map(|n_before| vec![0.0; n_before]).collect(),
+            inside: vec![0.0; passages.len()],
+            passages: passages.to_vec(),
+            n_layers: 0,
+        }
+    }
+
+    /// Looks at the layer that was passed last.
+    ///
+    /// # Errors
+    ///
+    /// Only when the model is damaged.
+    pub fn layer(&mut self, pass: &LayerPass<'_, '_>, n_heads: usize) -> Result<()> {
+        self.n_layers += 1;
+        let mean = 1.0 / n_heads as f32;
+        for (i, slots) in self.passages.iter().enumerate() {
+            let first = pass.slots().partition_point(|&slot| slot < slots.start);
+            let rows = first..first + slots.len();
+            for (paid, before) in self.paid[i].iter_mut().zip(&self.passages) {
+                let shares = pass.attention_share(rows.clone(), std::slice::from_ref(before))?;
+                for (seen, shares) in self.seen[i].iter_mut().zip(shares.chunks_exact(n_heads)) {
+                    let share = shares.iter().sum::<f32>() * mean;
+                    *seen += share;
+                    *paid += share;
+                }
+            }
+            let own = pass.attention_share(rows, std::slice::from_ref(slots))?;
+            self.inside[i] += own.iter().sum::<f32>() * mean;
+        }
+        Ok(())
+    }
+
+    /// What was seen of each passage; `hashes` are those of their tokens.
+    pub fn finish(self, hashes: &[TokensHash]) -> Vec<BlockStatistics> {
+        let n_layers = self.n_layers.max(1) as f32;
+        let parts = self.seen.into_iter().zip(self.paid).zip(self.inside).zip(&self.passages);
+        parts
+            .map(|(((seen, paid), inside), slots)| {
+                let pairs = |other: usize| (slots.len() * other).max(1) as f32;
+                let outside = paid.iter().zip(&self.passages).map(|(paid, before)| paid / pairs(before.len()));
+                BlockStatistics {
+                    outside: outside.sum::<f32>() / n_layers,
+                    inside: inside / pairs(slots.len()) / n_layers,
+                    neighbours: hashes.iter().copied().zip(paid).collect(),
+                    seen,
+                }
+            })
+            .collect()
+    }
+}
