@@ -243,7 +243,7 @@ pub struct SearchCommand {
     /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// How rankings are fused: min-max, z-score, distribution-based or reciprocal-rank
+    /// How rankings are fused: min-max, z-score, distribution-based, reciprocal-rank or auto
     #[arg(long, value_name = "METHOD")]
     pub fusion: Option<String>,
     /// Which documents.

@@ -92,7 +92,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("commit-seconds", Whole(0, MANY), "60", "indexing makes its work durable at least this often"),
     setting("recipe", Text, "", "recipe of `search` and `ask`: a shipped name or a TOML file; empty: hybrid and ask"),
     setting("k", Whole(1, MANY), "", "how many results `search` shows; here and below, empty: as the recipe says"),
-    setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based or reciprocal-rank"),
+    setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based, reciprocal-rank or auto"),
     setting("max-tokens", Whole(1, MANY), "", "most tokens of an answer"),
     setting("context-tokens", Whole(0, MANY), "", "most tokens of prompt and answer together; the model's own context is a limit too"),
     setting("temperature", Number(0.0, 100.0), "", "0 is greedy decoding"),
