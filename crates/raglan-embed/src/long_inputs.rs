@@ -1,6 +1,8 @@
 //! Texts that are longer than an encoder reads at once.
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use raglan_model::{EncoderModel, EncoderModelConfig, HiddenStates, Positions};
 
@@ -64,6 +66,56 @@ impl ExtendedPositions {
     }
 }
 
+impl ExtendedPositions {
+    /// Every one, with its name.
+    const NAMES: [(&str, Self); 4] = [
+        ("grouped", Self::Grouped),
+        ("recurrent", Self::Recurrent),
+        ("interpolated", Self::Interpolated),
+        ("raised-base", Self::RaisedBase),
+    ];
+}
+
+impl fmt::Display for ExtendedPositions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, _) = Self::NAMES.iter().find(|(_, known)| known == self).expect("every one has a name");
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for LongInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refuse => f.write_str("refuse"),
+            Self::Cut => f.write_str("cut"),
+            Self::ParallelWindows => f.write_str("windows"),
+            Self::Extended { positions, limit } => write!(f, "{positions}:{limit}"),
+        }
+    }
+}
+
+impl FromStr for LongInputs {
+    type Err = String;
+
+    /// What [`Display`](fmt::Display) writes: `refuse`, `cut`, `windows`, or the name of positions, a colon and how many
+    /// tokens are read, such as `grouped:1024`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let extended = |(name, limit): (&str, &str)| {
+            let (_, positions) = *ExtendedPositions::NAMES.iter().find(|(known, _)| *known == name)?;
+            Some(Self::Extended { positions, limit: limit.parse().ok()? })
+        };
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "cut" => Ok(Self::Cut),
+            "windows" => Ok(Self::ParallelWindows),
+            _ => text.split_once(':').and_then(extended).ok_or_else(|| {
+                let names: Vec<String> = ExtendedPositions::NAMES.iter().map(|(name, _)| format!("{name}:N")).collect();
+                format!("`{text}` is none of refuse, cut, windows, {}", names.join(", "))
+            }),
+        }
+    }
+}
+
 impl LongInputs {
     /// Whether a model can read long texts so that reads `max_tokens` of others.
     ///
@@ -99,8 +151,8 @@ impl LongInputs {
         self.check(path, model, max_tokens)
     }
 
-    /// How many tokens are read of one text.
-    pub(crate) fn limit(self, max_tokens: usize) -> usize {
+    /// How many tokens are read of one text at once by an encoder that reads `max_tokens` of those that are not long.
+    pub fn limit(self, max_tokens: usize) -> usize {
         match self {
             Self::Refuse | Self::Cut | Self::ParallelWindows => max_tokens,
             Self::Extended { limit, .. } => limit,
@@ -137,6 +189,17 @@ mod tests {
         check(ExtendedPositions::Interpolated, 5, &[0.0, 0.75, 1.5, 2.25, 3.0]); // i · 3 / 4
         check(ExtendedPositions::Interpolated, 7, &[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]); // i · 3 / 6
         assert_eq!(ExtendedPositions::RaisedBase.of(6, 4), Positions::RaisedBase { factor: 1.5 });
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for text in ["refuse", "cut", "windows", "grouped:1024", "recurrent:9", "interpolated:4096", "raised-base:8192"]
+        {
+            assert_eq!(text.parse::<LongInputs>().unwrap().to_string(), text);
+        }
+        for text in ["", "grouped", "grouped:", "grouped:-1", "grouped:x", "windows:3", "Cut"] {
+            assert!(text.parse::<LongInputs>().unwrap_err().contains("raised-base:N"), "{text}");
+        }
     }
 
     #[test]
