@@ -45,6 +45,10 @@ pub enum ExtendedPositions {
     /// One behind the other, for models whose positions are rotations: their base is raised as by NTK-aware scaling by
     /// `n / L`.
     RaisedBase,
+    /// One behind the other, for models whose positions are rotations: keys nearer than `L / 8` tokens have their true
+    /// distance, others one in the smallest groups that keep the farthest within `L` (`SelfExtend`, in both directions;
+    /// an eighth is what `LongEmbed` takes of 512 and of 4096).
+    SelfExtend,
 }
 
 impl ExtendedPositions {
@@ -62,17 +66,24 @@ impl ExtendedPositions {
             Self::Recurrent => table(&|i| (i % max_tokens) as f32),
             Self::Interpolated => table(&|i| (i as f64 * (max_tokens - 1) as f64 / (n_tokens - 1) as f64) as f32),
             Self::RaisedBase => Positions::RaisedBase { factor: n_tokens as f64 / max_tokens as f64 },
+            Self::SelfExtend => {
+                let window = (max_tokens / 8).max(1);
+                let farthest = |group: usize| (n_tokens - 1) / group + window - window / group;
+                let group = (1..n_tokens).find(|&group| farthest(group) < max_tokens).unwrap_or(n_tokens);
+                Positions::SelfExtend { window, group }
+            }
         }
     }
 }
 
 impl ExtendedPositions {
     /// Every one, with its name.
-    const NAMES: [(&str, Self); 4] = [
+    const NAMES: [(&str, Self); 5] = [
         ("grouped", Self::Grouped),
         ("recurrent", Self::Recurrent),
         ("interpolated", Self::Interpolated),
         ("raised-base", Self::RaisedBase),
+        ("self-extend", Self::SelfExtend),
     ];
 }
 
@@ -129,10 +140,10 @@ impl LongInputs {
             return Err(Error::Malformed { path: path.to_owned(), problem });
         }
         let what = match (positions, &model.rotary) {
-            (ExtendedPositions::RaisedBase, None) => {
-                "raising the base of rotations, in a model with a table of positions"
+            (ExtendedPositions::RaisedBase | ExtendedPositions::SelfExtend, None) => {
+                "positions as rotations, in a model with a table of positions"
             }
-            (ExtendedPositions::RaisedBase, Some(_)) | (_, None) => return Ok(()),
+            (ExtendedPositions::RaisedBase | ExtendedPositions::SelfExtend, Some(_)) | (_, None) => return Ok(()),
             (_, Some(_)) => "positions of a table, in a model whose positions are rotations",
         };
         Err(Error::Unsupported { path: path.to_owned(), what: what.into() })
@@ -188,6 +199,9 @@ mod tests {
         check(ExtendedPositions::Recurrent, 9, &[0.0, 1.0, 2.0, 3.0, 0.0, 1.0, 2.0, 3.0, 0.0]);
         check(ExtendedPositions::Interpolated, 5, &[0.0, 0.75, 1.5, 2.25, 3.0]); // i · 3 / 4
         check(ExtendedPositions::Interpolated, 7, &[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]); // i · 3 / 6
+        // ⌊2999 / 7⌋ + 64 - ⌊64 / 7⌋ = 428 + 64 - 9 = 483 < 512, and ⌊2999 / 6⌋ + 64 - 10 = 553 is too far.
+        assert_eq!(ExtendedPositions::SelfExtend.of(3000, 512), Positions::SelfExtend { window: 64, group: 7 });
+        assert_eq!(ExtendedPositions::SelfExtend.of(5, 4), Positions::SelfExtend { window: 1, group: 2 }); // 2 + 1 - 0 < 4
         assert_eq!(ExtendedPositions::RaisedBase.of(6, 4), Positions::RaisedBase { factor: 1.5 });
     }
 
@@ -204,8 +218,8 @@ mod tests {
 
     #[test]
     fn texts_that_are_not_long_stay_and_long_ones_stay_in_the_table() {
-        use ExtendedPositions::{Grouped, Interpolated, RaisedBase, Recurrent};
-        for extended in [Grouped, Recurrent, Interpolated, RaisedBase] {
+        use ExtendedPositions::{Grouped, Interpolated, RaisedBase, Recurrent, SelfExtend};
+        for extended in [Grouped, Recurrent, Interpolated, RaisedBase, SelfExtend] {
             for n_tokens in 0..=4 {
                 assert_eq!(extended.of(n_tokens, 4), Positions::Consecutive);
             }
