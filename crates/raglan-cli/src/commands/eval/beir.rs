@@ -49,7 +49,12 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
         }
     }
 
-    session.models.set_long_inputs(LongInputs::Cut);
+    // Documents are read as far as published figures do, unless they are to be read whole.
+    let mut models = session.models.settings().clone();
+    if models.long_inputs == LongInputs::Refuse {
+        models.long_inputs = LongInputs::Cut;
+    }
+    session.models.set_settings(models);
     let (index, report) = open(session, command, &path, &recipe, &collection)?;
     let started = Instant::now();
     let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
@@ -144,6 +149,11 @@ fn open(
     for part in names.iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
     {
         key.update(part.as_bytes()).update(b"\n");
+    }
+    for (setting, text, _) in session.settings.iter().filter(|(setting, text, _)| *text != setting.default) {
+        if ["pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
+            key.update(format!("{} {text}\n", setting.key).as_bytes());
+        }
     }
     let folder = match session.settings.path("index") {
         Some(folder) => folder,
