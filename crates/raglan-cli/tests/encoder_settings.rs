@@ -49,9 +49,9 @@ fn indexed(folder: &Path, settings: &[&str]) -> (Value, Vec<(String, f64)>) {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let hits = found["results"].as_array().unwrap().iter();
     let hits = hits.map(|hit| (hit["path"].as_str().unwrap().to_owned(), hit["score"].as_f64().unwrap())).collect();
-    let manifest = std::fs::read(folder.join(".raglan/manifest.json")).unwrap();
-    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
-    (manifest["passport"]["embedder"].clone(), hits)
+    let output = raglan(folder, &["status", "--json"], &[]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (status["passport"]["embedder"].clone(), hits)
 }
 
 #[test]

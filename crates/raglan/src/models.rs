@@ -108,7 +108,7 @@ impl Models {
         let pooling = pooling.unwrap_or(config.pooling);
         let config =
             EncoderConfig { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, ..config };
-        let weights = config.fits(&files.dir).map_err(|error| with_remedy(name, error))?;
+        let weights = config.fits(&files.dir)?; // What does not fit is a setting; its remedy is not another file.
         let mut parameters = self.parameters();
         parameters.extend(line_windows.map(|windows| ("line windows".to_owned(), windows.to_string())));
         let mut stamp = ModelStamp {
