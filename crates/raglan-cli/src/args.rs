@@ -176,6 +176,18 @@ pub struct IndexingArgs {
     /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
     #[arg(long, value_name = "MODEL")]
     pub late: Option<String>,
+    /// How the dense encoder pools: mean, cls, last_token or max; otherwise as the model's files say
+    #[arg(long, value_name = "KIND")]
+    pub pooling: Option<String>,
+    /// Keep this many of each dense vector's first coordinates, for Matryoshka models; 0: all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub truncate_dim: Option<String>,
+    /// How encoders read chunks that are longer than their models do: refuse, windows, grouped:N, recurrent:N, interpolated:N, raised-base:N, self-extend:N
+    #[arg(long, value_name = "WAY")]
+    pub long_inputs: Option<String>,
+    /// Read each chunk in windows of lines, for code: LINES/STEP or LINES/STEP/max
+    #[arg(long, value_name = "WINDOWS")]
+    pub line_windows: Option<String>,
     /// How documents are cut: structure, tokens or sentences
     #[arg(long, value_name = "KIND")]
     pub chunker: Option<String>,
@@ -255,7 +267,7 @@ pub struct SearchCommand {
     /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// How rankings are fused: min-max, z-score, distribution-based or reciprocal-rank
+    /// How rankings are fused: min-max, z-score, distribution-based, reciprocal-rank or auto
     #[arg(long, value_name = "METHOD")]
     pub fusion: Option<String>,
     /// Which documents.
@@ -598,6 +610,10 @@ impl IndexingArgs {
             ("sparse-min-weight", self.sparse_min_weight.clone()),
             ("sparse-activation", self.sparse_activation.clone()),
             ("late", self.late.clone()),
+            ("pooling", self.pooling.clone()),
+            ("truncate-dim", self.truncate_dim.clone()),
+            ("long-inputs", self.long_inputs.clone()),
+            ("line-windows", self.line_windows.clone()),
             ("chunker", self.chunker.clone()),
             ("chunk-tokens", self.chunk_tokens.clone()),
             ("chunk-overlap", self.chunk_overlap.clone()),

@@ -57,7 +57,7 @@ pub use indexer::{
 };
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
-pub use models::{LazyGenerator, Models};
+pub use models::{LazyGenerator, ModelSettings, Models};
 pub use search::{SearchOutcome, SearchResult, StageTime, recipe, without_generation};
 pub use snippet::{Snippet, snippet};
 pub use sparse_options::SparseOptions;
