@@ -104,7 +104,7 @@ Examples:
   raglan verify -f manuals --answer answer.json")]
     Verify(VerifyCommand),
     /// Remove files that the index no longer needs
-    Gc(FolderArgs),
+    Gc(GcCommand),
     /// Show how a query finds a chunk or document, or why it does not
     #[command(after_help = "It explains what `raglan search` does; `--recipe ask` explains what `raglan ask` does.
 
@@ -296,6 +296,10 @@ pub struct AskCommand {
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
+    /// How keys and values that are kept beside the index are used: full (not at all), prefix, focus=SHARE and others;
+    /// see `raglan help settings`
+    #[arg(long, value_name = "METHOD")]
+    pub kv: Option<String>,
     /// How it decodes.
     #[command(flatten)]
     pub decoding: DecodingArgs,
@@ -335,6 +339,17 @@ pub struct DecodingArgs {
     /// Seed of sampling
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<String>,
+}
+
+/// `raglan gc`
+#[derive(Args)]
+pub struct GcCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Remove the keys and values of language models too; they are made anew as answers need them
+    #[arg(long)]
+    pub kv: bool,
 }
 
 /// `raglan chunks`
@@ -570,6 +585,7 @@ impl Command {
                 flags.extend(command.decoding.settings());
                 flags.push(("recipe", command.recipe.clone()));
                 flags.push(("generator", command.generator.clone()));
+                flags.push(("kv", command.kv.clone()));
                 flags
             }
             Self::Search(command) => {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use raglan::embed::LongInputs;
 use raglan::generate::CONTEXT_TOKENS;
+use raglan::generate::reuse::ReuseMethod;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
+use raglan::kv::CacheLimits;
 use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
 use raglan::{
-    BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, ModelSettings, Models, SparseOptions,
+    BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, KvSettings, ModelSettings, Models,
+    SparseOptions,
 };
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
@@ -63,6 +66,25 @@ impl Session {
             Some(index) => Ok(index),
             None => Ok(raglan::index_of(documents)?),
         }
+    }
+
+    /// Where keys and values of the language model are kept and how they are used; nowhere when all is to be computed.
+    pub fn kv(&self, index: &Path) -> Result<Option<KvSettings>> {
+        let method: ReuseMethod = self.settings.parse("kv")?;
+        if method == ReuseMethod::Full {
+            return Ok(None);
+        }
+        let limits = CacheLimits {
+            memory_bytes: self.settings.bytes("kv-memory")?,
+            disk_bytes: self.settings.bytes("kv-disk")?,
+            ..CacheLimits::default()
+        };
+        Ok(Some(KvSettings {
+            method,
+            precision: self.settings.parse("kv-precision")?,
+            limits,
+            ..KvSettings::new(index)
+        }))
     }
 
     /// The index folder that a command means: the setting, the folder's, or the nearest from here upwards.

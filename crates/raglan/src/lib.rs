@@ -32,6 +32,7 @@ mod explain;
 mod filter;
 mod index;
 mod indexer;
+mod kept_kv;
 mod library;
 mod location;
 mod models;
@@ -55,6 +56,7 @@ pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection,
 };
+pub use kept_kv::{KeptKv, KvSettings, drop_kept_kv};
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use models::{LazyGenerator, ModelSettings, Models};

@@ -19,6 +19,7 @@ use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::kept_kv::KvSettings;
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
@@ -245,13 +246,23 @@ impl Models {
     /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the
     /// folder of its `config.json`, safetensors and tokenizer.
     ///
-    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens.
+    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens. With `kv`, prompts
+    /// are read with keys and values that are kept beside an index.
     ///
     /// # Errors
     ///
     /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
-    pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
-        let path = language_model(&self.ensure(name)?)?;
+    pub fn generator(
+        &self,
+        name: &str,
+        recipe: &Recipe,
+        interrupt: Arc<AtomicBool>,
+        kv: Option<KvSettings>,
+    ) -> Result<Arc<LazyGenerator>> {
+        let files = self.ensure(name)?;
+        let path = language_model(&files)?;
+        let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
+        let keeper = kv.map(|kv| kv.keeper(name, &hashes.join("\n"))).transpose()?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
@@ -267,7 +278,11 @@ impl Models {
         let name = name.to_owned();
         let load = move || -> Result<ChatGenerator> {
             let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
-            Ok(ChatGenerator::new(Arc::new(model), options)?.interrupted_by(interrupt))
+            let generator = ChatGenerator::new(Arc::new(model), options)?.interrupted_by(interrupt);
+            Ok(match keeper {
+                Some(keeper) => generator.keeping(keeper),
+                None => generator,
+            })
         };
         Ok(Arc::new(LazyGenerator::new(load)))
     }
