@@ -55,7 +55,9 @@ pub fn write_block(path: &Path, block: &KvBlock) -> Result<()> {
     }
     head.extend_from_slice(&statistics.outside.to_le_bytes());
     head.extend_from_slice(&statistics.inside.to_le_bytes());
-    statistics.seen.iter().for_each(|seen| head.extend_from_slice(&seen.to_le_bytes()));
+    // A number a token, also where nothing was looked at.
+    let seen = statistics.seen.iter().copied().chain(std::iter::repeat(0.0)).take(n_tokens);
+    seen.for_each(|seen| head.extend_from_slice(&seen.to_le_bytes()));
     for (neighbour, attention) in &statistics.neighbours {
         head.extend_from_slice(&neighbour.0);
         head.extend_from_slice(&attention.to_le_bytes());
