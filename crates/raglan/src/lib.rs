@@ -32,6 +32,7 @@ mod explain;
 mod filter;
 mod index;
 mod indexer;
+mod kv_evaluation;
 mod library;
 mod location;
 mod models;
@@ -54,6 +55,9 @@ pub use index::{Index, gc};
 pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection,
+};
+pub use kv_evaluation::{
+    KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow, KvTier, KvTimes, evaluate_kv,
 };
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};

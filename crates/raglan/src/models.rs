@@ -222,12 +222,29 @@ impl Models {
     ///
     /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
     pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
-        let path = language_model(&self.ensure(name)?)?;
+        let load_model = self.language_model(name)?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
+        let load = move || -> Result<ChatGenerator> {
+            Ok(ChatGenerator::new(Arc::new(load_model()?), options)?.interrupted_by(interrupt))
+        };
+        Ok(Arc::new(LazyGenerator::new(load)))
+    }
+
+    /// What loads a language model by name, or by the path of its GGUF file or of the folder of its `config.json`,
+    /// safetensors and tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// When the model's file cannot be had; what is wrong inside of it shows when it is loaded.
+    pub fn language_model(
+        &self,
+        name: &str,
+    ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
+        let path = language_model(&self.ensure(name)?)?;
         let threads = self.threads;
         let products = match self.products {
             Products::Bf16 if path.is_dir() => Products::Bf16,
@@ -236,11 +253,7 @@ impl Models {
             products => products,
         };
         let name = name.to_owned();
-        let load = move || -> Result<ChatGenerator> {
-            let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
-            Ok(ChatGenerator::new(Arc::new(model), options)?.interrupted_by(interrupt))
-        };
-        Ok(Arc::new(LazyGenerator::new(load)))
+        Ok(move || LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error)))
     }
 }
 
