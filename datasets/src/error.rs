@@ -29,6 +29,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no text to put sentences into.
+    #[error("`{}` has no paragraph of twenty words in a text file", path.display())]
+    NoText {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A Parquet file is damaged, or its columns are not those that are needed.
     #[error("`{}`: {problem}", path.display())]
     Table {

@@ -9,6 +9,8 @@
 //! - [`Run`] is what a system retrieved: for each query, a [`DocumentRanking`] in `trec_eval`'s order.
 //! - [`trec_topics::read`], [`kilt::read`] and [`frames::read`] give questions, with answers and sources where there are
 //!   any.
+//! - [`context_questions::read`] gives questions with the passages to answer them from, and [`planted::planted`] makes such
+//!   ones.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -29,16 +31,21 @@ pub mod beir;
 mod blocks;
 pub mod chunking;
 mod columns;
+pub mod context_questions;
 pub mod download;
+mod draws;
 mod error;
 pub mod frames;
 pub mod kilt;
 mod lines;
+pub mod planted;
 mod qrels;
 mod run;
 pub mod trec_topics;
 
 pub use beir::{Collection, Document, Query};
+pub use context_questions::{ContextPassage, ContextQuestion};
+pub use draws::Draws;
 pub use error::{Error, Result};
 pub use qrels::Qrels;
 pub use run::{DocumentRanking, Run};

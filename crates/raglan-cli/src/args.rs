@@ -447,6 +447,78 @@ pub enum EvalCommand {
 
 The collection's index is kept in the cache, so that another recipe starts at once; --fresh makes it anew.")]
     Beir(BeirCommand),
+    /// How near ways to reuse passages' keys and values come to computing prompts in full, and how fast they are
+    #[command(after_help = "Examples:
+  raglan eval kv --path musique.jsonl.gz --limit 100 --out results/musique
+  raglan eval kv --set two-chunks --method naive,random=0.1,focus=0.1
+
+A line of a file has question, answers and ctxs, each with title and text. Methods: full, prefix, naive, random=SHARE,
+link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=SHARE.")]
+    Kv(KvCommand),
+}
+
+/// `raglan eval kv`
+#[derive(Args)]
+pub struct KvCommand {
+    /// Lines of questions with passages, plain, .gz or .zst, or a folder in BEIR's layout with answers.jsonl
+    #[arg(long, value_name = "PATH", required_unless_present = "set", conflicts_with = "set")]
+    pub path: Option<PathBuf>,
+    /// Questions that are made: single, two-chunks, pronoun, contradiction or permutations
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Text file, or folder of them, that made questions' passages are taken from
+    #[arg(long, value_name = "PATH", requires = "set")]
+    pub filler: Option<PathBuf>,
+    /// Methods, separated by commas; `all` are the usual ones
+    #[arg(long, value_name = "NAMES", default_value = "all")]
+    pub method: String,
+    /// What stands before passages when they are captured, separated by commas: alone, prefix, context
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "prefix")]
+    pub capture: Vec<String>,
+    /// Neighbours that are another prompt's when a passage is captured in context, as a share; 0 is the default of the
+    /// permutations, 0.5 elsewhere
+    #[arg(long, value_name = "SHARE")]
+    pub replaced: Option<f32>,
+    /// Ask only the first questions
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// Passages of a prompt
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub passages: usize,
+    /// Cut passages that are longer
+    #[arg(long, value_name = "N")]
+    pub passage_tokens: Option<usize>,
+    /// Tokens of the continuation that is compared
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub tokens: usize,
+    /// How blocks keep numbers
+    #[arg(long, value_name = "KIND", default_value = "f16")]
+    pub blocks: BlockKind,
+    /// Read blocks from files that the system was asked to drop from its memory
+    #[arg(long)]
+    pub cold: bool,
+    /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Decides what is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for kv.json and kv.html; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// How blocks keep numbers.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum BlockKind {
+    /// Single precision
+    F32,
+    /// Half precision
+    F16,
+    /// Half precision with eight bits of mantissa
+    Bf16,
+    /// Bytes with scales
+    Int8,
 }
 
 /// `raglan eval beir`
@@ -592,6 +664,7 @@ impl Command {
                 vec![("k", command.k.clone()), ("recipe", command.recipe.clone()), ("fusion", command.fusion.clone())]
             }
             Self::Explain(command) => vec![("recipe", command.recipe.clone())],
+            Self::Eval(EvalCommand::Kv(command)) => vec![("generator", command.model.clone())],
             _ => Vec::new(),
         }
     }

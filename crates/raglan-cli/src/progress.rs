@@ -58,6 +58,16 @@ impl Bars {
         }
     }
 
+    /// Shows a bar of so many things to be done.
+    pub fn count(&self, n: usize, what: &str) {
+        self.begin(Some(n as u64), "{msg} {bar:30} {pos}/{len} ETA {eta}", what.to_owned());
+    }
+
+    /// Shows how many of them are done.
+    pub fn done(&self, n: usize) {
+        self.with(|bar| bar.set_position(n as u64));
+    }
+
     /// Takes the bar away.
     pub fn clear(&self) {
         self.replace(None);

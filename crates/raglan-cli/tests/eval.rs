@@ -122,3 +122,26 @@ fn results_are_compared_and_reported() {
     assert!(page.contains("Latency distribution") && page.contains("b is best"), "{page}");
     assert_eq!(text.matches("\n## tiny").count(), 2, "{text}");
 }
+
+#[test]
+fn mistakes_in_questions_with_passages_are_told_before_a_model_is_sought() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = r#"{"question": "Who?", "answers": ["a"], "ctxs": [{"text": "b"}]}"#;
+    fs::write(folder.path().join("q.jsonl"), format!("{line}\n{{\"question\": 1}}\n")).unwrap();
+    let check = |args: &[&str], says: &str| {
+        let output = raglan(folder.path(), &[&["kv"], args].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(says), "{text}");
+    };
+    check(&["--path", "q.jsonl"], "`q.jsonl` line 2: column ");
+    check(&["--path", "none.jsonl"], "`none.jsonl` is missing");
+    check(&["--set", "three-chunks"], "no set `three-chunks`; there are single, two-chunks");
+    check(&["--set", "single", "--method", "naive,fuller"], "`fuller` is no way to reuse keys and values");
+    check(&["--set", "single", "--method", "random=2"], "`random=2` has a parameter outside of its domain");
+    check(&["--set", "single", "--capture", "behind"], "no capture `behind`; there are alone, prefix, context");
+    check(&["--set", "single", "--replaced", "1.5"], "`--replaced` is 1.5");
+    check(&["--set", "single", "--passage-tokens", "0"], "must be at least 1");
+    check(&["--set", "single", "--filler", "."], "no paragraph of twenty words");
+    check(&["--path", "q.jsonl", "--set", "single"], "cannot be used with");
+}

@@ -9,6 +9,7 @@
 //! - [`compare`] pairs two systems by query: the difference with its interval, and how probable it is by chance.
 //! - [`ResultFile`] keeps what an evaluation found with all that made it.
 //! - [`Report`] puts results side by side, as Markdown and as a page with plots.
+//! - [`TradeOffReport`] plots what methods give against what they cost.
 //! - [`answers`] and [`kilt`] compare answers and their sources with the right ones.
 //! - [`chunking::score`] and [`chunking::precision_omega`] compare retrieved chunks with reference passages.
 //!
@@ -46,5 +47,5 @@ pub use comparison::{ChangedQuery, Comparison, compare};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_all};
 pub use metric::Metric;
-pub use report::Report;
+pub use report::{PlotAxis, Report, TradeOff, TradeOffReport};
 pub use result_file::{CollectionStamp, Latency, ResultFile, StageResult, Stamp, percentile};

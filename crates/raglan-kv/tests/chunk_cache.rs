@@ -99,6 +99,18 @@ fn a_block_comes_back_from_its_file_as_it_was() {
 }
 
 #[test]
+fn a_block_of_which_nothing_was_seen_comes_back_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.kv");
+    let block = block(&[1, 2, 3], "before", BlockPrecision::F16);
+    let key = *block.key();
+    write_block(&path, &block.clone().described(key, BlockStatistics::default())).unwrap();
+    let read = open_block(&path).unwrap();
+    assert_eq!(read.statistics().seen, [0.0; 3]);
+    assert_eq!(numbers(&read), numbers(&block));
+}
+
+#[test]
 fn damaged_files_are_errors_that_name_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.kv");

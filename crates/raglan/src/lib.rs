@@ -33,6 +33,7 @@ mod filter;
 mod index;
 mod indexer;
 mod kept_kv;
+mod kv_evaluation;
 mod library;
 mod location;
 mod models;
@@ -57,6 +58,9 @@ pub use indexer::{
     index_collection,
 };
 pub use kept_kv::{KeptKv, KvSettings, drop_kept_kv};
+pub use kv_evaluation::{
+    KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow, KvTier, KvTimes, evaluate_kv,
+};
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use models::{LazyGenerator, ModelSettings, Models};

@@ -259,8 +259,8 @@ impl Models {
         interrupt: Arc<AtomicBool>,
         kv: Option<KvSettings>,
     ) -> Result<Arc<LazyGenerator>> {
+        let load_model = self.language_model(name)?;
         let files = self.ensure(name)?;
-        let path = language_model(&files)?;
         let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
         let keeper = kv.map(|kv| kv.keeper(name, &hashes.join("\n"))).transpose()?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
@@ -268,6 +268,27 @@ impl Models {
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
+        let load = move || -> Result<ChatGenerator> {
+            let generator = ChatGenerator::new(Arc::new(load_model()?), options)?.interrupted_by(interrupt);
+            Ok(match keeper {
+                Some(keeper) => generator.keeping(keeper),
+                None => generator,
+            })
+        };
+        Ok(Arc::new(LazyGenerator::new(load)))
+    }
+
+    /// What loads a language model by name, or by the path of its GGUF file or of the folder of its `config.json`,
+    /// safetensors and tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// When the model's file cannot be had; what is wrong inside of it shows when it is loaded.
+    pub fn language_model(
+        &self,
+        name: &str,
+    ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
+        let path = language_model(&self.ensure(name)?)?;
         let threads = self.threads;
         let products = match self.settings.products {
             Products::Bf16 if path.is_dir() => Products::Bf16,
@@ -276,15 +297,7 @@ impl Models {
             products => products,
         };
         let name = name.to_owned();
-        let load = move || -> Result<ChatGenerator> {
-            let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
-            let generator = ChatGenerator::new(Arc::new(model), options)?.interrupted_by(interrupt);
-            Ok(match keeper {
-                Some(keeper) => generator.keeping(keeper),
-                None => generator,
-            })
-        };
-        Ok(Arc::new(LazyGenerator::new(load)))
+        Ok(move || LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error)))
     }
 }
 

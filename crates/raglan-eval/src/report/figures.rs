@@ -3,13 +3,13 @@
 use super::svg::{Drawing, Scale, escaped, spread};
 use super::{Row, Section, told_ms};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 360.0;
+pub(super) const WIDTH: f64 = 640.0;
+pub(super) const HEIGHT: f64 = 360.0;
 /// Room for ticks on the left, names on the right, titles above and below.
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 500.0;
-const TOP: f64 = 34.0;
-const BOTTOM: f64 = 308.0;
+pub(super) const LEFT: f64 = 52.0;
+pub(super) const RIGHT: f64 = 500.0;
+pub(super) const TOP: f64 = 34.0;
+pub(super) const BOTTOM: f64 = 308.0;
 /// Between the names of two results.
 const LINE: f64 = 15.0;
 
@@ -215,7 +215,7 @@ pub(super) fn differences(row: &Row<'_>, i: usize) -> Option<String> {
 }
 
 /// Writes the names of results right of where their marks end, apart from each other.
-fn names<'a>(drawing: &mut Drawing, ends: impl Iterator<Item = (usize, &'a str, f64, f64)>) {
+pub(super) fn names<'a>(drawing: &mut Drawing, ends: impl Iterator<Item = (usize, &'a str, f64, f64)>) {
     let mut ends: Vec<(usize, &str, f64, f64)> = ends.collect();
     ends.sort_by(|a, b| a.3.total_cmp(&b.3));
     let mut heights: Vec<f64> = ends.iter().map(|(.., y)| *y).collect();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::svg::escaped;
 use super::{Report, Row, Section, figures, grouped, told_bytes, told_ms, told_p};
 
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");
 
 pub(super) fn render(report: &Report<'_>) -> String {
     let mut page = String::new();
@@ -117,7 +117,7 @@ fn write_table(page: &mut String, section: &Section<'_>, metric: &str) -> std::f
     writeln!(page, "</tbody></table></div>")
 }
 
-fn write_figure(page: &mut String, title: &str, caption: &str, figure: &str) -> std::fmt::Result {
+pub(super) fn write_figure(page: &mut String, title: &str, caption: &str, figure: &str) -> std::fmt::Result {
     writeln!(page, "<figure><h3>{title}</h3>\n{figure}\n<figcaption>{caption}</figcaption></figure>")
 }
 

@@ -4,8 +4,11 @@ mod figures;
 mod html;
 mod markdown;
 mod svg;
+mod trade_off;
 
 use std::collections::BTreeMap;
+
+pub use trade_off::{PlotAxis, TradeOff, TradeOffReport};
 
 use crate::significance::bootstrap_interval;
 use crate::{Comparison, Error, Metric, Result, ResultFile, compare};

@@ -3,6 +3,7 @@
 mod beir;
 mod chunking;
 mod diff;
+mod kv;
 mod report;
 mod run;
 
@@ -18,6 +19,7 @@ pub fn run(session: &mut Session, command: &EvalCommand) -> Result<Outcome> {
         EvalCommand::Run(command) => run::run(session, command),
         EvalCommand::Diff(command) => diff::run(session, command),
         EvalCommand::Report(command) => report::run(session, command),
+        EvalCommand::Kv(command) => kv::run(session, command),
         EvalCommand::Chunking(command) => chunking::run(session, command),
     }
 }
