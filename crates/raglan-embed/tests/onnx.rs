@@ -129,7 +129,7 @@ fn what_a_model_in_onnx_cannot_do_is_told() {
     let extended = LongInputs::Extended { positions: ExtendedPositions::Grouped, limit: 64 };
     unsupported(tokens.path(), &|config| config.long_inputs = extended);
     let encoder = load(sentence.path(), |_| ()).unwrap();
-    assert!(matches!(encoder.encode_chunks("abc", &[0..3]), Err(Error::NoTokenVectors)));
+    assert!(matches!(encoder.encode_chunks("abc", std::slice::from_ref(&(0..3))), Err(Error::NoTokenVectors)));
 }
 
 #[test]

@@ -55,8 +55,8 @@ pub enum ReuseMethod {
 }
 
 impl ReuseMethod {
-    /// What `raglan ask` does: chosen by `raglan eval kv`.
-    pub const DEFAULT: Self = Self::Focus { share: 0.1 };
+    /// What `raglan ask` does: the method that changes no answer.
+    pub const DEFAULT: Self = Self::Prefix;
 }
 
 impl fmt::Display for ReuseMethod {
