@@ -81,6 +81,7 @@ fn embedder() -> Arc<Embedder> {
         max_tokens: 256,
         dim: DIM,
         dtype: "f32".into(),
+        parameters: Default::default(),
     };
     let load = || Ok(Arc::new(HashedWords) as DenseEncoder);
     Arc::new(Embedder::new(stamp, || Ok(Arc::new(WordCounter)), load))

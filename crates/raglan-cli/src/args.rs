@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use raglan::MetadataCondition;
 use raglan::core::Format;
+use raglan::kv::BlockPrecision;
 
 /// Ask a folder of documents: index it, search it, and get answers with sources you can check. Offline.
 #[derive(Parser)]
@@ -104,7 +105,7 @@ Examples:
   raglan verify -f manuals --answer answer.json")]
     Verify(VerifyCommand),
     /// Remove files that the index no longer needs
-    Gc(FolderArgs),
+    Gc(GcCommand),
     /// Show how a query finds a chunk or document, or why it does not
     #[command(after_help = "It explains what `raglan search` does; `--recipe ask` explains what `raglan ask` does.
 
@@ -176,6 +177,18 @@ pub struct IndexingArgs {
     /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
     #[arg(long, value_name = "MODEL")]
     pub late: Option<String>,
+    /// How the dense encoder pools: mean, cls, last_token or max; otherwise as the model's files say
+    #[arg(long, value_name = "KIND")]
+    pub pooling: Option<String>,
+    /// Keep this many of each dense vector's first coordinates, for Matryoshka models; 0: all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub truncate_dim: Option<String>,
+    /// How encoders read chunks that are longer than their models do: refuse, windows, grouped:N, recurrent:N, interpolated:N, raised-base:N, self-extend:N
+    #[arg(long, value_name = "WAY")]
+    pub long_inputs: Option<String>,
+    /// Read each chunk in windows of lines, for code: LINES/STEP or LINES/STEP/max
+    #[arg(long, value_name = "WINDOWS")]
+    pub line_windows: Option<String>,
     /// How documents are cut: structure, tokens or sentences
     #[arg(long, value_name = "KIND")]
     pub chunker: Option<String>,
@@ -255,7 +268,7 @@ pub struct SearchCommand {
     /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
-    /// How rankings are fused: min-max, z-score, distribution-based or reciprocal-rank
+    /// How rankings are fused: min-max, z-score, distribution-based, reciprocal-rank or auto
     #[arg(long, value_name = "METHOD")]
     pub fusion: Option<String>,
     /// Which documents.
@@ -284,6 +297,10 @@ pub struct AskCommand {
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
+    /// How keys and values that are kept beside the index are used: full (not at all), prefix, focus=SHARE and others;
+    /// see `raglan help settings`
+    #[arg(long, value_name = "METHOD")]
+    pub kv: Option<String>,
     /// How it decodes.
     #[command(flatten)]
     pub decoding: DecodingArgs,
@@ -323,6 +340,17 @@ pub struct DecodingArgs {
     /// Seed of sampling
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<String>,
+}
+
+/// `raglan gc`
+#[derive(Args)]
+pub struct GcCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Remove the keys and values of language models too; they are made anew as answers need them
+    #[arg(long)]
+    pub kv: bool,
 }
 
 /// `raglan chunks`
@@ -464,9 +492,9 @@ pub struct KvCommand {
     /// Tokens of the continuation that is compared
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub tokens: usize,
-    /// How blocks keep numbers
-    #[arg(long, value_name = "KIND", default_value = "f16")]
-    pub blocks: BlockKind,
+    /// How blocks keep numbers: f32, f16, bf16 or int8
+    #[arg(long, value_name = "KIND", default_value_t)]
+    pub blocks: BlockPrecision,
     /// Read blocks from files that the system was asked to drop from its memory
     #[arg(long)]
     pub cold: bool,
@@ -479,19 +507,6 @@ pub struct KvCommand {
     /// Folder for kv.json and kv.html; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-}
-
-/// How blocks keep numbers.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum BlockKind {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-    /// Half precision with eight bits of mantissa
-    Bf16,
-    /// Bytes with scales
-    Int8,
 }
 
 /// `raglan eval beir`
@@ -630,6 +645,7 @@ impl Command {
                 flags.extend(command.decoding.settings());
                 flags.push(("recipe", command.recipe.clone()));
                 flags.push(("generator", command.generator.clone()));
+                flags.push(("kv", command.kv.clone()));
                 flags
             }
             Self::Search(command) => {
@@ -671,6 +687,10 @@ impl IndexingArgs {
             ("sparse-min-weight", self.sparse_min_weight.clone()),
             ("sparse-activation", self.sparse_activation.clone()),
             ("late", self.late.clone()),
+            ("pooling", self.pooling.clone()),
+            ("truncate-dim", self.truncate_dim.clone()),
+            ("long-inputs", self.long_inputs.clone()),
+            ("line-windows", self.line_windows.clone()),
             ("chunker", self.chunker.clone()),
             ("chunk-tokens", self.chunk_tokens.clone()),
             ("chunk-overlap", self.chunk_overlap.clone()),

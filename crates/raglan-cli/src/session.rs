@@ -4,13 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use raglan::embed::LongInputs;
 use raglan::generate::CONTEXT_TOKENS;
+use raglan::generate::reuse::ReuseMethod;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
+use raglan::kv::CacheLimits;
 use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
-use raglan::{BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, Models, SparseOptions};
+use raglan::{
+    BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, KvSettings, ModelSettings, Models,
+    SparseOptions,
+};
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::Bars;
@@ -39,9 +45,7 @@ impl Session {
         raglan::set_threads(threads)?;
         let bars = Arc::new(Bars::new(global.quiet));
         let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
-        models.set_products(products(&settings)?);
-        models.set_sparse_options(sparse_options(&settings)?);
-        models.set_token_weights(settings.path("sparse-weights"));
+        models.set_settings(model_settings(&settings)?);
         Ok(Self { settings, json: global.json, bars, models, threads })
     }
 
@@ -50,11 +54,8 @@ impl Session {
         // An index that cannot be read has nothing to say here; the command that opens it says why.
         if let Ok(passport) = raglan::store::Passport::read(index) {
             self.settings.inherit(index, &passport.settings);
-            if let Ok(products) = products(&self.settings) {
-                self.models.set_products(products);
-            }
-            if let Ok(options) = sparse_options(&self.settings) {
-                self.models.set_sparse_options(options);
+            if let Ok(settings) = model_settings(&self.settings) {
+                self.models.set_settings(settings);
             }
         }
     }
@@ -65,6 +66,25 @@ impl Session {
             Some(index) => Ok(index),
             None => Ok(raglan::index_of(documents)?),
         }
+    }
+
+    /// Where keys and values of the language model are kept and how they are used; nowhere when all is to be computed.
+    pub fn kv(&self, index: &Path) -> Result<Option<KvSettings>> {
+        let method: ReuseMethod = self.settings.parse("kv")?;
+        if method == ReuseMethod::Full {
+            return Ok(None);
+        }
+        let limits = CacheLimits {
+            memory_bytes: self.settings.bytes("kv-memory")?,
+            disk_bytes: self.settings.bytes("kv-disk")?,
+            ..CacheLimits::default()
+        };
+        Ok(Some(KvSettings {
+            method,
+            precision: self.settings.parse("kv-precision")?,
+            limits,
+            ..KvSettings::new(index)
+        }))
     }
 
     /// The index folder that a command means: the setting, the folder's, or the nearest from here upwards.
@@ -148,7 +168,8 @@ impl Session {
         let max_tokens: usize = settings.parse("chunk-tokens")?;
         let overlap: usize = settings.parse("chunk-overlap")?;
         let prefix_headings: bool = settings.parse("prefix-headings")?;
-        for stamp in encoders.stamps() {
+        let reads_all = self.models.settings().long_inputs == LongInputs::ParallelWindows;
+        for stamp in encoders.stamps().filter(|_| !reads_all) {
             // The encoder adds two special tokens.
             let most = stamp.max_tokens.saturating_sub(2);
             if max_tokens > most {
@@ -257,6 +278,20 @@ pub fn filter(args: &FilterArgs) -> Result<Filter> {
         modified_from: time(&args.after).context("option `--after`")?,
         modified_before: time(&args.before).context("option `--before`")?,
         metadata: args.meta.clone(),
+    })
+}
+
+/// How models work.
+fn model_settings(settings: &Settings) -> Result<ModelSettings> {
+    Ok(ModelSettings {
+        products: products(settings)?,
+        long_inputs: settings.parse("long-inputs")?,
+        pooling: settings.parse_given("pooling")?,
+        truncate_dim: Some(settings.parse("truncate-dim")?).filter(|dim| *dim > 0),
+        line_windows: settings.parse_given("line-windows")?,
+        onnx_runtime: settings.path("onnxruntime"),
+        sparse: sparse_options(settings)?,
+        token_weights: settings.path("sparse-weights"),
     })
 }
 

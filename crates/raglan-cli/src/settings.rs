@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use raglan::embed::LongInputs;
 
 /// A setting: its key in files, `RAGLAN_<KEY>` in the environment, its default and what it means.
 pub struct Setting {
@@ -52,6 +53,14 @@ fn language(text: &str) -> Result<(), String> {
     if text == "none" { Ok(()) } else { word::<raglan::sparse::StemLanguage>(text) }
 }
 
+/// What encoders do with long texts in a folder, where what is not read could not be found.
+fn long_inputs(text: &str) -> Result<(), String> {
+    match text.parse()? {
+        LongInputs::Cut => Err("`cut` would leave text out that could not be found".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 /// A library of products.
 fn backend(text: &str) -> Result<(), String> {
     if ["raglan", "candle"].contains(&text) { Ok(()) } else { Err(format!("`{text}` is neither raglan nor candle")) }
@@ -78,9 +87,18 @@ pub const SETTINGS: &[Setting] = &[
     setting("sparse-activation", Word(word::<raglan::embed::SparseActivation>), "", "log1p (SPLADE) or log1p-twice (models trained to few words, such as OpenSearch's doc-v3); empty: as the model's files say"),
     setting("sparse-weights", Text, "", "JSON file of weights by token for queries without inference, as models publish it (idf.json); empty: the one beside the model, or else each token's idf in the index"),
     setting("late", Text, "none", "encoder of token vectors for late interaction: a model name or path, or `none`"),
+    setting("pooling", Word(word::<raglan::embed::Pooling>), "", "how the dense encoder pools: mean, cls, last_token or max; empty: as the model's files say"),
+    setting("truncate-dim", Whole(0, MANY), "0", "keep this many of each dense vector's first coordinates (Matryoshka models); 0: all"),
+    setting("long-inputs", Word(long_inputs), "refuse", "how encoders read chunks longer than their models do: refuse, windows (dense only; the mean of several), or N tokens at other positions: grouped:N, recurrent:N, interpolated:N, for rotated positions raised-base:N, self-extend:N"),
+    setting("line-windows", Word(word::<raglan::embed::LineWindows>), "", "read each chunk in windows of lines, for code: LINES/STEP, the mean of their vectors, or LINES/STEP/max; empty: whole"),
+    setting("onnxruntime", Text, "", "library that runs dense encoders in ONNX; empty: ORT_DYLIB_PATH, else the usual places"),
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
+    setting("kv", Word(word::<raglan::generate::reuse::ReuseMethod>), "focus=0.1", "how answers use keys and values that are kept beside the index: full (not at all), prefix (exactly), or, each of which changes answers a little, naive, link=N, blend=SHARE, cache-craft=ALPHA, parallel=T,S, focus=SHARE"),
+    setting("kv-precision", Word(word::<raglan::kv::BlockPrecision>), "f16", "how they are kept: f32, f16, bf16 or int8"),
+    setting("kv-disk", Size, "4GiB", "disk that they may take for each language model"),
+    setting("kv-memory", Size, "1GiB", "memory that they may take"),
     setting("chunker", Word(word::<raglan::ingest::chunk::ChunkerKind>), "structure", "structure, tokens or sentences"),
     setting("chunk-tokens", Whole(1, MANY), "200", "most tokens of a chunk, by the encoder's own count"),
     setting("chunk-overlap", Whole(0, MANY), "0", "tokens that a chunk repeats from the one before"),
@@ -96,7 +114,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("commit-seconds", Whole(0, MANY), "60", "indexing makes its work durable at least this often"),
     setting("recipe", Text, "", "recipe of `search` and `ask`: a shipped name or a TOML file; empty: hybrid and ask"),
     setting("k", Whole(1, MANY), "", "how many results `search` shows; here and below, empty: as the recipe says"),
-    setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based or reciprocal-rank"),
+    setting("fusion", Word(word::<raglan::pipeline::Fusion>), "", "min-max, z-score, distribution-based, reciprocal-rank or auto"),
     setting("max-tokens", Whole(1, MANY), "", "most tokens of an answer"),
     setting("context-tokens", Whole(0, MANY), "", "most tokens of prompt and answer together; the model's own context is a limit too"),
     setting("temperature", Number(0.0, 100.0), "", "0 is greedy decoding"),
@@ -115,6 +133,10 @@ const OF_THE_INDEX: &[&str] = &[
     "sparse-min-weight",
     "sparse-activation",
     "late",
+    "pooling",
+    "truncate-dim",
+    "long-inputs",
+    "line-windows",
     "precision",
     "chunker",
     "chunk-tokens",
@@ -434,6 +456,11 @@ mod tests {
             ("sparse-words", "-1", "a whole number from 0"),
             ("sparse-min-weight", "NaN", "a number from 0 to 100"),
             ("sparse-activation", "relu", "log1p-twice"),
+            ("pooling", "median", "mean, cls, last_token, max"),
+            ("truncate-dim", "-1", "from 0"),
+            ("long-inputs", "cut", "would leave text out"),
+            ("long-inputs", "grouped", "grouped:N"),
+            ("line-windows", "8/9", "LINES/STEP"),
         ] {
             let error = with(key, value).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(fitting), "{error}");

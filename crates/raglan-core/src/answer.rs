@@ -22,6 +22,8 @@ pub struct Answer {
     pub timings: Timings,
     /// How many tokens were read and written.
     pub tokens: TokenUsage,
+    /// What kept keys and values were good for, where some could have been.
+    pub kv: Option<KvUsage>,
 }
 
 /// A sentence of an answer.
@@ -79,6 +81,23 @@ pub struct Timings {
     pub decode_s: f64,
     /// From the question to the first token.
     pub first_token_s: f64,
+}
+
+/// What kept keys and values were good for in one answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct KvUsage {
+    /// How they were used.
+    pub method: String,
+    /// Passages whose keys and values were there.
+    pub hits: usize,
+    /// Passages that had to be computed.
+    pub misses: usize,
+    /// Tokens of the prompt whose keys and values were there.
+    pub reused_tokens: usize,
+    /// Tokens of the prompt that were computed, some of the reused ones among them.
+    pub computed_tokens: usize,
+    /// Share of the passages' reused tokens that were computed anew; a token in a layer counts as one part of the layers.
+    pub recomputed_share: f32,
 }
 
 /// How many tokens the language model read and wrote.

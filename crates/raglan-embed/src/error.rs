@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Pooling;
+use crate::{ONNX_RUNTIME_REMEDY, Pooling};
 
 /// The result of this crate's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,11 +59,28 @@ pub enum Error {
         /// The model's.
         pooling: Pooling,
     },
+    /// Chunks of a text are to be pooled, and the model gives only vectors that are pooled.
+    #[error("the model gives one vector a text, and none of its tokens")]
+    NoTokenVectors,
     /// A chunk of a text that none of its tokens begins in.
     #[error("chunk {chunk} of the text has no token")]
     NoTokens {
         /// The chunk's place among the others.
         chunk: usize,
+    },
+    /// A model is in ONNX, and the library that runs such models is not there or not the right one.
+    #[error("{problem}; {ONNX_RUNTIME_REMEDY}")]
+    NoOnnxRuntime {
+        /// What is wrong.
+        problem: String,
+    },
+    /// onnxruntime refuses a model, or fails to run it.
+    #[error("`{}`: {source}", path.display())]
+    Onnx {
+        /// The model.
+        path: PathBuf,
+        /// What onnxruntime says.
+        source: ort::Error,
     },
     /// A worker cannot be started.
     #[error("no thread for the encoder: {0}")]

@@ -15,13 +15,13 @@ impl SentenceEncoder {
     /// 2024). A chunk is a range of bytes, its vector the mean of its tokens, and a token belongs to the chunks that its
     /// first character lies in. Special tokens and the prefix are read and have no part in the means.
     ///
-    /// A text that is longer than `max_tokens` is read, whatever [`LongInputs`](crate::LongInputs) says, in windows of that length, each of which begins with the last
-    /// tokens of the one before; a token's vector is that of the first window that holds it. Models that were trained on
-    /// short texts gain little.
+    /// A text that is longer than `max_tokens` is read, whatever [`LongInputs`](crate::LongInputs) says, in windows of
+    /// that length, each of which begins with the last tokens of the one before; a token's vector is that of the first
+    /// window that holds it. Models that were trained on short texts gain little.
     ///
     /// # Errors
     ///
-    /// [`Error::NotMean`] for models that pool otherwise, [`Error::NoTokens`] for a chunk in which no token begins,
+    /// [`Error::NotMean`] for models that pool otherwise, [`Error::NoTokenVectors`] for those that pool by themselves, [`Error::NoTokens`] for a chunk in which no token begins,
     /// [`Error::NoRoom`] when the prefix fills a window, and what the model gives.
     pub fn encode_chunks(&self, text: &str, chunks: &[Range<usize>]) -> Result<Vec<DenseVector>> {
         if self.config.pooling != Pooling::Mean {
@@ -40,9 +40,7 @@ impl SentenceEncoder {
             return Ok(Vec::new());
         }
         let dim = self.config.dim;
-        let read = self.workers.encode(&windows.texts, |batch| {
-            Ok(self.model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())
-        })?;
+        let read = self.token_vectors(&windows.texts)?;
         let mut tokens = Vec::with_capacity(windows.starts.len() * dim);
         for (window, states) in read.iter().enumerate() {
             let known = if window == 0 { 0 } else { windows.overlap };

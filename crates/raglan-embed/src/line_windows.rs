@@ -1,6 +1,8 @@
 //! One vector of a long piece of code from windows of its lines.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use crate::Pooling;
 
@@ -32,6 +34,34 @@ pub enum WindowAggregation {
 impl Default for LineWindows {
     fn default() -> Self {
         Self { lines: 32, step: 16, aggregation: WindowAggregation::Mean }
+    }
+}
+
+impl fmt::Display for LineWindows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let aggregation = match self.aggregation {
+            WindowAggregation::Mean => "mean",
+            WindowAggregation::Max => "max",
+        };
+        write!(f, "{}/{}/{aggregation}", self.lines, self.step)
+    }
+}
+
+impl FromStr for LineWindows {
+    type Err = String;
+
+    /// Lines of a window, lines from one to the next, and what makes one vector of theirs, such as `32/16/mean`; the mean
+    /// where that is left out.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let sizes = |lines: &str, step: &str| Some((lines.parse().ok()?, step.parse().ok()?));
+        let (sizes, aggregation) = match *parts {
+            [lines, step] | [lines, step, "mean"] => (sizes(lines, step), WindowAggregation::Mean),
+            [lines, step, "max"] => (sizes(lines, step), WindowAggregation::Max),
+            _ => (None, WindowAggregation::Mean),
+        };
+        let windows = sizes.map(|(lines, step)| Self { lines, step, aggregation }).filter(Self::is_sound);
+        windows.ok_or_else(|| format!("`{text}` is not LINES/STEP or LINES/STEP/max, with a step from 1 to the lines"))
     }
 }
 
@@ -76,6 +106,17 @@ mod tests {
     fn check(lines: usize, step: usize, text: &str, want: &[&str]) {
         let windows = LineWindows { lines, step, aggregation: WindowAggregation::Mean };
         assert_eq!(windows.of(text).into_iter().map(|window| &text[window]).collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for text in ["32/16/mean", "8/8/max", "1/1/mean"] {
+            assert_eq!(text.parse::<LineWindows>().unwrap().to_string(), text);
+        }
+        assert_eq!("32/16".parse(), Ok(LineWindows::default()));
+        for text in ["", "32", "32/0", "16/32", "0/0", "4/2/sum", "4/2/max/", "-1/1"] {
+            assert!(text.parse::<LineWindows>().is_err(), "{text}");
+        }
     }
 
     #[test]

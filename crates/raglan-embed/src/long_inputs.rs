@@ -1,6 +1,8 @@
 //! Texts that are longer than an encoder reads at once.
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use raglan_model::{EncoderModel, EncoderModelConfig, HiddenStates, Positions};
 
@@ -43,6 +45,10 @@ pub enum ExtendedPositions {
     /// One behind the other, for models whose positions are rotations: their base is raised as by NTK-aware scaling by
     /// `n / L`.
     RaisedBase,
+    /// One behind the other, for models whose positions are rotations: keys nearer than `L / 8` tokens have their true
+    /// distance, others one in the smallest groups that keep the farthest within `L` (`SelfExtend`, in both directions;
+    /// an eighth is what `LongEmbed` takes of 512 and of 4096).
+    SelfExtend,
 }
 
 impl ExtendedPositions {
@@ -60,6 +66,63 @@ impl ExtendedPositions {
             Self::Recurrent => table(&|i| (i % max_tokens) as f32),
             Self::Interpolated => table(&|i| (i as f64 * (max_tokens - 1) as f64 / (n_tokens - 1) as f64) as f32),
             Self::RaisedBase => Positions::RaisedBase { factor: n_tokens as f64 / max_tokens as f64 },
+            Self::SelfExtend => {
+                let window = (max_tokens / 8).max(1);
+                let farthest = |group: usize| (n_tokens - 1) / group + window - window / group;
+                let group = (1..n_tokens).find(|&group| farthest(group) < max_tokens).unwrap_or(n_tokens);
+                Positions::SelfExtend { window, group }
+            }
+        }
+    }
+}
+
+impl ExtendedPositions {
+    /// Every one, with its name.
+    const NAMES: [(&str, Self); 5] = [
+        ("grouped", Self::Grouped),
+        ("recurrent", Self::Recurrent),
+        ("interpolated", Self::Interpolated),
+        ("raised-base", Self::RaisedBase),
+        ("self-extend", Self::SelfExtend),
+    ];
+}
+
+impl fmt::Display for ExtendedPositions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, _) = Self::NAMES.iter().find(|(_, known)| known == self).expect("every one has a name");
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for LongInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refuse => f.write_str("refuse"),
+            Self::Cut => f.write_str("cut"),
+            Self::ParallelWindows => f.write_str("windows"),
+            Self::Extended { positions, limit } => write!(f, "{positions}:{limit}"),
+        }
+    }
+}
+
+impl FromStr for LongInputs {
+    type Err = String;
+
+    /// What [`Display`](fmt::Display) writes: `refuse`, `cut`, `windows`, or the name of positions, a colon and how many
+    /// tokens are read, such as `grouped:1024`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let extended = |(name, limit): (&str, &str)| {
+            let (_, positions) = *ExtendedPositions::NAMES.iter().find(|(known, _)| *known == name)?;
+            Some(Self::Extended { positions, limit: limit.parse().ok()? })
+        };
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "cut" => Ok(Self::Cut),
+            "windows" => Ok(Self::ParallelWindows),
+            _ => text.split_once(':').and_then(extended).ok_or_else(|| {
+                let names: Vec<String> = ExtendedPositions::NAMES.iter().map(|(name, _)| format!("{name}:N")).collect();
+                format!("`{text}` is none of refuse, cut, windows, {}", names.join(", "))
+            }),
         }
     }
 }
@@ -77,10 +140,10 @@ impl LongInputs {
             return Err(Error::Malformed { path: path.to_owned(), problem });
         }
         let what = match (positions, &model.rotary) {
-            (ExtendedPositions::RaisedBase, None) => {
-                "raising the base of rotations, in a model with a table of positions"
+            (ExtendedPositions::RaisedBase | ExtendedPositions::SelfExtend, None) => {
+                "positions as rotations, in a model with a table of positions"
             }
-            (ExtendedPositions::RaisedBase, Some(_)) | (_, None) => return Ok(()),
+            (ExtendedPositions::RaisedBase | ExtendedPositions::SelfExtend, Some(_)) | (_, None) => return Ok(()),
             (_, Some(_)) => "positions of a table, in a model whose positions are rotations",
         };
         Err(Error::Unsupported { path: path.to_owned(), what: what.into() })
@@ -99,8 +162,8 @@ impl LongInputs {
         self.check(path, model, max_tokens)
     }
 
-    /// How many tokens are read of one text.
-    pub(crate) fn limit(self, max_tokens: usize) -> usize {
+    /// How many tokens are read of one text at once by an encoder that reads `max_tokens` of those that are not long.
+    pub fn limit(self, max_tokens: usize) -> usize {
         match self {
             Self::Refuse | Self::Cut | Self::ParallelWindows => max_tokens,
             Self::Extended { limit, .. } => limit,
@@ -136,13 +199,27 @@ mod tests {
         check(ExtendedPositions::Recurrent, 9, &[0.0, 1.0, 2.0, 3.0, 0.0, 1.0, 2.0, 3.0, 0.0]);
         check(ExtendedPositions::Interpolated, 5, &[0.0, 0.75, 1.5, 2.25, 3.0]); // i · 3 / 4
         check(ExtendedPositions::Interpolated, 7, &[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]); // i · 3 / 6
+        // ⌊2999 / 7⌋ + 64 - ⌊64 / 7⌋ = 428 + 64 - 9 = 483 < 512, and ⌊2999 / 6⌋ + 64 - 10 = 553 is too far.
+        assert_eq!(ExtendedPositions::SelfExtend.of(3000, 512), Positions::SelfExtend { window: 64, group: 7 });
+        assert_eq!(ExtendedPositions::SelfExtend.of(5, 4), Positions::SelfExtend { window: 1, group: 2 }); // 2 + 1 - 0 < 4
         assert_eq!(ExtendedPositions::RaisedBase.of(6, 4), Positions::RaisedBase { factor: 1.5 });
     }
 
     #[test]
+    fn what_is_written_is_read() {
+        for text in ["refuse", "cut", "windows", "grouped:1024", "recurrent:9", "interpolated:4096", "raised-base:8192"]
+        {
+            assert_eq!(text.parse::<LongInputs>().unwrap().to_string(), text);
+        }
+        for text in ["", "grouped", "grouped:", "grouped:-1", "grouped:x", "windows:3", "Cut"] {
+            assert!(text.parse::<LongInputs>().unwrap_err().contains("raised-base:N"), "{text}");
+        }
+    }
+
+    #[test]
     fn texts_that_are_not_long_stay_and_long_ones_stay_in_the_table() {
-        use ExtendedPositions::{Grouped, Interpolated, RaisedBase, Recurrent};
-        for extended in [Grouped, Recurrent, Interpolated, RaisedBase] {
+        use ExtendedPositions::{Grouped, Interpolated, RaisedBase, Recurrent, SelfExtend};
+        for extended in [Grouped, Recurrent, Interpolated, RaisedBase, SelfExtend] {
             for n_tokens in 0..=4 {
                 assert_eq!(extended.of(n_tokens, 4), Positions::Consecutive);
             }

@@ -1,6 +1,7 @@
 //! From a vector a token to a vector a text.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,17 @@ impl fmt::Display for Pooling {
     }
 }
 
+impl FromStr for Pooling {
+    type Err = String;
+
+    /// What [`Display`](fmt::Display) writes.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::Mean, Self::Cls, Self::LastToken, Self::Max];
+        let known = all.into_iter().find(|pooling| pooling.to_string() == name);
+        known.ok_or_else(|| format!("`{name}` is none of mean, cls, last_token, max"))
+    }
+}
+
 /// Brings a vector to length 1; a zero vector stays as it is.
 pub(crate) fn normalize(vector: &mut [f32]) {
     let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
@@ -87,6 +99,7 @@ mod tests {
         }
         for pooling in [Pooling::Mean, Pooling::Cls, Pooling::LastToken, Pooling::Max] {
             assert_eq!(pooling.pool(&[3.0, -4.0], 2), [3.0, -4.0], "one token, {pooling}");
+            assert_eq!(pooling.to_string().parse(), Ok(pooling));
         }
     }
 

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::Path;
 
 use raglan_core::{DenseVector, Encoder};
-use raglan_model::{EncoderModel, EncoderModelConfig};
+use raglan_model::EncoderModel;
 
+use crate::encoder_config::Engine;
+use crate::onnx::{OnnxModel, OnnxOutput};
 use crate::pooling::normalize;
 use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
@@ -13,13 +15,23 @@ use crate::{EncoderConfig, Error, LineWindows, LongInputs, Result, WindowAggrega
 
 /// Turns texts into vectors by an encoder and pooling, as sentence-transformers does.
 ///
-/// A vector has the same bits whatever else is in the batch and however many threads work.
+/// A vector has the same bits whatever else is in the batch and however many threads work; those of a model in ONNX may
+/// differ in their last bits.
 /// What is done with texts that are too long is [`LongInputs`]'s.
 pub struct SentenceEncoder {
     pub(crate) config: EncoderConfig,
-    pub(crate) model: EncoderModel,
+    pub(crate) model: SentenceModel,
     pub(crate) reader: TextReader,
     pub(crate) workers: Workers,
+}
+
+/// What gives the vectors of tokens, or of a text.
+#[derive(Debug)]
+pub(crate) enum SentenceModel {
+    /// On our own kernels.
+    Kernels(EncoderModel),
+    /// On onnxruntime.
+    Onnx(OnnxModel),
 }
 
 impl fmt::Debug for SentenceEncoder {
@@ -31,31 +43,29 @@ impl fmt::Debug for SentenceEncoder {
 
 impl SentenceEncoder {
     /// Loads `config.json`, `model.safetensors` (or its shards) and `tokenizer.json` of a folder, to work on `threads`
-    /// threads.
+    /// threads. Where there is no safetensors, or `config.json` names a family that the kernels do not know, the model
+    /// is `model.onnx` or `onnx/model.onnx`, as optimum and sentence-transformers write it: one that gives the vectors of
+    /// tokens (`last_hidden_state`, `token_embeddings`), or else a `sentence_embedding`.
     ///
     /// # Errors
     ///
     /// [`Error::Model`] and [`Error::Malformed`], which name the file, when one is missing, damaged or does not fit the
-    /// others; [`Error::Unsupported`] for a tokenizer that does not put one token before and one after each text.
+    /// others; [`Error::Unsupported`] for a tokenizer that does not put one token before and one after each text, and
+    /// for what a model in ONNX cannot; [`Error::NoOnnxRuntime`] and [`Error::Onnx`] for such models.
     pub fn load(dir: &Path, config: EncoderConfig, threads: usize) -> Result<Self> {
-        let config_path = dir.join("config.json");
-        let model = EncoderModelConfig::from_file(&config_path)?;
-        if model.hidden_size != config.dim {
-            let problem = format!("hidden_size is {}, and the encoder is to give {}", model.hidden_size, config.dim);
-            return Err(Error::Malformed { path: config_path, problem });
-        }
-        if !(1..=config.dim).contains(&config.vector_dim()) {
-            let problem = format!("of {} coordinates the encoder is to keep {}", config.dim, config.vector_dim());
-            return Err(Error::Malformed { path: config_path, problem });
-        }
-        if let Some(windows) = config.line_windows.filter(|windows| !windows.is_sound()) {
-            let problem = format!("windows of {} lines cannot be {} apart", windows.lines, windows.step);
-            return Err(Error::Malformed { path: config_path, problem });
-        }
-        check_max_tokens(&config_path, &model, config.max_tokens)?;
-        config.long_inputs.check(&config_path, &model, config.max_tokens)?;
+        let engine = config.check(dir)?;
         let reader = TextReader::load(dir)?;
-        let model = EncoderModel::load(dir, model, config.products)?;
+        let model = match engine {
+            Engine::Kernels(model) => SentenceModel::Kernels(EncoderModel::load(dir, *model, config.products)?),
+            Engine::Onnx(files) => {
+                let model = OnnxModel::load(&files, config.onnx_runtime.as_deref(), threads)?;
+                if model.gives() == OnnxOutput::Sentence && config.pooling != EncoderConfig::for_model(dir)?.pooling {
+                    let what = "another pooling, of a model that gives no vectors of tokens".to_owned();
+                    return Err(Error::Unsupported { path: files.model, what });
+                }
+                SentenceModel::Onnx(model)
+            }
+        };
         Ok(Self { config, model, reader, workers: Workers::new(threads)? })
     }
 
@@ -66,11 +76,34 @@ impl SentenceEncoder {
 
     /// One vector for each text in tokens, in order.
     fn encode(&self, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
-        self.workers.encode(texts, |batch| {
-            let hidden = self.config.long_inputs.hidden_states(&self.model, batch, self.config.max_tokens)?;
-            let pooled = hidden.sequences().map(|tokens| self.config.pooling.pool(tokens, hidden.dim()));
-            pooled.map(|vector| self.finished(vector)).collect()
-        })
+        let EncoderConfig { long_inputs, max_tokens, pooling, dim, .. } = self.config;
+        match &self.model {
+            SentenceModel::Kernels(model) => self.workers.encode(texts, |batch| {
+                let hidden = long_inputs.hidden_states(model, batch, max_tokens)?;
+                hidden.sequences().map(|tokens| self.finished(pooling.pool(tokens, dim))).collect()
+            }),
+            SentenceModel::Onnx(model) => match model.gives() {
+                OnnxOutput::Tokens => model.encode(texts, |tokens| self.finished(pooling.pool(tokens, dim))),
+                OnnxOutput::Sentence => model.encode(texts, |vector| self.finished(vector.to_vec())),
+            },
+        }
+    }
+
+    /// The vectors of each text's tokens, in order: `[n_tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenVectors`] of a model that gives none, and what the model gives.
+    pub(crate) fn token_vectors(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        match &self.model {
+            SentenceModel::Kernels(model) => self
+                .workers
+                .encode(texts, |batch| Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())),
+            SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
+                model.encode(texts, |tokens| Ok(tokens.to_vec()))
+            }
+            SentenceModel::Onnx(_) => Err(Error::NoTokenVectors),
+        }
     }
 
     /// One vector for each passage, read whole.
@@ -156,11 +189,10 @@ impl Encoder for SentenceEncoder {
 }
 
 /// An encoder reads no more tokens than its model has positions for, and at least one of a text.
-pub(crate) fn check_max_tokens(path: &Path, model: &EncoderModelConfig, max_tokens: usize) -> Result<()> {
-    let limit = model.max_tokens();
-    if (3..=limit).contains(&max_tokens) {
+pub(crate) fn check_max_tokens(path: &Path, positions: usize, max_tokens: usize) -> Result<()> {
+    if (3..=positions).contains(&max_tokens) {
         return Ok(());
     }
-    let problem = format!("the encoder is to read {max_tokens} tokens, and the model has {limit} positions");
+    let problem = format!("the encoder is to read {max_tokens} tokens, and the model has {positions} positions");
     Err(Error::Malformed { path: path.to_owned(), problem })
 }

@@ -54,7 +54,7 @@ impl SparseEncoderConfig {
             }
         };
         Ok(Self {
-            max_tokens: max_tokens(dir, &model)?,
+            max_tokens: max_tokens(dir, model.max_tokens())?,
             long_inputs: LongInputs::default(),
             activation,
             query_terms: None,
@@ -162,7 +162,7 @@ impl SparseEncoder {
     pub fn load(dir: &Path, config: SparseEncoderConfig, threads: usize) -> Result<Self> {
         let config_path = dir.join("config.json");
         let model = EncoderModelConfig::from_file(&config_path)?;
-        check_max_tokens(&config_path, &model, config.max_tokens)?;
+        check_max_tokens(&config_path, model.max_tokens(), config.max_tokens)?;
         config.long_inputs.check_without_mean(&config_path, &model, config.max_tokens)?;
         let reader = TextReader::load(dir)?;
         let file = SafetensorsFile::open(dir)?;

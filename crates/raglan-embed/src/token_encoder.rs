@@ -217,7 +217,7 @@ impl TokenEncoder {
         let config_path = dir.join("config.json");
         let model = EncoderModelConfig::from_file(&config_path)?;
         for n_tokens in [config.query_tokens, config.passage_tokens] {
-            check_max_tokens(&config_path, &model, n_tokens)?;
+            check_max_tokens(&config_path, model.max_tokens(), n_tokens)?;
         }
         config.long_inputs.check_without_mean(&config_path, &model, config.passage_tokens)?;
         let reader = TextReader::load(dir)?;

@@ -8,7 +8,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::Result;
 
 /// How many tokens one forward reads at most, unless a single text has more.
-const BATCH_TOKENS: usize = 1024;
+pub(crate) const BATCH_TOKENS: usize = 1024;
 
 /// The threads of an encoder.
 #[derive(Debug)]

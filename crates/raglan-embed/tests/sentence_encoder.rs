@@ -342,6 +342,7 @@ fn files_of_sentence_transformers_are_followed() {
         dim: HIDDEN,
         truncate_dim: None,
         products: Products::Stored,
+        onnx_runtime: None,
     };
     assert_eq!(EncoderConfig::for_model(dir.path()).unwrap(), want);
     for (mode, pooling) in
@@ -358,6 +359,9 @@ fn files_of_sentence_transformers_are_followed() {
         write("1_Pooling/config.json", modes);
         assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Unsupported { .. })));
     }
+    write("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": true}));
+    write("modules.json", json!([{"type": "sentence_transformers.models.Dense"}]));
+    assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Unsupported { .. })));
     std::fs::write(dir.path().join("modules.json"), "[").unwrap();
     assert!(matches!(EncoderConfig::for_model(dir.path()), Err(Error::Malformed { .. })));
 }

@@ -43,6 +43,8 @@ pub struct ContinuousBatch<'m> {
 pub struct SequenceStart {
     /// What it begins with.
     pub prompt: Vec<u32>,
+    /// What of that has been read: a token a slot, and the last one not among them.
+    pub read: Option<KvCache>,
     /// How its tokens are chosen.
     pub sampling: Sampling,
     /// Whether its tokens are guessed.
@@ -107,13 +109,18 @@ impl<'m> ContinuousBatch<'m> {
         self.n_pushed += 1;
         self.waiting.push_back(Sequence {
             id,
-            cache: self.model.cache(),
+            cache: start.read.unwrap_or_else(|| self.model.cache()),
             sampler: Sampler::new(start.sampling),
             drafter: Drafter::new(&start.prompt, start.drafts),
             n_to_write: start.max_tokens,
             tokens: start.prompt,
         });
         id
+    }
+
+    /// How many texts are left.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.running.len()
     }
 
     /// Whether no text is left.
@@ -229,11 +236,12 @@ impl<'m> ContinuousBatch<'m> {
             }
             _ => DraftTree::new(tokens[last]),
         });
-        let mut positions: Vec<u32> = (n_read as u32..).take(n).collect();
+        let next = sequence.cache.next_position();
+        let mut positions: Vec<u32> = (next..).take(n).collect();
         let mut views = Vec::new();
         if let Some(tree) = &tree {
             tokens.extend(&tree.tokens[1..]);
-            positions.extend(tree.depths().iter().skip(1).map(|&depth| (n_read + last + depth) as u32));
+            positions.extend(tree.depths().iter().skip(1).map(|&depth| next + (last + depth) as u32));
             let chains = tree.chains();
             if chains.len() > 1 {
                 // A tree's root is the only row before it.
@@ -344,6 +352,7 @@ mod tests {
         for i in 0..5 {
             batch.push(SequenceStart {
                 prompt: (0..20 + 30 * i).map(|j| i * 41 + j % 5).collect(),
+                read: None,
                 sampling: Sampling { temperature, seed: u64::from(i), ..Sampling::default() },
                 drafts,
                 max_tokens: 70,
@@ -378,6 +387,7 @@ mod tests {
             let prompt = (0..n_prompt as u32).map(|i| i % 5).collect();
             batch.push(SequenceStart {
                 prompt,
+                read: None,
                 sampling: Sampling::default(),
                 drafts: Drafts::PromptLookup,
                 max_tokens,

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use raglan_core::{
-    Answer, AnswerSentence, Attribution, Chunk, Context, Generator, Passage, Source, Timings, TokenUsage,
+    Answer, AnswerSentence, Attribution, Chunk, ChunkId, Context, Generator, KvUsage, Passage, Source, Timings,
+    TokenUsage,
 };
 use raglan_model::DecodeStream;
 
 use crate::prompt::PromptWriter;
 use crate::repetition::ends_in_a_loop;
+use crate::reuse::{KvKeeper, ReadPrompt};
 use crate::stop::StopFilter;
 use crate::token_recycling::TokenRecycling;
 use crate::{ContinuousBatch, Error, GenerateOptions, LanguageModel, Prompt, Result, SequenceStart, attribute};
@@ -23,6 +25,7 @@ pub struct ChatGenerator {
     options: GenerateOptions,
     writer: PromptWriter,
     interrupt: Option<Arc<AtomicBool>>,
+    keeper: Option<KvKeeper>,
     /// What was learned for guesses, while no answers are being written.
     learned: Mutex<Option<TokenRecycling>>,
 }
@@ -30,6 +33,7 @@ pub struct ChatGenerator {
 /// An answer in the making.
 struct Writing<'a> {
     prompt: Prompt,
+    kv: Option<KvUsage>,
     text: String,
     tokens: Vec<u32>,
     first_token_s: f64,
@@ -48,12 +52,35 @@ impl ChatGenerator {
     pub fn new(model: Arc<LanguageModel>, options: GenerateOptions) -> Result<Self> {
         options.check()?;
         let writer = PromptWriter::new(&options, model.transformer.config().context_len)?;
-        Ok(Self { model, options, writer, interrupt: None, learned: Mutex::default() })
+        Ok(Self { model, options, writer, interrupt: None, keeper: None, learned: Mutex::default() })
     }
 
     /// The same generator, which gives up with [`Error::Interrupted`] soon after the flag is set.
     pub fn interrupted_by(self, flag: Arc<AtomicBool>) -> Self {
         Self { interrupt: Some(flag), ..self }
+    }
+
+    /// The same generator, which reads prompts with keys and values that are kept beside an index.
+    ///
+    /// Answers may differ a little from those of a whole computation, but for [`ReuseMethod::Prefix`](crate::reuse::ReuseMethod::Prefix).
+    pub fn keeping(self, keeper: KvKeeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Where keys and values are kept, if they are.
+    pub fn keeper(&self) -> Option<&KvKeeper> {
+        self.keeper.as_ref()
+    }
+
+    /// Computes keys and values that were missing in the answers so far, and writes them beside the index; gives for
+    /// how many passages. To be called when no one waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] when they cannot be computed or written.
+    pub fn remember(&self) -> Result<usize> {
+        let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        self.keeper.as_ref().map_or(Ok(0), |keeper| keeper.remember(&self.model.transformer, &go_on))
     }
 
     /// The model that answers.
@@ -100,27 +127,29 @@ impl ChatGenerator {
         let mut answers: Vec<Option<Result<Answer>>> = contexts.iter().map(|_| None).collect();
         // By the numbers that they have in the batch.
         let mut writing: Vec<(usize, Writing<'_>)> = Vec::new();
-        for (i, context) in contexts.iter().enumerate() {
-            if context.passages.is_empty() {
-                on_text(i, &self.options.refusal);
-                answers[i] = Some(Ok(refusal(context, &self.options.refusal)));
-                continue;
-            }
-            match self.prompt(context) {
-                Ok(prompt) => {
-                    batch.push(SequenceStart {
-                        prompt: prompt.ids(),
-                        sampling: self.options.sampling.clone(),
-                        drafts: self.options.drafts,
-                        max_tokens: self.options.max_tokens,
-                    });
-                    writing.push((i, self.begin(prompt)));
-                }
-                Err(e) => answers[i] = Some(Err(e)),
-            }
-        }
+        let mut unread = contexts.iter().enumerate();
         let mut outcome = Ok(());
-        while outcome.is_ok() && !batch.is_empty() {
+        loop {
+            while batch.len() < self.options.at_once
+                && let Some((i, context)) = unread.next()
+            {
+                if context.passages.is_empty() {
+                    on_text(i, &self.options.refusal);
+                    answers[i] = Some(Ok(refusal(context, &self.options.refusal)));
+                    continue;
+                }
+                match self.start(context) {
+                    Ok((start, begun)) => {
+                        batch.push(start);
+                        writing.push((i, begun));
+                    }
+                    Err(Error::Interrupted) => outcome = Err(Error::Interrupted),
+                    Err(e) => answers[i] = Some(Err(e)),
+                }
+            }
+            if outcome.is_err() || batch.is_empty() {
+                break;
+            }
             if self.is_interrupted() {
                 outcome = Err(Error::Interrupted);
                 break;
@@ -146,16 +175,35 @@ impl ChatGenerator {
         Ok(answers.into_iter().map(|answer| answer.expect("each context was answered or failed")).collect())
     }
 
-    fn begin(&self, prompt: Prompt) -> Writing<'_> {
-        Writing {
+    /// The prompt of a context, as far as it has been read.
+    fn start(&self, context: &Context) -> Result<(SequenceStart, Writing<'_>)> {
+        let prompt = self.prompt(context)?;
+        let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let chunks: Vec<ChunkId> = prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect();
+        let keeper = self.keeper.as_ref();
+        let read = keeper.map(|keeper| keeper.read(&self.model.transformer, &prompt, &chunks, &go_on)).transpose()?;
+        let (tokens, cache, kv) = match read {
+            Some(ReadPrompt { tokens, cache, usage }) => (tokens, Some(cache), Some(usage)),
+            None => (prompt.ids(), None, None),
+        };
+        let start = SequenceStart {
+            prompt: tokens,
+            read: cache,
+            sampling: self.options.sampling.clone(),
+            drafts: self.options.drafts,
+            max_tokens: self.options.max_tokens,
+        };
+        let writing = Writing {
             prompt,
+            kv,
             text: String::new(),
             tokens: Vec::new(),
             first_token_s: 0.0,
             end_s: 0.0,
             stream: self.model.tokenizer.decode_stream(),
             stop: StopFilter::new(&self.options.stop),
-        }
+        };
+        Ok((start, writing))
     }
 
     /// Takes a token into an answer, after so many seconds, and says whether that goes on.
@@ -215,7 +263,8 @@ impl Generator for ChatGenerator {
     }
 }
 
-fn finished(context: &Context, Writing { prompt, text, tokens, first_token_s, end_s, .. }: Writing<'_>) -> Answer {
+fn finished(context: &Context, writing: Writing<'_>) -> Answer {
+    let Writing { prompt, kv, text, tokens, first_token_s, end_s, .. } = writing;
     let shown: Vec<&Passage> = prompt.shown.iter().map(|&i| &context.passages[i]).collect();
     let texts: Vec<String> =
         shown.iter().map(|passage| Chunk::prefixed(&passage.chunk.locator, &passage.chunk.text)).collect();
@@ -228,6 +277,7 @@ fn finished(context: &Context, Writing { prompt, text, tokens, first_token_s, en
         left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
         timings: Timings { retrieve_s: 0.0, prefill_s: first_token_s, decode_s: end_s - first_token_s, first_token_s },
         tokens: TokenUsage { prompt: prompt.n_tokens, answer: tokens.len(), passages: texts.len() },
+        kv,
     }
 }
 
@@ -242,6 +292,7 @@ fn refusal(context: &Context, text: &str) -> Answer {
         left_out: context.left_out.clone(),
         timings: Timings::default(),
         tokens: TokenUsage::default(),
+        kv: None,
     }
 }
 

@@ -337,6 +337,7 @@ fn drafts_change_no_answer() {
 fn starts(n: usize, temperature: f32, drafts: Drafts) -> Vec<SequenceStart> {
     let start = |i: usize| SequenceStart {
         prompt: (0..3 + i * 61 % 190).map(|j| (i * 37 + j * j * 11) as u32 % 7 * 30).collect(),
+        read: None,
         sampling: Sampling { temperature, seed: i as u64, ..Sampling::default() },
         drafts,
         max_tokens: 5 + i * 29 % 60,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, Range};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use half::bf16;
@@ -55,6 +56,28 @@ pub enum BlockPrecision {
     /// In bytes: keys, turned back to position 0, with a scale for each component over all tokens; values with a scale
     /// for each token (Liu et al. 2024, KIVI: that is how outliers lie).
     Int8,
+}
+
+impl fmt::Display for BlockPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl FromStr for BlockPrecision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
+        all.into_iter()
+            .find(|precision| precision.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is none of f32, f16, bf16 and int8"))
+    }
 }
 
 /// How keys are rotated, layer by layer.

@@ -5,6 +5,7 @@
 
 mod positions;
 mod pre_norm;
+mod self_extend;
 #[cfg(test)]
 mod tests;
 mod weights;

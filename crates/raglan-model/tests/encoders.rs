@@ -475,6 +475,36 @@ fn a_raised_base_is_that_of_the_layers_that_see_all() {
 }
 
 #[test]
+fn self_extend_keeps_what_is_near_and_reads_what_is_long() {
+    let model = small_modernbert("cls").model();
+    let extend = |window, group| Positions::SelfExtend { window, group };
+    let ids: Vec<u32> = (0..POSITIONS as u32).map(|i| 5 + i % 7).collect();
+    let texts: [&[u32]; 3] = [&ids, &[5, 9], &ids[..9]];
+    let want = model.hidden_states(&texts).unwrap();
+    // All is near; groups of one token.
+    for positions in [extend(POSITIONS, 3), extend(3, 1)] {
+        let got = model.hidden_states_at(&texts, &[positions, Positions::Consecutive, extend(9, 4)]).unwrap();
+        check_near(got.rows(), want.rows());
+    }
+    // A sequence is the same in any company, and far keys are elsewhere.
+    let grouped = model.hidden_states_at(&[&ids], &[extend(4, 3)]).unwrap();
+    assert!(grouped.rows() != model.hidden_states(&[&ids]).unwrap().rows());
+    let pair: [&[u32]; 2] = [&[7], &ids];
+    let both = model.hidden_states_at(&pair, &[Positions::RaisedBase { factor: 2.0 }, extend(4, 3)]).unwrap();
+    assert!(both.sequences().nth(1).unwrap() == grouped.rows());
+    // The farthest distance of n tokens, ⌊(n - 1) / 3⌋ + 4 - 1, is one of those that the model knows.
+    let read = |n: usize| model.hidden_states_at(&[&vec![7; n]], &[extend(4, 3)]);
+    let limit = 3 * (POSITIONS - 3);
+    assert!(read(limit).is_ok());
+    assert!(matches!(read(limit + 1), Err(Error::ContextOverflow { .. })));
+    for wrong in [extend(0, 2), extend(4, 0), extend(POSITIONS + 1, 2)] {
+        assert!(matches!(model.hidden_states_at(&[&ids], &[wrong]), Err(Error::Rows { .. })));
+    }
+    let table = small_bert().model().hidden_states_at(&[&ids], &[extend(4, 3)]);
+    assert!(matches!(table, Err(Error::Rows { .. })));
+}
+
+#[test]
 fn projections_have_length_one() {
     let small = small_bert();
     let model = small.model();

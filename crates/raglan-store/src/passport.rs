@@ -1,6 +1,6 @@
 //! What an index was made with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct ModelStamp {
     pub dim: usize,
     /// Type of the stored components, such as `f32`.
     pub dtype: String,
+    /// Further parameters of the encoder that are not its usual ones, by name, such as what it does with long texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// One thing that two passports disagree on.
@@ -172,6 +175,11 @@ fn compare_models(
     compare(&format!("{part} token limit"), has.max_tokens.to_string(), wants.max_tokens.to_string());
     compare(&format!("{part} dimension"), has.dim.to_string(), wants.dim.to_string());
     compare(&format!("{part} precision"), quoted(&has.dtype), quoted(&wants.dtype));
+    let names: BTreeSet<&String> = has.parameters.keys().chain(wants.parameters.keys()).collect();
+    for name in names {
+        let value = |model: &ModelStamp| model.parameters.get(name).map_or("the usual".to_owned(), |text| quoted(text));
+        compare(&format!("{part} {name}"), value(has), value(wants));
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -198,6 +206,7 @@ mod tests {
             max_tokens: 256,
             dim: 384,
             dtype: "f32".into(),
+            parameters: BTreeMap::new(),
         }
     }
 
@@ -216,6 +225,11 @@ mod tests {
         check(|_| {}, &[]);
         check(|wanted| wanted.embedder = Some(stamp("minilm", "bb")), &["embedder model"]);
         check(|wanted| wanted.embedder = None, &["embedder"]);
+        let with = |name: &str| {
+            let parameters = [(name.to_owned(), "x".to_owned())].into();
+            Some(ModelStamp { parameters, ..stamp("minilm", "aa") })
+        };
+        check(|wanted| wanted.embedder = with("long inputs"), &["embedder long inputs"]);
         check(|wanted| wanted.chunker = "fixed/1".into(), &["chunker"]);
         check(|wanted| wanted.analyzer = "{}".into(), &["analyzer"]);
         check(|wanted| wanted.models = [("sparse".into(), stamp("splade", "cc"))].into(), &["sparse"]);
@@ -225,6 +239,11 @@ mod tests {
     fn another_name_or_another_reader_is_accepted() {
         check(|wanted| wanted.embedder = Some(stamp("./model", "aa")), &[]);
         check(|wanted| wanted.readers = [("pdf".into(), "2".into())].into(), &[]);
+    }
+
+    #[test]
+    fn an_encoder_without_further_parameters_is_written_as_ever() {
+        assert!(!serde_json::to_string(&stamp("minilm", "aa")).unwrap().contains("parameters"));
     }
 
     #[test]

@@ -275,5 +275,7 @@ impl<K: PartialEq + Copy, T> OpenedParts<K, T> {
 /// When another process is writing to the index, or there is none.
 pub fn gc(index: &Path) -> Result<raglan_store::GcReport> {
     let passport = Snapshot::open(index)?.passport().clone();
-    Ok(raglan_store::Writer::open_or_create(index, passport)?.gc()?)
+    let report = raglan_store::Writer::open_or_create(index, passport)?.gc()?;
+    crate::kept_kv::drop_dead(&Snapshot::open(index)?)?;
+    Ok(report)
 }

@@ -413,7 +413,7 @@ fn read(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32], rows: &[usize
     let slots: Vec<usize> = (first..first + tokens.len()).collect();
     let mut pass = model.begin_pass(cache, tokens, &positions, &slots).map_err(of_model)?;
     pass.finish().map_err(of_model)?;
-    Ok(pass.logits(rows).map_err(of_model)?)
+    pass.logits(rows).map_err(of_model)
 }
 
 /// None of the passages of a prompt has a block.

@@ -32,6 +32,7 @@ mod explain;
 mod filter;
 mod index;
 mod indexer;
+mod kept_kv;
 mod kv_evaluation;
 mod library;
 mod location;
@@ -56,12 +57,13 @@ pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection,
 };
+pub use kept_kv::{KeptKv, KvSettings, drop_kept_kv};
 pub use kv_evaluation::{
     KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow, KvTier, KvTimes, evaluate_kv,
 };
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
-pub use models::{LazyGenerator, Models};
+pub use models::{LazyGenerator, ModelSettings, Models};
 pub use search::{SearchOutcome, SearchResult, StageTime, recipe, without_generation};
 pub use snippet::{Snippet, snippet};
 pub use sparse_options::SparseOptions;

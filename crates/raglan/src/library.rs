@@ -15,6 +15,7 @@ use crate::embedder::Encoders;
 use crate::filter::Filter;
 use crate::index::Index;
 use crate::indexer::{BuildSettings, IndexReport, IndexSettings, Indexer, Start};
+use crate::kept_kv::KvSettings;
 use crate::location::index_of;
 use crate::models::Models;
 use crate::search::{SearchOutcome, recipe};
@@ -114,8 +115,15 @@ impl Library {
         filter: &Filter,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Answer> {
-        let generator = self.models.generator("smollm2-135m-instruct", recipe, Arc::default())?;
-        self.index.ask(recipe, generator, question, filter, on_text)
+        let generator = self.models.generator(
+            "smollm2-135m-instruct",
+            recipe,
+            Arc::default(),
+            Some(KvSettings::new(self.index.snapshot().folder())),
+        )?;
+        let answer = self.index.ask(recipe, generator.clone(), question, filter, on_text)?;
+        generator.loaded()?.remember()?;
+        Ok(answer)
     }
 }
 

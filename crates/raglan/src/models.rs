@@ -1,6 +1,7 @@
 //! Models by name, fetched, checked and loaded when they are needed.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -8,8 +9,8 @@ use std::thread::JoinHandle;
 
 use raglan_core::{Answer, Context, Generator, TokenCounter, TokenMatrix};
 use raglan_embed::{
-    EncoderConfig, LongInputs, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder,
-    TokenEncoderConfig, TokenHead,
+    EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
+    TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
 };
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
 use raglan_model::Products;
@@ -18,6 +19,7 @@ use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::kept_kv::KvSettings;
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
@@ -26,10 +28,31 @@ pub struct Models {
     cache: Arc<ModelCache>,
     progress: Arc<dyn Progress>,
     threads: usize,
-    products: Products,
-    long_inputs: LongInputs,
-    sparse_options: SparseOptions,
-    token_weights: Option<PathBuf>,
+    settings: ModelSettings,
+}
+
+/// How models work, where that is not as their files say. An index is to be searched with the settings that it was made
+/// with, and its passport refuses others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelSettings {
+    /// How models multiply; language models have no [`Products::Int8`] and take [`Products::Stored`] then.
+    pub products: Products,
+    /// What encoders do with texts that are longer than they read at once.
+    pub long_inputs: LongInputs,
+    /// How dense encoders pool; as their files say when there is none.
+    pub pooling: Option<Pooling>,
+    /// How many of its first coordinates a dense vector keeps; all when there is no number.
+    pub truncate_dim: Option<usize>,
+    /// Windows of lines that dense encoders read passages in.
+    pub line_windows: Option<LineWindows>,
+    /// The library that runs models in ONNX; the first that is found when none is named.
+    pub onnx_runtime: Option<PathBuf>,
+    /// How learned sparse encoders make the vectors of chunks; the encoder of an index is always as the index remembers
+    /// it.
+    pub sparse: SparseOptions,
+    /// The file of weights by token that inference-free queries take, as [`TokenBag::with_weights`] reads it; with none,
+    /// `idf.json` beside the model, and with none there, the tokens' idf in the index.
+    pub token_weights: Option<PathBuf>,
 }
 
 impl Models {
@@ -43,34 +66,18 @@ impl Models {
             cache: Arc::new(ModelCache::new(folder, offline)?),
             progress,
             threads,
-            products: Products::default(),
-            long_inputs: LongInputs::default(),
-            sparse_options: SparseOptions::default(),
-            token_weights: None,
+            settings: ModelSettings::default(),
         })
     }
 
-    /// Chooses how models that are loaded from now on multiply; language models have no [`Products::Int8`] and take
-    /// [`Products::Stored`] then.
-    pub fn set_products(&mut self, products: Products) {
-        self.products = products;
+    /// How models that are loaded work.
+    pub fn settings(&self) -> &ModelSettings {
+        &self.settings
     }
 
-    /// Chooses what encoders that are loaded from now on do with texts that are longer than they read at once.
-    pub fn set_long_inputs(&mut self, long_inputs: LongInputs) {
-        self.long_inputs = long_inputs;
-    }
-
-    /// Chooses how learned sparse encoders that are loaded from now on make the vectors of chunks; the encoder of an index
-    /// is always as the index remembers it.
-    pub fn set_sparse_options(&mut self, options: SparseOptions) {
-        self.sparse_options = options;
-    }
-
-    /// Chooses the file of weights by token that inference-free queries take, as [`TokenBag::with_weights`] reads it; with
-    /// none, `idf.json` beside the model, and with none there, the tokens' idf in the index.
-    pub fn set_token_weights(&mut self, file: Option<PathBuf>) {
-        self.token_weights = file;
+    /// Chooses how models that are loaded from now on work.
+    pub fn set_settings(&mut self, settings: ModelSettings) {
+        self.settings = settings;
     }
 
     /// Where the models lie.
@@ -104,13 +111,24 @@ impl Models {
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
         let files = self.ensure(name)?;
         let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = EncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
-        let stamp = ModelStamp {
+        let ModelSettings { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, .. } =
+            self.settings.clone();
+        let pooling = pooling.unwrap_or(config.pooling);
+        let config =
+            EncoderConfig { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, ..config };
+        let weights = config.fits(&files.dir)?; // What does not fit is a setting; its remedy is not another file.
+        let mut parameters = self.parameters();
+        parameters.extend(line_windows.map(|windows| ("line windows".to_owned(), windows.to_string())));
+        let mut stamp = ModelStamp {
+            parameters,
             normalized: config.normalize,
             query_prefix: config.query_prefix.clone(),
             passage_prefix: config.passage_prefix.clone(),
             ..self.stamp(name, &files, &config.pooling.to_string(), config.max_tokens, config.vector_dim())
         };
+        if weights == WeightFormat::Onnx {
+            stamp.weights_sha256 = onnx_sha256(&files);
+        }
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
@@ -137,7 +155,7 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn sparse_embedder(&self, name: &str) -> Result<Arc<SparseEmbedder>> {
-        self.sparse_embedder_with(name, &self.sparse_options)
+        self.sparse_embedder_with(name, &self.settings.sparse)
     }
 
     /// The encoder that a passport has, with the options that it was used with.
@@ -149,7 +167,8 @@ impl Models {
     fn sparse_embedder_with(&self, name: &str, options: &SparseOptions) -> Result<Arc<SparseEmbedder>> {
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = SparseEncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
+        let config =
+            SparseEncoderConfig { products: self.settings.products, long_inputs: self.settings.long_inputs, ..config };
         let config = options.configure(config);
         let pooling = SparseOptions::of(&config).to_string();
         let stamp = self.stamp(name, &files, &pooling, config.max_tokens, 0);
@@ -159,7 +178,7 @@ impl Models {
             let encoder = SparseEncoder::load(&dir, config.clone(), threads);
             Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
         });
-        let weights = self.token_weights.clone();
+        let weights = self.settings.token_weights.clone();
         let load_bag = move || {
             let bag = TokenBag::load(&bag_dir).map_err(|error| with_remedy(&bag_name, error))?;
             Ok(Arc::new(match &weights {
@@ -179,7 +198,8 @@ impl Models {
     pub fn late_embedder(&self, name: &str) -> Result<Arc<Embedder<TokenMatrix>>> {
         let files = self.ensure(name)?;
         let config = TokenEncoderConfig::for_files(&files.dir).map_err(|error| with_remedy(name, error))?;
-        let config = TokenEncoderConfig { products: self.products, long_inputs: self.long_inputs, ..config };
+        let config =
+            TokenEncoderConfig { products: self.settings.products, long_inputs: self.settings.long_inputs, ..config };
         let pooling = match config.head {
             TokenHead::Projection => "tokens, projected",
             TokenHead::HiddenState => "tokens",
@@ -192,6 +212,15 @@ impl Models {
         })))
     }
 
+    /// What an index writes down of the settings of any encoder, where they are not the usual. Texts that are refused or
+    /// cut give the same vectors where they are neither.
+    fn parameters(&self) -> BTreeMap<String, String> {
+        match self.settings.long_inputs {
+            LongInputs::Refuse | LongInputs::Cut => BTreeMap::new(),
+            long_inputs => [("long inputs".to_owned(), long_inputs.to_string())].into(),
+        }
+    }
+
     /// A model by its files, without prefixes.
     fn stamp(&self, name: &str, files: &ModelFiles, pooling: &str, max_tokens: usize, dim: usize) -> ModelStamp {
         ModelStamp {
@@ -202,9 +231,10 @@ impl Models {
             normalized: false,
             query_prefix: String::new(),
             passage_prefix: String::new(),
-            max_tokens,
+            max_tokens: self.settings.long_inputs.limit(max_tokens),
             dim,
-            dtype: match self.products {
+            parameters: self.parameters(),
+            dtype: match self.settings.products {
                 Products::Int8 => "int8",
                 Products::Bf16 => "bf16",
                 Products::Stored | Products::F32 | Products::Candle => "f32",
@@ -216,20 +246,34 @@ impl Models {
     /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the
     /// folder of its `config.json`, safetensors and tokenizer.
     ///
-    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens.
+    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens. With `kv`, prompts
+    /// are read with keys and values that are kept beside an index.
     ///
     /// # Errors
     ///
     /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
-    pub fn generator(&self, name: &str, recipe: &Recipe, interrupt: Arc<AtomicBool>) -> Result<Arc<LazyGenerator>> {
-        let load_model = self.language_model(name)?;
+    pub fn generator(
+        &self,
+        name: &str,
+        recipe: &Recipe,
+        interrupt: Arc<AtomicBool>,
+        kv: Option<KvSettings>,
+    ) -> Result<Arc<LazyGenerator>> {
+        let files = self.ensure(name)?;
+        let load_model = self.loading(name, &files)?;
+        let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
+        let keeper = kv.map(|kv| kv.keeper(name, &hashes.join("\n"))).transpose()?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
         let options = generate_options(&spec.unwrap_or_default());
         let load = move || -> Result<ChatGenerator> {
-            Ok(ChatGenerator::new(Arc::new(load_model()?), options)?.interrupted_by(interrupt))
+            let generator = ChatGenerator::new(Arc::new(load_model()?), options)?.interrupted_by(interrupt);
+            Ok(match keeper {
+                Some(keeper) => generator.keeping(keeper),
+                None => generator,
+            })
         };
         Ok(Arc::new(LazyGenerator::new(load)))
     }
@@ -244,9 +288,17 @@ impl Models {
         &self,
         name: &str,
     ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
-        let path = language_model(&self.ensure(name)?)?;
+        self.loading(name, &self.ensure(name)?)
+    }
+
+    fn loading(
+        &self,
+        name: &str,
+        files: &ModelFiles,
+    ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
+        let path = language_model(files)?;
         let threads = self.threads;
-        let products = match self.products {
+        let products = match self.settings.products {
             Products::Bf16 if path.is_dir() => Products::Bf16,
             // For encoders; quantised blocks are as small as they are.
             Products::Int8 | Products::Bf16 => Products::Stored,
@@ -297,6 +349,13 @@ fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
 fn counter(name: &str, dir: &Path) -> impl Fn() -> Result<Arc<dyn TokenCounter>> + Send + Sync + 'static {
     let (name, dir) = (name.to_owned(), dir.to_owned());
     move || raglan_embed::token_counter(&dir).map_err(|error| with_remedy(&name, error))
+}
+
+/// The hashes of a model in ONNX, whose weights may lie beside the graph.
+fn onnx_sha256(files: &ModelFiles) -> String {
+    let graph = if files.sha256.contains_key("model.onnx") { "model.onnx" } else { "onnx/model.onnx" };
+    let parts = [graph.to_owned(), format!("{graph}_data")];
+    parts.iter().filter_map(|name| files.sha256.get(name).cloned()).collect::<Vec<_>>().join("+")
 }
 
 fn sha256(files: &ModelFiles, name: &str) -> String {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::index::Index;
 use crate::indexer::SkippedFile;
+use crate::kept_kv::{KeptKv, kept_kv};
 
 /// What an index holds, of what it was made and what it costs.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +34,8 @@ pub struct Status {
     pub skipped: Vec<SkippedFile>,
     /// Bytes on disk, by part of the index.
     pub bytes: BTreeMap<String, u64>,
+    /// Keys and values of language models that are kept beside it.
+    pub kv: Vec<KeptKv>,
     /// What the index was made with.
     pub passport: Passport,
 }
@@ -62,6 +65,7 @@ impl Index {
             segments: snapshot.segments().iter().map(|segment| segment.n_chunks).collect(),
             skipped: skipped.collect(),
             bytes: snapshot.disk_usage(),
+            kv: kept_kv(snapshot.folder())?,
             passport: snapshot.passport().clone(),
         })
     }

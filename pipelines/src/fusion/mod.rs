@@ -4,6 +4,7 @@
 //! values over the lists, taken in `f64`. The methods differ in the values and in what a list says of a chunk that
 //! it does not hold.
 
+mod auto;
 mod distribution_based;
 mod min_max;
 mod reciprocal_rank;
@@ -40,6 +41,10 @@ pub enum Fusion {
         #[serde(default = "default_k0")]
         k0: f32,
     },
+    /// The values of [`MinMax`](Self::MinMax) from the least score in each list; a list counts for more, the more its
+    /// first hit stands out from the next of the first ten (see `auto.rs`), query by query. Nothing is learned. Given
+    /// weights are multiplied by that; they default to 1/n.
+    Auto,
 }
 
 fn default_k0() -> f32 {
@@ -79,7 +84,7 @@ impl Fusion {
     pub const RECIPROCAL_RANK: Self = Self::ReciprocalRank { k0: Self::DEFAULT_K0 };
 
     /// The methods' names, as [`FromStr`] takes them.
-    pub const NAMES: [&'static str; 4] = ["min-max", "z-score", "distribution-based", "reciprocal-rank"];
+    pub const NAMES: [&'static str; 5] = ["min-max", "z-score", "distribution-based", "reciprocal-rank", "auto"];
 
     /// The method's name.
     pub fn name(&self) -> &'static str {
@@ -88,13 +93,14 @@ impl Fusion {
             Self::ZScore => "z-score",
             Self::DistributionBased => "distribution-based",
             Self::ReciprocalRank { .. } => "reciprocal-rank",
+            Self::Auto => "auto",
         }
     }
 
     /// The weight of each of `n` lists when none are given.
     pub fn default_weights(&self, n: usize) -> Vec<f32> {
         let weight = match self {
-            Self::MinMax { .. } | Self::ZScore => 1.0 / n as f32,
+            Self::MinMax { .. } | Self::ZScore | Self::Auto => 1.0 / n as f32,
             Self::DistributionBased | Self::ReciprocalRank { .. } => 1.0,
         };
         vec![weight; n]
@@ -134,9 +140,12 @@ impl Fusion {
         chunks.dedup();
         let mut fused: Vec<_> =
             chunks.iter().map(|&chunk| Fused { chunk, parts: Vec::with_capacity(lists.len()) }).collect();
-        for (i, (head, &weight)) in heads.iter().zip(weights).enumerate() {
-            let values = self.values(i, head)?;
-            let weight = f64::from(weight);
+        let mut weights: Vec<f64> = weights.iter().map(|&weight| f64::from(weight)).collect();
+        let values = heads.iter().enumerate().map(|(i, head)| self.values(i, head)).collect::<Result<Vec<_>>>()?;
+        if matches!(self, Self::Auto) {
+            auto::reweigh(&mut weights, &values);
+        }
+        for (i, ((head, values), weight)) in heads.iter().zip(&values).zip(weights).enumerate() {
             for chunk in &mut fused {
                 chunk.parts.push(weight * values.absent);
             }
@@ -179,6 +188,7 @@ impl Fusion {
         let scores = || hits.iter().map(|hit| f64::from(hit.score)).collect::<Vec<_>>();
         Ok(match self {
             Self::MinMax { minima } => min_max::values(&scores(), minima.get(i).map(|&min| f64::from(min)))?,
+            Self::Auto => min_max::values(&scores(), None)?,
             Self::ZScore => z_score::values(&scores()),
             Self::DistributionBased => distribution_based::values(&scores()),
             Self::ReciprocalRank { k0 } => reciprocal_rank::values(hits.len(), f64::from(*k0)),
@@ -200,13 +210,15 @@ impl fmt::Display for Fusion {
 impl FromStr for Fusion {
     type Err = Error;
 
-    /// The method with this name and its usual parameters; `dbsf` and `rrf` are short for the last two.
+    /// The method with this name and its usual parameters; `dbsf` and `rrf` are short for
+    /// distribution-based and reciprocal rank.
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "min-max" => Ok(Self::MIN_MAX),
             "z-score" => Ok(Self::ZScore),
             "distribution-based" | "dbsf" => Ok(Self::DistributionBased),
             "reciprocal-rank" | "rrf" => Ok(Self::RECIPROCAL_RANK),
+            "auto" => Ok(Self::Auto),
             _ => Err(Error::Invalid {
                 what: "fusion",
                 problem: format!("no method `{name}`; there are {}", Self::NAMES.join(", ")),

@@ -67,6 +67,38 @@ fn distribution_based_by_hand() {
 }
 
 #[test]
+fn auto_weighs_a_list_by_how_far_its_first_stands_out() {
+    // Values: 1, 0.75, 0 and 1, 0.5, 0, 0. What is left of 1 behind their means: 1 − 1.75/3 = 5/12, 1 − 1.5/4 = 7.5/12.
+    // So the weights, ½ each before, are 0.4 and 0.6.
+    let (close, apart): (&[_], &[_]) = (&[(1, 8.0), (2, 7.0), (3, 4.0)], &[(3, 3.0), (1, 2.0), (4, 1.0), (5, 1.0)]);
+    let expected = [
+        (1, 0.7), // 0.4 · 1 + 0.6 · 0.5
+        (3, 0.6), // 0.4 · 0 + 0.6 · 1
+        (2, 0.3), // 0.4 · 0.75
+        (4, 0.0),
+        (5, 0.0),
+    ];
+    check(&Fusion::Auto, &[close, apart], &[], &expected);
+    // 3 · 5/12 and 1 · 7.5/12, that is 1.25 and 0.625, scaled to a sum of 4.
+    let expected = [
+        (1, 3.333_333_3), // 8/3 · 1 + 4/3 · 0.5
+        (2, 2.0),         // 8/3 · 0.75
+        (3, 1.333_333_3), // 4/3 · 1
+        (4, 0.0),
+        (5, 0.0),
+    ];
+    check(&Fusion::Auto, &[close, apart], &[3.0, 1.0], &expected);
+}
+
+#[test]
+fn auto_of_lists_that_say_nothing_keeps_the_weights() {
+    // Equal scores have the value 0.5, of which 0.5 is left; an empty list has nothing to weigh.
+    check(&Fusion::Auto, &[&[(1, 2.0), (2, 2.0)], &[]], &[], &[(1, 0.5), (2, 0.5)]);
+    check(&Fusion::Auto, &[&[], &[]], &[], &[]);
+    check(&Fusion::Auto, &[&[(7, 1.0)]], &[2.0], &[(7, 1.0)]); // 2 · 0.5
+}
+
+#[test]
 fn distribution_based_does_not_clamp() {
     // 99 scores of 0 and one of 1: μ = 0.01, σ² = (0.99² + 99·0.01²)/99 = 0.01, σ = 0.1.
     let mut hits: Vec<(u32, f32)> = (0..99).map(|id| (id, 0.0)).collect();

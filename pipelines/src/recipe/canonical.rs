@@ -65,7 +65,7 @@ pub(super) fn table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
             match fusion {
                 Fusion::MinMax { minima } => line("minima", list(minima, |&min| float(min))),
                 Fusion::ReciprocalRank { k0 } => line("k0", float(*k0)),
-                Fusion::ZScore | Fusion::DistributionBased => {}
+                Fusion::ZScore | Fusion::DistributionBased | Fusion::Auto => {}
             }
             let weights = if weights.is_empty() { &fusion.default_weights(inputs.len()) } else { weights };
             line("weights", list(weights, |&weight| float(weight)));

@@ -301,6 +301,7 @@ impl Generator for Repeat {
                 left_out: context.left_out.clone(),
                 timings: Timings::default(),
                 tokens: TokenUsage::default(),
+                kv: None,
             })
         };
         Ok(contexts.iter().enumerate().map(answer).collect())

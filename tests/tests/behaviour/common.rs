@@ -56,6 +56,7 @@ pub fn embedder() -> Arc<Embedder> {
         max_tokens: 256,
         dim: DIM,
         dtype: "f32".into(),
+        parameters: Default::default(),
     };
     let load = || Ok(Arc::new(HashingEncoder) as DenseEncoder);
     Arc::new(Embedder::new(stamp, || Ok(Arc::new(WordCounter)), load))

@@ -52,7 +52,12 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     let (_, recipe) = session.recipe(&index, "ask", "ask-bm25")?;
     let filter = filter(&command.filter)?;
     let question = command.question.join(" ");
-    let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone())?;
+    let generator = session.models.generator(
+        session.settings.text("generator"),
+        &recipe,
+        STOP.clone(),
+        session.kv(&index_folder)?,
+    )?;
     session.bars.clear();
     if command.show_prompt {
         return show_prompt(session, &index, &recipe, &generator, &question, &filter);
@@ -154,9 +159,19 @@ fn ask(
         print_sources(&answer);
     }
     if answer.tokens.prompt > 0 {
-        tell_missing_template(session, generator.loaded()?);
+        let generator = generator.loaded()?;
+        tell_missing_template(session, generator);
+        remember(generator);
     }
     Ok(answer)
+}
+
+/// Keeps the keys and values that were missing, once the answer is there; an answer that cannot be sped up the next
+/// time is an answer nevertheless.
+fn remember(generator: &ChatGenerator) {
+    if let Err(error) = generator.remember() {
+        eprintln!("keys and values were not kept: {error:#}");
+    }
 }
 
 /// Says, once, that a model was never taught to answer.
@@ -221,4 +236,15 @@ fn print_sources(answer: &Answer) {
         n.answer,
         n.answer as f64 / t.decode_s.max(1e-9)
     );
+    if let Some(kv) = &answer.kv {
+        eprintln!(
+            "keys and values by {}: {} taken over, {} computed ({:.0} % of the passages' anew); passages {} there, {} not",
+            kv.method,
+            output::count(kv.reused_tokens, "token"),
+            kv.computed_tokens,
+            kv.recomputed_share * 100.0,
+            kv.hits,
+            kv.misses
+        );
+    }
 }

@@ -1,7 +1,5 @@
 //! `raglan doctor`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use console::style;
 use raglan::model::registry::State;
@@ -42,7 +40,8 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
     tell("pip", None, pip());
     let (found, gpu) = gpu();
     tell("gpu", found, gpu);
-    tell("onnxruntime", None, onnxruntime());
+    let (found, library) = onnxruntime(session);
+    tell("onnxruntime", found, library);
     match session.index_folder(folder) {
         Err(error) => tell("index", None, error.to_string()),
         Ok(index) => match raglan::store::verify(&index) {
@@ -114,18 +113,19 @@ fn gpu() -> (Option<bool>, String) {
     (None, format!("{driver}; this raglan was built without `--features cuda`"))
 }
 
-fn onnxruntime() -> String {
-    let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
-    match named.filter(|path| path.is_file()).or_else(|| library("libonnxruntime.so")) {
-        Some(path) => path.display().to_string(),
-        None => "not found (ORT_DYLIB_PATH names it); needed only for ONNX models".to_owned(),
+fn onnxruntime(session: &Session) -> (Option<bool>, String) {
+    match raglan::embed::find_onnx_runtime(session.models.settings().onnx_runtime.as_deref()) {
+        Some(path) if path.is_file() => (None, path.display().to_string()),
+        Some(path) => (Some(false), format!("`{}` is not a file", path.display())),
+        None => (None, "not found (ORT_DYLIB_PATH names it); needed only for models in ONNX".to_owned()),
     }
 }
 
 /// Where the loader would find a library.
-fn library(name: &str) -> Option<PathBuf> {
+#[cfg(not(feature = "cuda"))]
+fn library(name: &str) -> Option<std::path::PathBuf> {
     let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
-    let folders = std::env::split_paths(&listed).chain(usual.iter().map(PathBuf::from));
+    let folders = std::env::split_paths(&listed).chain(usual.iter().map(std::path::PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|path| path.exists())
 }

@@ -25,13 +25,14 @@ use crate::{Outcome, output};
 /// The index that a command is about, if it is about one.
 pub fn index_of(session: &Session, command: &Command) -> Result<Option<PathBuf>> {
     let folder = match command {
+        Command::Gc(command) => &command.folder,
         Command::Index(command) => return session.index_of(&command.folder).map(Some),
         Command::Ask(command) => &command.folder,
         Command::Search(command) => &command.folder,
         Command::Chunks(command) => &command.folder,
         Command::Verify(command) => &command.folder,
         Command::Explain(command) => &command.folder,
-        Command::Status(folder) | Command::Gc(folder) | Command::Doctor(folder) => folder,
+        Command::Status(folder) | Command::Doctor(folder) => folder,
         _ => return Ok(None),
     };
     session.index_folder(folder).map(Some)

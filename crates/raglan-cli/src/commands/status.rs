@@ -37,6 +37,17 @@ fn print(status: &Status) {
     );
     let parts: Vec<_> = status.bytes.iter().map(|(part, n)| format!("{part} {}", bytes(*n))).collect();
     println!("on disk     {} ({})", bytes(status.bytes.values().sum()), parts.join(", "));
+    for kv in &status.kv {
+        println!(
+            "kv          {}: {}, {}; {} hits, {} misses, {} tokens saved",
+            kv.model,
+            count(kv.blocks, "block"),
+            bytes(kv.bytes),
+            kv.hits,
+            kv.misses,
+            kv.saved_tokens
+        );
+    }
     match &status.passport.embedder {
         Some(model) => println!("embedder    {} ({} dimensions)", model.name, model.dim),
         None => println!("embedder    none: no dense vectors"),

@@ -193,7 +193,7 @@ impl<'m> Assembly<'m> {
             let mut ahead = Ahead::new(scope, blocks, first..n_layers);
             while pass.n_passed() < n_layers {
                 if pass.n_passed() >= *n_loaded {
-                    ahead.load(pass.n_passed(), pass.cache(), *model)?;
+                    ahead.load(pass.n_passed(), pass.cache(), model)?;
                     *n_loaded += 1;
                 }
                 pass.layer()?;

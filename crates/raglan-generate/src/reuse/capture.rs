@@ -82,7 +82,9 @@ pub fn capture(
 pub struct AttentionWatch {
     /// Slots of the passages, in order.
     passages: Vec<Range<usize>>,
-    /// For each passage what its tokens paid to those before it.
+    /// Those that are looked at.
+    watched: Vec<usize>,
+    /// For each of these what its tokens paid to those before it.
     seen: Vec<Vec<f32>>,
     /// The same for each passage before it, summed over tokens.
     paid: Vec<Vec<f32>>,
@@ -92,13 +94,14 @@ pub struct AttentionWatch {
 }
 
 impl AttentionWatch {
-    /// Of passages in these slots, all of whose rows are in the pass.
-    pub fn new(passages: &[Range<usize>]) -> Self {
+    /// Looks at some of the passages in these slots, all of whose rows are in the pass.
+    pub fn new(passages: &[Range<usize>], watched: Vec<usize>) -> Self {
         Self {
-            seen: passages.iter().map(|slots| vec![0.0; slots.len()]).collect(),
-            paid: (0..passages.len()).map(|n_before| vec![0.0; n_before]).collect(),
-            inside: vec![0.0; passages.len()],
+            seen: watched.iter().map(|&i| vec![0.0; passages[i].len()]).collect(),
+            paid: watched.iter().map(|&n_before| vec![0.0; n_before]).collect(),
+            inside: vec![0.0; watched.len()],
             passages: passages.to_vec(),
+            watched,
             n_layers: 0,
         }
     }
@@ -111,7 +114,8 @@ impl AttentionWatch {
     pub fn layer(&mut self, pass: &LayerPass<'_, '_>, n_heads: usize) -> Result<()> {
         self.n_layers += 1;
         let mean = 1.0 / n_heads as f32;
-        for (i, slots) in self.passages.iter().enumerate() {
+        for (i, &passage) in self.watched.iter().enumerate() {
+            let slots = &self.passages[passage];
             let first = pass.slots().partition_point(|&slot| slot < slots.start);
             let rows = first..first + slots.len();
             for (paid, before) in self.paid[i].iter_mut().zip(&self.passages) {
@@ -128,12 +132,14 @@ impl AttentionWatch {
         Ok(())
     }
 
-    /// What was seen of each passage; `hashes` are those of their tokens.
-    pub fn finish(self, hashes: &[TokensHash]) -> Vec<BlockStatistics> {
+    /// What was seen of each passage that was looked at; `hashes` are those of all passages' tokens.
+    pub fn finish(self, hashes: &[TokensHash]) -> Vec<Option<BlockStatistics>> {
         let n_layers = self.n_layers.max(1) as f32;
-        let parts = self.seen.into_iter().zip(self.paid).zip(self.inside).zip(&self.passages);
-        parts
-            .map(|(((seen, paid), inside), slots)| {
+        let mut all = vec![None; self.passages.len()];
+        let parts = self.seen.into_iter().zip(self.paid).zip(self.inside).zip(&self.watched);
+        for (((seen, paid), inside), &passage) in parts {
+            let slots = &self.passages[passage];
+            all[passage] = Some({
                 let pairs = |other: usize| (slots.len() * other).max(1) as f32;
                 let outside = paid.iter().zip(&self.passages).map(|(paid, before)| paid / pairs(before.len()));
                 BlockStatistics {
@@ -142,7 +148,8 @@ impl AttentionWatch {
                     neighbours: hashes.iter().copied().zip(paid).collect(),
                     seen,
                 }
-            })
-            .collect()
+            });
+        }
+        all
     }
 }

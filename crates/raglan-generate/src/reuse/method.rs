@@ -54,6 +54,11 @@ pub enum ReuseMethod {
     },
 }
 
+impl ReuseMethod {
+    /// What `raglan ask` does: chosen by `raglan eval kv`.
+    pub const DEFAULT: Self = Self::Focus { share: 0.1 };
+}
+
 impl fmt::Display for ReuseMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -33,8 +33,8 @@ pub struct Prefilled {
     pub used: Vec<Option<usize>>,
     /// What it took.
     pub cost: ReuseCost,
-    /// What was seen of passages that were computed whole, if that was asked for.
-    pub statistics: Option<Vec<BlockStatistics>>,
+    /// What was seen of passages that were computed whole, if that was asked for: by passage.
+    pub statistics: Option<Vec<Option<BlockStatistics>>>,
 }
 
 /// What reading a prompt took.
@@ -59,8 +59,8 @@ pub struct ReuseCost {
 /// Reads a prompt, all but its last token.
 ///
 /// `prefix` has read the first piece, or more than that where the method is exact; `variants` are each passage's
-/// blocks, in the order of the passages that are shown. With `watch`, what is seen of passages is gathered when the whole
-/// prompt is computed.
+/// blocks, in the order of the passages that are shown. With `watch`, what is seen of passages that have no block is
+/// gathered while they are computed.
 ///
 /// # Errors
 ///
@@ -156,8 +156,10 @@ pub fn prefill(
     let begin = Instant::now();
     let mut statistics = None;
     let mut passed = vec![0usize; n_layers];
-    if watch && assembly.blocks().is_empty() && prefix.len() <= pieces.first().map_or(0, |piece| piece.ids.len()) {
-        let mut watching = AttentionWatch::new(assembly.passages());
+    let missing: Vec<usize> = (0..used.len()).filter(|&i| used[i].is_none()).collect();
+    if watch && !missing.is_empty() {
+        passed = vec![choice.len(); n_layers];
+        let mut watching = AttentionWatch::new(assembly.passages(), missing);
         assembly.pass(&choice, n_layers, &mut |pass| watching.layer(pass, n_heads))?;
         statistics = Some(watching.finish(&hashes));
     } else if matches!(method, ReuseMethod::CacheCraft { .. }) {
@@ -191,7 +193,7 @@ fn finished(
     assembly: Assembly<'_>,
     used: Vec<Option<usize>>,
     cost: ReuseCost,
-    statistics: Option<Vec<BlockStatistics>>,
+    statistics: Option<Vec<Option<BlockStatistics>>>,
 ) -> Prefilled {
     let (tokens, passages) = (assembly.tokens().to_vec(), assembly.passages().to_vec());
     Prefilled { tokens, cache: assembly.into_cache(), passages, used, cost, statistics }

@@ -18,6 +18,15 @@ pub enum Positions {
         /// At least 1: a sequence may be so many times longer than there are positions.
         factor: f64,
     },
+    /// One behind the other, in rotations (`SelfExtend`: Jin et al. 2024): keys that are nearer than `window` have their
+    /// true distance, others one that is counted in groups of `group` tokens. Layers that see a window of the text alone
+    /// stay as they are.
+    SelfExtend {
+        /// At least 1, at most the number of positions.
+        window: usize,
+        /// At least 1.
+        group: usize,
+    },
 }
 
 impl Positions {
@@ -52,6 +61,18 @@ impl Positions {
                 }
                 (limit as f64 * factor).round() as usize // A factor of n / limit is for n tokens, whatever its last bit.
             }
+            Self::SelfExtend { window, group } => {
+                if config.rotary.is_none() {
+                    return Err(Error::Rows { problem: "the model's positions are not rotations" });
+                }
+                if *group == 0 || !(1..=limit).contains(window) {
+                    return Err(Error::Rows {
+                        problem: "near keys are at least one, and no more than there are positions",
+                    });
+                }
+                // The farthest distance, ⌊(n - 1) / group⌋ + window - ⌊window / group⌋, is one that the model knows.
+                (limit - window + window / group).saturating_mul(*group).max(*window)
+            }
         };
         if n_tokens <= limit { Ok(()) } else { Err(Error::ContextOverflow { tokens: n_tokens, limit }) }
     }
@@ -61,7 +82,9 @@ impl Positions {
         let dim = vector.len();
         let position = match self {
             Self::Table(positions) => positions[token],
-            Self::Consecutive | Self::RaisedBase { .. } => return super::add(vector, &table[token * dim..][..dim]),
+            Self::Consecutive | Self::RaisedBase { .. } | Self::SelfExtend { .. } => {
+                return super::add(vector, &table[token * dim..][..dim]);
+            }
         };
         let (row, rest) = (position as usize, position.fract());
         let below = &table[row * dim..][..dim];

@@ -3,6 +3,7 @@
 use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention};
 use rayon::prelude::*;
 
+use super::self_extend::self_extend_attention;
 use super::{FEED_FORWARD_ROWS, LayerNorm, Positions, Scratch, Weights, attention_shape};
 use crate::encoder_config::RotaryLayers;
 use crate::linear::Linear;
@@ -31,6 +32,15 @@ struct PreNormLayer {
     widen: Linear,
     narrow: Linear,
     is_local: bool,
+}
+
+/// How the tokens of some rows see each other.
+#[derive(Clone, Copy)]
+enum Turns<'a> {
+    /// By rotations of their places.
+    Places(&'a RotaryEmbedding),
+    /// The same for near keys, and by rotations of groups for others: the rows of one sequence.
+    SelfExtend { rotary: &'a RotaryEmbedding, window: usize, group: usize },
 }
 
 /// Tokens that are rotated in one task.
@@ -81,20 +91,22 @@ impl PreNormLayers {
         scratch: &mut Scratch,
     ) -> Result<()> {
         let raised = self.raised(positions, config)?;
+        let of_sequence = |sequence: usize| match positions.get(sequence) {
+            Some(&Positions::SelfExtend { window, group }) => Turns::SelfExtend { rotary: &self.global, window, group },
+            _ => Turns::Places(raised.get(sequence).and_then(Option::as_ref).unwrap_or(&self.global)),
+        };
+        let is_usual = |positions: &Positions| matches!(positions, Positions::Consecutive | Positions::Table(_));
         let starts = std::iter::once(0).chain(ends.iter().copied());
-        let positions: Vec<u32> = starts.zip(ends).flat_map(|(start, end)| 0..(end - start) as u32).collect();
-        let everywhere = |rotary| vec![(positions.len(), rotary)];
+        let places: Vec<u32> = starts.zip(ends).flat_map(|(start, end)| 0..(end - start) as u32).collect();
+        let everywhere = |rotary| vec![(places.len(), Turns::Places(rotary))];
         let local = everywhere(&self.local);
-        let global = match &*raised {
-            [] => everywhere(&self.global),
-            raised => {
-                let rotaries = raised.iter().map(|rotary| rotary.as_ref().unwrap_or(&self.global));
-                ends.iter().copied().zip(rotaries).collect()
-            }
+        let global = match positions.iter().all(is_usual) {
+            true => everywhere(&self.global),
+            false => ends.iter().enumerate().map(|(sequence, &end)| (end, of_sequence(sequence))).collect(),
         };
         for layer in &self.layers {
-            let (rotaries, radius) = if layer.is_local { (&local, Some(self.local_radius)) } else { (&global, None) };
-            layer.attend(rows, ends, &positions, rotaries, radius, config, scratch)?;
+            let (turns, radius) = if layer.is_local { (&local, Some(self.local_radius)) } else { (&global, None) };
+            layer.attend(rows, ends, &places, turns, radius, config, scratch)?;
             layer.feed_forward(rows, config, scratch)?;
         }
         self.norm.apply(rows)
@@ -122,14 +134,14 @@ fn rotation(config: &EncoderModelConfig, theta: f64, scaling: &RotaryScaling) ->
 }
 
 impl PreNormLayer {
-    /// Each of `rotaries` turns the rows up to its own end, from where the one before it ends.
+    /// Each of `turns` is of the rows up to its own end, from where the one before it ends.
     #[expect(clippy::too_many_arguments, reason = "what a layer's attention goes by")]
     fn attend(
         &self,
         rows: &mut [f32],
         ends: &[usize],
-        positions: &[u32],
-        rotaries: &[(usize, &RotaryEmbedding)],
+        places: &[u32],
+        turns: &[(usize, Turns)],
         radius: Option<usize>,
         config: &EncoderModelConfig,
         scratch: &mut Scratch,
@@ -143,17 +155,33 @@ impl PreNormLayer {
         }
         self.qkv.apply(normed, Output::Replace, qkv)?;
         let mut start = 0;
-        for &(end, rotary) in rotaries {
-            let (qkv, positions) = (&mut qkv[start * 3 * dim..end * 3 * dim], &positions[start..end]);
-            let rotated = qkv.par_chunks_mut(ROTATED_ROWS * 3 * dim).zip(positions.par_chunks(ROTATED_ROWS));
-            rotated.try_for_each(|(qkv, positions)| {
-                rotary.rotate(qkv, 3 * dim, config.num_attention_heads, positions)?;
-                rotary.rotate(&mut qkv[dim..], 3 * dim, config.num_attention_heads, positions)
-            })?;
+        for &(end, turns) in turns {
+            if let Turns::Places(rotary) = turns {
+                let (qkv, places) = (&mut qkv[start * 3 * dim..end * 3 * dim], &places[start..end]);
+                let rotated = qkv.par_chunks_mut(ROTATED_ROWS * 3 * dim).zip(places.par_chunks(ROTATED_ROWS));
+                rotated.try_for_each(|(qkv, places)| {
+                    rotary.rotate(qkv, 3 * dim, config.num_attention_heads, places)?;
+                    rotary.rotate(&mut qkv[dim..], 3 * dim, config.num_attention_heads, places)
+                })?;
+            }
             start = end;
         }
-        let mixed = normed;
-        bidirectional_attention(&attention_shape(config), qkv, ends, radius, mixed)?;
+        let (shape, mixed) = (attention_shape(config), normed);
+        if turns.iter().all(|(_, turns)| matches!(turns, Turns::Places(_))) {
+            bidirectional_attention(&shape, qkv, ends, radius, mixed)?;
+        } else {
+            let mut start = 0;
+            for &(end, turns) in turns {
+                let (qkv, mixed) = (&qkv[start * 3 * dim..end * 3 * dim], &mut mixed[start * dim..end * dim]);
+                match turns {
+                    Turns::Places(_) => bidirectional_attention(&shape, qkv, &[end - start], radius, mixed)?,
+                    Turns::SelfExtend { rotary, window, group } => {
+                        self_extend_attention(&shape, rotary, qkv, window, group, mixed)?;
+                    }
+                }
+                start = end;
+            }
+        }
         self.attended.apply(mixed, Output::Add, rows)
     }
 

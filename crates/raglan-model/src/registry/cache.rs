@@ -17,7 +17,9 @@ use super::{Entry, Error, PinnedFile, Progress, Reference, Registry, Result, Sil
 // The record of checked files, in each model's folder.
 const STAMPS: &str = ".checked.json";
 // What a model is made of, by extension: `file:` of a folder leaves everything else alone.
-const MODEL_EXTENSIONS: [&str; 7] = ["gguf", "jinja", "json", "model", "onnx", "safetensors", "txt"];
+const MODEL_EXTENSIONS: [&str; 8] = ["gguf", "jinja", "json", "model", "onnx", "onnx_data", "safetensors", "txt"];
+// What is taken of subfolders: exporters write several variants of a model there, and this one is used.
+const IN_SUBFOLDERS: [&str; 2] = ["onnx/model.onnx", "onnx/model.onnx_data"];
 
 /// The files of a model, each known to be the right one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,6 +430,7 @@ impl ModelCache {
                     paths.push(file);
                 }
             }
+            paths.extend(IN_SUBFOLDERS.iter().map(|name| path.join(name)).filter(|file| file.is_file()));
             (path, paths)
         } else {
             (path.parent().unwrap_or(&path).to_owned(), vec![path])
@@ -438,7 +441,8 @@ impl ModelCache {
         let mut stamps = Stamps::open(records.join(record));
         let mut found = ModelFiles::empty(reference, dir);
         for file in paths {
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // Of a file by itself, the folder is its own.
+            let name = file.strip_prefix(&found.dir).unwrap_or(&file).to_string_lossy().into_owned();
             let recalled = if check == Check::Quick { stamps.recall(&name, &file)? } else { None };
             let sha256 = match recalled {
                 Some(sha256) => sha256,

@@ -225,6 +225,7 @@ fn with_model(weights: &str) -> Passport {
         max_tokens: 256,
         dim: 384,
         dtype: "f32".into(),
+        parameters: Default::default(),
     };
     Passport { embedder: Some(embedder), ..passport() }
 }

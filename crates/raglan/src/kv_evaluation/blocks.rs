@@ -162,7 +162,7 @@ fn in_context(
         let Some(statistics) = read.statistics else { continue };
         let shown_now = read.passages.iter().zip(statistics).zip(&written.shown);
         for ((slots, statistics), &member) in shown_now {
-            let Some(i) = members[member].0 else { continue };
+            let (Some(i), Some(statistics)) = (members[member].0, statistics) else { continue };
             let block = KvBlock::from_cache(&read.cache, slots.clone(), model.kv_shape(), options.precision, model)
                 .map_err(of_model)?;
             let tokens = TokensHash::of(&read.tokens[slots.clone()]);

@@ -49,7 +49,12 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
         }
     }
 
-    session.models.set_long_inputs(LongInputs::Cut);
+    // Documents are read as far as published figures do, unless they are to be read whole.
+    let mut models = session.models.settings().clone();
+    if models.long_inputs == LongInputs::Refuse {
+        models.long_inputs = LongInputs::Cut;
+    }
+    session.models.set_settings(models);
     let (index, report) = open(session, command, &path, &recipe, &collection)?;
     let started = Instant::now();
     let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
@@ -146,9 +151,11 @@ fn open(
         key.update(part.as_bytes()).update(b"\n");
     }
     // Only what is not the default, which was there before these settings.
-    for (setting, value, _) in session.settings.iter().filter(|(setting, value, _)| *value != setting.default) {
+    for (setting, text, _) in session.settings.iter().filter(|(setting, text, _)| *text != setting.default) {
         if ["sparse-words", "sparse-min-weight", "sparse-activation"].contains(&setting.key) {
-            key.update(setting.key.as_bytes()).update(b"=").update(value.as_bytes()).update(b"\n");
+            key.update(setting.key.as_bytes()).update(b"=").update(text.as_bytes()).update(b"\n");
+        } else if ["pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
+            key.update(format!("{} {text}\n", setting.key).as_bytes());
         }
     }
     let folder = match session.settings.path("index") {
