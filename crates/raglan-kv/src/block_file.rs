@@ -1,8 +1,8 @@
 //! Blocks on disk: one file a block, whose layers are read when they are wanted.
 //!
-//! A file, little endian: a header of 96 bytes (magic, version u32, precision u32, layers u32, heads u32, components
+//! A file, little endian: a header of 104 bytes (magic, version u32, precision u32, layers u32, heads u32, components
 //! u32, tokens u32, start u32, neighbours u32, hash of the tokens 16 bytes, of what was before them 16 bytes, of the
-//! model 16 bytes, outside f32, inside f32), then what each token saw of other chunks, tokens × f32; the neighbours,
+//! model 16 bytes, outside f32, inside f32, tokens seen u64), then what each of these saw of other chunks, f32; the neighbours,
 //! each a hash of 16 bytes and f32; a checksum of each layer, u64; a checksum of all before, u64; and from the next
 //! multiple of 64 on the layers. Checksums are XXH3 of 64 bits.
 //!
@@ -21,7 +21,7 @@ use crate::{BlockKey, BlockPrecision, BlockStatistics, Error, KvBlock, KvShape, 
 
 const MAGIC: &[u8; 8] = b"RAGLANKV";
 const VERSION: u32 = 1;
-const HEADER: usize = 96;
+const HEADER: usize = 104;
 const ALIGNMENT: u64 = 64;
 /// No block has more tokens or neighbours, and no model more layers: several times what there is.
 const MOST: u32 = 1 << 20;
@@ -41,7 +41,8 @@ pub fn write_block(path: &Path, block: &KvBlock) -> Result<()> {
     let BlockHeader { shape, precision, start, n_tokens } = *block.header();
     let statistics = block.statistics();
     let layers = (0..shape.n_layers).map(|layer| block.layer(layer)).collect::<Result<Vec<_>>>()?;
-    let mut head = Vec::with_capacity(HEADER + 4 * n_tokens + 20 * statistics.neighbours.len() + 8 * layers.len());
+    let mut head =
+        Vec::with_capacity(HEADER + 4 * statistics.seen.len() + 20 * statistics.neighbours.len() + 8 * layers.len());
     head.extend_from_slice(MAGIC);
     let neighbours = statistics.neighbours.len();
     let numbers = [shape.n_layers, shape.n_kv_heads, shape.head_dim, n_tokens, start as usize, neighbours];
@@ -55,9 +56,8 @@ pub fn write_block(path: &Path, block: &KvBlock) -> Result<()> {
     }
     head.extend_from_slice(&statistics.outside.to_le_bytes());
     head.extend_from_slice(&statistics.inside.to_le_bytes());
-    // A number a token, also where nothing was looked at.
-    let seen = statistics.seen.iter().copied().chain(std::iter::repeat(0.0)).take(n_tokens);
-    seen.for_each(|seen| head.extend_from_slice(&seen.to_le_bytes()));
+    head.extend_from_slice(&(statistics.seen.len() as u64).to_le_bytes());
+    statistics.seen.iter().for_each(|seen| head.extend_from_slice(&seen.to_le_bytes()));
     for (neighbour, attention) in &statistics.neighbours {
         head.extend_from_slice(&neighbour.0);
         head.extend_from_slice(&attention.to_le_bytes());
@@ -107,7 +107,11 @@ pub fn open_block(path: &Path) -> Result<KvBlock> {
         return Err(damaged("a count is too large"));
     }
     let [n_layers, n_kv_heads, head_dim, n_tokens, start, neighbours] = counts.map(|count| count as usize);
-    let rest = 4 * n_tokens + 20 * neighbours + 8 * n_layers;
+    let n_seen = u64::from_le_bytes(head[96..104].try_into().expect("eight bytes")) as usize;
+    if n_seen > MOST as usize {
+        return Err(damaged("a count is too large"));
+    }
+    let rest = 4 * n_seen + 20 * neighbours + 8 * n_layers;
     let begin = ((HEADER + rest + 8) as u64).next_multiple_of(ALIGNMENT);
     let shape = KvShape { n_layers, n_kv_heads, head_dim };
     let layer_bytes = n_kv_heads
@@ -125,10 +129,10 @@ pub fn open_block(path: &Path) -> Result<KvBlock> {
         return Err(damaged("its header is not what was written"));
     }
     let key = BlockKey { tokens: hash_at(content, 40), behind: hash_at(content, 56), model: hash_at(content, 72) };
-    let (seen_at, neighbours_at) = (HEADER, HEADER + 4 * n_tokens);
+    let (seen_at, neighbours_at) = (HEADER, HEADER + 4 * n_seen);
     let checksums_at = neighbours_at + 20 * neighbours;
     let statistics = BlockStatistics {
-        seen: (0..n_tokens).map(|i| f32_at(content, seen_at + 4 * i)).collect(),
+        seen: (0..n_seen).map(|i| f32_at(content, seen_at + 4 * i)).collect(),
         neighbours: (0..neighbours)
             .map(|i| (hash_at(content, neighbours_at + 20 * i), f32_at(content, neighbours_at + 20 * i + 16)))
             .collect(),

@@ -89,6 +89,11 @@ fn a_block_comes_back_from_its_file_as_it_was() {
             assert_eq!((read.n_tokens(), read.start()), (tokens.len(), if tokens.is_empty() { 0 } else { 3 }));
             assert_eq!(numbers(&read), numbers(&written));
             assert_eq!(numbers(&read.resident().unwrap()), numbers(&written));
+            // Nothing may have been seen.
+            let unseen = written.described(BlockKey::default(), BlockStatistics::default());
+            let path = path.with_extension("unseen");
+            write_block(&path, &unseen).unwrap();
+            assert_eq!(open_block(&path).unwrap().statistics(), unseen.statistics());
         }
     }
 }
@@ -125,7 +130,7 @@ fn damaged_files_are_errors_that_name_them() {
         bytes[at] ^= 0x41;
         // Only the padding behind the header and in layers of three tokens may change unnoticed, and layers are summed.
         if let Ok(()) = attempt(&bytes) {
-            let header_end: usize = 96 + 4 * 3 + 20 * 2 + 8 * 3 + 8;
+            let header_end: usize = 104 + 4 * 3 + 20 * 2 + 8 * 3 + 8;
             assert!((header_end..header_end.next_multiple_of(64)).contains(&at), "byte {at}");
         }
     }

@@ -107,7 +107,8 @@ impl KvKeeper {
                 let mut variants = self.chunks.variants(chunk, TokensHash::of(ids), hash);
                 variants.retain(|block| {
                     let own = block.key().behind == behind;
-                    block.precision() == self.precision && if is_craft { !own } else { own }
+                    let was_watched = !block.statistics().seen.is_empty();
+                    block.precision() == self.precision && if is_craft { was_watched } else { own }
                 });
                 variants
             })

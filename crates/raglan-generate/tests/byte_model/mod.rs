@@ -39,29 +39,38 @@ fn vocabulary() -> Vec<String> {
 }
 
 /// Writes a model of one layer with seeded random weights.
+#[allow(dead_code, reason = "not every test wants just one layer")]
 pub(crate) fn write(path: &Path) {
+    write_layers(path, 1);
+}
+
+/// Writes a model of some layers with seeded random weights.
+pub(crate) fn write_layers(path: &Path, n_layers: u32) {
     const HIDDEN: u64 = 32;
     let vocabulary = vocabulary();
-    let tensors: [(&str, &[u64]); 11] = [
-        ("token_embd.weight", &[HIDDEN, 258]),
-        ("output_norm.weight", &[HIDDEN]),
-        ("blk.0.attn_norm.weight", &[HIDDEN]),
-        ("blk.0.ffn_norm.weight", &[HIDDEN]),
-        ("blk.0.attn_q.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.attn_k.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.attn_v.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.attn_output.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.ffn_gate.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.ffn_up.weight", &[HIDDEN, HIDDEN]),
-        ("blk.0.ffn_down.weight", &[HIDDEN, HIDDEN]),
+    let of_layer: [(&str, &[u64]); 9] = [
+        ("attn_norm.weight", &[HIDDEN]),
+        ("ffn_norm.weight", &[HIDDEN]),
+        ("attn_q.weight", &[HIDDEN, HIDDEN]),
+        ("attn_k.weight", &[HIDDEN, HIDDEN]),
+        ("attn_v.weight", &[HIDDEN, HIDDEN]),
+        ("attn_output.weight", &[HIDDEN, HIDDEN]),
+        ("ffn_gate.weight", &[HIDDEN, HIDDEN]),
+        ("ffn_up.weight", &[HIDDEN, HIDDEN]),
+        ("ffn_down.weight", &[HIDDEN, HIDDEN]),
     ];
+    let mut tensors: Vec<(String, &[u64])> =
+        vec![("token_embd.weight".to_owned(), &[HIDDEN, 258]), ("output_norm.weight".to_owned(), &[HIDDEN])];
+    for layer in 0..n_layers {
+        tensors.extend(of_layer.map(|(name, dims)| (format!("blk.{layer}.{name}"), dims)));
+    }
     let mut file = Gguf(b"GGUF".to_vec());
     file.0.extend(3_u32.to_le_bytes());
     file.0.extend((tensors.len() as u64).to_le_bytes());
     file.0.extend(14_u64.to_le_bytes());
     file.text_entry("general.architecture", "llama");
     for (key, value) in [
-        ("block_count", 1_u32),
+        ("block_count", n_layers),
         ("context_length", 4096),
         ("embedding_length", HIDDEN as u32),
         ("feed_forward_length", HIDDEN as u32),
@@ -83,7 +92,7 @@ pub(crate) fn write(path: &Path) {
     file.text_entry("general.name", "bytes");
     let mut offset = 0;
     for (name, dims) in tensors {
-        file.text(name).0.extend((dims.len() as u32).to_le_bytes());
+        file.text(&name).0.extend((dims.len() as u32).to_le_bytes());
         dims.iter().for_each(|dim| file.0.extend(dim.to_le_bytes()));
         file.0.extend(0_u32.to_le_bytes());
         file.0.extend(u64::to_le_bytes(offset));
