@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use raglan::MetadataCondition;
 use raglan::core::Format;
+use raglan::kv::BlockPrecision;
 
 /// Ask a folder of documents: index it, search it, and get answers with sources you can check. Offline.
 #[derive(Parser)]
@@ -491,9 +492,9 @@ pub struct KvCommand {
     /// Tokens of the continuation that is compared
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub tokens: usize,
-    /// How blocks keep numbers
-    #[arg(long, value_name = "KIND", default_value = "f16")]
-    pub blocks: BlockKind,
+    /// How blocks keep numbers: f32, f16, bf16 or int8
+    #[arg(long, value_name = "KIND", default_value_t)]
+    pub blocks: BlockPrecision,
     /// Read blocks from files that the system was asked to drop from its memory
     #[arg(long)]
     pub cold: bool,
@@ -506,19 +507,6 @@ pub struct KvCommand {
     /// Folder for kv.json and kv.html; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-}
-
-/// How blocks keep numbers.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum BlockKind {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-    /// Half precision with eight bits of mantissa
-    Bf16,
-    /// Bytes with scales
-    Int8,
 }
 
 /// `raglan eval beir`

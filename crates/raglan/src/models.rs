@@ -259,8 +259,8 @@ impl Models {
         interrupt: Arc<AtomicBool>,
         kv: Option<KvSettings>,
     ) -> Result<Arc<LazyGenerator>> {
-        let load_model = self.language_model(name)?;
         let files = self.ensure(name)?;
+        let load_model = self.loading(name, &files)?;
         let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
         let keeper = kv.map(|kv| kv.keeper(name, &hashes.join("\n"))).transpose()?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
@@ -288,7 +288,15 @@ impl Models {
         &self,
         name: &str,
     ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
-        let path = language_model(&self.ensure(name)?)?;
+        self.loading(name, &self.ensure(name)?)
+    }
+
+    fn loading(
+        &self,
+        name: &str,
+        files: &ModelFiles,
+    ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
+        let path = language_model(files)?;
         let threads = self.threads;
         let products = match self.settings.products {
             Products::Bf16 if path.is_dir() => Products::Bf16,

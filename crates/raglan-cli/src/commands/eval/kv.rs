@@ -10,11 +10,10 @@ use raglan::datasets::{ContextQuestion, context_questions};
 use raglan::eval::{PlotAxis, TradeOff, TradeOffReport};
 use raglan::generate::reuse::ReuseMethod;
 use raglan::generate::{ChatGenerator, GenerateOptions};
-use raglan::kv::BlockPrecision;
 use raglan::{KvComparison, KvEvaluation, KvEvaluationOptions, KvRow, KvTier, evaluate_kv};
 use serde_json::json;
 
-use crate::args::{BlockKind, KvCommand};
+use crate::args::KvCommand;
 use crate::progress::STOP;
 use crate::session::Session;
 use crate::{Outcome, output};
@@ -55,7 +54,7 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
         "threads": session.threads,
         "device": raglan::kernels::device::cpu_features().join(" "),
         "revision": env!("CARGO_PKG_VERSION"),
-        "blocks": format!("{:?}", options.precision).to_lowercase(),
+        "blocks": options.precision.to_string(),
         "replaced": options.replaced,
         "passage_tokens": command.passage_tokens,
         "evaluation": evaluation,
@@ -93,12 +92,7 @@ fn options(command: &KvCommand) -> Result<KvEvaluationOptions> {
         n_prompts: command.limit,
         n_tokens: command.tokens,
         passage_tokens: command.passage_tokens,
-        precision: match command.blocks {
-            BlockKind::F32 => BlockPrecision::F32,
-            BlockKind::F16 => BlockPrecision::F16,
-            BlockKind::Bf16 => BlockPrecision::Bf16,
-            BlockKind::Int8 => BlockPrecision::Int8,
-        },
+        precision: command.blocks,
         replaced,
         seed: command.seed,
         tier: if command.cold { KvTier::Disk } else { KvTier::Memory },
