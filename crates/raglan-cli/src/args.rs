@@ -97,6 +97,12 @@ Examples:
     Search(SearchCommand),
     /// List the chunks of the index or of one document
     Chunks(ChunksCommand),
+    /// Compute the keys and values of passages before questions need them
+    #[command(after_help = "`raglan ask` takes them over with --kv naive, focus, link or blend.
+
+Example:
+  raglan warm -f manuals && raglan ask -f manuals --kv focus \"How long is the warranty?\"")]
+    Warm(WarmCommand),
     /// Show what the index holds
     Status(FolderArgs),
     /// Check the index, or the quotes of an answer against the files
@@ -340,6 +346,20 @@ pub struct DecodingArgs {
     /// Seed of sampling
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<String>,
+}
+
+/// `raglan warm`
+#[derive(Args)]
+pub struct WarmCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// At most so many passages, in the order of the index
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub generator: Option<String>,
 }
 
 /// `raglan gc`
@@ -648,6 +668,7 @@ impl Command {
                 flags.push(("kv", command.kv.clone()));
                 flags
             }
+            Self::Warm(command) => vec![("generator", command.generator.clone())],
             Self::Search(command) => {
                 vec![("k", command.k.clone()), ("recipe", command.recipe.clone()), ("fusion", command.fusion.clone())]
             }

@@ -70,21 +70,18 @@ impl Session {
 
     /// Where keys and values of the language model are kept and how they are used; nowhere when all is to be computed.
     pub fn kv(&self, index: &Path) -> Result<Option<KvSettings>> {
-        let method: ReuseMethod = self.settings.parse("kv")?;
-        if method == ReuseMethod::Full {
-            return Ok(None);
-        }
+        Ok(Some(self.kv_settings(index)?).filter(|kv| kv.method != ReuseMethod::Full))
+    }
+
+    /// The same, also when all is to be computed.
+    pub fn kv_settings(&self, index: &Path) -> Result<KvSettings> {
         let limits = CacheLimits {
             memory_bytes: self.settings.bytes("kv-memory")?,
             disk_bytes: self.settings.bytes("kv-disk")?,
             ..CacheLimits::default()
         };
-        Ok(Some(KvSettings {
-            method,
-            precision: self.settings.parse("kv-precision")?,
-            limits,
-            ..KvSettings::new(index)
-        }))
+        let (method, precision) = (self.settings.parse("kv")?, self.settings.parse("kv-precision")?);
+        Ok(KvSettings { method, precision, limits, ..KvSettings::new(index) })
     }
 
     /// The index folder that a command means: the setting, the folder's, or the nearest from here upwards.

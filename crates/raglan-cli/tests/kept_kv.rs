@@ -64,7 +64,13 @@ fn the_second_question_finds_what_the_first_left() {
     assert_eq!(kv(&ask("naive", "How long is the warranty?")), [1, 1]);
     let removed = json(path, &["gc", "--kv"]);
     assert_eq!(removed["kv_blocks_removed"], 2);
-    assert_eq!(kv(&ask("naive", "How long is the warranty?")), [0, 2]);
+    // Or all is there before the first question.
+    let warm = |limit: &str| json(path, &["warm", "--limit", limit]);
+    for (limit, computed, blocks) in [("1", 1, 1), ("9", 1, 2), ("9", 0, 2)] {
+        let report = warm(limit);
+        assert_eq!((report["computed"].as_u64(), report["blocks"].as_u64()), (Some(computed), Some(blocks)));
+    }
+    assert_eq!(kv(&ask("link", "How long is the warranty?")), [2, 0]);
 
     let wrong = raglan(path, &["ask", "--kv", "focus=2", "Why?"]);
     let told = String::from_utf8_lossy(&wrong.stderr);

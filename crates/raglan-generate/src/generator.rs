@@ -83,6 +83,32 @@ impl ChatGenerator {
         self.keeper.as_ref().map_or(Ok(0), |keeper| keeper.remember(&self.model.transformer, &go_on))
     }
 
+    /// Computes the keys and values of passages before a question needs them; gives how many were not there. Nothing is
+    /// done without a keeper, and passages that no prompt has room for are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] when they cannot be computed.
+    pub fn warm(&self, passages: &[Passage]) -> Result<usize> {
+        let Some(keeper) = &self.keeper else { return Ok(0) };
+        let mut prefix = Vec::new();
+        let mut bodies: Vec<(ChunkId, Vec<u32>)> = Vec::with_capacity(passages.len());
+        for passage in passages {
+            let passages = vec![passage.clone()];
+            let context = Context { question: "?".to_owned(), passages, left_out: Vec::new() };
+            let prompt = match self.prompt(&context) {
+                Err(Error::NoRoom { .. }) => continue,
+                prompt => prompt?,
+            };
+            if let [first, body, ..] = &prompt.pieces[..] {
+                prefix.clone_from(&first.ids);
+                bodies.push((passage.chunk.id, body.ids.clone()));
+            }
+        }
+        let bodies: Vec<(ChunkId, &[u32])> = bodies.iter().map(|(chunk, ids)| (*chunk, &**ids)).collect();
+        keeper.keep(&self.model.transformer, &prefix, &bodies)
+    }
+
     /// The model that answers.
     pub fn model(&self) -> &LanguageModel {
         &self.model

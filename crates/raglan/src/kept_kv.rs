@@ -1,16 +1,24 @@
 //! Keys and values of a language model that are kept beside an index.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use raglan_core::{ChunkId, ChunkStore, DocId, Document, Passage};
+use raglan_generate::ChatGenerator;
 use raglan_generate::reuse::{KvKeeper, ReuseMethod};
 use raglan_kv::{BlockPrecision, CacheLimits, CacheUsage, ChunkCache};
 use raglan_store::Snapshot;
 use serde::Serialize;
 
+use crate::index::Index;
 use crate::{Error, Result};
 
+/// Passages whose keys and values are computed together and written before the next.
+const WARM_AT_ONCE: usize = 8;
 /// The folder of an index in which they are; all of it may be deleted at any time.
 const FOLDER: &str = "kv";
 
@@ -73,6 +81,45 @@ pub(crate) fn kept_kv(index: &Path) -> Result<Vec<KeptKv>> {
         Ok(KeptKv { model, blocks, bytes, hits, misses, saved_tokens })
     };
     folders.into_iter().map(usage).collect()
+}
+
+impl Index {
+    /// Computes the keys and values of the first `limit` passages before questions need them, and writes them beside the
+    /// index; gives how many were not there. `on_done` is told how many passages have been looked at, and may end it.
+    ///
+    /// # Errors
+    ///
+    /// Damaged files; keys and values that cannot be computed or written.
+    pub fn warm(
+        &self,
+        generator: &ChatGenerator,
+        limit: usize,
+        on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        let store = self.snapshot();
+        let ids: Vec<ChunkId> = store.live_chunks()?.iter().take(limit).collect();
+        let mut documents: BTreeMap<DocId, Arc<Document>> = BTreeMap::new();
+        let (mut n_new, mut n_done) = (0, 0);
+        for ids in ids.chunks(WARM_AT_ONCE) {
+            let mut passages = Vec::with_capacity(ids.len());
+            for chunk in store.chunks(ids)? {
+                let document = match documents.entry(chunk.doc) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => new.insert(store.document(chunk.doc)?).clone(),
+                };
+                passages.push(Passage { chunk, document, score: 0.0 });
+            }
+            n_new += generator.warm(&passages)?;
+            if let Some(keeper) = generator.keeper() {
+                keeper.chunks().flush().map_err(kept)?;
+            }
+            n_done += ids.len();
+            if on_done(n_done).is_break() {
+                break;
+            }
+        }
+        Ok(n_new)
+    }
 }
 
 /// Drops what is kept of chunks that are no more. Gives the number of blocks.

@@ -12,6 +12,7 @@ pub mod models;
 pub mod search;
 pub mod status;
 pub mod verify;
+pub mod warm;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ use crate::{Outcome, output};
 pub fn index_of(session: &Session, command: &Command) -> Result<Option<PathBuf>> {
     let folder = match command {
         Command::Gc(command) => &command.folder,
+        Command::Warm(command) => &command.folder,
         Command::Index(command) => return session.index_of(&command.folder).map(Some),
         Command::Ask(command) => &command.folder,
         Command::Search(command) => &command.folder,
