@@ -1,17 +1,18 @@
 //! Keys and values that are kept beside an index, and how prompts are read with them.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use raglan_core::{ChunkId, KvUsage};
-use raglan_kv::{BlockKey, BlockPrecision, ChunkCache, KvBlock, KvCache, PrefixTree, TokensHash};
+use raglan_kv::{BlockKey, BlockPrecision, ChunkCache, KV_PAGE, KvBlock, KvCache, PrefixTree, TokensHash};
 use raglan_model::DecoderModel;
 
 use super::{Prefilled, ReuseMethod, capture, model_hash, prefill};
 use crate::{Error, Prompt, Result};
 
-/// Tokens of whole texts whose beginnings are kept in memory.
-const PREFIX_TOKENS: usize = 16 * 1024;
+/// Bytes of whole texts whose beginnings are kept in memory: four prompts of the usual length of a model of a billion
+/// parameters.
+const PREFIX_BYTES: usize = 256 << 20;
 /// Tokens that are read between two looks at whether to go on.
 const STEP: usize = 256;
 
@@ -25,7 +26,7 @@ pub struct KvKeeper {
     precision: BlockPrecision,
     chunks: Arc<ChunkCache>,
     weights: String,
-    prefixes: PrefixTree,
+    prefixes: OnceLock<PrefixTree>,
     pending: Mutex<Pending>,
 }
 
@@ -53,7 +54,7 @@ impl KvKeeper {
             precision,
             chunks,
             weights: weights.to_owned(),
-            prefixes: PrefixTree::new(PREFIX_TOKENS),
+            prefixes: OnceLock::new(),
             pending: Mutex::default(),
         }
     }
@@ -66,6 +67,11 @@ impl KvKeeper {
     /// Where they are kept.
     pub fn chunks(&self) -> &Arc<ChunkCache> {
         &self.chunks
+    }
+
+    fn prefixes(&self, model: &DecoderModel) -> &PrefixTree {
+        let token_bytes = model.kv_arena().page_bytes().div_ceil(KV_PAGE).max(1);
+        self.prefixes.get_or_init(|| PrefixTree::new(PREFIX_BYTES / token_bytes))
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -83,7 +89,7 @@ impl KvKeeper {
     ) -> Result<ReadPrompt> {
         let ids = prompt.ids();
         let n_read = ids.len().saturating_sub(1);
-        let exact = self.prefixes.longest(&ids[..n_read]);
+        let exact = self.prefixes(model).longest(&ids[..n_read]);
         let n_exact = exact.as_ref().map_or(0, KvCache::len);
         let tail = prompt
             .pieces
@@ -148,7 +154,7 @@ impl KvKeeper {
             }
             append(model, &mut cache, tokens)?;
         }
-        self.prefixes.insert(&ids[..n_read], &cache);
+        self.prefixes(model).insert(&ids[..n_read], &cache);
         let usage = KvUsage {
             method: ReuseMethod::Prefix.to_string(),
             reused_tokens,
@@ -165,7 +171,7 @@ impl KvKeeper {
         if cache.len() < first.len() {
             let rest = &first[cache.len()..];
             append(model, &mut cache, rest)?;
-            self.prefixes.insert(first, &cache);
+            self.prefixes(model).insert(first, &cache);
         }
         Ok(cache)
     }
@@ -262,7 +268,7 @@ impl KvKeeper {
         if missing.is_empty() {
             return Ok(0);
         }
-        let prefix = self.prefix(model, first, self.prefixes.longest(first))?;
+        let prefix = self.prefix(model, first, self.prefixes(model).longest(first))?;
         let ids: Vec<&[u32]> = missing.iter().map(|(_, ids)| *ids).collect();
         let blocks = capture(model, hash, (&prefix, first), &ids, self.precision)?;
         for ((chunk, _), block) in missing.iter().zip(blocks) {
