@@ -40,7 +40,8 @@ pub enum ReuseMethod {
         alpha: f32,
     },
     /// Nothing is computed anew: passages are read side by side at the same positions, and attention to them is
-    /// weighed (Yang et al. 2025, APE).
+    /// weighed (Yang et al. 2025, APE). Where a passage has no block, all stand one behind the other, as with
+    /// [`Naive`](Self::Naive).
     Parallel {
         /// Divides the scores of the passages' keys.
         temperature: f32,
