@@ -21,7 +21,7 @@
 
 mod attribution;
 #[cfg(test)]
-#[path = "../tests/byte_model/mod.rs"]
+#[path = "../tests/generation/byte_model.rs"]
 mod byte_model;
 mod continuous_batch;
 mod draft;

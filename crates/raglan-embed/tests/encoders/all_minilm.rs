@@ -11,7 +11,7 @@ use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 use serde::Deserialize;
 
-const REFERENCE: &str = include_str!("reference/all-minilm-l6-v2.json");
+const REFERENCE: &str = include_str!("../reference/all-minilm-l6-v2.json");
 
 #[derive(Deserialize)]
 struct Reference {

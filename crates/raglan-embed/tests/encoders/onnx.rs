@@ -3,18 +3,15 @@
 //! These tests run where the library of onnxruntime is found (`ORT_DYLIB_PATH` names it, `pip install onnxruntime`
 //! brings it), say so where it is not, and fail then if `RAGLAN_REQUIRE_ONNX` is set.
 
-mod onnx_model;
-mod small_model;
-
 use std::path::{Path, PathBuf};
 
-use onnx_model::{Gives, INT32, INT64, write_onnx};
+use crate::onnx_model::{Gives, INT32, INT64, write_onnx};
+use crate::small_model::{HIDDEN, write_model};
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{EncoderConfig, Error, ExtendedPositions, LongInputs, Pooling, SentenceEncoder, find_onnx_runtime};
 use raglan_model::Products;
 use raglan_model::registry::ModelCache;
 use serde_json::json;
-use small_model::{HIDDEN, write_model};
 
 /// Whether the library is there.
 fn has_runtime() -> bool {

@@ -1,5 +1,4 @@
 //! Walking folders: what is found, under which name, and what is not.
-#![cfg(unix)]
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,7 +1,5 @@
 //! The forward against candle's own, on small models with random weights.
 
-mod small_model;
-
 use std::ops::{ControlFlow, Range};
 
 use candle_core::quantized::GgmlDType;
@@ -12,7 +10,7 @@ use raglan_kv::{Error as KvError, KV_PAGE, KvCache};
 use raglan_model::{DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, Products, Result, View, Want};
 use serde_json::json;
 
-use small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_oracle, prompt};
+use crate::small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_oracle, prompt};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 

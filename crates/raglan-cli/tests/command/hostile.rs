@@ -1,7 +1,5 @@
 //! Whatever lies in a folder, every file is accounted for and the run comes to its end.
 
-#![cfg(unix)]
-
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

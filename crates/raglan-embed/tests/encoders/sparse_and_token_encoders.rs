@@ -1,15 +1,13 @@
 //! Sparse vectors and vectors a token, by a small model of random weights.
 
-mod small_model;
-
 use std::path::Path;
 
+use crate::small_model::{POSITIONS, write_model};
 use raglan_core::{Encoder, SparseVector, TokenMatrix};
 use raglan_embed::{
     Error, SparseActivation, SparseEncoder, SparseEncoderConfig, TokenBag, TokenEncoder, TokenEncoderConfig, TokenHead,
 };
 use serde_json::json;
-use small_model::{POSITIONS, write_model};
 
 /// Texts of 0 to 60 letters, enough for several batches.
 fn texts() -> Vec<String> {

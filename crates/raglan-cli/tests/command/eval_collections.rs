@@ -117,7 +117,7 @@ fn published_collections_score_as_expected() {
         return;
     };
     let with_models = std::env::var_os("RAGLAN_EVAL_MODELS").is_some();
-    let text = include_str!("../../../datasets/expected-scores.toml");
+    let text = include_str!("../../../../datasets/expected-scores.toml");
     let expected: Expected = toml::from_str(text).unwrap();
     // With models, theirs is the cache, which keeps the indexes too.
     let temporary = tempfile::tempdir().unwrap();

@@ -1,9 +1,8 @@
 //! The encoder on a small model of random weights.
 
-mod small_model;
-
 use std::ops::Range;
 
+use crate::small_model::{HIDDEN, POSITIONS, write_model};
 use raglan_core::{DenseVector, Encoder};
 use raglan_embed::{
     EncoderConfig, Error, ExtendedPositions, LineWindows, LongInputs, Pooling, SentenceEncoder, WindowAggregation,
@@ -11,7 +10,6 @@ use raglan_embed::{
 };
 use raglan_model::{EncoderModel, EncoderModelConfig, Positions, Products, Tokenizer};
 use serde_json::json;
-use small_model::{HIDDEN, POSITIONS, write_model};
 
 fn load(configure: impl FnOnce(&mut EncoderConfig), threads: usize) -> SentenceEncoder {
     let dir = tempfile::tempdir().unwrap();

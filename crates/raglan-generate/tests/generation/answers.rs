@@ -1,7 +1,5 @@
 //! Prompts and answers, on a small model with random weights whose tokens are bytes.
 
-mod byte_model;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Files that mean harm: each costs itself, and memory and time stay bounded.
-#![cfg(unix)]
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,13 +14,13 @@ use raglan_ingest::{FoundFile, Isolation, Limits, ReaderPool, SkipReason, WalkOp
 #[test]
 #[ignore = "a helper process, not a test"]
 fn serves_as_worker() {
-    if std::env::args().any(|arg| arg == "serves_as_worker") {
+    if std::env::args().any(|arg| arg == "hostile::serves_as_worker") {
         raglan_ingest::worker_main();
     }
 }
 
 fn pool(limits: Limits) -> ReaderPool {
-    let args = ["--ignored", "--exact", "--nocapture", "serves_as_worker"].map(str::to_owned).to_vec();
+    let args = ["--ignored", "--exact", "--nocapture", "hostile::serves_as_worker"].map(str::to_owned).to_vec();
     ReaderPool::new(limits, Isolation::Worker { program: std::env::current_exe().unwrap(), args }, 2)
 }
 

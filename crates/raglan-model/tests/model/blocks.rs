@@ -1,13 +1,11 @@
 //! Keys and values that are taken out of one text and put into another, and passes that go layer by layer.
 
-mod small_model;
-
 use candle_core::quantized::GgmlDType;
 use raglan_kernels::KvSlice;
 use raglan_kv::{BlockPrecision, Error as KvError, KV_PAGE, KvBlock, KvCache};
 use raglan_model::{DecoderModel, Products};
 
-use small_model::{HEADS, SmallModel, distance, prompt};
+use crate::small_model::{HEADS, SmallModel, distance, prompt};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 

@@ -1,16 +1,26 @@
 //! What is told where the library of onnxruntime is not there, or is not one: in a process that has loaded none.
 
-mod onnx_model;
-mod small_model;
-
 use std::path::Path;
+use std::process::Command;
 
-use onnx_model::{Gives, INT64, write_onnx};
+use crate::onnx_model::{Gives, INT64, write_onnx};
+use crate::small_model::write_model;
 use raglan_embed::{EncoderConfig, Error, SentenceEncoder};
-use small_model::write_model;
+
+/// Set in the process that loads.
+const ALONE: &str = "RAGLAN_TEST_ONNX_ALONE";
 
 #[test]
 fn a_library_that_does_not_serve_is_an_error_with_what_helps() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "onnx_runtime::a_library_that_does_not_serve_is_an_error_with_what_helps";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(told.contains("1 passed"), "{told}");
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     write_model(folder.path());
     for gives in [Gives::Tokens, Gives::Sentence] {

@@ -1,7 +1,5 @@
 //! Prompts that are read with keys and values from before, on a small model with random weights whose tokens are bytes.
 
-mod byte_model;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

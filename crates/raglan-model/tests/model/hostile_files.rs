@@ -50,7 +50,7 @@ fn check(name: &str, bytes: &[u8]) {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "opens_one_file_and_says_what_it_took", "--nocapture"])
+        .args(["--exact", "hostile_files::opens_one_file_and_says_what_it_took", "--nocapture"])
         .env(FILE, &path)
         .output()
         .unwrap();

@@ -1,0 +1,10 @@
+//! The command, run as its users run it.
+
+mod encoder_settings;
+mod eval;
+mod eval_collections;
+#[cfg(unix)]
+mod hostile;
+mod kept_kv;
+mod kill;
+mod manners;

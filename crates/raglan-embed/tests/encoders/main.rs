@@ -1,0 +1,9 @@
+//! Encoders: on small models of random weights, on the default one, and on those in ONNX.
+
+mod all_minilm;
+mod onnx;
+mod onnx_model;
+mod onnx_runtime;
+mod sentence_encoder;
+mod small_model;
+mod sparse_and_token_encoders;

@@ -1,0 +1,5 @@
+//! Prompts, answers, and what is kept between them.
+
+mod answers;
+mod byte_model;
+mod reuse;

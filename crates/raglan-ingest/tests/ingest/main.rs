@@ -1,0 +1,7 @@
+//! Folders walked and files read.
+
+mod docs_mix;
+#[cfg(unix)]
+mod hostile;
+#[cfg(unix)]
+mod walk;

@@ -1,0 +1,5 @@
+//! Readers and writers of every form.
+
+mod collections;
+mod forms;
+mod readers;

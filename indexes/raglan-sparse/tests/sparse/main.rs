@@ -1,0 +1,4 @@
+//! Ranking in many languages and on a published collection.
+
+mod languages;
+mod scifact;
