@@ -112,7 +112,7 @@ impl SentenceEncoder {
         if *long_inputs == LongInputs::ParallelWindows {
             return self.encode_in_windows(prefix, passages);
         }
-        self.encode(&self.reader.passages(&Start::Text(prefix), passages, *max_tokens, *long_inputs)?)
+        self.encode(&self.reader.passages(&self.workers, &Start::Text(prefix), passages, *max_tokens, *long_inputs)?)
     }
 
     /// One vector for each text, the mean of those of its windows of tokens.

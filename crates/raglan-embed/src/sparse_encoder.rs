@@ -205,8 +205,13 @@ impl Encoder for SparseEncoder {
     }
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<SparseVector>> {
-        let texts =
-            self.reader.passages(&Start::Token(None), passages, self.config.max_tokens, self.config.long_inputs)?;
+        let texts = self.reader.passages(
+            &self.workers,
+            &Start::Token(None),
+            passages,
+            self.config.max_tokens,
+            self.config.long_inputs,
+        )?;
         Ok(self.encode(&texts, self.config.passage_min_weight, self.config.passage_terms)?)
     }
 }

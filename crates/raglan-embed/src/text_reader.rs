@@ -4,6 +4,7 @@ use std::path::Path;
 
 use raglan_model::Tokenizer;
 
+use crate::workers::Workers;
 use crate::{Error, LongInputs, Result};
 
 /// A tokenizer that puts one token before and one after every text, and the number of tokens an encoder reads.
@@ -48,28 +49,27 @@ impl TextReader {
         Ok(texts)
     }
 
-    /// The tokens of passages.
+    /// The tokens of passages, on all threads: beside the forward of a fast machine, one would be waited for.
     ///
     /// # Errors
     ///
     /// [`Error::TooLong`] for one of more than are read of one text that is not to be cut.
     pub fn passages(
         &self,
+        workers: &Workers,
         start: &Start,
         passages: &[&str],
         max_tokens: usize,
         long: LongInputs,
     ) -> Result<Vec<Vec<u32>>> {
         let limit = long.limit(max_tokens);
-        let mut texts = Vec::with_capacity(passages.len());
-        for (passage, text) in passages.iter().enumerate() {
+        workers.read(passages, |passage, text| {
             let (ids, tokens) = self.ids(start, text, limit)?;
             if tokens > ids.len() && long != LongInputs::Cut {
                 return Err(Error::TooLong { passage, tokens, limit });
             }
-            texts.push(ids);
-        }
-        Ok(texts)
+            Ok(ids)
+        })
     }
 
     /// A text's tokens in windows of at most `max_tokens`, the special ones and those of the prefix included, which

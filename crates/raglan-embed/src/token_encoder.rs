@@ -291,7 +291,7 @@ impl Encoder for TokenEncoder {
 
     fn encode_passages(&self, passages: &[&str]) -> raglan_core::Result<Vec<TokenMatrix>> {
         let (start, n_tokens) = (Start::Token(self.config.passage_marker), self.config.passage_tokens);
-        let texts = self.reader.passages(&start, passages, n_tokens, self.config.long_inputs)?;
+        let texts = self.reader.passages(&self.workers, &start, passages, n_tokens, self.config.long_inputs)?;
         Ok(self.encode(&texts, n_tokens, &self.skipped)?)
     }
 }

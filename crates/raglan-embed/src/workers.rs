@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Result;
@@ -30,6 +31,12 @@ impl Workers {
 
     pub fn n_threads(&self) -> usize {
         self.single.len()
+    }
+
+    /// What `read` makes of each text, in order; it is given the text's place too. Of several errors, the first text's.
+    pub fn read<T: Send>(&self, texts: &[&str], read: impl Fn(usize, &str) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let texts = || texts.par_iter().enumerate().map(|(i, text)| read(i, text)).collect::<Vec<_>>();
+        self.together.install(texts).into_iter().collect()
     }
 
     /// What `encode` makes of each text in tokens, in order. It is called with some of them at a time and gives one

@@ -63,7 +63,7 @@ impl CheckedParts {
         let part = &self.file.bytes()[self.starts[i]..self.starts[i + 1]];
         if !self.checked[i].load(Ordering::Relaxed) {
             if xxh3_64(part) != self.checksums[i] {
-                return Err(Error::damaged(self.file.path(), &format!("the checksum of part {i} is wrong")));
+                return Err(Error::damaged(self.file.path(), format!("the checksum of part {i} is wrong")));
             }
             self.checked[i].store(true, Ordering::Relaxed);
         }

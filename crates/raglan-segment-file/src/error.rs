@@ -42,7 +42,8 @@ impl Error {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
-    pub(crate) fn damaged(path: &Path, problem: &str) -> Self {
-        Self::Damaged { path: path.to_owned(), problem: problem.to_owned() }
+    /// A file in which something is wrong.
+    pub fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: problem.into() }
     }
 }

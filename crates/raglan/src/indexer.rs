@@ -206,7 +206,8 @@ impl IndexReport {
     }
 }
 
-/// Where an update's time went, in seconds. Reading and chunking run beside the rest, on several threads.
+/// Where an update's time went, in seconds. Reading and chunking run beside the rest, on several threads, and words are
+/// written beside vectors.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct IndexTimings {
     /// Walking the folder and comparing it with the index.

@@ -225,8 +225,8 @@ impl Models {
     fn stamp(&self, name: &str, files: &ModelFiles, pooling: &str, max_tokens: usize, dim: usize) -> ModelStamp {
         ModelStamp {
             name: name.to_owned(),
-            weights_sha256: sha256(files, "model.safetensors"),
-            tokenizer_sha256: sha256(files, "tokenizer.json"),
+            weights_sha256: safetensors_sha256(files),
+            tokenizer_sha256: files.sha256.get("tokenizer.json").cloned().unwrap_or_default(),
             pooling: pooling.to_owned(),
             normalized: false,
             query_prefix: String::new(),
@@ -354,12 +354,19 @@ fn counter(name: &str, dir: &Path) -> impl Fn() -> Result<Arc<dyn TokenCounter>>
 /// The hashes of a model in ONNX, whose weights may lie beside the graph.
 fn onnx_sha256(files: &ModelFiles) -> String {
     let graph = if files.sha256.contains_key("model.onnx") { "model.onnx" } else { "onnx/model.onnx" };
-    let parts = [graph.to_owned(), format!("{graph}_data")];
-    parts.iter().filter_map(|name| files.sha256.get(name).cloned()).collect::<Vec<_>>().join("+")
+    joined_sha256(files, |name| name.strip_prefix(graph).is_some_and(|rest| rest.is_empty() || rest == "_data"))
 }
 
-fn sha256(files: &ModelFiles, name: &str) -> String {
-    files.sha256.get(name).cloned().unwrap_or_default()
+/// SHA-256 of the weights, or of each shard of them.
+fn safetensors_sha256(files: &ModelFiles) -> String {
+    let whole = "model.safetensors";
+    let is_whole = files.sha256.contains_key(whole);
+    joined_sha256(files, |name| name == whole || !is_whole && name.ends_with(".safetensors"))
+}
+
+fn joined_sha256(files: &ModelFiles, is_part: impl Fn(&str) -> bool) -> String {
+    let parts = files.sha256.iter().filter(|(name, _)| is_part(name));
+    parts.map(|(_, sha256)| sha256.as_str()).collect::<Vec<_>>().join("+")
 }
 
 /// A model's GGUF file, or its folder when it has safetensors.

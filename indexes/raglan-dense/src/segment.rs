@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use raglan_core::{ChunkId, ChunkSet};
 use raglan_kernels::{OneBitEncoder, one_bit_words, quantize_i8, to_f16};
-use raglan_segment_file::{ALIGNMENT, SegmentFile, after, header, write_file};
+use raglan_segment_file::{ALIGNMENT, Error as FileError, SegmentFile, after, header, write_file};
 
 use crate::bits::Bits;
 use crate::codes::{BITS_FILE, BitsFile, INT8_FILE, Int8File, Int8Rows, write_bits, write_int8};
@@ -274,7 +274,7 @@ impl Segment {
         let path = lazy.folder.join(GRAPH_FILE);
         let checked = lazy.checked.get_or_init(|| {
             GraphFile::open(&lazy.folder, self.ids.len(), self.dim).map_err(|e| match e {
-                Error::Damaged { problem, .. } => problem,
+                Error::File(FileError::Damaged { problem, .. }) => problem,
                 other => other.to_string(),
             })
         });

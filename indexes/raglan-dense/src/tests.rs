@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hnsw_rs::anndists::dist::DistL2;
 use hnsw_rs::hnsw::Hnsw;
 use raglan_core::{ChunkId, ChunkSet, DenseVector, Hit, Ranking, VectorIndex};
+use raglan_segment_file::Error as FileError;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -350,7 +351,7 @@ fn damaged_files_are_refused_and_never_panic() {
         assert_eq!(search().unwrap()[0].ids()[0], ChunkId(0));
     }
     std::fs::write(root.path().join("vectors.bin"), b"RAGLANVC\x07\0\0\0").unwrap();
-    assert!(matches!(search(), Err(Error::Version { expected: 2, found: 7, .. })));
+    assert!(matches!(search(), Err(Error::File(FileError::Version { expected: 2, found: 7, .. }))));
 }
 
 #[test]
@@ -366,7 +367,10 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(write("c", &[1], &[1.0, f32::NAN]), Err(Error::Vectors { .. })));
     assert!(matches!(write("d", &[1], &[f32::INFINITY, 0.0]), Err(Error::Vectors { .. })));
     write("e", &[1], &[1.0, 0.0]).unwrap();
-    assert!(matches!(write_segment(&root.path().join("e"), &[], &[], 2, &config, 1), Err(Error::Io { .. })));
+    assert!(matches!(
+        write_segment(&root.path().join("e"), &[], &[], 2, &config, 1),
+        Err(Error::File(FileError::Io { .. }))
+    ));
     let open = |dim| DenseIndex::open(&[root.path().join("e")], dim, &ChunkSet::new(), &config);
     assert!(matches!(open(3), Err(Error::Dimension { expected: 3, found: 2, .. })));
     assert!(matches!(open(0), Err(Error::Config { .. })));

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raglan_core::ChunkId;
-use raglan_segment_file::{CheckedParts, SegmentFile};
+use raglan_segment_file::{CheckedParts, Error as FileError, SegmentFile};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::codebook::Codebook;
@@ -300,7 +300,7 @@ fn check_header(path: &Path, bytes: &[u8], magic: &[u8; 8]) -> Result<()> {
     }
     let found = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
     if found != VERSION {
-        return Err(Error::Version { path: path.to_owned(), expected: VERSION, found });
+        return Err(FileError::Version { path: path.to_owned(), expected: VERSION, found }.into());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use raglan_core::{ChunkId, ChunkSet, Hit, Ranking, TokenMatrix, VectorIndex};
+use raglan_segment_file::Error as FileError;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -328,7 +329,9 @@ fn damaged_files_are_typed_errors() {
         let refused = |bytes: &[u8]| {
             std::fs::write(broken.join(changed), bytes).unwrap();
             match use_all() {
-                Err(Error::Damaged { path, .. } | Error::Version { path, .. }) => assert!(path.ends_with(changed)),
+                Err(Error::File(FileError::Damaged { path, .. } | FileError::Version { path, .. })) => {
+                    assert!(path.ends_with(changed));
+                }
                 other => panic!("{changed}: {other:?}"),
             }
         };
@@ -342,6 +345,6 @@ fn damaged_files_are_typed_errors() {
         }
         refused(&[bytes.as_slice(), &[0]].concat());
         std::fs::remove_file(broken.join(changed)).unwrap();
-        assert!(matches!(use_all(), Err(Error::Io { .. })));
+        assert!(matches!(use_all(), Err(Error::File(FileError::Io { .. }))));
     }
 }

@@ -10,32 +10,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be read or written.
-    #[error("`{}`", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is not what a segment's file must be.
-    #[error("`{}` is damaged: {problem}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A segment of another version of the format.
-    #[error("`{}` has format version {found}; this build reads version {expected}", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// The version this build reads.
-        expected: u32,
-        /// The version of the file.
-        found: u32,
-    },
+    /// A file of a segment failed.
+    #[error(transparent)]
+    File(#[from] raglan_segment_file::Error),
     /// A segment whose terms were made by another analyzer.
     #[error("`{}` was written with the analyzer {found}, not with {expected}", path.display())]
     Analyzer {
@@ -101,7 +78,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.to_owned(), source }
+        move |source| Self::File(raglan_segment_file::Error::Io { path: path.to_owned(), source })
     }
 
     pub(crate) fn tantivy<E: Into<tantivy::TantivyError>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
@@ -109,17 +86,7 @@ impl Error {
     }
 
     pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Damaged { path: path.to_owned(), problem: problem.into() }
-    }
-}
-
-impl From<raglan_segment_file::Error> for Error {
-    fn from(error: raglan_segment_file::Error) -> Self {
-        match error {
-            raglan_segment_file::Error::Io { path, source } => Self::Io { path, source },
-            raglan_segment_file::Error::Damaged { path, problem } => Self::Damaged { path, problem },
-            raglan_segment_file::Error::Version { path, expected, found } => Self::Version { path, expected, found },
-        }
+        Self::File(raglan_segment_file::Error::damaged(path, problem))
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use raglan_segment_file::Error as FileError;
 use serde::{Deserialize, Serialize};
 
 use crate::{AnalyzerConfig, Error, Result};
@@ -61,7 +62,8 @@ pub fn read(folder: &Path, analyzer: &AnalyzerConfig) -> Result<Vec<PartDocs>> {
     match value["version"].as_u64() {
         Some(version) if version == u64::from(VERSION) => {}
         Some(version) => {
-            return Err(Error::Version { path, expected: VERSION, found: u32::try_from(version).unwrap_or(u32::MAX) });
+            let found = u32::try_from(version).unwrap_or(u32::MAX);
+            return Err(FileError::Version { path, expected: VERSION, found }.into());
         }
         None => return Err(Error::damaged(&path, "it has no version")),
     }

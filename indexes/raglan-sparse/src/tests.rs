@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raglan_core::{ChunkId, ChunkSet, Hit, Query, Ranking, Retriever};
+use raglan_segment_file::Error as FileError;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
@@ -218,15 +219,18 @@ fn what_cannot_be_read_is_refused() {
     let header = folder.join("bm25.json");
     let text = std::fs::read_to_string(&header).unwrap();
     std::fs::write(&header, text.replace("\"version\":1", "\"version\":9")).unwrap();
-    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::Version { found: 9, .. })));
+    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::File(FileError::Version { found: 9, .. }))));
     std::fs::write(&header, &text[..text.len() / 2]).unwrap();
-    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::Damaged { .. })));
+    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::File(FileError::Damaged { .. }))));
     std::fs::write(&header, &text).unwrap();
     std::fs::write(folder.join("bm25.docs"), [0; 12]).unwrap();
-    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::Damaged { .. })));
+    assert!(matches!(open(&AnalyzerConfig::default()), Err(Error::File(FileError::Damaged { .. }))));
     std::fs::remove_file(folder.join("000.term")).unwrap();
     assert!(open(&AnalyzerConfig::default()).is_err());
-    assert!(matches!(Bm25Index::open(&[root.path().join("none")], &ChunkSet::new(), &german), Err(Error::Io { .. })));
+    assert!(matches!(
+        Bm25Index::open(&[root.path().join("none")], &ChunkSet::new(), &german),
+        Err(Error::File(FileError::Io { .. }))
+    ));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Small decoders of every family with seeded random weights, written to GGUF files and to folders of safetensors, and
 //! candle's logits for them.
 
-#![allow(dead_code, reason = "not every test needs all of it")]
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Chunks on their way into the index.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -216,15 +217,25 @@ pub(super) fn write_segment(
 ) -> Result<SegmentDraft> {
     let started = Instant::now();
     draft.write_chunks(chunks)?;
-    let bm25 = Instant::now();
-    timings.commit_s += (bm25 - started).as_secs_f64();
-    let mut terms = Bm25SegmentWriter::create(&draft.part_dir("bm25")?, &settings.analyzer, settings.threads)?;
+    timings.commit_s += started.elapsed().as_secs_f64();
+    let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
+    let dir = draft.part_dir("bm25")?;
+    let terms_s = std::thread::scope(|scope| {
+        let terms = scope.spawn(|| write_terms(&dir, settings, chunks));
+        vectors.write(&draft, &ids, snapshot, settings, timings)?;
+        terms.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    timings.bm25_s += terms_s;
+    Ok(draft)
+}
+
+/// Writes the terms of chunks; gives the seconds that it took.
+fn write_terms(dir: &Path, settings: &BuildSettings, chunks: &[Chunk]) -> Result<f64> {
+    let started = Instant::now();
+    let mut terms = Bm25SegmentWriter::create(dir, &settings.analyzer, settings.threads)?;
     for chunk in chunks {
         terms.add(chunk.id, &chunk.embedded_text(settings.prefix_headings))?;
     }
     terms.finish()?;
-    timings.bm25_s += bm25.elapsed().as_secs_f64();
-    let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
-    vectors.write(&draft, &ids, snapshot, settings, timings)?;
-    Ok(draft)
+    Ok(started.elapsed().as_secs_f64())
 }

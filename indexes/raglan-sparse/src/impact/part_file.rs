@@ -27,7 +27,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use raglan_segment_file::{ALIGNMENT, Sections, SegmentFile, write_file};
+use raglan_segment_file::{ALIGNMENT, Error as FileError, Sections, SegmentFile, write_file};
 
 use super::ImpactConfig;
 use crate::{Error, Result};
@@ -159,7 +159,7 @@ impl PartFile {
         let words: [u32; 14] = bytemuck::pod_read_unaligned(&header[8..]);
         let [version, flags, ceiling, n_docs, n_terms, n_runs, n_postings, zero, ..] = words;
         if version != VERSION {
-            return Err(Error::Version { path: file.path().to_owned(), expected: VERSION, found: version });
+            return Err(FileError::Version { path: file.path().to_owned(), expected: VERSION, found: version }.into());
         }
         if flags > LAST || zero != 0 {
             return Err(damaged("its header has unknown marks"));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use raglan_core::{ChunkId, ChunkSet, Hit, Ranking, SparseVector, VectorIndex};
+use raglan_segment_file::Error as FileError;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -317,7 +318,7 @@ fn damaged_files_are_refused_and_never_panic() {
     let mut other = whole.clone();
     other[8] = 7;
     std::fs::write(&path, &other).unwrap();
-    assert!(matches!(search(), Err(Error::Version { expected: 1, found: 7, .. })));
+    assert!(matches!(search(), Err(Error::File(FileError::Version { expected: 1, found: 7, .. }))));
 }
 
 #[test]
@@ -334,7 +335,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(write(&[1, 1], &[one.clone(), one.clone()]), Err(Error::Vectors { .. })));
     assert!(matches!(write(&[1], std::slice::from_ref(&negative)), Err(Error::Vectors { .. })));
     write(&[1], std::slice::from_ref(&one)).unwrap();
-    assert!(matches!(write(&[1], std::slice::from_ref(&one)), Err(Error::Io { .. })));
+    assert!(matches!(write(&[1], std::slice::from_ref(&one)), Err(Error::File(FileError::Io { .. }))));
     let folders = [root.path().to_owned()];
     let other = ImpactConfig { ceiling: 3.0, ..config.clone() };
     assert!(matches!(ImpactIndex::open(&folders, &ChunkSet::new(), &other), Err(Error::Ceiling { .. })));
