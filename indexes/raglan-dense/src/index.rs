@@ -38,8 +38,7 @@ impl DenseIndex {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Damaged`] or [`Error::Version`] when a file cannot be used; [`Error::Dimension`] when
-    /// vectors are not of dimension `dim`.
+    /// [`Error::File`] when a file cannot be used; [`Error::Dimension`] when vectors are not of dimension `dim`.
     pub fn open(segments: &[PathBuf], dim: usize, deleted: &ChunkSet, config: &DenseConfig) -> Result<Self> {
         config.check()?;
         if dim == 0 {

@@ -40,7 +40,7 @@ const UNIT_TOLERANCE: f64 = 1e-2;
 ///
 /// # Errors
 ///
-/// [`Error::Vectors`] when lengths do not fit, ids do not increase, or a component is not finite; [`Error::Io`] when a
+/// [`Error::Vectors`] when lengths do not fit, ids do not increase, or a component is not finite; [`Error::File`] when a
 /// file cannot be written.
 pub fn write_segment(
     folder: &Path,

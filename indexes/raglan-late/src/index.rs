@@ -42,8 +42,8 @@ impl LateIndex {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Damaged`] or [`Error::Version`] when a file cannot be used; [`Error::Dimension`] when
-    /// segments have vectors of different dimensions; [`Error::Config`].
+    /// [`Error::File`] when a file cannot be used; [`Error::Dimension`] when segments have vectors of different
+    /// dimensions; [`Error::Config`].
     pub fn open(segments: &[PathBuf], deleted: &ChunkSet, config: &LateConfig) -> Result<Self> {
         config.check()?;
         let mut segments: Vec<Segment> =
@@ -89,7 +89,7 @@ impl LateIndex {
     /// # Errors
     ///
     /// [`Error::Unknown`] when a chunk is not there or is deleted; [`Error::Dimension`] when the query's vectors are of
-    /// another dimension; [`Error::Damaged`] and [`Error::Io`] when tokens cannot be read.
+    /// another dimension; [`Error::File`] when tokens cannot be read.
     pub fn scores(&self, query: &TokenMatrix, ids: &[ChunkId]) -> Result<Vec<f32>> {
         let places = ids.iter().map(|&id| self.find(id).ok_or(Error::Unknown { chunk: id.0 }));
         let places: Vec<(&Segment, u32)> = places.collect::<Result<_>>()?;
@@ -101,7 +101,7 @@ impl LateIndex {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] and [`Error::Io`] when they cannot be read.
+    /// [`Error::File`] when they cannot be read.
     pub fn tokens(&self, chunk: ChunkId) -> Result<Option<TokenMatrix>> {
         self.find(chunk).map(|(segment, row)| segment.tokens(row, &mut Scratch::default())).transpose()
     }
@@ -110,7 +110,7 @@ impl LateIndex {
     ///
     /// # Errors
     ///
-    /// Each item may be [`Error::Damaged`] or [`Error::Io`].
+    /// Each item may be [`Error::File`].
     ///
     /// # Panics
     ///

@@ -23,8 +23,8 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 ///
-/// [`Error::Io`], [`Error::Damaged`] or [`Error::Version`] when a file cannot be used; [`Error::Dimension`] when segments
-/// have vectors of different dimensions; [`Error::Vectors`] when two have the same chunk; [`Error::Config`].
+/// [`Error::File`] when a file cannot be used; [`Error::Dimension`] when segments have vectors of different dimensions;
+/// [`Error::Vectors`] when two have the same chunk; [`Error::Config`].
 pub fn merge_late_segments(folder: &Path, segments: &[PathBuf], deleted: &ChunkSet, config: &LateConfig) -> Result<()> {
     config.check()?;
     let segments: Vec<Segment> = segments.iter().map(|folder| Segment::open(folder, deleted)).collect::<Result<_>>()?;

@@ -48,7 +48,7 @@ impl LateSegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`]; [`Error::Io`] when a file cannot be made.
+    /// [`Error::Config`]; [`Error::File`] when a file cannot be made.
     pub fn create(folder: &Path, config: &LateConfig) -> Result<Self> {
         config.check()?;
         let path = folder.join(SPILL_FILE);
@@ -60,7 +60,7 @@ impl LateSegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Dimension`] or [`Error::Vectors`] when they are not; nothing is appended then. [`Error::Io`], after which
+    /// [`Error::Dimension`] or [`Error::Vectors`] when they are not; nothing is appended then. [`Error::File`], after which
     /// the writer is of no use.
     pub fn add(&mut self, texts: &[TokenMatrix]) -> Result<()> {
         check_texts(self.dim, self.ends.len(), texts)?;
@@ -105,7 +105,7 @@ impl LateSegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], after which the writer is of no use.
+    /// [`Error::File`], after which the writer is of no use.
     pub fn truncate(&mut self, n_texts: usize) -> Result<()> {
         if n_texts < self.ends.len() {
             self.ends.truncate(n_texts);
@@ -131,8 +131,8 @@ impl LateSegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Vectors`] when there are more or fewer ids than texts, or ids do not increase; [`Error::Io`];
-    /// [`Error::Damaged`] or [`Error::Version`] when another segment cannot be used.
+    /// [`Error::Vectors`] when there are more or fewer ids than texts, or ids do not increase; [`Error::File`], also
+    /// when another segment cannot be used.
     pub fn finish(mut self, ids: &[ChunkId], others: &[PathBuf]) -> Result<()> {
         check_ids(ids, self.n_texts())?;
         self.spill.flush().map_err(Error::io(&self.path))?;

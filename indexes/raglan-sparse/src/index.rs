@@ -39,9 +39,7 @@ impl Bm25Index {
     /// # Errors
     ///
     /// [`Error::Analyzer`](crate::Error::Analyzer) when a segment was written with other parameters;
-    /// [`Error::Io`](crate::Error::Io), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::Version`](crate::Error::Version) or [`Error::Tantivy`](crate::Error::Tantivy) when a file cannot be
-    /// used.
+    /// [`Error::File`](crate::Error::File) or [`Error::Tantivy`](crate::Error::Tantivy) when a file cannot be used.
     pub fn open(segments: &[PathBuf], deleted: &ChunkSet, analyzer: &AnalyzerConfig) -> Result<Self> {
         let mut parts = Vec::new();
         for folder in segments {
@@ -89,7 +87,7 @@ impl Bm25Index {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`](crate::Error::Io) when postings cannot be read.
+    /// [`Error::File`](crate::Error::File) when postings cannot be read.
     pub fn explain(&self, query: &str, chunk: ChunkId) -> Result<Option<Bm25Explanation>> {
         let found =
             self.parts.iter().enumerate().find_map(|(i, part)| Some((i, part.ids.binary_search(&chunk.0).ok()?)));

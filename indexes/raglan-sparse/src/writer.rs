@@ -58,7 +58,7 @@ impl Bm25SegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when `folder` cannot be read.
+    /// [`Error::File`] when `folder` cannot be read.
     pub fn create(folder: &Path, analyzer: &AnalyzerConfig, threads: usize) -> Result<Self> {
         std::fs::read_dir(folder).map_err(Error::io(folder))?;
         Ok(Self {
@@ -91,7 +91,7 @@ impl Bm25SegmentWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] or [`Error::Tantivy`] when a file cannot be written.
+    /// [`Error::File`] or [`Error::Tantivy`] when a file cannot be written.
     pub fn finish(mut self) -> Result<()> {
         if !self.batch.chunks.is_empty() {
             self.send()?;

@@ -57,8 +57,8 @@ impl ImpactIndex {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Damaged`] or [`Error::Version`] when a file cannot be used; [`Error::Ceiling`] when
-    /// impacts are of another scale; [`Error::Config`] for a bad parameter.
+    /// [`Error::File`] when a file cannot be used; [`Error::Ceiling`] when impacts are of another scale;
+    /// [`Error::Config`] for a bad parameter.
     pub fn open(segments: &[PathBuf], deleted: &ChunkSet, config: &ImpactConfig) -> Result<Self> {
         config.check()?;
         let mut parts = Vec::new();
@@ -138,7 +138,7 @@ impl ImpactIndex {
     ///
     /// # Errors
     ///
-    /// [`Error::Vectors`] when a chunk is in two segments; [`Error::Io`] when a file cannot be written.
+    /// [`Error::Vectors`] when a chunk is in two segments; [`Error::File`] when a file cannot be written.
     pub fn write_merged(&self, folder: &Path) -> Result<()> {
         let mut live: Vec<(u32, usize, u32)> = Vec::new();
         for (i, part) in self.parts.iter().enumerate() {

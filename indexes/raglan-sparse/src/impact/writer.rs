@@ -40,7 +40,7 @@ pub struct QuantizedChunks {
 /// # Errors
 ///
 /// [`Error::Vectors`] when lengths do not fit, ids do not increase, or a weight is negative; [`Error::Config`] for a
-/// bad parameter; [`Error::Io`] when a file cannot be written.
+/// bad parameter; [`Error::File`] when a file cannot be written.
 pub fn write_impact_segment(
     folder: &Path,
     ids: &[ChunkId],
