@@ -49,8 +49,8 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, Rescorer,
-    SparseMode, SparseQueries, StageRun, StageSpec, Value,
+    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, RerankSpec,
+    Reranking, Rescorer, SparseMode, SparseQueries, StageRun, StageSpec, Value,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

@@ -36,6 +36,7 @@ mod gguf;
 mod heads;
 mod hugging_face_config;
 mod json_file;
+mod language_model;
 mod layer_pass;
 mod linear;
 pub mod registry;
@@ -52,6 +53,7 @@ pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLa
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
+pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};

@@ -146,6 +146,18 @@ pub enum Error {
     /// Models and their files.
     #[error(transparent)]
     Registry(#[from] raglan_model::registry::Error),
+    /// A language model.
+    #[error(transparent)]
+    Model(#[from] raglan_model::Error),
+    /// Models that judge passages.
+    #[error(transparent)]
+    Rerank(#[from] raglan_rerank::Error),
+    /// A recipe asks for a model that judges, of an index that was opened without any.
+    #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
+    NoModels {
+        /// The stage's name.
+        stage: String,
+    },
     /// Answers.
     #[error(transparent)]
     Generate(#[from] raglan_generate::Error),

@@ -11,7 +11,9 @@ use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters, ImpactC
 use raglan_store::{Passport, Snapshot};
 
 use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::judges::Judges;
 use crate::location::noted_root;
+use crate::models::Models;
 use crate::stored_vectors::{SparseQuery, SparseVectors, TokenVectors};
 use crate::{Error, Result};
 
@@ -26,6 +28,7 @@ pub struct Index {
     dense: OnceLock<Arc<DenseIndex>>,
     sparse: OpenedParts<SparseMode, ImpactIndex>,
     late: OnceLock<Arc<LateIndex>>,
+    pub(crate) judges: Option<Judges>,
 }
 
 impl Index {
@@ -58,7 +61,14 @@ impl Index {
             dense: OnceLock::new(),
             sparse: OpenedParts::default(),
             late: OnceLock::new(),
+            judges: None,
         })
+    }
+
+    /// The same index with models, which the `rerank` stages of recipes load.
+    #[must_use]
+    pub fn with_models(self, models: Models) -> Self {
+        Self { judges: Some(Judges::new(models)), ..self }
     }
 
     /// The generation that is open.

@@ -64,7 +64,7 @@ impl Library {
             let settings = settings(encoders.clone())?;
             Indexer::new(folder, &place, settings).update(Start::Continue, &(), &AtomicBool::new(false))?
         };
-        let index = Index::open(&place, |_| Ok(encoders))?;
+        let index = Index::open(&place, |_| Ok(encoders))?.with_models(models.clone());
         Ok(Self { index, models, folder: folder.to_owned(), report })
     }
 

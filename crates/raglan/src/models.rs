@@ -12,9 +12,9 @@ use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
     TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
 };
-use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, Sampling};
-use raglan_model::Products;
+use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
+use raglan_model::{LanguageModel, Products};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
@@ -24,6 +24,7 @@ use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
 /// The models of a machine: where they lie, and how their fetching is shown.
+#[derive(Clone)]
 pub struct Models {
     cache: Arc<ModelCache>,
     progress: Arc<dyn Progress>,
@@ -78,6 +79,11 @@ impl Models {
     /// Chooses how models that are loaded from now on work.
     pub fn set_settings(&mut self, settings: ModelSettings) {
         self.settings = settings;
+    }
+
+    /// How many threads a model works on.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Where the models lie.
@@ -318,14 +324,15 @@ fn reference(name: &str) -> Cow<'_, str> {
 }
 
 /// The error of loading a model; where its files are not sound, with what helps.
-fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
+pub(crate) fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
     use raglan_model::Error as Model;
 
     let error = error.into();
     let model = match &error {
-        Error::Embed(raglan_embed::Error::Model(model)) | Error::Generate(raglan_generate::Error::Model(model)) => {
-            Some(model)
-        }
+        Error::Embed(raglan_embed::Error::Model(model))
+        | Error::Generate(raglan_generate::Error::Model(model))
+        | Error::Rerank(raglan_rerank::Error::Model(model))
+        | Error::Model(model) => Some(model),
         _ => None,
     };
     let is_of_files =

@@ -132,6 +132,10 @@ impl Index {
                 StageSpec::Sparse { queries, mode, .. } => Part::Retriever(self.sparse_vectors(queries, mode)?),
                 StageSpec::Late { .. } => Part::Retriever(self.late_retriever()?),
                 StageSpec::Rescore { by, .. } => Part::Reranker(self.rescorer(by)?),
+                StageSpec::Rerank(ref spec) => {
+                    let judges = self.judges.as_ref().ok_or_else(|| Error::NoModels { stage: stage.name.clone() })?;
+                    Part::Reranker(judges.reranker(spec, Arc::new(self.snapshot().clone()))?)
+                }
                 StageSpec::MarginalRelevance { .. } => Part::Vectors(self.dense()?.clone()),
                 StageSpec::Read | StageSpec::Expand { .. } => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {

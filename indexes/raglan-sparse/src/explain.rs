@@ -20,7 +20,7 @@ pub struct Bm25Explanation {
     pub k1: f32,
     /// How much a chunk's length counts.
     pub b: f32,
-    /// The query's distinct terms in alphabetical order.
+    /// The query's distinct terms, the heaviest first, which is the order in which contributions are added up.
     pub terms: Vec<TermExplanation>,
 }
 

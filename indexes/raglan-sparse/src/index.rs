@@ -17,6 +17,9 @@ use crate::{Analyzer, AnalyzerConfig, Result};
 /// Looking a document up in a posting list costs as much as scoring about this many postings in a row.
 const LOOK_UP: u64 = 32;
 
+/// Documents with a score are noted one by one while they are at most one in this many.
+const TOUCHED: usize = 8;
+
 /// BM25 over the chunks of immutable segments, scored as one index: exactly, and with the statistics of all live chunks.
 pub struct Bm25Index {
     analyzer: Analyzer,
@@ -26,7 +29,9 @@ pub struct Bm25Index {
     parameters: Bm25Parameters,
 }
 
-/// A query's terms, and for each part the postings of those that are there.
+/// A query's terms, the heaviest first, and for each part the postings of those that are there.
+///
+/// That is the order in which contributions are added up, whatever the segments and whatever is left out.
 struct Plan {
     terms: Vec<QueryTerm>,
     /// By part; the postings with the weights of their terms, in the order of the terms.
@@ -101,7 +106,7 @@ impl Bm25Index {
     }
 
     fn plan(&self, query: &str) -> Result<Plan> {
-        let mut plan = Plan { terms: Vec::new(), postings: self.parts.iter().map(|_| Vec::new()).collect() };
+        let mut terms = Vec::new();
         for (text, count) in distinct_terms(&self.analyzer, query) {
             let mut df = 0;
             let mut found = Vec::new();
@@ -114,7 +119,11 @@ impl Bm25Index {
                 }
                 found.push((i, postings));
             }
-            let term = QueryTerm { text, count, df, idf: idf(self.n_chunks, df) };
+            terms.push((QueryTerm { text, count, df, idf: idf(self.n_chunks, df) }, found));
+        }
+        terms.sort_by(|(a, _), (b, _)| b.weight().total_cmp(&a.weight()));
+        let mut plan = Plan { terms: Vec::new(), postings: self.parts.iter().map(|_| Vec::new()).collect() };
+        for (term, found) in terms {
             for (i, postings) in found {
                 plan.postings[i].push((term.weight(), postings));
             }
@@ -165,7 +174,8 @@ fn search_part(
         Some(docs) if docs.len() as u64 * postings.len() as u64 * LOOK_UP < n_postings => {
             score_few(part, &mut postings, k, &docs)
         }
-        allowed => score_all(part, &mut postings, k, allowed.as_deref()),
+        Some(docs) => score_allowed(part, &mut postings, k, &docs),
+        None => score_all(part, &mut postings, k),
     };
     best.into_best_first().into_iter().map(|(score, doc)| Hit::new(ChunkId(part.ids[doc as usize]), score)).collect()
 }
@@ -193,37 +203,167 @@ thread_local! {
     static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Scores all documents, one posting list after the other.
-fn score_all(part: &Part, postings: &mut [(f32, BlockSegmentPostings)], k: usize, allowed: Option<&[u32]>) -> TopK {
+/// The best among some documents, by scoring all, one posting list after the other.
+fn score_allowed(part: &Part, postings: &mut [(f32, BlockSegmentPostings)], k: usize, docs: &[u32]) -> TopK {
+    with_scores(part, |scores| {
+        for (weight, postings) in postings {
+            add_contributions(*weight, postings, &part.norms, scores);
+        }
+        let best = best_of(scores, docs, k);
+        scores.fill(0.0);
+        best
+    })
+}
+
+/// The best of all documents, one posting list after the other, until what is left of the lists can lift no other
+/// document among the best: only those that may be are looked up then (after MaxScore, Turtle and Flood 1995).
+fn score_all(part: &Part, postings: &mut [(f32, BlockSegmentPostings)], k: usize) -> TopK {
+    with_scores(part, |scores| {
+        let mut touched = Some(Vec::new());
+        for at in 0..postings.len() {
+            let (weight, list) = &mut postings[at];
+            let Some(docs) = &mut touched else {
+                add_contributions(*weight, list, &part.norms, scores);
+                continue;
+            };
+            add_first_contributions(*weight, list, &part.norms, scores, docs);
+            if docs.len() > scores.len() / TOUCHED {
+                touched = None;
+            } else if let Some(contenders) = contenders(part, scores, docs, &postings[at + 1..], k) {
+                let best = score_contenders(part, scores, contenders, &mut postings[at + 1..], k);
+                docs.iter().for_each(|&doc| scores[doc as usize] = 0.0);
+                return best;
+            }
+        }
+        if let Some(docs) = touched {
+            let live: Vec<u32> = docs.iter().copied().filter(|doc| part.deleted.binary_search(doc).is_err()).collect();
+            let best = best_of(scores, &live, k);
+            docs.iter().for_each(|&doc| scores[doc as usize] = 0.0);
+            return best;
+        }
+        for &doc in &part.deleted {
+            scores[doc as usize] = 0.0;
+        }
+        let mut best = TopK::new(k);
+        best.extend_positive(scores, 0).expect("contributions are positive numbers");
+        scores.fill(0.0);
+        best
+    })
+}
+
+/// The documents, in order, that may be among the best when the rest of the lists is added; none where others may be too,
+/// or where looking them up would take longer than adding.
+fn contenders(
+    part: &Part,
+    scores: &[f32],
+    touched: &[u32],
+    rest: &[(f32, BlockSegmentPostings)],
+    k: usize,
+) -> Option<Vec<u32>> {
+    let n_left: u64 = rest.iter().map(|(_, list)| u64::from(list.doc_freq())).sum();
+    if touched.len() < k || n_left < touched.len() as u64 {
+        return None;
+    }
+    let mut contenders = touched.to_vec();
+    contenders.retain(|doc| part.deleted.binary_search(doc).is_err());
+    let least = kth_best(scores, &contenders, k)?;
+    let most = most_added(rest);
+    if reaches(0.0, most, rest.len(), least) {
+        return None;
+    }
+    contenders.retain(|&doc| reaches(scores[doc as usize], most, rest.len(), least));
+    contenders.sort_unstable();
+    (contenders.len() as u64 * rest.len() as u64 * LOOK_UP < n_left).then_some(contenders)
+}
+
+/// The best of the contenders, which are in order, with what the rest of the lists adds to their scores.
+fn score_contenders(
+    part: &Part,
+    scores: &mut [f32],
+    mut contenders: Vec<u32>,
+    mut rest: &mut [(f32, BlockSegmentPostings)],
+    k: usize,
+) -> TopK {
+    while let Some(((weight, list), others)) = rest.split_first_mut() {
+        for &doc in &contenders {
+            let tf = frequency(list, doc);
+            if tf > 0 {
+                scores[doc as usize] += contribution(*weight, tf, part.norms[doc as usize]);
+            }
+        }
+        rest = others;
+        if let Some(least) = kth_best(scores, &contenders, k) {
+            let most = most_added(rest);
+            contenders.retain(|&doc| reaches(scores[doc as usize], most, rest.len(), least));
+        }
+    }
+    best_of(scores, &contenders, k)
+}
+
+/// The most that the lists add to a score: a contribution is not above its weight.
+fn most_added(lists: &[(f32, BlockSegmentPostings)]) -> f32 {
+    lists.iter().map(|(weight, _)| weight).sum()
+}
+
+/// Whether a score to which `n` contributions of at most `most` in all are added, each rounded, may reach `least`.
+fn reaches(score: f32, most: f32, n: usize, least: f32) -> bool {
+    (score + most) * (1.0 + (n + 1) as f32 * f32::EPSILON) >= least
+}
+
+/// The least of the `k` best scores of these documents, if they are so many.
+fn kth_best(scores: &[f32], docs: &[u32], k: usize) -> Option<f32> {
+    let mut of_docs: Vec<f32> = docs.iter().map(|&doc| scores[doc as usize]).collect();
+    if of_docs.len() < k {
+        return None;
+    }
+    Some(*of_docs.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1)
+}
+
+/// The best of these documents that have a score.
+fn best_of(scores: &[f32], docs: &[u32], k: usize) -> TopK {
+    let mut best = TopK::new(k);
+    for &doc in docs {
+        let score = scores[doc as usize];
+        if score > 0.0 {
+            best.push(score, doc).expect("contributions are positive numbers");
+        }
+    }
+    best
+}
+
+/// Works with a score of 0 for each document, which are to be 0 again afterwards.
+fn with_scores(part: &Part, work: impl FnOnce(&mut [f32]) -> TopK) -> TopK {
     SCORES.with_borrow_mut(|scores| {
         let n = part.ids.len();
         if scores.len() < n {
             scores.resize(n, 0.0);
         }
-        let scores = &mut scores[..n];
-        for (weight, postings) in postings {
-            add_contributions(*weight, postings, &part.norms, scores);
-        }
-        let mut best = TopK::new(k);
-        match allowed {
-            Some(docs) => {
-                for &doc in docs {
-                    let score = scores[doc as usize];
-                    if score > 0.0 {
-                        best.push(score, doc).expect("contributions are positive numbers");
-                    }
-                }
-            }
-            None => {
-                for &doc in &part.deleted {
-                    scores[doc as usize] = 0.0;
-                }
-                best.extend_positive(scores, 0).expect("contributions are positive numbers");
-            }
-        }
-        scores.fill(0.0);
-        best
+        work(&mut scores[..n])
     })
+}
+
+/// Adds what a list contributes, and notes the documents that had no score before.
+fn add_first_contributions(
+    weight: f32,
+    postings: &mut BlockSegmentPostings,
+    norms: &[f32],
+    scores: &mut [f32],
+    touched: &mut Vec<u32>,
+) {
+    loop {
+        let docs = postings.docs();
+        if docs.is_empty() {
+            return;
+        }
+        for (&doc, &tf) in docs.iter().zip(postings.freqs()) {
+            let score = &mut scores[doc as usize];
+            if *score == 0.0 {
+                touched.push(doc);
+            }
+            *score += contribution(weight, tf, norms[doc as usize]);
+        }
+        postings.advance();
+    }
 }
 
 fn add_contributions(weight: f32, postings: &mut BlockSegmentPostings, norms: &[f32], scores: &mut [f32]) {

@@ -22,7 +22,7 @@ impl QueryTerm {
     }
 }
 
-/// The distinct terms of a query in alphabetical order, which is the order in which contributions are added up.
+/// The distinct terms of a query in alphabetical order.
 pub fn distinct_terms(analyzer: &Analyzer, query: &str) -> Vec<(String, u32)> {
     let mut counts = BTreeMap::new();
     for token in analyzer.tokens(query) {

@@ -120,6 +120,29 @@ fn equals_brute_force_over_segments_deletes_and_filters() {
 }
 
 #[test]
+fn lists_that_are_not_read_to_their_end_change_no_bit() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    // A word's rank decides how many chunks have it: from all to a few.
+    let texts: Vec<(u32, String)> = (0..30_000)
+        .map(|id| {
+            let words = (1..=400_u32).filter(|&rank| rng.random_bool(1.0 / f64::from(rank)));
+            let words = words.flat_map(|rank| vec![format!("w{rank}"); 1 + (id as usize * 7 + rank as usize) % 3]);
+            (id, words.collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let deleted = set((0..30_000).filter(|id| id % 11 == 0));
+    let (_root, index) = index(&[texts], &deleted, 2);
+    let all = Some(Arc::new(set(0..30_000)));
+    for text in ["w1 w2 w397", "w300 w2 w1 w3", "w150 w200 w399 w1", "w90 w91 w1 w2 w4", "w2 w3", "w399 unknown w1"] {
+        for k in [1, 10, 50] {
+            let pruned = index.search(&[text.into()], k).unwrap();
+            let whole = index.search(&[Query { text: text.to_owned(), allowed: all.clone() }], k).unwrap();
+            assert_eq!(pruned, whole, "{text}, {k}");
+        }
+    }
+}
+
+#[test]
 fn ties_at_the_cut_go_by_lower_id_across_segments() {
     let same = |ids: Vec<u32>| ids.into_iter().map(|id| (id, "cache page".to_owned())).collect::<Vec<_>>();
     let segments =

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Input, Recipe, StageSpec};
+use super::{Input, Recipe, RerankSpec, StageSpec};
 use crate::Fusion;
 
 /// The canonical TOML.
@@ -55,6 +55,38 @@ pub(super) fn table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
         StageSpec::Rescore { by, k } => {
             line("by", string(&by.to_string()));
             line("k", k.to_string());
+        }
+        StageSpec::Rerank(RerankSpec {
+            by,
+            model,
+            depth,
+            k,
+            passage_tokens,
+            window,
+            step,
+            children,
+            top,
+            first_layer,
+            n_layers,
+            budget_tokens,
+            budget_ms,
+        }) => {
+            line("by", string(&by.to_string()));
+            line("model", string(model));
+            let numbers = [
+                ("depth", depth),
+                ("k", k),
+                ("passage_tokens", passage_tokens),
+                ("window", window),
+                ("step", step),
+                ("children", children),
+                ("top", top),
+                ("first_layer", first_layer),
+                ("n_layers", n_layers),
+                ("budget_tokens", budget_tokens),
+                ("budget_ms", budget_ms),
+            ];
+            numbers.iter().for_each(|(key, number)| line(key, number.to_string()));
         }
         StageSpec::Dense { k, mode } => {
             line("k", k.to_string());

@@ -17,7 +17,7 @@ use crate::Fusion;
 
 pub use error::{RecipeError, RecipeProblem};
 pub use run::{Part, Pipeline, StageRun, Value};
-pub use spec::{DenseMode, GenerateSpec, Port, Rescorer, SparseMode, SparseQueries, StageSpec};
+pub use spec::{DenseMode, GenerateSpec, Port, RerankSpec, Reranking, Rescorer, SparseMode, SparseQueries, StageSpec};
 
 /// A pipeline as a graph of stages whose ports fit.
 ///
@@ -159,6 +159,7 @@ impl Recipe {
                 | StageSpec::Late { k: own }
                 | StageSpec::Rescore { k: own, .. }
                 | StageSpec::MarginalRelevance { k: own, .. }
+                | StageSpec::Rerank(RerankSpec { k: own, .. })
                 | StageSpec::Select { k: own } => set(own),
                 StageSpec::Fuse { k: own, depth, .. } => {
                     set(own);

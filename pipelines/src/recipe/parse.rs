@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{DenseMode, GenerateSpec, RecipeError, RecipeProblem, Rescorer, SparseMode, SparseQueries, StageSpec};
+use super::{
+    DenseMode, GenerateSpec, RecipeError, RecipeProblem, RerankSpec, Reranking, Rescorer, SparseMode, SparseQueries,
+    StageSpec,
+};
 use crate::Fusion;
 
 /// The name that stands for the questions.
@@ -151,6 +154,32 @@ impl<'a> Table<'a, '_> {
                 Some(by) => StageSpec::Rescore { by: known(by), k: self.integer("k", 1..=MOST, 100)? },
                 None => return Err(self.missing("by")),
             },
+            "rerank" => {
+                let Some(by) = self.word("by", &Reranking::NAMES, "way to rerank")? else {
+                    return Err(self.missing("by"));
+                };
+                let by = known(by);
+                let model = self.string("model")?.unwrap_or_default().to_owned();
+                if by == Reranking::CrossEncoder && model.is_empty() {
+                    return Err(self.missing("model"));
+                }
+                let window = self.integer("window", 2..=26, 20)?;
+                StageSpec::Rerank(RerankSpec {
+                    by,
+                    model,
+                    depth: self.integer("depth", 1..=MOST, 20)?,
+                    k: self.integer("k", 1..=MOST, 100)?,
+                    passage_tokens: self.integer("passage_tokens", 1..=MOST, 160)?,
+                    window,
+                    step: self.integer("step", 1..=window, window.min(10))?,
+                    children: self.integer("children", 1..=25, 4)?,
+                    top: self.integer("top", 1..=MOST, 10)?,
+                    first_layer: self.integer("first_layer", 0..=MOST, 0)?,
+                    n_layers: self.integer("n_layers", 0..=MOST, 0)?,
+                    budget_tokens: self.integer("budget_tokens", 0..=MOST, 0)?,
+                    budget_ms: self.integer("budget_ms", 0..=MOST, 0)?,
+                })
+            }
             "mmr" => StageSpec::MarginalRelevance {
                 lambda: self.float("lambda", 0.0..=1.0, 0.7)?,
                 k: self.integer("k", 1..=MOST, 10)?,

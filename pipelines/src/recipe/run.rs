@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use raglan_core::{Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever};
 
-use super::{Input, Port, Recipe, RecipeStage, StageSpec};
+use super::{Input, Port, Recipe, RecipeStage, RerankSpec, StageSpec};
 use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
 
 /// What a stage of a recipe needs from outside.
@@ -79,7 +79,7 @@ impl Recipe {
                 | StageSpec::Dense { .. }
                 | StageSpec::Sparse { .. }
                 | StageSpec::Late { .. } => "a retriever",
-                StageSpec::Rescore { .. } => "a reranker",
+                StageSpec::Rescore { .. } | StageSpec::Rerank(_) => "a reranker",
                 StageSpec::MarginalRelevance { .. } => "vectors",
                 StageSpec::Read | StageSpec::Expand { .. } => "a store",
                 StageSpec::Generate(_) => "a generator",
@@ -135,9 +135,10 @@ impl Pipeline {
                     | StageSpec::Late { k },
                     Some(Part::Retriever(retriever)),
                 ) => Value::Rankings(retrieve(&**retriever, *k).run(queries.clone())?),
-                (StageSpec::Rescore { k, .. }, Some(Part::Reranker(reranker))) => {
-                    Value::Rankings(rerank(&**reranker, *k).run(rankings(0))?)
-                }
+                (
+                    StageSpec::Rescore { k, .. } | StageSpec::Rerank(RerankSpec { k, .. }),
+                    Some(Part::Reranker(reranker)),
+                ) => Value::Rankings(rerank(&**reranker, *k).run(rankings(0))?),
                 (StageSpec::MarginalRelevance { lambda, k }, Some(Part::Vectors(vectors))) => {
                     Value::Rankings(mmr(&**vectors, *lambda, *k).run(rankings(0))?)
                 }

@@ -72,6 +72,8 @@ pub enum StageSpec {
         /// How many hits to score and to keep; 100 unless said.
         k: usize,
     },
+    /// `rerank`: Ranking → Ranking, its first hits judged by a model that reads them.
+    Rerank(RerankSpec),
     /// `fuse`: two Rankings or more → Ranking.
     Fuse {
         /// `method`, with `minima` for `min-max` and `k0` for `reciprocal-rank`; `min-max` unless said.
@@ -167,6 +169,61 @@ pub enum Rescorer {
     Late,
 }
 
+/// What judges the passages of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reranking {
+    /// An encoder that reads question and passage together.
+    CrossEncoder,
+    /// How likely a language model finds the question after the passage.
+    QueryLikelihood,
+    /// Whether a language model says yes when asked whether the passage answers the question.
+    YesNo,
+    /// A language model that tells which of two passages is better.
+    Pairwise,
+    /// A language model that tells which of a few passages is best.
+    Setwise,
+    /// A language model that writes all passages of a window in order.
+    Listwise,
+    /// The same prompt, by what the model would write first.
+    First,
+    /// Where a language model's attention goes from the question.
+    InContext,
+    /// The words that passage and question share.
+    WordOverlap,
+}
+
+/// How passages are judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RerankSpec {
+    /// By what; must be said.
+    pub by: Reranking,
+    /// The model's name or folder; empty, the default language model, unless said. A cross-encoder must be named.
+    pub model: String,
+    /// How many of the first hits are judged; 20 unless said. The others follow as they came.
+    pub depth: usize,
+    /// How many hits to keep; 100 unless said.
+    pub k: usize,
+    /// Tokens of a passage that language models read; 160 unless said.
+    pub passage_tokens: usize,
+    /// Passages in a window of `listwise` and `first`; 20 unless said.
+    pub window: usize,
+    /// How far such a window moves; 10 unless said.
+    pub step: usize,
+    /// Passages that `setwise` compares with one; 4 unless said.
+    pub children: usize,
+    /// How many of the best `pairwise` and `setwise` find; 10 unless said.
+    pub top: usize,
+    /// The first layer that counts for `in-context`; 0 unless said.
+    pub first_layer: usize,
+    /// How many layers count from there on; 0, all, unless said.
+    pub n_layers: usize,
+    /// The most tokens that a question may cost; 0, no limit, unless said.
+    pub budget_tokens: usize,
+    /// The most milliseconds that a question may take; 0, no limit, unless said.
+    pub budget_ms: usize,
+}
+
 /// Names for the values of an enumeration, as recipes spell them.
 macro_rules! names {
     ($type:ty, $what:literal, { $($value:ident => $name:literal),+ $(,)? }) => {
@@ -204,6 +261,12 @@ names!(SparseQueries, "kind of sparse queries", { Encoded => "encoded", Inferenc
 names!(SparseMode, "sparse mode", { Exact => "exact", Approximate => "approximate" });
 names!(Rescorer, "rescorer", {
     Sparse => "sparse", SparseInferenceFree => "sparse-inference-free", Late => "late",
+});
+
+names!(Reranking, "way to rerank", {
+    CrossEncoder => "cross-encoder", QueryLikelihood => "query-likelihood", YesNo => "yes-no", Pairwise => "pairwise",
+    Setwise => "setwise", Listwise => "listwise", First => "first", InContext => "in-context",
+    WordOverlap => "word-overlap",
 });
 
 /// How an answer is generated.
@@ -281,6 +344,7 @@ impl StageSpec {
             Self::MarginalRelevance { .. } => "mmr",
             Self::Read => "read",
             Self::Rescore { .. } => "rescore",
+            Self::Rerank(_) => "rerank",
             Self::Select { .. } => "select",
             Self::Sparse { .. } => "sparse",
         }
@@ -295,6 +359,7 @@ impl StageSpec {
             | Self::MarginalRelevance { .. }
             | Self::Read
             | Self::Rescore { .. }
+            | Self::Rerank(_)
             | Self::Select { .. } => Port::Ranking,
             Self::Expand { .. } | Self::Generate(_) => Port::Context,
         }

@@ -124,8 +124,8 @@ fn misspelled_words_get_the_nearest_one() {
     refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
     refused_at(
         "[stage.a]\nuse = 'xyz'",
-        "r.toml:2:7: no stage kind `xyz`; there are bm25, dense, expand, fuse, gate, generate, late, mmr, read, rescore, \
-         select, sparse",
+        "r.toml:2:7: no stage kind `xyz`; there are bm25, dense, expand, fuse, gate, generate, late, mmr, read, rerank, \
+         rescore, select, sparse",
     );
     refused_at(
         "[stage.a]\nuse = 'generate'\ninput = 'b'\ntemprature = 1",

@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-model", &["raglan-kernels", "raglan-kv"]),
     ("raglan-embed", &["raglan-core", "raglan-model"]),
     ("raglan-generate", &["raglan-core", "raglan-kv", "raglan-model"]),
+    ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-kv", "raglan-model"]),
     ("raglan-eval", &["raglan-core", "raglan-datasets"]),
     (
         "raglan",
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "raglan-late",
             "raglan-model",
             "raglan-pipeline",
+            "raglan-rerank",
             "raglan-sparse",
             "raglan-store",
         ],

@@ -186,7 +186,7 @@ fn open(
     if report.interrupted {
         bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
     }
-    Ok((Index::open(&folder, |_| Ok(encoders))?, report))
+    Ok((Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone()), report))
 }
 
 /// The kinds of vectors that a recipe's stages need.

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use raglan_model::{ChatTemplate, DecoderModel, GgufFile, Products, Tokenizer};
-
-use crate::Result;
+use crate::{ChatTemplate, DecoderModel, GgufFile, Products, Result, Tokenizer};
 
 /// An instruction-tuned language model, ready to converse.
 #[derive(Debug)]
@@ -25,7 +23,7 @@ impl LanguageModel {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when a file is not sound or holds a model of another kind.
+    /// What [`DecoderModel::load`], [`Tokenizer`] and [`ChatTemplate`] give when a file is not sound or holds a model of another kind.
     pub fn load(path: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {

@@ -1,0 +1,206 @@
+//! Where the question looks (in-context reranking; Chen et al. 2025): the attention that its tokens pay to each passage,
+//! less what a question without content pays.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use raglan_kv::KvCache;
+use raglan_model::LanguageModel;
+
+use crate::judge::Meter;
+use crate::prompt::{ChatFrame, encode, encode_text, passage_room};
+use crate::query_likelihood::QUESTION_TOKENS;
+use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
+
+/// Scores all passages by two passes of a short question behind them; nothing is written.
+///
+/// With `A[t, u]` the attention of a question's token to a passage's token, in every head of the layers that count,
+/// `s_u = Σ mean_t A[t, u]`, `d_u = s_u(question) − s_u("N/A")`; a passage's score is the sum of the `d_u` that are above
+/// its mean less two deviations.
+#[derive(Debug)]
+pub struct InContext {
+    model: Arc<LanguageModel>,
+    frame: ChatFrame,
+    words: Words,
+    /// The layers that count; those behind them are not computed.
+    layers: Range<usize>,
+    is_calibrated: bool,
+    max_passage_tokens: usize,
+}
+
+#[derive(Debug)]
+struct Words {
+    opening: Vec<u32>,
+    passage: Vec<u32>,
+    request: Vec<u32>,
+    no_question: Vec<u32>,
+}
+
+impl InContext {
+    /// A judge that sums the attention of these layers (all of the model's, when none are named), and reads up to
+    /// `max_passage_tokens` of each passage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] when there are no such layers; [`Error::ChatTemplate`].
+    pub fn new(model: Arc<LanguageModel>, layers: Option<Range<usize>>, max_passage_tokens: usize) -> Result<Self> {
+        let n_layers = model.transformer.config().n_layers;
+        let layers = layers.unwrap_or(0..n_layers);
+        if layers.is_empty() || layers.end > n_layers {
+            let problem = format!("are {} to {}, and the model has {n_layers}", layers.start, layers.end);
+            return Err(Error::Parameter { name: "layers", problem });
+        }
+        Ok(Self {
+            frame: ChatFrame::of(&model)?,
+            words: Words {
+                opening: encode(&model, "Here are some paragraphs:")?,
+                passage: encode(&model, "\n\n")?,
+                request: encode(
+                    &model,
+                    "\n\nPlease answer the following question from the paragraphs above.\n\nQuestion: ",
+                )?,
+                no_question: encode(&model, "N/A")?,
+            },
+            layers,
+            is_calibrated: true,
+            max_passage_tokens,
+            model,
+        })
+    }
+
+    /// The same judge without calibration: the question's attention as it is.
+    #[must_use]
+    pub fn uncalibrated(self) -> Self {
+        Self { is_calibrated: false, ..self }
+    }
+
+    /// Appends tokens to a cache, as deep as layers count; with `ranges`, gives the mean attention that the tokens pay
+    /// to each, summed over heads and the layers that count.
+    fn read(&self, cache: &mut KvCache, tokens: &[u32], ranges: &[Range<usize>]) -> Result<Vec<f32>> {
+        let first = cache.len();
+        let slots: Vec<usize> = (first..first + tokens.len()).collect();
+        let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
+        let rows: Vec<usize> = (0..tokens.len()).collect();
+        let mut sums = vec![0.0; ranges.len()];
+        let mut pass = self.model.transformer.begin_pass(cache, tokens, &positions, &slots)?;
+        for layer in 0..self.layers.end {
+            pass.layer()?;
+            if ranges.is_empty() || !self.layers.contains(&layer) {
+                continue;
+            }
+            let mass = pass.attention_mass(&rows, ranges)?;
+            for of_head in mass.chunks_exact(ranges.len()) {
+                sums.iter_mut().zip(of_head).for_each(|(sum, mass)| *sum += mass / tokens.len() as f32);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The score of each passage of a window.
+    fn scores(&self, question: &[u32], passages: &[Vec<u32>], meter: &mut Meter) -> Result<Vec<f32>> {
+        let mut prefix = [&*self.frame.before, &self.words.opening].concat();
+        let mut spans = Vec::with_capacity(passages.len());
+        for passage in passages {
+            prefix.extend(&self.words.passage);
+            let start = prefix.len();
+            prefix.extend(passage);
+            spans.push(start..prefix.len());
+        }
+        let mut cache = self.model.transformer.cache();
+        // The prefix in pieces of which each is a full-speed product and no more memory than needed.
+        for piece in prefix.chunks(PIECE) {
+            self.read(&mut cache, piece, &[])?;
+        }
+        meter.count(1, prefix.len(), 0);
+        let each: Vec<Range<usize>> = spans.iter().cloned().flatten().map(|slot| slot..slot + 1).collect();
+        let mut attention = |question: &[u32]| {
+            let tail = [&*self.words.request, question, &self.frame.after].concat();
+            let sums = self.read(&mut cache, &tail, &each);
+            cache.truncate(prefix.len());
+            meter.count(1, tail.len(), 0);
+            sums
+        };
+        let mut differences = attention(question)?;
+        if self.is_calibrated {
+            let calibration = attention(&self.words.no_question)?;
+            differences.iter_mut().zip(calibration).for_each(|(d, c)| *d -= c);
+        }
+        let mut rest = &*differences;
+        let scores = spans.iter().map(|span| {
+            let of_passage;
+            (of_passage, rest) = rest.split_at(span.len());
+            score(of_passage)
+        });
+        Ok(scores.collect())
+    }
+}
+
+/// Tokens of a prefix that pass together.
+const PIECE: usize = 512;
+
+/// The sum of what is not far below the mean.
+fn score(differences: &[f32]) -> f32 {
+    let n = differences.len() as f32;
+    let mean = differences.iter().sum::<f32>() / n;
+    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f32>() / (n - 1.0);
+    // A single token has no deviation, and counts.
+    let least = if variance.is_finite() { mean - 2.0 * variance.sqrt() } else { f32::NEG_INFINITY };
+    differences.iter().filter(|&&d| d > least || variance == 0.0).sum()
+}
+
+impl Judge for InContext {
+    fn name(&self) -> String {
+        let calibration = if self.is_calibrated { "" } else { ", uncalibrated" };
+        format!("in-context(layers {}–{}{calibration})", self.layers.start, self.layers.end - 1)
+    }
+
+    fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
+        let judge = |task: &Task<'_>| {
+            let mut meter = Meter::start(budget);
+            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let tail = self.words.request.len() + question.len().max(self.words.no_question.len());
+            let rest = self.frame.len() + self.words.opening.len() + tail;
+            let separator = self.words.passage.len();
+            let room = passage_room(&self.model, rest + separator, 1, self.max_passage_tokens)?;
+            let passages = task.passages.iter().map(|passage| encode_text(&self.model, passage, room));
+            let passages = passages.collect::<Result<Vec<_>>>()?;
+            let mut scores = vec![None; passages.len()];
+            // All at once if they fit; what does not is left to windows of its own, whose scores are of the same scale.
+            let limit = self.model.transformer.config().context_len;
+            let mut first = 0;
+            while first < passages.len() {
+                let (mut end, mut n_tokens) = (first, rest);
+                while end < passages.len() && n_tokens + separator + passages[end].len() <= limit {
+                    n_tokens += separator + passages[end].len();
+                    end += 1;
+                }
+                if end == first {
+                    return Err(Error::NoRoom { needed: n_tokens + separator + passages[first].len(), limit });
+                }
+                if !meter.allows(n_tokens) {
+                    break;
+                }
+                let window = self.scores(&question, &passages[first..end], &mut meter)?;
+                scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
+                first = end;
+            }
+            Ok(meter.stop(Verdict::Scores(scores)))
+        };
+        tasks.iter().map(judge).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_far_below_the_mean_do_not_count() {
+        let mut differences = vec![1.0; 20];
+        differences.push(-9.0);
+        assert!((score(&differences) - 20.0).abs() <= 1e-5);
+        assert!((score(&[2.0, 2.0]) - 4.0).abs() <= 1e-6);
+        assert!((score(&[3.0]) - 3.0).abs() <= 1e-6);
+        assert_eq!(score(&[]), 0.0);
+    }
+}

@@ -1,0 +1,156 @@
+//! Prompts in pieces, and what a language model says next.
+
+use std::ops::Range;
+
+use raglan_model::{ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Want};
+
+use crate::judge::Meter;
+use crate::{Error, Result};
+
+/// Stands for the user's words while it is found out what a chat template writes around them.
+const MARK: &str = "\u{f8ef}";
+
+/// About how many tokens pass through a model together.
+const BATCH_TOKENS: usize = 2048;
+
+/// What a model's chat template writes before and behind the user's words, in tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct ChatFrame {
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
+}
+
+impl ChatFrame {
+    pub fn of(model: &LanguageModel) -> Result<Self> {
+        let turn = model.template.render(&[ChatMessage::new(ChatRole::User, MARK)])?;
+        let Some((before, after)) = turn.split_once(MARK).filter(|(_, after)| !after.contains(MARK)) else {
+            return Err(Error::ChatTemplate);
+        };
+        Ok(Self { before: model.tokenizer.encode_prompt(before)?.ids, after: encode(model, after)? })
+    }
+
+    pub fn len(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
+}
+
+/// The tokens of a piece of a prompt; texts of users must be defused.
+pub(crate) fn encode(model: &LanguageModel, text: &str) -> Result<Vec<u32>> {
+    Ok(model.tokenizer.encode(text, false)?.ids)
+}
+
+/// The first tokens of a text that somebody else wrote, without the marks of chat templates.
+pub(crate) fn encode_text(model: &LanguageModel, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
+    // No token is longer than this many bytes for long; what is cut off is not worth its time.
+    let mut end = text.len().min(max_tokens.saturating_mul(32));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut ids = encode(model, &model.tokenizer.defuse(&text[..end]))?;
+    ids.truncate(max_tokens);
+    Ok(ids)
+}
+
+/// Labels `A`, `B`, … behind an opening bracket, one token each.
+#[derive(Clone, Debug)]
+pub(crate) struct Labels {
+    /// The tokens of `[`.
+    pub bracket: Vec<u32>,
+    /// The token of each letter behind it.
+    pub letters: Vec<u32>,
+}
+
+impl Labels {
+    /// As many labels as are wanted, at most 26.
+    pub fn of(model: &LanguageModel, n: usize) -> Result<Self> {
+        let bracket = encode(model, "[")?;
+        let mut letters = Vec::with_capacity(n);
+        for label in ('A'..='Z').take(n) {
+            let ids = encode(model, &format!("[{label}"))?;
+            match ids.strip_prefix(&*bracket) {
+                Some(&[letter]) if !letters.contains(&letter) => letters.push(letter),
+                _ => return Err(Error::Labels { label: label.into() }),
+            }
+        }
+        Ok(Self { bracket, letters })
+    }
+
+    pub fn label(i: usize) -> char {
+        char::from(b'A' + i as u8)
+    }
+}
+
+/// A prompt, and the rows after which logits are wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub ids: Vec<u32>,
+    pub rows: Range<usize>,
+}
+
+impl Wanted {
+    /// A prompt whose next token is asked for.
+    pub fn next(ids: Vec<u32>) -> Self {
+        let last = ids.len() - 1;
+        Self { ids, rows: last..last + 1 }
+    }
+}
+
+/// The logits of prompts, `[n_rows, vocab_size]` each, read together as far as they fit; `take` is called with each
+/// prompt's place and logits. Prompts for which nothing of the budget is left are not read.
+pub(crate) fn read_prompts(
+    model: &LanguageModel,
+    prompts: &[Wanted],
+    meter: &mut Meter,
+    mut take: impl FnMut(usize, &[f32]) -> Result<()>,
+) -> Result<()> {
+    let transformer = &model.transformer;
+    let mut first = 0;
+    while first < prompts.len() {
+        let mut end = first + 1;
+        let mut n_tokens = prompts[first].ids.len();
+        while end < prompts.len() && n_tokens + prompts[end].ids.len() <= BATCH_TOKENS {
+            n_tokens += prompts[end].ids.len();
+            end += 1;
+        }
+        // What is over budget is tried with fewer prompts at a time.
+        while end > first && !meter.allows(n_tokens) {
+            end -= 1;
+            n_tokens -= prompts[end].ids.len();
+        }
+        if end == first {
+            return Ok(());
+        }
+        let batch = &prompts[first..end];
+        let mut caches: Vec<_> = batch.iter().map(|_| transformer.cache()).collect();
+        let slots: Vec<Vec<usize>> = batch.iter().map(|prompt| (0..prompt.ids.len()).collect()).collect();
+        let positions: Vec<Vec<u32>> = batch.iter().map(|prompt| (0..prompt.ids.len() as u32).collect()).collect();
+        let rows: Vec<Vec<usize>> = batch.iter().map(|prompt| prompt.rows.clone().collect()).collect();
+        let mut sequences: Vec<ForwardSequence<'_>> = Vec::with_capacity(batch.len());
+        for (i, (prompt, cache)) in batch.iter().zip(&mut caches).enumerate() {
+            let own = ForwardRows {
+                tokens: &prompt.ids,
+                positions: &positions[i],
+                slots: &slots[i],
+                ..ForwardRows::default()
+            };
+            sequences.push(ForwardSequence { rows: own, cache, want: Want { logits: &rows[i], ..Want::default() } });
+        }
+        let forwarded = transformer.forward(&mut sequences)?;
+        meter.count(batch.len(), n_tokens, 0);
+        for (i, forwarded) in (first..).zip(forwarded) {
+            take(i, &forwarded.logits)?;
+        }
+        first = end;
+    }
+    Ok(())
+}
+
+/// How many tokens a passage may have so that `n` of them and the rest of a prompt fit the model.
+pub(crate) fn passage_room(model: &LanguageModel, rest: usize, n: usize, max_tokens: usize) -> Result<usize> {
+    let limit = model.transformer.config().context_len;
+    let room = limit.saturating_sub(rest) / n.max(1);
+    if room == 0 {
+        return Err(Error::NoRoom { needed: rest + n, limit });
+    }
+    Ok(room.min(max_tokens))
+}

@@ -1,0 +1,157 @@
+//! Judges on a small model of random weights, and on the default language model.
+
+#[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
+mod byte_model;
+mod smollm2;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raglan_kernels::log_softmax_at;
+use raglan_model::{ForwardRows, ForwardSequence, LanguageModel, Products, Want};
+use raglan_rerank::{
+    Budget, Compare, Comparison, Error, InContext, Judge, ListReading, Listwise, QueryLikelihood, Task, Verdict, YesNo,
+};
+
+fn small() -> Arc<LanguageModel> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    byte_model::write_layers(&path, 3);
+    Arc::new(LanguageModel::load(&path, 2, Products::Stored).unwrap())
+}
+
+fn judges(model: &Arc<LanguageModel>) -> Vec<Box<dyn Judge>> {
+    let model = || model.clone();
+    vec![
+        Box::new(QueryLikelihood::new(model(), 20).unwrap()),
+        Box::new(YesNo::new(model(), 20).unwrap()),
+        Box::new(Compare::new(model(), Comparison::Pairwise, 3, 20).unwrap()),
+        Box::new(Compare::new(model(), Comparison::Setwise(3), 9, 20).unwrap()),
+        Box::new(Listwise::new(model(), ListReading::Generated, 4, 2, 20).unwrap()),
+        Box::new(Listwise::new(model(), ListReading::FirstToken, 4, 2, 20).unwrap()),
+        Box::new(InContext::new(model(), None, 20).unwrap()),
+        Box::new(InContext::new(model(), Some(1..2), 20).unwrap().uncalibrated()),
+    ]
+}
+
+const FEW: [&str; 2] = ["one passage", "another passage"];
+const MANY: [&str; 7] =
+    ["alpha", "", "a passage that is longer than what is read of it", "<|im_start|>beta", "beta", "\u{1f600}", "alpha"];
+
+#[test]
+fn every_passage_has_one_place_and_tasks_do_not_meet() {
+    let model = small();
+    let tasks = [Task { question: "which?", passages: &FEW }, Task { question: "what now", passages: &MANY }];
+    let empty = [Task { question: "nothing", passages: &[] }, Task { question: "", passages: &FEW }];
+    for judge in judges(&model) {
+        let together = judge.judge(&tasks, &Budget::default()).unwrap();
+        for (task, judged) in tasks.iter().zip(&together) {
+            let mut places: Vec<usize> = judged.verdict.ranked(task.passages.len()).iter().map(|(i, _)| *i).collect();
+            places.sort_unstable();
+            assert_eq!(places, (0..task.passages.len()).collect::<Vec<_>>(), "{}", judge.name());
+            let alone = &judge.judge(std::slice::from_ref(task), &Budget::default()).unwrap()[0];
+            assert_eq!(alone.verdict, judged.verdict, "{}", judge.name());
+            assert!(judged.cost.calls > 0 && judged.cost.tokens_read > 0 && judged.cost.seconds > 0.0);
+        }
+        let judged = judge.judge(&empty, &Budget::default()).unwrap();
+        assert_eq!(judged[0].verdict.ranked(0), []);
+        assert_eq!(judged[1].verdict.ranked(2).len(), 2);
+    }
+}
+
+#[test]
+fn what_is_over_budget_keeps_its_order() {
+    let model = small();
+    let task = [Task { question: "which?", passages: &MANY }];
+    for judge in judges(&model) {
+        let none = [Budget { tokens: Some(0), time: None }, Budget { tokens: None, time: Some(Duration::ZERO) }];
+        for budget in none {
+            let judged = &judge.judge(&task, &budget).unwrap()[0];
+            assert_eq!(judged.cost.tokens_read, 0, "{}", judge.name());
+            let order: Vec<usize> = judged.verdict.ranked(MANY.len()).iter().map(|(i, _)| *i).collect();
+            assert_eq!(order, [0, 1, 2, 3, 4, 5, 6], "{}", judge.name());
+        }
+        let whole = &judge.judge(&task, &Budget::default()).unwrap()[0];
+        let half = Budget { tokens: Some(whole.cost.tokens_read / 2), time: None };
+        let judged = &judge.judge(&task, &half).unwrap()[0];
+        assert!(judged.cost.tokens_read <= whole.cost.tokens_read / 2, "{}", judge.name());
+    }
+}
+
+#[test]
+fn the_likelihood_is_that_of_the_questions_tokens() {
+    let model = small();
+    let judge = QueryLikelihood::new(model.clone(), 20).unwrap();
+    let task = Task { question: "why?", passages: &FEW };
+    let Verdict::Scores(scores) = &judge.judge(&[task], &Budget::default()).unwrap()[0].verdict else {
+        panic!("it scores")
+    };
+    for (passage, score) in FEW.iter().zip(scores) {
+        let turn = format!("Passage:\n{passage}\n\nWrite the question that this passage answers.");
+        let turn = raglan_model::ChatMessage::new(raglan_model::ChatRole::User, turn);
+        let prompt = model.template.render(&[turn]).unwrap();
+        let mut session = model.transformer.session();
+        let mut logits = session.prefill(&model.tokenizer.encode_prompt(&prompt).unwrap().ids).unwrap();
+        let question = model.tokenizer.encode("why?", false).unwrap().ids;
+        let mut sum = 0.0;
+        for &token in &question {
+            let mut of_token = [0.0];
+            log_softmax_at(&logits, &[token], &mut of_token).unwrap();
+            sum += of_token[0];
+            logits = session.step(token).unwrap();
+        }
+        let score = score.expect("it was judged");
+        assert!((score - sum / question.len() as f32).abs() <= 1e-4, "{score} is not {sum} over 4");
+    }
+}
+
+#[test]
+fn attention_is_what_one_forward_over_the_whole_prompt_pays() {
+    let model = small();
+    // Passages of one token: nothing is dropped as an outlier.
+    let passages = ["a", "b", "c"];
+    let task = Task { question: "why?", passages: &passages };
+    let layers = 1..3;
+    let judge = InContext::new(model.clone(), Some(layers.clone()), 20).unwrap().uncalibrated();
+    let Verdict::Scores(scores) = &judge.judge(&[task], &Budget::default()).unwrap()[0].verdict else {
+        panic!("it scores")
+    };
+    let tail = "\n\nPlease answer the following question from the paragraphs above.\n\nQuestion: why?";
+    let turn = format!("Here are some paragraphs:\n\na\n\nb\n\nc{tail}");
+    let turn = raglan_model::ChatMessage::new(raglan_model::ChatRole::User, turn);
+    let prompt = model.template.render(&[turn]).unwrap();
+    let ids = model.tokenizer.encode_prompt(&prompt).unwrap().ids;
+    let first = prompt.find("a\n\nb\n\nc").unwrap() - "<|im_start|>".len() + 1;
+    let ranges = [0, 3, 6].map(|after| first + after..first + after + 1);
+    assert_eq!(model.tokenizer.decode(&ids[ranges[2].clone()]).unwrap(), "c");
+    let rows: Vec<usize> = (first + 7..ids.len()).collect();
+    let positions: Vec<u32> = (0..ids.len() as u32).collect();
+    let slots: Vec<usize> = (0..ids.len()).collect();
+    let mut cache = model.transformer.cache();
+    let forwarded = model.transformer.forward(&mut [ForwardSequence {
+        rows: ForwardRows { tokens: &ids, positions: &positions, slots: &slots, ..ForwardRows::default() },
+        cache: &mut cache,
+        want: Want { attention: Some((&rows, &ranges)), ..Want::default() },
+    }]);
+    let attention = &forwarded.unwrap()[0].attention;
+    let of_layer = attention.len() / 3;
+    for (i, score) in scores.iter().enumerate() {
+        let counted = &attention[layers.start * of_layer..layers.end * of_layer];
+        let expected = counted.iter().skip(i).step_by(3).sum::<f32>() / rows.len() as f32;
+        let score = score.expect("it was judged");
+        assert!((score - expected).abs() <= 1e-4 * expected.abs(), "{score} is not {expected}");
+    }
+}
+
+#[test]
+fn parameters_out_of_range_are_refused() {
+    let model = small();
+    let refused = |error: Option<Error>| assert!(matches!(error, Some(Error::Parameter { .. })), "{error:?}");
+    refused(Listwise::new(model.clone(), ListReading::FirstToken, 1, 1, 9).err());
+    refused(Listwise::new(model.clone(), ListReading::FirstToken, 27, 1, 9).err());
+    refused(Listwise::new(model.clone(), ListReading::FirstToken, 5, 6, 9).err());
+    refused(Compare::new(model.clone(), Comparison::Setwise(0), 5, 9).err());
+    refused(Compare::new(model.clone(), Comparison::Setwise(26), 5, 9).err());
+    refused(InContext::new(model.clone(), Some(2..4), 9).err());
+    refused(InContext::new(model, Some(2..2), 9).err());
+}

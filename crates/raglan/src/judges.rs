@@ -1,0 +1,92 @@
+//! Models that judge passages, loaded when a recipe first asks for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use raglan_core::{ChunkStore, Reranker};
+use raglan_model::LanguageModel;
+use raglan_pipeline::{RerankSpec, Reranking};
+use raglan_rerank::{
+    Budget, Compare, Comparison, CrossEncoder, InContext, Judge, ListReading, Listwise, PassageReranker,
+    QueryLikelihood, WordOverlap, YesNo,
+};
+
+use crate::models::{Models, with_remedy};
+use crate::{Error, Result};
+
+/// The language model that judges when a recipe names none.
+const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+
+/// Makes the rerankers of recipes; what they load stays, so that the next question finds it.
+pub(crate) struct Judges {
+    models: Models,
+    language_models: Mutex<HashMap<String, Arc<LanguageModel>>>,
+    judges: Mutex<HashMap<RerankSpec, Arc<dyn Judge>>>,
+}
+
+impl Judges {
+    pub(crate) fn new(models: Models) -> Self {
+        Self { models, language_models: Mutex::default(), judges: Mutex::default() }
+    }
+
+    /// The reranker of a recipe's stage over the chunks of a store.
+    pub(crate) fn reranker(&self, spec: &RerankSpec, store: Arc<dyn ChunkStore>) -> Result<Arc<dyn Reranker>> {
+        let judge = self.judge(spec)?;
+        let limit = |number: usize| (number > 0).then_some(number);
+        let budget = Budget {
+            tokens: limit(spec.budget_tokens),
+            time: limit(spec.budget_ms).map(|ms| Duration::from_millis(ms as u64)),
+        };
+        Ok(Arc::new(PassageReranker::new(judge, store, spec.depth, budget)))
+    }
+
+    fn judge(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
+        // The locks are held while a model is loaded: a second question is to wait for it and not to load it too.
+        let mut judges = self.judges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(judge) = judges.get(spec) {
+            return Ok(judge.clone());
+        }
+        let judge = self.load(spec)?;
+        judges.insert(spec.clone(), judge.clone());
+        Ok(judge)
+    }
+
+    fn load(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
+        let RerankSpec { passage_tokens, window, step, children, top, first_layer, n_layers, .. } = *spec;
+        let model = || self.language_model(&spec.model);
+        let list = |reading| Ok::<_, Error>(Listwise::new(model()?, reading, window, step, passage_tokens)?);
+        Ok(match spec.by {
+            Reranking::CrossEncoder => {
+                let files = self.models.ensure(&spec.model)?;
+                let products = self.models.settings().products;
+                let judge = CrossEncoder::load(&files.dir, products, self.models.threads());
+                Arc::new(judge.map_err(|error| with_remedy(&spec.model, error))?)
+            }
+            Reranking::QueryLikelihood => Arc::new(QueryLikelihood::new(model()?, passage_tokens)?),
+            Reranking::YesNo => Arc::new(YesNo::new(model()?, passage_tokens)?),
+            Reranking::Pairwise => Arc::new(Compare::new(model()?, Comparison::Pairwise, top, passage_tokens)?),
+            Reranking::Setwise => Arc::new(Compare::new(model()?, Comparison::Setwise(children), top, passage_tokens)?),
+            Reranking::Listwise => Arc::new(list(ListReading::Generated)?),
+            Reranking::First => Arc::new(list(ListReading::FirstToken)?),
+            Reranking::InContext => {
+                let model = model()?;
+                let n = if n_layers == 0 { usize::MAX } else { n_layers };
+                let end = model.transformer.config().n_layers.min(first_layer.saturating_add(n));
+                Arc::new(InContext::new(model, Some(first_layer..end), passage_tokens)?)
+            }
+            Reranking::WordOverlap => Arc::new(WordOverlap),
+        })
+    }
+
+    fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
+        let name = if name.is_empty() { DEFAULT_MODEL } else { name };
+        let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = models.get(name) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(self.models.language_model(name)?()?);
+        models.insert(name.to_owned(), model.clone());
+        Ok(model)
+    }
+}
