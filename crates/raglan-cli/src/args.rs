@@ -556,6 +556,9 @@ pub struct BeirCommand {
     /// Ask only the first queries
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Let each query look only among the documents that are judged for it, as collections for rerankers want
+    #[arg(long)]
+    pub judged: bool,
     /// Make the collection's index anew
     #[arg(long)]
     pub fresh: bool,

@@ -1,10 +1,11 @@
 //! A recipe at work on the queries of an evaluation collection.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use raglan_core::{ChunkId, Query, Ranking};
-use raglan_datasets::{Run, beir};
+use raglan_datasets::{Qrels, Run, beir};
 use raglan_pipeline::{Input, Recipe, Value};
 
 use crate::Result;
@@ -39,8 +40,9 @@ impl Index {
     /// Runs the retrieval stages of a recipe on each query by itself, as a user would ask them.
     ///
     /// A document that has the query's own id is left out, as BEIR does: some collections ask with their documents. Each
-    /// list has the `k` best documents of those that the recipe finds. `on_query` is called after each query; when it
-    /// says no, the rest is not asked.
+    /// list has the `k` best documents of those that the recipe finds; with `judged`, a query looks only among the
+    /// documents that are judged for it, as collections for rerankers want. `on_query` is called after each query; when
+    /// it says no, the rest is not asked.
     ///
     /// # Errors
     ///
@@ -50,19 +52,30 @@ impl Index {
         recipe: &Recipe,
         queries: &[&beir::Query],
         k: usize,
+        judged: Option<&Qrels>,
         on_query: &mut dyn FnMut(usize) -> bool,
     ) -> Result<CollectionRun> {
         // One more, for the query's own document.
         let recipe = without_generation(recipe)?.with_k(k + 1);
         let pipeline = self.pipeline(recipe, None)?;
         let documents = self.document_names()?;
+        let asked = |query: &beir::Query| match judged {
+            None => Query::new(&query.text),
+            Some(qrels) => {
+                let grades = qrels.iter().find(|(id, _)| *id == query.id).map(|(_, grades)| grades);
+                let is_judged = |name: &String| grades.is_some_and(|grades| grades.contains_key(name));
+                let chunks = documents.iter().filter(|(_, name)| is_judged(name)).map(|(chunk, _)| *chunk);
+                Query::new(&query.text).among(Arc::new(chunks.collect()))
+            }
+        };
         let mut result = CollectionRun::default();
         if let Some(first) = queries.first() {
-            pipeline.run(vec![Query::new(&first.text)])?; // Loads models and maps files, which is no query's time.
+            pipeline.run(vec![asked(first)])?; // Loads models and maps files, which is no query's time.
         }
         for (i, query) in queries.iter().enumerate() {
+            let question = asked(query);
             let started = Instant::now();
-            let runs = pipeline.trace(vec![Query::new(&query.text)], &mut |_, _| {})?;
+            let runs = pipeline.trace(vec![question], &mut |_, _| {})?;
             result.seconds.push(started.elapsed().as_secs_f64());
             let mut n_rankings = 0;
             for (stage, run) in pipeline.recipe().stages().iter().zip(&runs) {

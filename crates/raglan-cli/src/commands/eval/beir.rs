@@ -57,7 +57,10 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     session.models.set_settings(models);
     let (index, report) = open(session, command, &path, &recipe, &collection)?;
     let started = Instant::now();
-    let found = index.run_collection(&recipe, &queries, command.depth, &mut |_| !STOP.load(Ordering::Relaxed))?;
+    let found = {
+        let judged = command.judged.then_some(&qrels);
+        index.run_collection(&recipe, &queries, command.depth, judged, &mut |_| !STOP.load(Ordering::Relaxed))?
+    };
     let search_seconds = started.elapsed().as_secs_f64();
     if found.seconds.len() < queries.len() {
         bail!("interrupted after {} of {} queries", found.seconds.len(), queries.len());
