@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raglan_core::{ChunkId, ChunkStore, ChunkVectors, Hit, Query, Ranking, Reranker};
+use raglan_core::{ChunkId, ChunkStore, ChunkVectors, DenseVector, Hit, Query, Ranking, Reranker};
 
 use crate::{Budget, Error, Judge, Result, Task};
 
@@ -46,7 +46,7 @@ impl<J: Judge> AdaptiveReranker<J> {
     fn rerank_one(&self, query: &Query, ranking: &Ranking) -> raglan_core::Result<Ranking> {
         let ids = ranking.ids();
         let vectors = self.vectors.vectors(&ids)?;
-        let vectors: Vec<&[f32]> = vectors.iter().map(|vector| vector.as_slice()).collect();
+        let vectors: Vec<&[f32]> = vectors.iter().map(DenseVector::as_slice).collect();
         let mut scores: Vec<Option<f32>> = vec![None; ids.len()];
         let mut expected: Vec<f64> = (0..ids.len()).map(|rank| -(rank as f64)).collect();
         for _ in 0..self.rounds {

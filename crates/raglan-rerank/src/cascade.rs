@@ -133,8 +133,8 @@ mod tests {
         assert_eq!(of(2, 2), ["one two", "three four", "five"]);
         assert_eq!(of(4, 2), ["one two  three four", "three four five"]);
         assert_eq!(of(9, 9), ["one two  three four five"]);
-        assert_eq!(windows("", 3, 3), [0..0]);
-        assert_eq!(windows("  ", 3, 3), [0..2]);
+        assert_eq!(windows("", 3, 3), vec![0..0; 1]);
+        assert_eq!(windows("  ", 3, 3), vec![0..2; 1]);
     }
 
     #[test]

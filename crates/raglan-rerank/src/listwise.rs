@@ -186,7 +186,7 @@ impl Judge for Listwise {
             let passages = passages.collect::<Result<Vec<_>>>()?;
             let mut order: Vec<usize> = (0..n).collect();
             let mut end = n;
-            while window > 1 {
+            while end > 1 {
                 let start = end.saturating_sub(window);
                 let shown: Vec<&[u32]> = order[start..end].iter().map(|&i| &*passages[i]).collect();
                 let Some(new) = self.order(&question, &shown, &mut meter)? else { break };
@@ -194,10 +194,8 @@ impl Judge for Listwise {
                 for (place, from) in order[start..end].iter_mut().zip(new) {
                     *place = before[from];
                 }
-                if start == 0 {
-                    break;
-                }
-                end -= self.step;
+                // The last window is as large as the others.
+                end = if start == 0 { 0 } else { (end - self.step).max(window) };
             }
             Ok(meter.stop(Verdict::Order(order)))
         };
