@@ -25,6 +25,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attention_policy;
 mod chat_template;
 mod decoder;
 mod decoder_config;
@@ -36,6 +37,7 @@ mod gguf;
 mod heads;
 mod hugging_face_config;
 mod json_file;
+mod key_selection;
 mod layer_pass;
 mod linear;
 pub mod registry;
@@ -44,14 +46,16 @@ mod tokenizer;
 mod weight_file;
 mod word_piece;
 
+pub use attention_policy::{AttentionPolicy, KeyBudget};
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
-pub use decoder::{DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
+pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
 pub use decoder_config::{DecoderConfig, Rope};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
+pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use layer_pass::LayerPass;
 pub use linear::Products;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};

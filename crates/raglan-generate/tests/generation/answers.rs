@@ -15,7 +15,7 @@ use raglan_generate::{
 };
 use raglan_kv::KV_PAGE;
 use raglan_model::registry::ModelCache;
-use raglan_model::{GgufFile, Products};
+use raglan_model::{AttentionPolicy, GgufFile, Products};
 
 fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
@@ -338,6 +338,7 @@ fn starts(n: usize, temperature: f32, drafts: Drafts) -> Vec<SequenceStart> {
         read: None,
         sampling: Sampling { temperature, seed: i as u64, ..Sampling::default() },
         drafts,
+        attention: AttentionPolicy::Full,
         max_tokens: 5 + i * 29 % 60,
     };
     (0..n).map(start).collect()
