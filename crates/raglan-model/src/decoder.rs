@@ -213,6 +213,11 @@ impl DecoderModel {
         &self.config
     }
 
+    /// What decides how rows turn, but for layers that see a window.
+    pub(crate) fn rotation_mut(&mut self) -> (&mut DecoderConfig, &mut RotaryEmbedding) {
+        (&mut self.config, &mut self.rotary)
+    }
+
     /// How its products are computed.
     pub fn products(&self) -> Products {
         self.products

@@ -27,6 +27,7 @@
 
 mod attention_policy;
 mod chat_template;
+mod context_extension;
 mod decoder;
 mod decoder_config;
 mod decoder_tensors;
@@ -48,6 +49,7 @@ mod word_piece;
 
 pub use attention_policy::{AttentionPolicy, KeyBudget};
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
+pub use context_extension::ContextExtension;
 pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
 pub use decoder_config::{DecoderConfig, Rope};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
