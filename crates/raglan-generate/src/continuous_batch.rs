@@ -62,6 +62,7 @@ struct Sequence {
     id: usize,
     /// The prompt and what was written; the cache has read a part of it.
     tokens: Vec<u32>,
+    n_prompt: usize,
     cache: KvCache,
     sampler: Sampler,
     drafter: Option<Drafter>,
@@ -87,6 +88,22 @@ impl Sequence {
 
     fn chooses_keys(&self) -> bool {
         self.attention != AttentionPolicy::Full
+    }
+
+    /// Whether the next token is one that chooses its keys: the prompt's last one, or one that was written.
+    fn is_choosing(&self) -> bool {
+        self.chooses_keys() && self.cache.len() + 1 >= self.n_prompt
+    }
+
+    /// How many tokens may be read next; those that choose their keys go one after the other.
+    fn n_next(&self) -> usize {
+        if self.is_choosing() {
+            1
+        } else if self.chooses_keys() {
+            self.n_prompt - 1 - self.cache.len()
+        } else {
+            self.tokens.len() - self.cache.len()
+        }
     }
 }
 
@@ -145,6 +162,7 @@ impl<'m> ContinuousBatch<'m> {
             sampler: Sampler::new(start.sampling),
             drafter: if chooses_keys { None } else { Drafter::new(&start.prompt, start.drafts) },
             n_to_write: start.max_tokens,
+            n_prompt: start.prompt.len(),
             tokens: start.prompt,
             attention: start.attention,
             keys: Keys::Observed(QueryRecord::new(self.model.config())),
@@ -247,10 +265,7 @@ impl<'m> ContinuousBatch<'m> {
         let (mut slices, mut n_tokens, mut n_guesses) = (Vec::new(), 0, if with_drafts { STEP_GUESSES } else { 0 });
         for written in [true, false] {
             for (of, sequence) in self.running.iter().enumerate().filter(|(_, s)| s.is_written() == written) {
-                // Keys are chosen from the prompt's last token on, which therefore goes alone.
-                let n_alone = usize::from(!written && sequence.chooses_keys());
-                let n_unread = sequence.tokens.len() - sequence.cache.len() - n_alone;
-                let n = if written { 1 } else { n_unread.min(STEP_TOKENS.saturating_sub(n_tokens)) };
+                let n = if written { 1 } else { sequence.n_next().min(STEP_TOKENS.saturating_sub(n_tokens)) };
                 if n > 0 {
                     let others = (n_tokens + n_written).saturating_sub(slices.len() + 1);
                     let slice = self.slice(of, n, n_guesses, others);
@@ -305,8 +320,7 @@ impl<'m> ContinuousBatch<'m> {
             .collect();
         for slice in slices {
             let sequence = &mut self.running[slice.of];
-            if sequence.chooses_keys()
-                && sequence.is_written()
+            if sequence.is_choosing()
                 && let Keys::Observed(record) = &sequence.keys
             {
                 let selection = KeySelection::begin(self.model, sequence.attention, &sequence.cache, record)?;

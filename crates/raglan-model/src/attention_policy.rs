@@ -25,7 +25,7 @@ pub enum AttentionPolicy {
         /// Keys of the prompt that are kept.
         budget: KeyBudget,
     },
-    /// The pages of sixteen keys that may have the highest scores, chosen for each token (Tang et al. 2024, Quest).
+    /// The pages of eight keys that may have the highest scores, chosen for each token (Tang et al. 2024, Quest).
     Quest {
         /// Keys a token reads, in all layers but the first two, which read all.
         budget: KeyBudget,

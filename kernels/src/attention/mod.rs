@@ -65,6 +65,21 @@ impl KvSlice<'_> {
             Self::F16(bits) => bits.len(),
         }
     }
+
+    /// Writes some of the numbers to `to`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when `to` is not as long; [`Error::Row`] when there are not so many numbers.
+    pub fn read(&self, numbers: Range<usize>, to: &mut [f32]) -> Result<()> {
+        check_length("numbers", to.len(), numbers.len())?;
+        let missing = Error::Row { row: numbers.end, n_rows: self.len() };
+        match self {
+            Self::F32(from) => to.copy_from_slice(from.get(numbers).ok_or(missing)?),
+            Self::F16(bits) => crate::from_f16(bits.get(numbers).ok_or(missing)?, to)?,
+        }
+        Ok(())
+    }
 }
 
 /// Keys and values of a run of tokens: a page or a chunk of a cache. It may be empty.

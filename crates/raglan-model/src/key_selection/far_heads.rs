@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use raglan_kernels::{KvRun, KvSlice, from_f16};
-use raglan_kv::KvCache;
+use raglan_kernels::{KvRun, KvSlice};
+use raglan_kv::{KvCache, KvShape};
 
 use crate::{DecoderConfig, DecoderModel, Result};
 
@@ -86,8 +86,8 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
-    pub fn new(config: &DecoderConfig) -> Self {
-        let width = config.n_kv_heads * config.head_dim;
+    pub fn new(shape: KvShape) -> Self {
+        let width = shape.n_kv_heads * shape.head_dim;
         let (sums, zeros) = ([vec![0.0; width], vec![0.0; width]], vec![0.0; width]);
         Self { slots: SINKS..SINKS, sums, keys: zeros.clone(), values: zeros, log_weight: [f32::NEG_INFINITY] }
     }
@@ -113,10 +113,7 @@ impl LeftOut {
             for (numbers, sums) in [run.keys, run.values].into_iter().zip(&mut self.sums) {
                 for token in 0..run.positions.len() {
                     let at = token * width..(token + 1) * width;
-                    match numbers {
-                        KvSlice::F32(numbers) => row.copy_from_slice(&numbers[at]),
-                        KvSlice::F16(bits) => from_f16(&bits[at], &mut row)?,
-                    }
+                    numbers.read(at, &mut row)?;
                     sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += f64::from(*x));
                 }
             }
@@ -139,5 +136,46 @@ impl LeftOut {
             segments: None,
             log_weights: Some(&self.log_weight),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raglan_kv::KvPrecision;
+
+    use super::*;
+    use crate::key_selection::tests::{SHAPE, cache};
+
+    #[test]
+    fn what_is_left_out_counts_as_its_mean() {
+        let cache = cache(100, KvPrecision::F32, 1);
+        let mut left_out = LeftOut::new(SHAPE);
+        assert!(left_out.run().is_none());
+        left_out.reach(1, &cache, 0).unwrap();
+        assert!(left_out.run().is_none() && left_out.end() == SINKS);
+        let width = SHAPE.n_kv_heads * SHAPE.head_dim;
+        // On, and back where the cache was cut.
+        for end in [SINKS + 1, 70, 71, 40] {
+            left_out.reach(1, &cache, end).unwrap();
+            let run = left_out.run().unwrap();
+            let (KvSlice::F32(keys), KvSlice::F32(values)) = (run.keys, run.values) else { panic!("means are f32") };
+            let n = (end - SINKS) as f64;
+            assert!((f64::from(run.log_weights.unwrap()[0]) - n.ln()).abs() <= 1e-6);
+            for (means, is_value) in [(keys, false), (values, true)] {
+                for d in 0..width {
+                    let number = |run: &KvRun<'_>, token: usize| {
+                        let mut one = [0.0];
+                        let at = token * width + d..token * width + d + 1;
+                        if is_value { run.values } else { run.keys }.read(at, &mut one).unwrap();
+                        f64::from(one[0])
+                    };
+                    let sum: f64 = cache
+                        .runs(1, SINKS..end)
+                        .map(|run| (0..run.positions.len()).map(|token| number(&run, token)).sum::<f64>())
+                        .sum();
+                    assert!((f64::from(means[d]) - sum / n).abs() <= 1e-6);
+                }
+            }
+        }
     }
 }

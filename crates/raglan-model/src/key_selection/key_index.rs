@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use raglan_kernels::{AttentionShape, Int8Query, KvSlice, from_f16, quantize_i8};
-use raglan_kv::KvCache;
+use raglan_kernels::{AttentionShape, Int8Query, quantize_i8};
+use raglan_kv::{KvCache, KvShape};
 
-use crate::{DecoderConfig, Result};
+use crate::Result;
 
 /// The first keys, which are always read.
 const SINKS: usize = 4;
@@ -18,6 +18,7 @@ const FLUSH: usize = 64;
 /// to them takes.
 #[derive(Clone, Debug)]
 pub(super) struct KeyIndex {
+    shape: KvShape,
     heads: Vec<Codes>,
     /// What it holds.
     slots: Range<usize>,
@@ -32,8 +33,8 @@ struct Codes {
 }
 
 impl KeyIndex {
-    pub fn new(config: &DecoderConfig) -> Self {
-        Self { heads: vec![Codes::default(); config.n_kv_heads], slots: SINKS..SINKS }
+    pub fn new(shape: KvShape) -> Self {
+        Self { shape, heads: vec![Codes::default(); shape.n_kv_heads], slots: SINKS..SINKS }
     }
 
     /// Bytes of the index.
@@ -42,8 +43,8 @@ impl KeyIndex {
     }
 
     /// Takes in all keys but the last ones, block by block.
-    pub fn update(&mut self, config: &DecoderConfig, layer: usize, cache: &KvCache, n_keys: usize) -> Result<()> {
-        let dim = config.head_dim;
+    pub fn update(&mut self, layer: usize, cache: &KvCache, n_keys: usize) -> Result<()> {
+        let dim = self.shape.head_dim;
         if n_keys < self.slots.end + WINDOW {
             // The cache was cut.
             let n = n_keys.saturating_sub(WINDOW).max(SINKS) - SINKS;
@@ -59,16 +60,13 @@ impl KeyIndex {
         if n_new == 0 {
             return Ok(());
         }
-        let width = config.n_kv_heads * dim;
+        let width = self.shape.n_kv_heads * dim;
         let mut rows = Vec::new();
         let mut keys = Vec::new();
         for run in cache.runs(layer, self.slots.end..self.slots.end + n_new) {
             let n = run.positions.len();
             rows.resize(n * width, 0.0);
-            match run.keys {
-                KvSlice::F32(numbers) => rows.copy_from_slice(numbers),
-                KvSlice::F16(bits) => from_f16(bits, &mut rows)?,
-            }
+            run.keys.read(0..n * width, &mut rows)?;
             for (h, Codes { codes, scales }) in self.heads.iter_mut().enumerate() {
                 keys.clear();
                 keys.extend(rows.chunks_exact(width).flat_map(|row| &row[h * dim..(h + 1) * dim]));
@@ -110,5 +108,44 @@ impl KeyIndex {
         }
         super::extend(&mut ranges, self.slots.end..n_keys);
         Ok(ranges)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raglan_kv::KvPrecision;
+
+    use super::*;
+    use crate::key_selection::tests::{SHAPE, cache, dot, random};
+
+    #[test]
+    fn the_keys_with_the_highest_scores_are_found() {
+        let (dim, width, n_keys) = (SHAPE.head_dim, SHAPE.n_kv_heads * SHAPE.head_dim, 2000);
+        let cache = cache(n_keys, KvPrecision::F16, 2);
+        let mut index = KeyIndex::new(SHAPE);
+        for n in [10, 700, 500, n_keys] {
+            index.update(1, &cache, n).unwrap();
+        }
+        let mut keys = vec![0.0; n_keys * width];
+        for run in cache.runs(1, 0..n_keys) {
+            let (first, n) = (run.positions[0] as usize * width, run.positions.len() * width);
+            run.keys.read(0..n, &mut keys[first..first + n]).unwrap();
+        }
+        let shape =
+            AttentionShape { n_heads: SHAPE.n_kv_heads, n_kv_heads: SHAPE.n_kv_heads, head_dim: dim, scale: 1.0 };
+        for head in 0..SHAPE.n_kv_heads {
+            let query = random(dim, 90 + head as u64);
+            let slots: Vec<usize> =
+                index.select(head, &query, &shape, n_keys, 250).unwrap().into_iter().flatten().collect();
+            assert_eq!(slots.len(), 250);
+            assert!(
+                slots.is_sorted() && slots.starts_with(&[0, 1, 2, 3]) && slots.ends_with(&[n_keys - 2, n_keys - 1])
+            );
+            let score = |slot: &usize| dot(&query, &keys[slot * width + head * dim..][..dim]);
+            let mut all: Vec<usize> = (0..n_keys).collect();
+            all.sort_by(|a, b| score(b).total_cmp(&score(a)));
+            let found = all[..100].iter().filter(|slot| slots.contains(slot)).count();
+            assert!(found >= 98, "{found} of 100");
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use raglan_kernels::{KvRun, selected_attention};
 use raglan_kv::{KvCache, LayerRotary};
+use rayon::prelude::*;
 
 pub(crate) use self::far_heads::probe;
 use self::far_heads::{LeftOut, SINKS};
@@ -22,6 +23,9 @@ use self::key_index::KeyIndex;
 use self::page_bounds::{DENSE_LAYERS, PageBounds};
 pub use self::query_record::QueryRecord;
 use crate::{AttentionPolicy, DecoderModel, Result};
+
+/// Keys whose scan by one head is worth a second thread.
+const WORTH_THREADS: usize = 2048;
 
 /// What one text attends to from now on.
 #[derive(Clone, Debug)]
@@ -97,16 +101,17 @@ impl KeySelection {
                 }
                 AttentionPolicy::Quest { .. } if layer < DENSE_LAYERS => LayerKeys::All,
                 AttentionPolicy::Quest { .. } => {
-                    let mut bounds = PageBounds::new(config);
-                    bounds.update(config, layer, cache, cache.len())?;
+                    let mut bounds = PageBounds::new(model.kv_shape());
+                    bounds.update(layer, cache, cache.len())?;
                     LayerKeys::Pages(bounds)
                 }
-                AttentionPolicy::Razor { .. } => {
-                    LayerKeys::Far { heads: model.far_heads()?[layer].clone(), left_out: LeftOut::new(config) }
-                }
+                AttentionPolicy::Razor { .. } => LayerKeys::Far {
+                    heads: model.far_heads()?[layer].clone(),
+                    left_out: LeftOut::new(model.kv_shape()),
+                },
                 AttentionPolicy::Retrieval { .. } => {
-                    let mut index = KeyIndex::new(config);
-                    index.update(config, layer, cache, cache.len())?;
+                    let mut index = KeyIndex::new(model.kv_shape());
+                    index.update(layer, cache, cache.len())?;
                     LayerKeys::Found(index)
                 }
             })
@@ -194,17 +199,17 @@ impl KeySelection {
             let n_keys = slot + 1;
             let budget = budget.of(n_keys);
             match &mut self.layers[layer] {
-                LayerKeys::Pages(bounds) => bounds.update(config, layer, cache, n_keys)?,
-                LayerKeys::Found(index) => index.update(config, layer, cache, n_keys)?,
+                LayerKeys::Pages(bounds) => bounds.update(layer, cache, n_keys)?,
+                LayerKeys::Found(index) => index.update(layer, cache, n_keys)?,
                 LayerKeys::Far { left_out, .. } => {
                     left_out.reach(layer, cache, n_keys.saturating_sub(budget.saturating_sub(SINKS).max(1)))?;
                 }
                 LayerKeys::Kept { .. } | LayerKeys::All | LayerKeys::Sinks => {}
             }
-            let mut runs: Vec<Vec<KvRun<'_>>> = Vec::with_capacity(config.n_kv_heads);
-            for (head, query) in query.chunks_exact(group).enumerate() {
+            let keys = &self.layers[layer];
+            let select = |(head, query): (usize, &[f32])| {
                 let mut mean = None;
-                let slots = match &self.layers[layer] {
+                let slots = match keys {
                     LayerKeys::Pages(bounds) => bounds.select(head, query, &shape, n_keys, budget)?,
                     LayerKeys::Found(index) => index.select(head, query, &shape, n_keys, budget)?,
                     LayerKeys::Far { heads, left_out } => {
@@ -222,9 +227,18 @@ impl KeySelection {
                     }
                     LayerKeys::All | LayerKeys::Sinks => unreachable!("these are dealt with before"),
                 };
-                self.traffic.read += slots.iter().map(Range::len).sum::<usize>() as u64;
-                runs.push(slots.into_iter().flat_map(|slots| cache.runs(layer, slots)).chain(mean).collect());
-            }
+                let n_read = slots.iter().map(Range::len).sum::<usize>();
+                let runs = slots.into_iter().flat_map(|slots| cache.runs(layer, slots)).chain(mean).collect();
+                Ok((n_read, runs))
+            };
+            let selected: Vec<(usize, Vec<KvRun<'_>>)> = match keys {
+                LayerKeys::Found(_) if n_keys >= WORTH_THREADS => {
+                    query.par_chunks_exact(group).enumerate().with_max_len(1).map(select).collect::<Result<_>>()?
+                }
+                _ => query.chunks_exact(group).enumerate().map(select).collect::<Result<_>>()?,
+            };
+            let (n_read, runs): (Vec<usize>, Vec<_>) = selected.into_iter().unzip();
+            self.traffic.read += n_read.into_iter().sum::<usize>() as u64;
             self.traffic.there += (n_keys * config.n_kv_heads) as u64;
             selected_attention(&shape, query, &runs, out, lse)?;
         }
@@ -259,13 +273,101 @@ fn nearest_to_best(products: &[f32], n_keys: usize, scale: f32) -> Vec<f32> {
     nearest
 }
 
-/// The places of the `n` greatest numbers, ascending; of equal ones the first.
+/// The places of the `n` greatest numbers, ascending; of equal ones the first. None of the numbers is NaN.
 fn best(n: usize, scores: &[f32]) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..scores.len()).collect();
-    if n < places.len() {
-        places.select_nth_unstable_by(n, |&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-        places.truncate(n);
+    /// The highest bits of a number, by which they are counted first.
+    const BITS: u32 = 12;
+    if n >= scores.len() {
+        return (0..scores.len()).collect();
+    }
+    // As whole numbers of the same order: negative ones turned over, the others above them.
+    let order = |score: f32| {
+        let bits = (score + 0.0).to_bits(); // Both zeros are one.
+        if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+    };
+    let mut counts = vec![0usize; 1 << BITS];
+    for &score in scores {
+        counts[(order(score) >> (32 - BITS)) as usize] += 1;
+    }
+    let (mut bin, mut n_above) = (counts.len(), 0);
+    while bin > 0 && n_above + counts[bin - 1] <= n {
+        bin -= 1;
+        n_above += counts[bin];
+    }
+    // Those of this bin and above are among the best, and some of the bin below.
+    let (mut places, mut border) = (Vec::with_capacity(n), Vec::new());
+    for (place, &score) in scores.iter().enumerate() {
+        let order = order(score);
+        let of = (order >> (32 - BITS)) as usize;
+        if of >= bin {
+            places.push(place);
+        } else if of + 1 == bin {
+            border.push((!order, place));
+        }
+    }
+    let n_missing = n - n_above;
+    if n_missing > 0 {
+        border.select_nth_unstable(n_missing - 1);
+        places.extend(border[..n_missing].iter().map(|(_, place)| place));
         places.sort_unstable();
     }
     places
+}
+
+#[cfg(test)]
+mod tests {
+    use raglan_kv::{KvArena, KvPrecision, KvShape};
+
+    use super::*;
+
+    pub(super) const SHAPE: KvShape = KvShape { n_layers: 2, n_kv_heads: 2, head_dim: 32 };
+
+    /// Numbers between -1 and 1.
+    pub(super) fn random(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        std::iter::repeat_with(next).take(n).collect()
+    }
+
+    /// Tokens at the positions of their slots.
+    pub(super) fn cache(n_tokens: usize, precision: KvPrecision, seed: u64) -> KvCache {
+        let mut cache = KvArena::new(SHAPE, precision).cache();
+        cache.leave(n_tokens, 0).unwrap();
+        let width = SHAPE.n_kv_heads * SHAPE.head_dim;
+        let numbers = random(n_tokens * 2 * width, seed);
+        for (slot, numbers) in numbers.chunks_exact(2 * width).enumerate() {
+            cache.write(1, slot, &numbers[..width], &numbers[width..]);
+        }
+        cache
+    }
+
+    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_sort() {
+        let mut state = 1u32;
+        for len in [0, 1, 2, 17, 1000] {
+            for spread in [3, 1 << 20] {
+                let scores: Vec<f32> = (0..len)
+                    .map(|_| {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        ((state >> 8) as i32 % spread - spread / 2) as f32 / 7.0
+                    })
+                    .collect();
+                let mut sorted: Vec<usize> = (0..len).collect();
+                sorted.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+                for n in [0, 1, len / 3, len, len + 5] {
+                    let mut expected = sorted[..n.min(len)].to_vec();
+                    expected.sort_unstable();
+                    assert_eq!(best(n, &scores), expected);
+                }
+            }
+        }
+        assert_eq!(best(1, &[f32::NEG_INFINITY, -0.0, 0.0]), [1]);
+    }
 }

@@ -2,32 +2,37 @@
 
 use std::ops::Range;
 
-use raglan_kernels::{AttentionShape, KvSlice, from_f16, inner_products_f16, to_f16};
-use raglan_kv::KvCache;
+use raglan_kernels::{AttentionShape, from_f16, inner_products_f16, to_f16};
+use raglan_kv::{KvCache, KvShape};
 
-use crate::{DecoderConfig, Result};
+use crate::Result;
 
-/// Keys of a page.
-pub(super) const PAGE: usize = 16;
+/// Keys of a page. Quest has 16; bounds over 8 are tighter, which models with small heads need.
+pub(super) const PAGE: usize = 8;
 /// Layers that attend to all keys: what they look for is spread too wide.
 pub(super) const DENSE_LAYERS: usize = 2;
+/// Pages that are always read, whatever their bounds: the first, which soaks up attention that has nowhere to go, and the
+/// last full ones.
+const FIRST_PAGES: usize = 1;
+const LAST_PAGES: usize = 2;
 /// The fewest pages that are read.
-const FEWEST_PAGES: usize = 3;
+const FEWEST_PAGES: usize = FIRST_PAGES + LAST_PAGES;
 
 /// For each full page and head of keys of a layer the greatest and the least of each component.
 ///
 /// A query's product with any key of a page is at most `Σ_c max(q_c · max_c, q_c · min_c)`, which is the inner product of
 /// `[q⁺, q⁻]`, its positive and its negative part, with `[max, min]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct PageBounds {
+    shape: KvShape,
     /// Of each head `[n_pages, 2 · head_dim]`: half-precision bits, rounded outwards.
     heads: Vec<Vec<u16>>,
     n_pages: usize,
 }
 
 impl PageBounds {
-    pub fn new(config: &DecoderConfig) -> Self {
-        Self { heads: vec![Vec::new(); config.n_kv_heads], n_pages: 0 }
+    pub fn new(shape: KvShape) -> Self {
+        Self { shape, heads: vec![Vec::new(); shape.n_kv_heads], n_pages: 0 }
     }
 
     /// Bytes of the bounds.
@@ -36,8 +41,8 @@ impl PageBounds {
     }
 
     /// Takes in the pages that were filled since; those of slots that are there no more are forgotten.
-    pub fn update(&mut self, config: &DecoderConfig, layer: usize, cache: &KvCache, n_keys: usize) -> Result<()> {
-        let (dim, width) = (config.head_dim, config.n_kv_heads * config.head_dim);
+    pub fn update(&mut self, layer: usize, cache: &KvCache, n_keys: usize) -> Result<()> {
+        let (dim, width) = (self.shape.head_dim, self.shape.n_kv_heads * self.shape.head_dim);
         let n_full = n_keys / PAGE;
         if n_full < self.n_pages {
             self.heads.iter_mut().for_each(|bounds| bounds.truncate(n_full * 2 * dim));
@@ -51,10 +56,7 @@ impl PageBounds {
             for run in cache.runs(layer, page * PAGE..(page + 1) * PAGE) {
                 let here;
                 (here, rest) = rest.split_at_mut(run.positions.len() * width);
-                match run.keys {
-                    KvSlice::F32(numbers) => here.copy_from_slice(numbers),
-                    KvSlice::F16(bits) => from_f16(bits, here)?,
-                }
+                run.keys.read(0..here.len(), here)?;
             }
             for (head, all) in self.heads.iter_mut().enumerate() {
                 let (most, least) = bounds.split_at_mut(dim);
@@ -86,8 +88,8 @@ impl PageBounds {
         Ok(products)
     }
 
-    /// The slots of the pages whose bounds come nearest to the highest for any of the queries, as many as `budget`
-    /// allows, and of the page that is not full.
+    /// The slots of the first page, of the last ones, of the pages between whose bounds come nearest to the highest for any
+    /// of the queries, as many as `budget` allows, and of the page that is not full.
     pub fn select(
         &self,
         head: usize,
@@ -104,7 +106,10 @@ impl PageBounds {
             return Ok(ranges);
         }
         let bounds = self.bounds(head, queries, shape.head_dim)?;
-        for page in super::best(n, &super::nearest_to_best(&bounds, self.n_pages, shape.scale)) {
+        let mut scores = super::nearest_to_best(&bounds, self.n_pages, shape.scale);
+        scores[..FIRST_PAGES].fill(f32::INFINITY);
+        scores[self.n_pages - LAST_PAGES..].fill(f32::INFINITY);
+        for page in super::best(n, &scores) {
             super::extend(&mut ranges, page * PAGE..(page + 1) * PAGE);
         }
         super::extend(&mut ranges, tail);
@@ -143,7 +148,41 @@ fn round_outwards(bounds: &[f32], dim: usize, rounded: &mut [u16]) -> Result<()>
 
 #[cfg(test)]
 mod tests {
+    use raglan_kv::KvPrecision;
+
     use super::*;
+    use crate::key_selection::tests::{SHAPE, cache, dot, random};
+
+    #[test]
+    fn no_key_of_a_page_scores_above_its_bound() {
+        for precision in [KvPrecision::F16, KvPrecision::F32] {
+            let n_keys = 20 * PAGE + 5;
+            let cache = cache(n_keys, precision, 3);
+            let mut bounds = PageBounds::new(SHAPE);
+            // In steps as keys come, with some that are taken back.
+            for n in [7, PAGE, 100, 90, n_keys] {
+                bounds.update(1, &cache, n).unwrap();
+            }
+            let (dim, width) = (SHAPE.head_dim, SHAPE.n_kv_heads * SHAPE.head_dim);
+            let mut keys = vec![0.0; n_keys * width];
+            for run in cache.runs(1, 0..n_keys) {
+                let first = run.positions[0] as usize * width;
+                let n = run.positions.len() * width;
+                run.keys.read(0..n, &mut keys[first..first + n]).unwrap();
+            }
+            for head in 0..SHAPE.n_kv_heads {
+                let queries = random(3 * dim, 5 + head as u64);
+                let found = bounds.bounds(head, &queries, dim).unwrap();
+                assert_eq!(found.len(), 3 * 20);
+                for (query, bounds) in queries.chunks_exact(dim).zip(found.chunks_exact(20)) {
+                    for (slot, key) in keys.chunks_exact(width).take(20 * PAGE).enumerate() {
+                        let product = dot(query, &key[head * dim..(head + 1) * dim]);
+                        assert!(product <= bounds[slot / PAGE] + 1e-4, "{product} {}", bounds[slot / PAGE]);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn rounding_goes_outwards() {
