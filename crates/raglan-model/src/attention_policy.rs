@@ -5,16 +5,17 @@ use std::str::FromStr;
 
 /// How the tokens that are written attend to a long prompt.
 ///
-/// The prompt itself is read in full, but for [`Sinks`](Self::Sinks); from its last token on, the policy chooses keys,
-/// layer by layer and for each head of keys. A budget of all keys gives full attention. Layers that see a window are
-/// left as they are.
+/// The prompt itself is read in full; from its last token on, the policy chooses keys, layer by layer and for each head
+/// of keys. A budget of all keys gives full attention. Layers that see a window are left as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum AttentionPolicy {
     /// All keys.
     #[default]
     Full,
     /// The first four keys and the last ones, at positions counted within these (Xiao et al. 2023, `StreamingLLM`; the
-    /// same as Han et al. 2023, LM-Infinite, with distances capped at the budget). Nothing else is ever needed again.
+    /// same as Han et al. 2023, LM-Infinite, with distances capped at the budget). Nothing else is ever needed again, so
+    /// a text that is read in this way from its beginning, by a selection behind an empty cache, may go on beyond the
+    /// model's context.
     Sinks {
         /// Keys in all.
         budget: KeyBudget,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::byte_model;
 use raglan_core::{
     Attribution, Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Generator, LeftOut, LeftOutReason,
     Locator, Passage,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::byte_model;
 use raglan_core::{Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Locator, Passage};
 use raglan_generate::reuse::{KvKeeper, Prefilled, ReuseMethod, capture, model_hash, prefill};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, PromptPiece};

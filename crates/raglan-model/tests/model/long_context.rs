@@ -1,6 +1,7 @@
 //! Policies of attention to long prompts, on small models with random weights.
 
 use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Value;
 use raglan_kv::KvCache;
 use raglan_model::{
     Attending, AttentionPolicy, DecoderModel, Error, ForwardRows, ForwardSequence, KeySelection, Products, QueryRecord,
@@ -127,5 +128,34 @@ fn tokens_that_do_not_go_behind_the_last_are_refused() {
         let attending = Attending::Selected(&mut selection);
         let sequence = ForwardSequence { rows, cache: &mut cache, want: Want::default(), attending };
         assert!(matches!(model.forward(&mut [sequence]), Err(Error::Rows { .. })));
+    }
+}
+
+#[test]
+fn an_extended_context_is_that_of_a_file_that_says_so() {
+    let linear = [("rope.scaling.type", Value::String("linear".into())), ("rope.scaling.factor", Value::F32(2.0))];
+    let yarn = [
+        ("rope.scaling.type", Value::String("yarn".into())),
+        ("rope.scaling.factor", Value::F32(2.0)),
+        ("rope.scaling.original_context_length", Value::U32(CONTEXT)),
+    ];
+    let tokens = prompt(CONTEXT + 50);
+    for (extension, metadata) in [("linear=2", linear.to_vec()), ("yarn=2", yarn.to_vec())] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut small = SmallModel::new("llama");
+        small.metadata.extend(metadata);
+        small.write_gguf(&path, GgmlDType::F32);
+        let from_file = DecoderModel::load(&path, 2, Products::F32).unwrap();
+        let (_folder, plain) = load("llama", Products::F32);
+        assert!(matches!(plain.session().prefill(&tokens), Err(Error::ContextOverflow { .. })));
+        let extended = plain.extended(extension.parse().unwrap()).unwrap();
+        assert_eq!(extended.config().rope, from_file.config().rope);
+        assert_eq!(extended.config().context_len, 2 * CONTEXT as usize);
+        let short = &tokens[..100];
+        assert!(extended.session().prefill(short).unwrap() == from_file.session().prefill(short).unwrap());
+        assert!(extended.session().prefill(&tokens).unwrap().iter().all(|logit| logit.is_finite()));
+        let error = extended.extended("ntk=2".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("ntk=2"), "{error}");
     }
 }
