@@ -11,6 +11,7 @@
 //!   any.
 //! - [`context_questions::read`] gives questions with the passages to answer them from, and [`planted::planted`] makes such
 //!   ones.
+//! - [`long_context::read`] gives questions about long texts, and [`ruler::ruler`] makes such ones.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -38,8 +39,10 @@ mod error;
 pub mod frames;
 pub mod kilt;
 mod lines;
+pub mod long_context;
 pub mod planted;
 mod qrels;
+pub mod ruler;
 mod run;
 pub mod trec_topics;
 
@@ -47,5 +50,6 @@ pub use beir::{Collection, Document, Query};
 pub use context_questions::{ContextPassage, ContextQuestion};
 pub use draws::Draws;
 pub use error::{Error, Result};
+pub use long_context::LongContextItem;
 pub use qrels::Qrels;
 pub use run::{DocumentRanking, Run};

@@ -115,7 +115,7 @@ impl Filler {
     }
 
     /// The sentences of one passage.
-    fn passage(&self, draws: &mut Draws) -> Vec<String> {
+    pub(crate) fn passage(&self, draws: &mut Draws) -> Vec<String> {
         match self {
             Self::Texts(texts) => texts[draws.below(texts.len())].clone(),
             Self::BuiltIn => {

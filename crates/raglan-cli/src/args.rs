@@ -307,6 +307,13 @@ pub struct AskCommand {
     /// see `raglan help settings`
     #[arg(long, value_name = "METHOD")]
     pub kv: Option<String>,
+    /// Which of a long prompt's keys answers attend to: full, or one of sinks, snapkv, quest, razor, retrieval with
+    /// =BUDGET, a number of keys or a share such as 0.05
+    #[arg(long, value_name = "POLICY")]
+    pub attention: Option<String>,
+    /// Read beyond the language model's context, S times as far: none, linear=S, ntk=S or yarn=S
+    #[arg(long, value_name = "WAY")]
+    pub rope_scaling: Option<String>,
     /// How it decodes.
     #[command(flatten)]
     pub decoding: DecodingArgs,
@@ -476,6 +483,16 @@ The collection's index is kept in the cache, so that another recipe starts at on
 A line of a file has question, answers and ctxs, each with title and text. Methods: full, prefix, naive, random=SHARE,
 link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=SHARE.")]
     Kv(KvCommand),
+    /// How well and how fast answers come from long texts when they attend to a part of the keys
+    #[command(
+        name = "longcontext",
+        after_help = "Examples:
+  raglan eval longcontext --lengths 2048,4096 --policy full,quest=0.05,retrieval=0.05
+  raglan eval longcontext --tasks all --lengths 1024 --limit 3 --out results/ruler
+  raglan eval longcontext --path leval-quality.jsonl.gz --lengths 8000 --limit 20
+  raglan eval longcontext --rope-scaling yarn=2 --lengths 12000 --tasks passkey --policy full"
+    )]
+    LongContext(LongContextCommand),
 }
 
 /// `raglan eval kv`
@@ -525,6 +542,44 @@ pub struct KvCommand {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Folder for kv.json and kv.html; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `raglan eval longcontext`
+#[derive(Args)]
+pub struct LongContextCommand {
+    /// Questions about long texts: lines of L-Eval (.jsonl) or a list of RULER (.json), plain, .gz or .zst; without it,
+    /// tasks are made
+    #[arg(long, value_name = "FILE")]
+    pub path: Option<PathBuf>,
+    /// Tasks that are made, separated by commas; `all` of them: passkey, niah_single_1 to _3, niah_multikey_1 to _3,
+    /// niah_multivalue, niah_multiquery, vt, cwe, fwe
+    #[arg(long, value_name = "NAMES", default_value = "passkey,niah_single_1", conflicts_with = "path")]
+    pub tasks: String,
+    /// Tokens of prompt and answer together, separated by commas; texts from a file lose their middle
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',', default_value = "2048")]
+    pub lengths: Vec<usize>,
+    /// Policies, separated by commas: full, and sinks, snapkv, quest, razor, retrieval with =BUDGET, a number of keys or a
+    /// share such as 0.05; `all` are all of them with a share of 0.25 and of 0.05
+    #[arg(long, value_name = "NAMES", default_value = "all")]
+    pub policy: String,
+    /// Questions of each task and length
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub limit: usize,
+    /// Fewer tokens of an answer than the task has
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+    /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Read beyond the model's context, S times as far: none, linear=S, ntk=S or yarn=S
+    #[arg(long, value_name = "WAY")]
+    pub rope_scaling: Option<String>,
+    /// Decides what is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for longcontext.json and longcontext.html; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -669,6 +724,8 @@ impl Command {
                 flags.push(("recipe", command.recipe.clone()));
                 flags.push(("generator", command.generator.clone()));
                 flags.push(("kv", command.kv.clone()));
+                flags.push(("attention", command.attention.clone()));
+                flags.push(("rope-scaling", command.rope_scaling.clone()));
                 flags
             }
             Self::Warm(command) => vec![("generator", command.generator.clone())],
@@ -677,6 +734,9 @@ impl Command {
             }
             Self::Explain(command) => vec![("recipe", command.recipe.clone())],
             Self::Eval(EvalCommand::Kv(command)) => vec![("generator", command.model.clone())],
+            Self::Eval(EvalCommand::LongContext(command)) => {
+                vec![("generator", command.model.clone()), ("rope-scaling", command.rope_scaling.clone())]
+            }
             _ => Vec::new(),
         }
     }

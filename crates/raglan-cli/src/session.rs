@@ -289,6 +289,8 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         onnx_runtime: settings.path("onnxruntime"),
         sparse: sparse_options(settings)?,
         token_weights: settings.path("sparse-weights"),
+        context_extension: settings.parse("rope-scaling")?,
+        attention: settings.parse("attention")?,
     })
 }
 

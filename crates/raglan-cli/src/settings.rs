@@ -95,6 +95,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
+    setting("rope-scaling", Word(word::<raglan::model::ContextExtension>), "none", "how language models read beyond their context, S times as far: none, linear=S, ntk=S or yarn=S"),
+    setting("attention", Word(word::<raglan::model::AttentionPolicy>), "full", "which of a prompt's keys answers attend to: full, or, within BUDGET keys or a share of all, sinks=BUDGET, snapkv=BUDGET, quest=BUDGET, razor=BUDGET, retrieval=BUDGET"),
     setting("kv", Word(word::<raglan::generate::reuse::ReuseMethod>), "prefix", "how answers use keys and values that are kept beside the index: full (not at all), prefix (exactly), or, each of which changes answers a little, naive, link=N, blend=SHARE, cache-craft=ALPHA, parallel=T,S, focus=SHARE"),
     setting("kv-precision", Word(word::<raglan::kv::BlockPrecision>), "f16", "how they are kept: f32, f16, bf16 or int8"),
     setting("kv-disk", Size, "4GiB", "disk that they may take for each language model"),

@@ -9,7 +9,9 @@ use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 use raglan_kv::KvCache;
-use raglan_model::{DecoderModel, ForwardRows, ForwardSequence, View, Want};
+use raglan_model::{
+    Attending, AttentionPolicy, DecoderModel, ForwardRows, ForwardSequence, KeySelection, QueryRecord, View, Want,
+};
 
 use crate::draft::{DraftTree, Drafter, StepTimes};
 use crate::token_recycling::TokenRecycling;
@@ -47,8 +49,10 @@ pub struct SequenceStart {
     pub read: Option<KvCache>,
     /// How its tokens are chosen.
     pub sampling: Sampling,
-    /// Whether its tokens are guessed.
+    /// Whether its tokens are guessed; with an attention policy they are not.
     pub drafts: Drafts,
+    /// Which keys its tokens attend to, from the prompt's last one on.
+    pub attention: AttentionPolicy,
     /// The most tokens that are written; one always is.
     pub max_tokens: usize,
 }
@@ -58,10 +62,49 @@ struct Sequence {
     id: usize,
     /// The prompt and what was written; the cache has read a part of it.
     tokens: Vec<u32>,
+    n_prompt: usize,
     cache: KvCache,
     sampler: Sampler,
     drafter: Option<Drafter>,
     n_to_write: usize,
+    attention: AttentionPolicy,
+    keys: Keys,
+}
+
+/// What decides which keys a text attends to.
+#[derive(Debug)]
+enum Keys {
+    /// Nothing yet, while the prompt is read; what it asked.
+    Observed(QueryRecord),
+    /// What was made of that.
+    Selected(KeySelection),
+}
+
+impl Sequence {
+    /// Whether its last token alone has not been read.
+    fn is_written(&self) -> bool {
+        self.tokens.len() == self.cache.len() + 1
+    }
+
+    fn chooses_keys(&self) -> bool {
+        self.attention != AttentionPolicy::Full
+    }
+
+    /// Whether the next token is one that chooses its keys: the prompt's last one, or one that was written.
+    fn is_choosing(&self) -> bool {
+        self.chooses_keys() && self.cache.len() + 1 >= self.n_prompt
+    }
+
+    /// How many tokens may be read next; those that choose their keys go one after the other.
+    fn n_next(&self) -> usize {
+        if self.is_choosing() {
+            1
+        } else if self.chooses_keys() {
+            self.n_prompt - 1 - self.cache.len()
+        } else {
+            self.tokens.len() - self.cache.len()
+        }
+    }
 }
 
 /// What a sequence sends through the model in one step.
@@ -107,13 +150,22 @@ impl<'m> ContinuousBatch<'m> {
     pub fn push(&mut self, start: SequenceStart) -> usize {
         let id = self.n_pushed;
         self.n_pushed += 1;
+        let mut cache = start.read.unwrap_or_else(|| self.model.cache());
+        let chooses_keys = start.attention != AttentionPolicy::Full;
+        if chooses_keys {
+            // What the prompt's last tokens ask has to be seen, so they are read once more.
+            cache.truncate(cache.len().saturating_sub(QueryRecord::N_TOKENS));
+        }
         self.waiting.push_back(Sequence {
             id,
-            cache: start.read.unwrap_or_else(|| self.model.cache()),
+            cache,
             sampler: Sampler::new(start.sampling),
-            drafter: Drafter::new(&start.prompt, start.drafts),
+            drafter: if chooses_keys { None } else { Drafter::new(&start.prompt, start.drafts) },
             n_to_write: start.max_tokens,
+            n_prompt: start.prompt.len(),
             tokens: start.prompt,
+            attention: start.attention,
+            keys: Keys::Observed(QueryRecord::new(self.model.config())),
         });
         id
     }
@@ -151,6 +203,7 @@ impl<'m> ContinuousBatch<'m> {
                 Err(raglan_model::Error::Kv(raglan_kv::Error::ArenaSpent { .. })) if self.running.len() > 1 => {
                     if let Some(mut newest) = self.running.pop() {
                         newest.cache.truncate(0);
+                        newest.keys = Keys::Observed(QueryRecord::new(self.model.config()));
                         self.waiting.push_front(newest);
                     }
                 }
@@ -197,6 +250,10 @@ impl<'m> ContinuousBatch<'m> {
             Some(raglan_model::Error::EmptyPrompt)
         } else if tokens > limit {
             Some(raglan_model::Error::ContextOverflow { tokens, limit })
+        } else if sequence.chooses_keys() && sequence.cache.parallel().is_some() {
+            let problem =
+                "passages that were read side by side are attended to in full; leave the attention policy out";
+            Some(raglan_model::Error::Rows { problem })
         } else {
             unknown.map(|&id| raglan_model::Error::UnknownToken { id })
         }
@@ -204,13 +261,11 @@ impl<'m> ContinuousBatch<'m> {
 
     /// What passes next: all texts that are being written, and of the prompts as much as the budget allows.
     fn slices(&self, with_drafts: bool) -> Vec<Slice> {
-        let is_written = |sequence: &Sequence| sequence.tokens.len() == sequence.cache.len() + 1;
-        let n_written = self.running.iter().filter(|sequence| is_written(sequence)).count();
+        let n_written = self.running.iter().filter(|sequence| sequence.is_written()).count();
         let (mut slices, mut n_tokens, mut n_guesses) = (Vec::new(), 0, if with_drafts { STEP_GUESSES } else { 0 });
         for written in [true, false] {
-            for (of, sequence) in self.running.iter().enumerate().filter(|(_, s)| is_written(s) == written) {
-                let n_unread = sequence.tokens.len() - sequence.cache.len();
-                let n = if written { 1 } else { n_unread.min(STEP_TOKENS.saturating_sub(n_tokens)) };
+            for (of, sequence) in self.running.iter().enumerate().filter(|(_, s)| s.is_written() == written) {
+                let n = if written { 1 } else { sequence.n_next().min(STEP_TOKENS.saturating_sub(n_tokens)) };
                 if n > 0 {
                     let others = (n_tokens + n_written).saturating_sub(slices.len() + 1);
                     let slice = self.slice(of, n, n_guesses, others);
@@ -263,7 +318,16 @@ impl<'m> ContinuousBatch<'m> {
             .iter()
             .map(|slice| slice.views.iter().map(|(rows, slots)| View { rows: rows.clone(), slots }).collect())
             .collect();
-        let mut caches: Vec<Option<&mut KvCache>> = self.running.iter_mut().map(|s| Some(&mut s.cache)).collect();
+        for slice in slices {
+            let sequence = &mut self.running[slice.of];
+            if sequence.is_choosing()
+                && let Keys::Observed(record) = &sequence.keys
+            {
+                let selection = KeySelection::begin(self.model, sequence.attention, &sequence.cache, record)?;
+                sequence.keys = Keys::Selected(selection);
+            }
+        }
+        let mut running: Vec<Option<&mut Sequence>> = self.running.iter_mut().map(Some).collect();
         let mut sequences = Vec::with_capacity(slices.len());
         for (slice, views) in slices.iter().zip(&views) {
             let rows = ForwardRows {
@@ -273,8 +337,14 @@ impl<'m> ContinuousBatch<'m> {
                 views,
                 ..ForwardRows::default()
             };
-            let cache = caches[slice.of].take().expect("a text has one slice");
-            sequences.push(ForwardSequence { rows, cache, want: Want { logits: &slice.wanted, ..Want::default() } });
+            let sequence = running[slice.of].take().expect("a text has one slice");
+            let attending = match &mut sequence.keys {
+                _ if sequence.attention == AttentionPolicy::Full => Attending::All,
+                Keys::Observed(record) => Attending::Observed(record),
+                Keys::Selected(selection) => Attending::Selected(selection),
+            };
+            let want = Want { logits: &slice.wanted, ..Want::default() };
+            sequences.push(ForwardSequence { rows, cache: &mut sequence.cache, want, attending });
         }
         Ok(self.model.forward(&mut sequences)?.into_iter().map(|forwarded| forwarded.logits).collect())
     }
@@ -355,6 +425,7 @@ mod tests {
                 read: None,
                 sampling: Sampling { temperature, seed: u64::from(i), ..Sampling::default() },
                 drafts,
+                attention: AttentionPolicy::Full,
                 max_tokens: 70,
             });
         }
@@ -390,6 +461,7 @@ mod tests {
                 read: None,
                 sampling: Sampling::default(),
                 drafts: Drafts::PromptLookup,
+                attention: AttentionPolicy::Full,
                 max_tokens,
             })
         };

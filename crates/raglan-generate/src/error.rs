@@ -57,7 +57,10 @@ fn room_advice(needed: usize, limit: usize, context_len: usize) -> String {
             "{shorten}, or lower `max_tokens`; the model has no room for {needed} either, its context is {context_len}"
         )
     } else {
-        format!("{shorten}, lower `max_tokens`, or take a model with a longer context")
+        format!(
+            "{shorten}, lower `max_tokens`, have the context extended (the setting `rope-scaling`, such as yarn=2), or \
+             take a model with a longer one"
+        )
     }
 }
 

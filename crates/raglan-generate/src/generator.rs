@@ -217,6 +217,7 @@ impl ChatGenerator {
             read: cache,
             sampling: self.options.sampling.clone(),
             drafts: self.options.drafts,
+            attention: self.options.attention,
             max_tokens: self.options.max_tokens,
         };
         let writing = Writing {

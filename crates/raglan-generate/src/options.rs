@@ -1,5 +1,7 @@
 //! How answers are made.
 
+use raglan_model::AttentionPolicy;
+
 use crate::{Drafts, Error, Result};
 
 /// What an answer says when there is no passage to answer from.
@@ -31,6 +33,8 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Whether tokens are guessed; answers are the same, and most often come sooner.
     pub drafts: Drafts,
+    /// Which of a prompt's keys an answer attends to.
+    pub attention: AttentionPolicy,
     /// How many answers are written at once, when there are several questions; each is the same alone.
     pub at_once: usize,
     /// Texts at which an answer ends, besides the model's own end; they are not part of it.
@@ -67,6 +71,7 @@ impl Default for GenerateOptions {
             refusal: REFUSAL.to_owned(),
             sampling: Sampling::default(),
             drafts: Drafts::default(),
+            attention: AttentionPolicy::Full,
             at_once: 8, // More than that share the cost of reading the weights, but each comes later.
             stop: Vec::new(),
         }

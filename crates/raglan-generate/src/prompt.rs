@@ -77,7 +77,9 @@ impl PromptWriter {
     pub(crate) fn new(options: &GenerateOptions, context_len: usize) -> Result<Self> {
         let context_tokens = match options.context_tokens {
             Some(given) if given > context_len => {
-                let problem = format!("is {given}, and the model reads at most {context_len} tokens");
+                let problem = format!(
+                    "is {given}, and the model reads at most {context_len} tokens; `rope-scaling` extends that"
+                );
                 return Err(Error::Option { option: "context_tokens", problem });
             }
             given => given.unwrap_or(CONTEXT_TOKENS.min(context_len)),

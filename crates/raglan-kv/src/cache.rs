@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raglan_kernels::{KvRun, KvSlice, from_f16, to_f16};
+use raglan_kernels::{KvRun, KvSlice, to_f16};
 
 use crate::{Error, KvShape, Result};
 
@@ -374,10 +374,7 @@ impl KvCache {
         let mut values = vec![0.0; slots.len() * dim];
         for (&slot, values) in slots.iter().zip(values.chunks_exact_mut(dim.max(1))) {
             for run in self.runs(layer, slot..slot + 1) {
-                match run.values {
-                    KvSlice::F32(numbers) => values.copy_from_slice(numbers),
-                    KvSlice::F16(bits) => from_f16(bits, values).expect("a token's values are as long"),
-                }
+                run.values.read(0..dim, values).expect("a token's values are as long");
             }
         }
         values

@@ -6,17 +6,19 @@
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use raglan_kernels::{
     AttentionMask, AttentionShape, KvRun, Output, QueryRows, RotaryEmbedding, attention_mass, causal_attention,
     merge_attention, rms_norm, rms_norm_in_place,
 };
-use raglan_kv::{KvArena, KvCache, KvPrecision, KvShape, LayerRotary};
+use raglan_kv::{KvArena, KvCache, KvPrecision, KvShape, LayerRotary, ParallelContext};
 use rayon::prelude::*;
 
 use crate::decoder_config::Rope;
 use crate::decoder_tensors::{DecoderTensors, LayerPart};
 use crate::gguf::GgufFile;
+use crate::key_selection::{KeySelection, LayerRows, QueryRecord, probe};
 use crate::linear::{Linear, Stacked};
 use crate::safetensors::SafetensorsFile;
 use crate::weight_file::Rows;
@@ -38,6 +40,8 @@ pub struct DecoderModel {
     /// That of layers that see a window, where it is another one.
     local_rotary: Option<RotaryEmbedding>,
     kv_arena: KvArena,
+    /// Which heads of keys look far, layer by layer, once that was asked.
+    far_heads: OnceLock<Vec<Vec<bool>>>,
     products: Products,
     pool: rayon::ThreadPool,
 }
@@ -80,6 +84,20 @@ pub struct ForwardSequence<'a> {
     pub cache: &'a mut KvCache,
     /// What is to be given back.
     pub want: Want<'a>,
+    /// Which keys the tokens attend to.
+    pub attending: Attending<'a>,
+}
+
+/// Which keys the tokens of a sequence attend to, of those that they see.
+#[derive(Debug, Default)]
+pub enum Attending<'a> {
+    /// All.
+    #[default]
+    All,
+    /// All, and what they ask is taken down.
+    Observed(&'a mut QueryRecord),
+    /// Those that are chosen.
+    Selected(&'a mut KeySelection),
 }
 
 /// What a forward is to give back.
@@ -183,6 +201,7 @@ impl DecoderModel {
                     Products::F32 | Products::Int8 | Products::Candle => KvPrecision::F32,
                 },
             ),
+            far_heads: OnceLock::new(),
             config,
             products,
             pool,
@@ -194,9 +213,23 @@ impl DecoderModel {
         &self.config
     }
 
+    /// What decides how rows turn, but for layers that see a window.
+    pub(crate) fn rotation_mut(&mut self) -> (&mut DecoderConfig, &mut RotaryEmbedding) {
+        (&mut self.config, &mut self.rotary)
+    }
+
     /// How its products are computed.
     pub fn products(&self) -> Products {
         self.products
+    }
+
+    /// Which heads of keys look far, layer by layer; found out by a probe of a thousand tokens the first time.
+    pub(crate) fn far_heads(&self) -> Result<&[Vec<bool>]> {
+        if let Some(heads) = self.far_heads.get() {
+            return Ok(heads);
+        }
+        let heads = probe(self)?;
+        Ok(self.far_heads.get_or_init(|| heads))
     }
 
     /// Begins a text.
@@ -242,7 +275,7 @@ impl DecoderModel {
         self.pool.install(|| self.forward_placed(sequences))
     }
 
-    pub(crate) fn check(&self, ForwardSequence { rows, cache, want }: &ForwardSequence<'_>) -> Result<()> {
+    pub(crate) fn check(&self, ForwardSequence { rows, cache, want, attending }: &ForwardSequence<'_>) -> Result<()> {
         let n_rows = rows.tokens.len();
         if n_rows == 0 {
             return Err(Error::EmptyPrompt);
@@ -250,7 +283,8 @@ impl DecoderModel {
         if let Some(&id) = rows.tokens.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             return Err(Error::UnknownToken { id });
         }
-        let limit = self.config.context_len;
+        let is_endless = matches!(attending, Attending::Selected(selection) if selection.is_endless());
+        let limit = if is_endless { usize::MAX } else { self.config.context_len };
         if let Some(&position) = rows.positions.iter().find(|&&position| position as usize >= limit) {
             return Err(Error::ContextOverflow { tokens: position as usize + 1, limit });
         }
@@ -292,12 +326,18 @@ impl DecoderModel {
         if !rows.views.is_empty() && (viewed != n_rows || want.attention.is_some()) {
             return refuse("views are not of all rows, or attention over them is wanted");
         }
-        let (attending, ranges) = want.attention.unwrap_or_default();
-        if want.logits.iter().chain(want.hidden).chain(attending).any(|&row| row >= n_rows) {
+        let (summed, ranges) = want.attention.unwrap_or_default();
+        if want.logits.iter().chain(want.hidden).chain(summed).any(|&row| row >= n_rows) {
             return refuse("a wanted row is not among the tokens");
         }
         if ranges.iter().any(|range| range.start > range.end || range.end > len) {
             return refuse("a range runs past the cache");
+        }
+        if let Attending::Selected(_) = attending {
+            let is_plain = rows.views.is_empty() && rows.segments.is_none() && rows.mask == AttentionMask::default();
+            if !is_plain || cache.parallel().is_some() || !rows_follow(rows, cache) {
+                return refuse("keys are chosen for tokens behind the last alone, without views, segments and masks");
+            }
         }
         Ok(())
     }
@@ -413,7 +453,7 @@ impl DecoderModel {
     fn attend(
         &self,
         layer: usize,
-        sequences: &[ForwardSequence<'_>],
+        sequences: &mut [ForwardSequence<'_>],
         queries: &[f32],
         mixed: &mut [f32],
         lse: &mut [f32],
@@ -421,10 +461,35 @@ impl DecoderModel {
         let config = &self.config;
         let q_dim = config.n_heads * config.head_dim;
         let (mut queries, mut mixed, mut lse) = (queries, mixed, lse);
-        let mut attending = Vec::with_capacity(sequences.len());
-        for ForwardSequence { rows, cache, .. } in sequences {
+        let mut parts = Vec::with_capacity(sequences.len());
+        for ForwardSequence { rows, cache, attending, .. } in sequences {
+            let cache = &**cache;
+            let n_rows = rows.tokens.len();
+            match attending {
+                Attending::Selected(selection) => {
+                    if selection.chooses(layer) {
+                        let (own_queries, own_mixed, own_lse);
+                        (own_queries, queries) = queries.split_at(n_rows * q_dim);
+                        (own_mixed, mixed) = mixed.split_at_mut(n_rows * q_dim);
+                        (own_lse, lse) = lse.split_at_mut(n_rows * config.n_heads);
+                        let rows = LayerRows {
+                            layer,
+                            queries: own_queries,
+                            positions: rows.positions,
+                            slots: rows.slots,
+                            mixed: own_mixed,
+                            lse: own_lse,
+                        };
+                        parts.push(Part::Selected { selection, cache, rows });
+                        continue;
+                    }
+                    selection.count_all(rows.slots, config.n_kv_heads);
+                }
+                Attending::Observed(record) => record.push(layer, &queries[..n_rows * q_dim], rows.positions),
+                Attending::All => {}
+            }
             let whole = 0..cache.len();
-            let all = [View { rows: 0..rows.tokens.len(), slots: std::slice::from_ref(&whole) }];
+            let all = [View { rows: 0..n_rows, slots: std::slice::from_ref(&whole) }];
             for View { rows: viewing, slots } in if rows.views.is_empty() { &all } else { rows.views } {
                 let runs: Vec<_> = slots.iter().flat_map(|slots| cache.runs(layer, slots.clone())).collect();
                 let (own_queries, own_mixed, own_lse);
@@ -443,11 +508,16 @@ impl DecoderModel {
                     };
                     (parallel, runs(&inside), runs(&outside))
                 });
-                attending.push((seen, runs, beside, config.mask(layer, rows.mask), own_mixed, own_lse));
+                let mask = config.mask(layer, rows.mask);
+                parts.push(Part::Seen { seen, runs, beside, mask, mixed: own_mixed, lse: own_lse });
             }
         }
         let shape = config.attention_shape();
-        attending.into_par_iter().with_max_len(1).try_for_each(|(seen, runs, beside, mask, mixed, lse)| {
+        parts.into_par_iter().with_max_len(1).try_for_each(|part| {
+            let (seen, runs, beside, mask, mixed, lse) = match part {
+                Part::Selected { selection, cache, rows } => return selection.attend(self, cache, rows),
+                Part::Seen { seen, runs, beside, mask, mixed, lse } => (seen, runs, beside, mask, mixed, lse),
+            };
             let Some((parallel, inside, outside)) = beside else {
                 return Ok(causal_attention(&shape, &seen, &runs, &mask, mixed, Some(lse))?);
             };
@@ -459,6 +529,27 @@ impl DecoderModel {
             Ok(merge_attention(shape.head_dim, mixed, lse, &context, &context_lse)?)
         })
     }
+}
+
+/// What attends by itself in a layer.
+enum Part<'a> {
+    /// The rows of a sequence, to keys that are chosen.
+    Selected { selection: &'a mut KeySelection, cache: &'a KvCache, rows: LayerRows<'a> },
+    /// The rows of a view, to all that they see; where some of that is weighed apart, that and the rest.
+    Seen {
+        seen: QueryRows<'a>,
+        runs: Vec<KvRun<'a>>,
+        beside: Option<(&'a ParallelContext, Vec<KvRun<'a>>, Vec<KvRun<'a>>)>,
+        mask: AttentionMask,
+        mixed: &'a mut [f32],
+        lse: &'a mut [f32],
+    },
+}
+
+/// Whether each token stands right behind the one before it, and the first behind the cache.
+fn rows_follow(rows: &ForwardRows<'_>, cache: &KvCache) -> bool {
+    rows.slots.iter().copied().eq(cache.len()..cache.len() + rows.slots.len())
+        && rows.positions.iter().copied().eq((cache.next_position()..).take(rows.positions.len()))
 }
 
 fn kv_shape(&DecoderConfig { n_layers, n_kv_heads, head_dim, .. }: &DecoderConfig) -> KvShape {
@@ -555,7 +646,8 @@ impl Session<'_> {
         let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
         let rows = ForwardRows { tokens, positions: &positions, slots: &slots, ..ForwardRows::default() };
         let want = Want { logits, ..Want::default() };
-        let forwarded = self.model.forward(&mut [ForwardSequence { rows, cache: &mut self.cache, want }])?;
+        let sequence = ForwardSequence { rows, cache: &mut self.cache, want, attending: Attending::All };
+        let forwarded = self.model.forward(&mut [sequence])?;
         Ok(forwarded.into_iter().flat_map(|sequence| sequence.logits).collect())
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::ContextExtension;
+
 /// The result of this crate's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,12 +42,23 @@ pub enum Error {
         problem: String,
     },
     /// A text is longer than the model can read.
-    #[error("a text of {tokens} tokens is longer than the model's context of {limit}")]
+    #[error(
+        "a text of {tokens} tokens is longer than the model's context of {limit}; shorten it, or have the context \
+         extended (the setting `rope-scaling`, such as yarn=2)"
+    )]
     ContextOverflow {
         /// The text's length.
         tokens: usize,
         /// The model's context.
         limit: usize,
+    },
+    /// A model's context cannot be extended.
+    #[error("`rope-scaling` = `{extension}`: {problem}")]
+    Extension {
+        /// How it was to be.
+        extension: ContextExtension,
+        /// Why it cannot.
+        problem: String,
     },
     /// A token id that is not in the vocabulary.
     #[error("token {id} is not in the model's vocabulary")]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use raglan_kernels::{KvRun, QueryRows, causal_attention};
 use raglan_kv::{KvBlock, KvCache, LayerBytes};
 
-use crate::decoder::{ForwardSequence, Scratch, Want};
+use crate::decoder::{Attending, ForwardSequence, Scratch, Want};
 use crate::{DecoderModel, ForwardRows, Result};
 
 /// Rows of one sequence on their way through the layers of a model.
@@ -39,7 +39,7 @@ impl DecoderModel {
         slots: &[usize],
     ) -> Result<LayerPass<'m, 'c>> {
         let rows = ForwardRows { tokens, positions, slots, ..ForwardRows::default() };
-        let sequence = ForwardSequence { rows, cache, want: Want::default() };
+        let sequence = ForwardSequence { rows, cache, want: Want::default(), attending: Attending::All };
         self.check(&sequence)?;
         let pages = cache.reserve(slots)?;
         cache.place(pages, slots, positions, None);
@@ -106,7 +106,8 @@ impl LayerPass<'_, '_> {
         let Self { model, cache, tokens, positions, slots, hidden, scratch, n_passed } = self;
         if !slots.is_empty() {
             let rows = ForwardRows { tokens, positions, slots, ..ForwardRows::default() };
-            let mut sequences = [ForwardSequence { rows, cache, want: Want::default() }];
+            let attending = Attending::All;
+            let mut sequences = [ForwardSequence { rows, cache, want: Want::default(), attending }];
             model.pass_layer(*n_passed, hidden, positions, &mut sequences, scratch)?;
         }
         *n_passed += 1;

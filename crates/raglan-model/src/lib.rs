@@ -25,7 +25,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attention_policy;
 mod chat_template;
+mod context_extension;
 mod decoder;
 mod decoder_config;
 mod decoder_tensors;
@@ -36,6 +38,7 @@ mod gguf;
 mod heads;
 mod hugging_face_config;
 mod json_file;
+mod key_selection;
 mod language_model;
 mod layer_pass;
 mod linear;
@@ -45,14 +48,17 @@ mod tokenizer;
 mod weight_file;
 mod word_piece;
 
+pub use attention_policy::{AttentionPolicy, KeyBudget};
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
-pub use decoder::{DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
+pub use context_extension::ContextExtension;
+pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
 pub use decoder_config::{DecoderConfig, Rope};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
+pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;

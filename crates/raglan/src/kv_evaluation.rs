@@ -432,7 +432,7 @@ fn last(tokens: &[u32]) -> Vec<u32> {
 }
 
 /// The best token, of several the first.
-fn argmax(logits: &[f32]) -> Result<u32> {
+pub(crate) fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best = 0;
     for (i, logit) in logits.iter().enumerate() {
         if !logit.is_finite() {

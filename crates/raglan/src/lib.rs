@@ -37,6 +37,7 @@ mod kept_kv;
 mod kv_evaluation;
 mod library;
 mod location;
+mod long_context_evaluation;
 mod models;
 mod search;
 mod snippet;
@@ -64,6 +65,7 @@ pub use kv_evaluation::{
 };
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
+pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{LazyGenerator, ModelSettings, Models};
 pub use search::{SearchOutcome, SearchResult, StageTime, recipe, without_generation};
 pub use snippet::{Snippet, snippet};

@@ -14,7 +14,7 @@ use raglan_embed::{
 };
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
-use raglan_model::{LanguageModel, Products};
+use raglan_model::{AttentionPolicy, ContextExtension, LanguageModel, Products};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
@@ -54,6 +54,10 @@ pub struct ModelSettings {
     /// The file of weights by token that inference-free queries take, as [`TokenBag::with_weights`] reads it; with none,
     /// `idf.json` beside the model, and with none there, the tokens' idf in the index.
     pub token_weights: Option<PathBuf>,
+    /// How language models read texts that are longer than their context.
+    pub context_extension: ContextExtension,
+    /// Which of a prompt's keys answers attend to.
+    pub attention: AttentionPolicy,
 }
 
 impl Models {
@@ -273,7 +277,8 @@ impl Models {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
-        let options = generate_options(&spec.unwrap_or_default());
+        let options =
+            GenerateOptions { attention: self.settings.attention, ..generate_options(&spec.unwrap_or_default()) };
         let load = move || -> Result<ChatGenerator> {
             let generator = ChatGenerator::new(Arc::new(load_model()?), options)?.interrupted_by(interrupt);
             Ok(match keeper {
@@ -311,7 +316,12 @@ impl Models {
             products => products,
         };
         let name = name.to_owned();
-        Ok(move || LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error)))
+        let extension = self.settings.context_extension;
+        Ok(move || {
+            let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
+            let extended = model.transformer.extended(extension).map_err(raglan_generate::Error::from)?;
+            Ok(LanguageModel { transformer: extended, ..model })
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Three shapes of work share one arithmetic. An encoder lets every token of a sequence see every other
 //! ([`bidirectional_attention`], packed: no padding between sequences). A decoder's prefill and its single steps let
-//! chosen query rows see keys that lie in runs ([`causal_attention`]). Partial results over disjoint keys are merged
+//! chosen query rows see keys that lie in runs ([`causal_attention`]), a single step also keys that are chosen for each
+//! head ([`selected_attention`]). Partial results over disjoint keys are merged
 //! by their log-sum-exp ([`merge_attention`]).
 //!
 //! A row's result depends on its keys and their indices alone, to the bit: not on the other rows of a call, on how keys
@@ -18,6 +19,7 @@ mod exp;
 mod merge;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod selected;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use self::merge::merge_attention;
+pub use self::selected::selected_attention;
 use self::simd::Portable;
 use self::tile::{BLOCK, BlockBounds, Job, Scratch, Source, State, Visibility};
 use crate::device::CpuForm;
@@ -61,6 +64,21 @@ impl KvSlice<'_> {
             Self::F32(numbers) => numbers.len(),
             Self::F16(bits) => bits.len(),
         }
+    }
+
+    /// Writes some of the numbers to `to`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when `to` is not as long; [`Error::Row`] when there are not so many numbers.
+    pub fn read(&self, numbers: Range<usize>, to: &mut [f32]) -> Result<()> {
+        check_length("numbers", to.len(), numbers.len())?;
+        let missing = Error::Row { row: numbers.end, n_rows: self.len() };
+        match self {
+            Self::F32(from) => to.copy_from_slice(from.get(numbers).ok_or(missing)?),
+            Self::F16(bits) => crate::from_f16(bits.get(numbers).ok_or(missing)?, to)?,
+        }
+        Ok(())
     }
 }
 
@@ -427,16 +445,7 @@ fn job_of<'a>(
         }
         all
     });
-    let log_weights = runs.iter().any(|run| run.log_weights.is_some()).then(|| {
-        let mut all = Vec::with_capacity(n_keys);
-        for run in runs {
-            match run.log_weights {
-                Some(weights) => all.extend(weights.iter().map(|weight| weight * std::f32::consts::LOG2_E)),
-                None => all.extend(std::iter::repeat_n(0.0, run.positions.len())),
-            }
-        }
-        all
-    });
+    let log_weights = log_weights_of(runs, n_keys);
     let bounds = |numbers: &[u32]| {
         numbers.iter().fold((u32::MAX, 0), |(low, high), &number| (low.min(number), high.max(number)))
     };
@@ -467,6 +476,20 @@ fn job_of<'a>(
         }),
         radius: None,
         log_weights,
+    })
+}
+
+/// What is added to the scores of each key of some runs, in base 2; nothing where no run adds anything.
+fn log_weights_of(runs: &[KvRun<'_>], n_keys: usize) -> Option<Vec<f32>> {
+    runs.iter().any(|run| run.log_weights.is_some()).then(|| {
+        let mut all = Vec::with_capacity(n_keys);
+        for run in runs {
+            match run.log_weights {
+                Some(weights) => all.extend(weights.iter().map(|weight| weight * std::f32::consts::LOG2_E)),
+                None => all.extend(std::iter::repeat_n(0.0, run.positions.len())),
+            }
+        }
+        all
     })
 }
 

@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::exp::exp2;
+use super::selected::selected;
 use super::simd::{Portable, Simd};
 use super::*;
 use crate::half_product::f16_to_f32;
@@ -348,6 +349,58 @@ fn a_row_has_the_same_bits_alone_in_a_batch_in_other_runs_and_on_other_threads()
                 mass
             };
             assert_eq!(pool.install(|| mass(&pages)), mass(&[whole]));
+        }
+    }
+}
+
+#[test]
+fn chosen_keys_of_each_head_are_those_of_the_reference() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    for (n_heads, n_kv_heads, head_dim) in [(9, 3, 64), (4, 2, 13), (3, 3, 32), (8, 1, 128)] {
+        let shape = shape(n_heads, n_kv_heads, head_dim);
+        let query = random(&mut rng, n_heads * head_dim);
+        // For each head of keys runs of its own, one of them empty, some with weights, and for the last none at all.
+        let owned: Vec<Vec<Owned>> = (0..n_kv_heads)
+            .map(|head| runs(&mut rng, &shape, &[[16, 0, 100, 33], [1, 7, 300, 2], [0, 0, 0, 0]][head.min(2)], true))
+            .collect();
+        let lists: Vec<Vec<KvRun<'_>>> = owned.iter().map(|runs| runs.iter().map(Owned::run).collect()).collect();
+        for form in CpuForm::available() {
+            let (mut out, mut lse) = (vec![f32::NAN; query.len()], vec![f32::NAN; n_heads]);
+            selected(form, &shape, &query, &lists, &mut out, &mut lse).unwrap();
+            for (head, lse) in lse.iter().enumerate() {
+                let last = [u32::MAX];
+                let queries = QueryRows { rows: &query, positions: &last, segments: None };
+                let kv_head = head * n_kv_heads / n_heads;
+                let (expected, expected_lse) = cpu::attention(&shape, &queries, &lists[kv_head], &NO_MASK);
+                for d in head * head_dim..(head + 1) * head_dim {
+                    assert!((f64::from(out[d]) - expected[d]).abs() <= 2e-5, "{form:?}: {} {}", out[d], expected[d]);
+                }
+                let expected = expected_lse[head];
+                assert!(f64::from(*lse) == expected || (f64::from(*lse) - expected).abs() <= 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_keys_chosen_for_each_head_give_the_bits_of_causal_attention() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let shape = shape(6, 2, 64);
+    for lens in [&[1][..], &[64, 64, 64, 17], &[700, 64, 3000, 2300]] {
+        let owned = runs(&mut rng, &shape, lens, false);
+        let list: Vec<KvRun<'_>> = owned.iter().map(Owned::run).collect();
+        let query = random(&mut rng, 6 * 64);
+        let queries = QueryRows { rows: &query, positions: &[1 << 20], segments: None };
+        for n_threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            for form in CpuForm::available() {
+                let (mut a, mut b) = ((vec![0.0; query.len()], vec![0.0; 6]), (vec![1.0; query.len()], vec![1.0; 6]));
+                pool.install(|| {
+                    causal(form, &shape, &queries, &list, &NO_MASK, &mut a.0, Some(&mut a.1)).unwrap();
+                    selected(form, &shape, &query, &[list.clone(), list.clone()], &mut b.0, &mut b.1).unwrap();
+                });
+                assert_eq!(a, b, "{form:?}");
+            }
         }
     }
 }

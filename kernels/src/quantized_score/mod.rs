@@ -97,8 +97,8 @@ impl Int8Query {
     /// Scores vectors against each query: `out[q, v] = scale_q · scales[v] · Σ_d codes_q[d] · codes[v, d]`. The sum is
     /// exact.
     ///
-    /// Shapes: `codes` is `[n, dim]`, `scales` is `[n]`, `out` is `[n_queries, n]`. Four queries at a time share the
-    /// widening of a vector's bytes.
+    /// Shapes: `codes` is `[n, dim]`, `scales` is `[n]`, `out` is `[n_queries, n]`. Up to four queries at a time share
+    /// the widening of a vector's bytes.
     ///
     /// # Errors
     ///
@@ -124,8 +124,11 @@ impl Int8Query {
         for (four, out) in fours.iter().zip(of_fours.chunks_exact_mut((4 * n).max(1))) {
             Self::products_of(form, four.each_ref(), codes, scales, out);
         }
-        for (query, out) in rest.iter().zip(of_rest.chunks_exact_mut(n.max(1))) {
-            Self::products_of(form, [query], codes, scales, out);
+        match rest {
+            [a] => Self::products_of(form, [a], codes, scales, of_rest),
+            [a, b] => Self::products_of(form, [a, b], codes, scales, of_rest),
+            [a, b, c] => Self::products_of(form, [a, b, c], codes, scales, of_rest),
+            _ => {}
         }
     }
 

@@ -7,4 +7,5 @@ mod eval_collections;
 mod hostile;
 mod kept_kv;
 mod kill;
+mod long_context;
 mod manners;

@@ -39,7 +39,7 @@ pub fn capture(
     passages: &[&[u32]],
     precision: BlockPrecision,
 ) -> Result<Vec<KvBlock>> {
-    use raglan_model::{ForwardRows, ForwardSequence, Want};
+    use raglan_model::{Attending, ForwardRows, ForwardSequence, Want};
     let behind = TokensHash::of(prefix_ids);
     let mut blocks = Vec::with_capacity(passages.len());
     let mut rest = passages;
@@ -64,6 +64,7 @@ pub fn capture(
                 rows: ForwardRows { tokens, positions, slots, ..ForwardRows::default() },
                 cache,
                 want: Want::default(),
+                attending: Attending::All,
             })
             .collect();
         model.forward(&mut sequences)?;

@@ -16,7 +16,7 @@ use raglan_generate::{
 };
 use raglan_kv::KV_PAGE;
 use raglan_model::registry::ModelCache;
-use raglan_model::{GgufFile, Products};
+use raglan_model::{AttentionPolicy, GgufFile, Products};
 
 fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
@@ -228,7 +228,8 @@ fn advice_on_room_is_such_as_helps() {
     check(600, &["raise `context_tokens` to 1000"], "longer context");
     check(400, &["lower `max_tokens`", "its context is 800"], "raise");
     let error = Error::NoRoom { tokens: 900, answer: 100, limit: 512, context_len: 512 }.to_string();
-    assert!(error.contains("lower `max_tokens`, or take a model with a longer context"), "{error}");
+    let remedies = ["lower `max_tokens`", "`rope-scaling`", "take a model with a longer one"];
+    assert!(remedies.iter().all(|remedy| error.contains(remedy)), "{error}");
 }
 
 #[test]
@@ -339,6 +340,7 @@ fn starts(n: usize, temperature: f32, drafts: Drafts) -> Vec<SequenceStart> {
         read: None,
         sampling: Sampling { temperature, seed: i as u64, ..Sampling::default() },
         drafts,
+        attention: AttentionPolicy::Full,
         max_tokens: 5 + i * 29 % 60,
     };
     (0..n).map(start).collect()
@@ -400,6 +402,28 @@ fn with_little_room_for_keys_and_values_texts_wait_and_are_the_same() {
         assert!(write(&model, &starts, &[0; 7], 7) == expected, "{n_pages} pages");
         assert_eq!(arena.n_bytes_taken(), 0);
     }
+}
+
+#[test]
+fn texts_that_choose_their_keys_do_not_notice_one_another() {
+    let model = byte_model();
+    let with = |budget: &str| -> Vec<SequenceStart> {
+        let mut starts = starts(7, 0.0, Drafts::PromptLookup);
+        for (start, name) in starts.iter_mut().skip(1).zip(AttentionPolicy::NAMES.iter().cycle()) {
+            start.attention = format!("{name}={budget}").parse().unwrap();
+        }
+        starts
+    };
+    let full = write(&model, &starts(7, 0.0, Drafts::Off), &[0; 7], 7);
+    assert!(write(&model, &with("1.0"), &[0; 7], 3) == full);
+    let alone: Vec<_> =
+        with("0.2").iter().flat_map(|start| write(&model, std::slice::from_ref(start), &[0], 1)).collect();
+    assert!(alone != full);
+    assert!(write(&model, &with("0.2"), &[0, 9, 0, 1, 30, 2, 0], 5) == alone);
+    // Texts that wait for room choose again as they did.
+    let arena = model.transformer.kv_arena();
+    arena.set_budget(6 * arena.page_bytes());
+    assert!(write(&model, &with("0.2"), &[0; 7], 7) == alone);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use raglan_kernels::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 use raglan_kv::{Error as KvError, KV_PAGE, KvCache};
-use raglan_model::{DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, Products, Result, View, Want};
+use raglan_model::{
+    Attending, DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded, Products, Result, View, Want,
+};
 use serde_json::json;
 
 use crate::small_model::{CONTEXT, HEADS, HIDDEN, SmallModel, VOCAB, distance, gguf_oracle, prompt};
@@ -302,7 +304,7 @@ fn several_steps_at_once_are_those_one_by_one_to_the_bit() {
 
 /// Sends rows of one sequence through.
 fn forward(model: &DecoderModel, rows: ForwardRows<'_>, cache: &mut KvCache, want: Want<'_>) -> Result<Forwarded> {
-    Ok(model.forward(&mut [ForwardSequence { rows, cache, want }])?.remove(0))
+    Ok(model.forward(&mut [ForwardSequence { rows, cache, want, attending: Attending::All }])?.remove(0))
 }
 
 /// All of a prompt, in the order of `order`, each token to the slot it has in the prompt.
@@ -458,8 +460,18 @@ fn an_arena_gives_no_more_than_its_budget_and_takes_pages_back() {
     assert_eq!((arena.n_bytes_taken(), arena.n_pages_left()), (3 * page, 0));
     let before = one.len();
     let error = model.forward(&mut [
-        ForwardSequence { rows: one_row(&[2], &[1], &[1]), cache: &mut two, want: Want::default() },
-        ForwardSequence { rows: one_row(&[2], &[before as u32], &[before]), cache: &mut one, want: Want::default() },
+        ForwardSequence {
+            rows: one_row(&[2], &[1], &[1]),
+            cache: &mut two,
+            want: Want::default(),
+            attending: Attending::All,
+        },
+        ForwardSequence {
+            rows: one_row(&[2], &[before as u32], &[before]),
+            cache: &mut one,
+            want: Want::default(),
+            attending: Attending::All,
+        },
     ]);
     let Err(Error::Kv(KvError::ArenaSpent { needed, left: 0, .. })) = error else { panic!("{error:?}") };
     assert_eq!((needed, one.len(), two.len()), (page, before, 1)); // Neither was changed.
@@ -519,7 +531,7 @@ fn check_together(family: &'static str) {
                     let (positions, slots) = (&*positions[i], &*slots[i]);
                     let rows_of = ForwardRows { tokens, positions, slots, ..ForwardRows::default() };
                     let want = Want { logits: &rows[i], ..Want::default() };
-                    sequences.push(ForwardSequence { rows: rows_of, cache, want });
+                    sequences.push(ForwardSequence { rows: rows_of, cache, want, attending: Attending::All });
                     of.push(i);
                 }
                 for (i, forwarded) in of.into_iter().zip(model.forward(&mut sequences).unwrap()) {

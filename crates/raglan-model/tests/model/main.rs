@@ -4,6 +4,7 @@ mod blocks;
 mod decoder;
 mod encoders;
 mod hostile_files;
+mod long_context;
 mod small_model;
 mod smollm2;
 mod splade;

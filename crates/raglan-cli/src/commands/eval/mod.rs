@@ -4,6 +4,7 @@ mod beir;
 mod chunking;
 mod diff;
 mod kv;
+mod long_context;
 mod report;
 mod run;
 
@@ -20,6 +21,7 @@ pub fn run(session: &mut Session, command: &EvalCommand) -> Result<Outcome> {
         EvalCommand::Diff(command) => diff::run(session, command),
         EvalCommand::Report(command) => report::run(session, command),
         EvalCommand::Kv(command) => kv::run(session, command),
+        EvalCommand::LongContext(command) => long_context::run(session, command),
         EvalCommand::Chunking(command) => chunking::run(session, command),
     }
 }
