@@ -204,6 +204,10 @@ impl KvKeeper {
         if go_on().is_break() {
             return Err(Error::Interrupted);
         }
+        if read.used.iter().all(Option::is_none) {
+            // All was computed, so whoever begins in the same way takes it over exactly.
+            self.prefixes(model).insert(&read.tokens[..read.cache.len()], &read.cache);
+        }
         let Prefilled { tokens, cache, cost, used, .. } = read;
         let hits = used.iter().flatten().count();
         let usage = KvUsage {

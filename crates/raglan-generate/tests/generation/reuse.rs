@@ -308,6 +308,10 @@ fn the_second_question_finds_what_the_first_left() {
         let kv = answer.kv.clone().unwrap();
         assert_eq!((kv.hits, kv.misses, answer.text.clone()), (0, 3, exact.text.clone()), "{method}");
         first.remember().unwrap();
+        // The same prompt once more begins as one that was computed whole.
+        let again = ask(&first, "When does it close?", &[0, 1, 2]);
+        let kv = again.kv.unwrap();
+        assert_eq!((again.text, &*kv.method, kv.computed_tokens), (exact.text.clone(), "prefix", 1), "{method}");
         // Another process, another order, another question, one passage more.
         let second = keeping(&model, method, folder.path());
         let answer = ask(&second, "Who is she?", &[2, 3, 0, 1]);

@@ -11,7 +11,7 @@ use raglan_generate::ChatGenerator;
 use raglan_generate::reuse::ReuseMethod;
 use serde::{Deserialize, Serialize};
 
-use super::{KvEvaluationOptions, KvRow, evaluate_kv};
+use super::{KvCapture, KvEvaluationOptions, KvRow, evaluate_kv};
 use crate::{Error, Result};
 
 /// What a passage's recomputed share is multiplied by, at most all of it.
@@ -69,7 +69,7 @@ fn as_text<S: serde::Serializer>(method: &ReuseMethod, serializer: S) -> std::re
 
 /// Chooses a method's parameters on every second question, and measures the choice on the others.
 ///
-/// Of `options`, the methods are not looked at; `n_prompts` are those of both halves. `on_prompt` is told how many prompts
+/// Of `options`, methods and captures are not looked at; `n_prompts` are those of both halves. `on_prompt` is told how many prompts
 /// are done of how many, and says whether to go on.
 ///
 /// # Errors
@@ -93,7 +93,9 @@ pub fn calibrate_kv(
     let n_all = n_rounds * validation.len() + test.len();
     let mut n_before = 0;
     let mut measure = |questions: &[ContextQuestion], methods: Vec<ReuseMethod>| {
-        let options = KvEvaluationOptions { methods, n_prompts: questions.len(), ..options.clone() };
+        // Blocks are captured as `raglan ask` captures them.
+        let captures = vec![KvCapture::Prefix];
+        let options = KvEvaluationOptions { methods, captures, n_prompts: questions.len(), ..options.clone() };
         let rows = evaluate_kv(generator, questions, &options, &mut |done| on_prompt(n_before + done, n_all))?.rows;
         n_before += questions.len();
         Ok::<_, Error>(rows)

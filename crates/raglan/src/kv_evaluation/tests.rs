@@ -127,8 +127,8 @@ fn bytes_are_as_good_as_half_precision() {
         };
         let half = Distributions::of(&after(BlockPrecision::F16)).unwrap();
         let kl = mean(half.divergences(&after(BlockPrecision::Int8)).unwrap().into_iter());
-        assert!(kl < 1e-3, "{kl}");
-        assert!(kl > 0.0);
+        assert!(kl > 0.0 && kl < 1e-3, "{kl}");
+        eprintln!("bytes against half precision: {kl:.2e} nats");
     }
 }
 
@@ -167,11 +167,13 @@ fn questions_that_come_again_find_what_was_computed() {
 
 #[test]
 fn parameters_are_chosen_by_one_half_and_measured_by_the_other() {
-    let Some(generator) = generator() else { return };
+    let Some(path) = path() else { return };
+    let model = LanguageModel::load(path, 2, Products::Stored).unwrap();
+    let generator = ChatGenerator::new(Arc::new(model), GenerateOptions::default()).unwrap();
     let questions = questions();
     for method in [KvCalibrated::CacheCraft, KvCalibrated::Parallel] {
         let mut told = Vec::new();
-        let options = KvEvaluationOptions { n_tokens: 3, ..options(&[]) };
+        let options = KvEvaluationOptions { n_tokens: 2, passage_tokens: Some(10), ..options(&[]) };
         let calibration = calibrate_kv(&generator, &questions, &options, method, &mut |done, n| {
             told.push((done, n));
             true
