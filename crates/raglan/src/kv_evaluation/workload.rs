@@ -171,8 +171,11 @@ pub fn evaluate_kv_workload(
     Ok(KvWorkload { n_requests: requests.len(), n_questions: contexts.len(), n_passages: passages.len(), rows })
 }
 
-/// By request the question, and the number of the draw that orders its passages, if they are drawn.
-fn requests(n_questions: usize, options: &KvWorkloadOptions) -> Vec<(usize, Option<u64>)> {
+/// The question, and the number of the draw that orders its passages, if they are drawn.
+type Request = (usize, Option<u64>);
+
+/// Who asks for what, in order.
+fn requests(n_questions: usize, options: &KvWorkloadOptions) -> Vec<Request> {
     let mut sums = Vec::with_capacity(n_questions);
     let mut sum = 0.0;
     for rank in 1..=n_questions {
@@ -209,7 +212,7 @@ mod tests {
         let drawn = requests(4, &options);
         assert_eq!(drawn, requests(4, &options));
         assert_ne!(drawn, requests(4, &KvWorkloadOptions { seed: 8, ..options.clone() }));
-        let share = |of: &dyn Fn(&(usize, Option<u64>)) -> bool| {
+        let share = |of: &dyn Fn(&Request) -> bool| {
             drawn.iter().filter(|request| of(request)).count() as f64 / drawn.len() as f64
         };
         for (question, expected) in [(0, 0.48), (1, 0.24), (2, 0.16), (3, 0.12)] {
