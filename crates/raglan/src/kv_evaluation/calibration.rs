@@ -12,6 +12,7 @@ use raglan_generate::reuse::ReuseMethod;
 use serde::{Deserialize, Serialize};
 
 use super::{KvCapture, KvEvaluationOptions, KvRow, evaluate_kv};
+use crate::kept_kv::KV_DRIFT;
 use crate::{Error, Result};
 
 /// What a passage's recomputed share is multiplied by, at most all of it.
@@ -25,7 +26,7 @@ const F1_LOST: f64 = 0.01;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvCalibrated {
     /// `alpha` of Cache-Craft: the least that is computed anew with an F1 that is at most .01 below that of computing
-    /// all, or, where nothing reaches that, what diverges least.
+    /// all, and a divergence that `raglan ask` allows ([`KV_DRIFT`]); where nothing reaches that, what diverges least.
     CacheCraft,
     /// Temperature and scale of APE, one after the other: what diverges least.
     Parallel,
@@ -131,9 +132,10 @@ fn least_divergent(rows: &[KvRow]) -> ReuseMethod {
     method_of(best.expect("something was tried"))
 }
 
-/// The least that is computed with an F1 near that of the first row, which computes all.
+/// The least that is computed with an F1 near that of the first row, which computes all, and near it.
 fn chosen_alpha(rows: &[KvRow]) -> ReuseMethod {
-    let enough = rows[2..].iter().filter(|row| row.f1 >= rows[0].f1 - F1_LOST);
+    // A small model may have no F1 to lose.
+    let enough = rows[2..].iter().filter(|row| row.f1 >= rows[0].f1 - F1_LOST && row.kl_mean <= KV_DRIFT);
     let cheapest = enough.min_by(|a, b| a.recompute_share.total_cmp(&b.recompute_share));
     cheapest.map_or_else(|| least_divergent(&rows[2..]), method_of)
 }
