@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use raglan::KvCalibrated;
 use raglan::MetadataCondition;
 use raglan::core::Format;
 use raglan::kv::BlockPrecision;
@@ -74,6 +76,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   raglan index manuals
   raglan index . --include '*.md' --embedder none
+  raglan index manuals --kv top=500
   raglan index manuals --rebuild --chunk-tokens 128")]
     Index(IndexCommand),
     /// Answer a question from a folder, with sources
@@ -233,9 +236,50 @@ pub struct IndexCommand {
     /// Fail when a file was skipped
     #[arg(long)]
     pub strict: bool,
+    /// Compute keys and values of passages too, before questions need them: all, or top=N, the N that questions found
+    /// most often, then in the order of the index; as far as setting `kv-disk` reaches
+    #[arg(long, value_name = "WHICH")]
+    pub kv: Option<WarmPassages>,
+    /// Language model of --kv: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL", requires = "kv")]
+    pub generator: Option<String>,
+    /// How --kv keeps them: f32, f16, bf16 or int8
+    #[arg(long, value_name = "KIND", requires = "kv")]
+    pub kv_precision: Option<String>,
     /// Which files are read and how they are cut.
     #[command(flatten)]
     pub indexing: IndexingArgs,
+}
+
+/// Of which passages keys and values are computed before questions need them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmPassages {
+    /// Of all.
+    All,
+    /// Of so many.
+    Top(usize),
+}
+
+impl WarmPassages {
+    /// The most passages.
+    pub fn limit(self) -> usize {
+        match self {
+            Self::All => usize::MAX,
+            Self::Top(n) => n,
+        }
+    }
+}
+
+impl FromStr for WarmPassages {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("top=").map(str::parse) {
+            None if text == "all" => Ok(Self::All),
+            Some(Ok(n)) => Ok(Self::Top(n)),
+            _ => Err(format!("`{text}` is neither all nor top=N")),
+        }
+    }
 }
 
 /// Which documents a question is about.
@@ -307,6 +351,18 @@ pub struct AskCommand {
     /// see `raglan help settings`
     #[arg(long, value_name = "METHOD")]
     pub kv: Option<String>,
+    /// How they are kept: f32, f16, bf16 or int8
+    #[arg(long, value_name = "KIND")]
+    pub kv_precision: Option<String>,
+    /// Order in which the prompt shows passages: rank, or shared, which puts those first that an earlier one began with
+    #[arg(long, value_name = "ORDER")]
+    pub kv_order: Option<String>,
+    /// Share of the questions on which a method that changes answers is tested
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub kv_shadow: Option<String>,
+    /// Mean divergence of its last tests, in nats a token, above which it is not used
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    pub kv_drift: Option<String>,
     /// Which of a long prompt's keys answers attend to: full, or one of sinks, snapkv, quest, razor, retrieval with
     /// =BUDGET, a number of keys or a share such as 0.05
     #[arg(long, value_name = "POLICY")]
@@ -361,12 +417,15 @@ pub struct WarmCommand {
     /// Which index.
     #[command(flatten)]
     pub folder: FolderArgs,
-    /// At most so many passages, in the order of the index
+    /// At most so many passages: those that questions found most often, then in the order of the index
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
+    /// How they are kept: f32, f16, bf16 or int8
+    #[arg(long, value_name = "KIND")]
+    pub kv_precision: Option<String>,
 }
 
 /// `raglan gc`
@@ -479,6 +538,8 @@ The collection's index is kept in the cache, so that another recipe starts at on
     #[command(after_help = "Examples:
   raglan eval kv --path musique.jsonl.gz --limit 100 --out results/musique
   raglan eval kv --set two-chunks --method naive,random=0.1,focus=0.1
+  raglan eval kv --path musique.jsonl.gz --workload --requests 200 --method naive,focus
+  raglan eval kv --path musique.jsonl.gz --calibrate cache-craft && raglan ask --kv cache-craft \"How long?\"
 
 A line of a file has question, answers and ctxs, each with title and text. Methods: full, prefix, naive, random=SHARE,
 link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=SHARE.")]
@@ -538,6 +599,22 @@ pub struct KvCommand {
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// Ask the questions again and again, the first most often, and count the tokens that are computed
+    #[arg(long, conflicts_with_all = ["cold", "out", "calibrate"])]
+    pub workload: bool,
+    /// Requests of the workload
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "workload")]
+    pub requests: usize,
+    /// The workload's question of rank R is asked in proportion to 1 / R^EXPONENT
+    #[arg(long, value_name = "EXPONENT", default_value_t = 1.0, requires = "workload")]
+    pub zipf: f64,
+    /// Share of the workload's requests whose passages come in another order than the question's own
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "workload")]
+    pub reordered: f64,
+    /// Choose the parameters of cache-craft or parallel on every second question, measure them on the others, and write
+    /// them down for `raglan ask --kv METHOD`
+    #[arg(long, value_name = "METHOD", conflicts_with_all = ["method", "cold", "out"])]
+    pub calibrate: Option<KvCalibrated>,
     /// Decides what is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -717,18 +794,29 @@ impl Command {
     /// The settings among the command's options.
     pub fn settings(&self) -> Flags {
         match self {
-            Self::Index(command) => command.indexing.settings(),
+            Self::Index(command) => {
+                let mut flags = command.indexing.settings();
+                flags.push(("generator", command.generator.clone()));
+                flags.push(("kv-precision", command.kv_precision.clone()));
+                flags
+            }
             Self::Ask(command) => {
                 let mut flags = command.indexing.settings();
                 flags.extend(command.decoding.settings());
                 flags.push(("recipe", command.recipe.clone()));
                 flags.push(("generator", command.generator.clone()));
                 flags.push(("kv", command.kv.clone()));
+                flags.push(("kv-order", command.kv_order.clone()));
+                flags.push(("kv-precision", command.kv_precision.clone()));
+                flags.push(("kv-shadow", command.kv_shadow.clone()));
+                flags.push(("kv-drift", command.kv_drift.clone()));
                 flags.push(("attention", command.attention.clone()));
                 flags.push(("rope-scaling", command.rope_scaling.clone()));
                 flags
             }
-            Self::Warm(command) => vec![("generator", command.generator.clone())],
+            Self::Warm(command) => {
+                vec![("generator", command.generator.clone()), ("kv-precision", command.kv_precision.clone())]
+            }
             Self::Search(command) => {
                 vec![("k", command.k.clone()), ("recipe", command.recipe.clone()), ("fusion", command.fusion.clone())]
             }

@@ -81,7 +81,11 @@ impl Session {
             ..CacheLimits::default()
         };
         let (method, precision) = (self.settings.parse("kv")?, self.settings.parse("kv-precision")?);
-        Ok(KvSettings { method, precision, limits, ..KvSettings::new(index) })
+        let order = self.settings.parse("kv-order")?;
+        // Parameters that were not said are those that were chosen for the model.
+        let calibrated = !self.settings.text("kv").contains('=');
+        let (shadow, drift) = (self.settings.parse("kv-shadow")?, self.settings.parse("kv-drift")?);
+        Ok(KvSettings { method, calibrated, order, precision, limits, shadow, drift, ..KvSettings::new(index) })
     }
 
     /// The index folder that a command means: the setting, the folder's, or the nearest from here upwards.

@@ -98,6 +98,34 @@ pub struct KvUsage {
     pub computed_tokens: usize,
     /// Share of the passages' reused tokens that were computed anew; a token in a layer counts as one part of the layers.
     pub recomputed_share: f32,
+    /// The method that was asked for, where it was not used.
+    pub instead_of: Option<KvFallback>,
+}
+
+/// A method of using kept keys and values that was asked for and not used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KvFallback {
+    /// The method.
+    pub method: String,
+    /// Why it was not used.
+    pub reason: KvFallbackReason,
+}
+
+/// Why a method of using kept keys and values was not used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvFallbackReason {
+    /// It was not known yet what it does to answers from this index; it is tested after the answer.
+    Untested,
+    /// It changed answers too much.
+    Drift {
+        /// The mean divergence of its last tests from computing all, in nats.
+        mean_kl: f64,
+        /// The most that is allowed.
+        bound: f64,
+        /// How many tests that is the mean of.
+        tests: usize,
+    },
 }
 
 /// How many tokens the language model read and wrote.

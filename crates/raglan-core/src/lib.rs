@@ -28,7 +28,9 @@ mod ranking;
 mod roles;
 mod vector;
 
-pub use answer::{Answer, AnswerSentence, Attribution, KvUsage, Source, Timings, TokenUsage};
+pub use answer::{
+    Answer, AnswerSentence, Attribution, KvFallback, KvFallbackReason, KvUsage, Source, Timings, TokenUsage,
+};
 pub use chunk::{Chunk, ChunkId, ChunkSpan};
 pub use chunk_set::ChunkSet;
 pub use context::{Context, LeftOut, LeftOutReason, Passage};

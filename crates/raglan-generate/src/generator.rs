@@ -13,7 +13,7 @@ use raglan_model::DecodeStream;
 
 use crate::prompt::PromptWriter;
 use crate::repetition::ends_in_a_loop;
-use crate::reuse::{KvKeeper, ReadPrompt};
+use crate::reuse::{Kept, KvKeeper, ReadPrompt, Remembered};
 use crate::stop::StopFilter;
 use crate::token_recycling::TokenRecycling;
 use crate::{ContinuousBatch, Error, GenerateOptions, LanguageModel, Prompt, Result, SequenceStart, attribute};
@@ -72,25 +72,27 @@ impl ChatGenerator {
         self.keeper.as_ref()
     }
 
-    /// Computes keys and values that were missing in the answers so far, and writes them beside the index; gives for
-    /// how many passages. To be called when no one waits.
+    /// Computes keys and values that were missing in the answers so far, writes them beside the index, and tests the
+    /// method where that is due: [`KvKeeper::remember`]. To be called when no one waits.
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when they cannot be computed or written.
-    pub fn remember(&self) -> Result<usize> {
+    /// [`Error::Model`] when they cannot be computed or written, [`Error::NotFinite`].
+    pub fn remember(&self) -> Result<Remembered> {
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        self.keeper.as_ref().map_or(Ok(0), |keeper| keeper.remember(&self.model.transformer, &go_on))
+        let remember = |keeper: &KvKeeper| keeper.remember(&self.model.transformer, &go_on);
+        self.keeper.as_ref().map_or_else(|| Ok(Remembered::default()), remember)
     }
 
-    /// Computes the keys and values of passages before a question needs them; gives how many were not there. Nothing is
-    /// done without a keeper, and passages that no prompt has room for are left out.
+    /// Computes the keys and values of passages before a question needs them, as far as the store has room without
+    /// dropping others; gives how many were computed, and how many there was no room for. Nothing is done without a
+    /// keeper, and passages that are too long for a prompt are left out.
     ///
     /// # Errors
     ///
     /// [`Error::Model`] when they cannot be computed.
-    pub fn warm(&self, passages: &[Passage]) -> Result<usize> {
-        let Some(keeper) = &self.keeper else { return Ok(0) };
+    pub fn warm(&self, passages: &[Passage]) -> Result<(usize, usize)> {
+        let Some(keeper) = &self.keeper else { return Ok((0, 0)) };
         let mut prefix = Vec::new();
         let mut bodies: Vec<(ChunkId, Vec<u32>)> = Vec::with_capacity(passages.len());
         for passage in passages {
@@ -106,7 +108,9 @@ impl ChatGenerator {
             }
         }
         let bodies: Vec<(ChunkId, &[u32])> = bodies.iter().map(|(chunk, ids)| (*chunk, &**ids)).collect();
-        keeper.keep(&self.model.transformer, &prefix, &bodies)
+        let room = keeper.chunks().room().map_err(raglan_model::Error::from)?;
+        let Kept { blocks, left_out, .. } = keeper.keep(&self.model.transformer, &prefix, &bodies, room)?;
+        Ok((blocks, left_out))
     }
 
     /// The model that answers.
@@ -203,7 +207,13 @@ impl ChatGenerator {
 
     /// The prompt of a context, as far as it has been read.
     fn start(&self, context: &Context) -> Result<(SequenceStart, Writing<'_>)> {
-        let prompt = self.prompt(context)?;
+        let mut prompt = self.prompt(context)?;
+        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(&self.model.transformer, &prompt.pieces));
+        if let Some(order) = order
+            && let Some(ordered) = self.writer.in_order(&self.model, context, &prompt, &order)?
+        {
+            prompt = ordered;
+        }
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let chunks: Vec<ChunkId> = prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect();
         let keeper = self.keeper.as_ref();

@@ -155,6 +155,23 @@ impl PromptWriter {
         }
     }
 
+    /// A prompt with the same passages in another order, by their indices in it; none when that is too long.
+    pub(crate) fn in_order(
+        &self,
+        model: &LanguageModel,
+        context: &Context,
+        prompt: &Prompt,
+        order: &[usize],
+    ) -> Result<Option<Prompt>> {
+        let shown: Vec<usize> = order.iter().map(|&passage| prompt.shown[passage]).collect();
+        let written = self.written(model, context, &shown)?;
+        let pieces = Encoded::default().pieces(model, &written, &shown)?;
+        let n_tokens = pieces.iter().map(|piece| piece.ids.len()).sum::<usize>();
+        let room = self.context_tokens.saturating_sub(self.max_tokens);
+        let left_out = prompt.left_out.clone();
+        Ok((n_tokens <= room).then(|| Prompt { text: written.concat(), pieces, n_tokens, shown, left_out }))
+    }
+
     /// The prompt with some passages: what the templates write before the first, the first, what they write behind it,
     /// and so on. It is whole where the templates do not write each passage once, in order and as it is.
     fn written(&self, model: &LanguageModel, context: &Context, shown: &[usize]) -> Result<Vec<String>> {

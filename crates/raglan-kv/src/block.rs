@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use raglan_kernels::{KvSlice, RotaryEmbedding, from_f16, to_f16};
 use rayon::prelude::*;
 
-use crate::block_file::BlockFile;
+use crate::block_file::{BlockFile, HEADER};
 use crate::cache::LayerPages;
 use crate::{Error, KV_PAGE, KvCache, KvPrecision, Result};
 
@@ -44,7 +44,7 @@ impl fmt::Display for KvShape {
 }
 
 /// How a block's keys and values are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockPrecision {
     /// In single precision.
     F32,
@@ -148,6 +148,18 @@ impl TokensHash {
     }
 }
 
+/// A hash as it is written.
+pub(crate) fn parse_hash(text: &str) -> Option<TokensHash> {
+    let mut hash = [0; 16];
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(TokensHash(hash))
+}
+
 impl fmt::Display for TokensHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -190,6 +202,12 @@ struct Layout {
 }
 
 impl BlockPrecision {
+    /// Bytes of a block of so many tokens in a file, at most; what was seen of its attention may add some.
+    pub fn file_bytes(self, n_tokens: usize, shape: KvShape) -> u64 {
+        let layers = self.layout(n_tokens, shape.dim()).len as u64 * shape.n_layers as u64;
+        layers + (HEADER + 4 * n_tokens + size_of::<u64>() * (shape.n_layers + 1)).next_multiple_of(ALIGNMENT) as u64
+    }
+
     /// Bytes of a layer, if they can be counted.
     pub(crate) fn layer_bytes(self, n_tokens: usize, dim: usize) -> Option<usize> {
         // Four bytes a number and a scale each are the most; with padding of the four parts.

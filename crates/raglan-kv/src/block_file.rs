@@ -21,7 +21,7 @@ use crate::{BlockKey, BlockPrecision, BlockStatistics, Error, KvBlock, KvShape, 
 
 const MAGIC: &[u8; 8] = b"RAGLANKV";
 const VERSION: u32 = 1;
-const HEADER: usize = 104;
+pub(crate) const HEADER: usize = 104;
 const ALIGNMENT: u64 = 64;
 /// No block has more tokens or neighbours, and no model more layers: several times what there is.
 const MOST: u32 = 1 << 20;

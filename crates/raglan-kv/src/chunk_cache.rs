@@ -1,20 +1,25 @@
 //! The blocks of an index's chunks for one model, in memory and in the index folder.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use raglan_core::ChunkId;
 
+use crate::block::parse_hash;
 use crate::block_file::{open_block, write_block};
+use crate::journal::Journal;
 use crate::{BlockKey, Error, KvBlock, Result, TokensHash};
 
 /// What blocks' file names end in.
 const EXTENSION: &str = "kv";
-/// Uses of blocks by all processes, a line each.
+/// Uses of blocks by all processes, a line each, and sums of older ones.
 const USES: &str = "uses.tsv";
+/// A record of uses that is longer is shortened when it is read: some ten thousand uses.
+const LONG_USES: u64 = 1 << 20;
+/// Chunks of which a shortened record says how often they were asked for, the most asked for.
+const ASKED_CHUNKS: usize = 4096;
 
 /// What a [`ChunkCache`] may take, and what goes first when that is too little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +88,10 @@ struct State {
     hits: u64,
     misses: u64,
     saved_tokens: u64,
+    /// How often chunks were in prompts, with or without a block.
+    asked: HashMap<ChunkId, u64>,
     /// Lines that are not in the file of uses yet.
-    unwritten: String,
+    unwritten: Vec<String>,
 }
 
 /// What a block's file is named by.
@@ -103,6 +110,8 @@ struct Entry {
     on_disk: bool,
     priority: f64,
     last_use: u64,
+    /// Tokens that it saved, ever.
+    saved_tokens: u64,
 }
 
 impl Name {
@@ -124,17 +133,6 @@ impl std::fmt::Display for Name {
     }
 }
 
-fn parse_hash(text: &str) -> Option<TokensHash> {
-    let mut hash = [0; 16];
-    if text.len() != 32 || !text.is_ascii() {
-        return None;
-    }
-    for (i, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(TokensHash(hash))
-}
-
 impl ChunkCache {
     /// Opens the blocks of one model in a folder, which is made when there is something to write; without a folder,
     /// blocks are in memory only.
@@ -148,7 +146,12 @@ impl ChunkCache {
             for (name, n_bytes) in files(folder)? {
                 state.entries.insert(name, Entry { n_bytes, on_disk: true, ..Entry::default() });
             }
-            state.read_uses(&folder.join(USES))?;
+            let uses = Journal::new(folder.join(USES));
+            if uses.n_bytes() > LONG_USES {
+                // A record that cannot be written is read as it is.
+                let _ = shorten(&uses, folder);
+            }
+            state.take_uses(&uses.lines()?);
         }
         Ok(Self { folder, limits, state: Mutex::new(state) })
     }
@@ -197,7 +200,8 @@ impl ChunkCache {
         state.now += 1;
         let (priority, last_use) = (state.clock + 1.0, state.now);
         let n_bytes = block.n_bytes() as u64;
-        state.entries.insert(name, Entry { block: Some(block), n_bytes, on_disk: false, priority, last_use });
+        let entry = Entry { block: Some(block), n_bytes, priority, last_use, ..Entry::default() };
+        state.entries.insert(name, entry);
         // A chunk's worst variant makes room for this one.
         let of_chunk = state.entries.keys().filter(|other| other.chunk == chunk && other.tokens == name.tokens);
         let mut others: Vec<Name> = of_chunk.filter(|&&other| other != name).copied().collect();
@@ -213,14 +217,19 @@ impl ChunkCache {
         let name = Name::new(chunk, key);
         let mut state = self.state();
         state.note_use(&name, saved_tokens as u64);
-        state.unwritten += &format!("hit\t{name}\t{saved_tokens}\n");
+        state.unwritten.push(format!("hit\t{name}\t{saved_tokens}"));
     }
 
     /// Notes that a chunk had no block.
-    pub fn missed(&self) {
+    pub fn missed(&self, chunk: ChunkId) {
         let mut state = self.state();
-        state.misses += 1;
-        state.unwritten += "miss\n";
+        state.note_miss(chunk);
+        state.unwritten.push(format!("miss\t{}", chunk.0));
+    }
+
+    /// The chunks that were in prompts, those first that were most often, then by id; with how often.
+    pub fn asked(&self) -> Vec<(ChunkId, u64)> {
+        self.state().by_demand()
     }
 
     /// Writes new blocks and uses to disk, and makes room where there is too little.
@@ -243,12 +252,8 @@ impl ChunkCache {
                     entry.on_disk = true;
                 }
             }
-            if !state.unwritten.is_empty() {
-                let path = folder.join(USES);
-                let lines = std::mem::take(&mut state.unwritten);
-                let file = OpenOptions::new().create(true).append(true).open(&path);
-                file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io(&path))?;
-            }
+            let lines = std::mem::take(&mut state.unwritten);
+            Journal::new(folder.join(USES)).append(&lines)?;
             self.make_room_on_disk(&mut state, folder)?;
         }
         self.make_room_in_memory(&mut state);
@@ -272,6 +277,44 @@ impl ChunkCache {
             self.forget(&mut state, name);
         }
         Ok(dead.len())
+    }
+
+    /// Writes sums of uses in place of the uses, leaving out those of blocks that are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the record cannot be read or replaced.
+    pub fn shorten_uses(&self) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), |folder| shorten(&Journal::new(folder.join(USES)), folder))
+    }
+
+    /// Drops all blocks, and what they were good for. Gives the number of blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the folder cannot be read or the record of uses not be removed.
+    pub fn clear(&self) -> Result<usize> {
+        let n = self.retain(&|_| false)?;
+        if let Some(folder) = &self.folder {
+            Journal::new(folder.join(USES)).remove()?;
+        }
+        *self.state() = State::default();
+        Ok(n)
+    }
+
+    /// Bytes of blocks that the folder has room for without one having to go; without a folder, that memory has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn room(&self) -> Result<u64> {
+        let unwritten: u64 =
+            self.state().entries.values().filter(|entry| !entry.on_disk).map(|entry| entry.n_bytes).sum();
+        let (limit, there) = match &self.folder {
+            Some(folder) => (self.limits.disk_bytes, files(folder)?.iter().map(|(_, n_bytes)| n_bytes).sum()),
+            None => (self.limits.memory_bytes, 0),
+        };
+        Ok(limit.saturating_sub(there).saturating_sub(unwritten))
     }
 
     /// What there is, and what it was good for.
@@ -371,33 +414,95 @@ impl ChunkCache {
 impl State {
     fn note_use(&mut self, name: &Name, saved_tokens: u64) {
         self.hits += 1;
-        self.saved_tokens += saved_tokens;
+        self.saved_tokens = self.saved_tokens.saturating_add(saved_tokens);
+        *self.asked.entry(name.chunk).or_default() += 1;
+        self.note_saved(name, saved_tokens);
+    }
+
+    fn note_miss(&mut self, chunk: ChunkId) {
+        self.misses += 1;
+        *self.asked.entry(chunk).or_default() += 1;
+    }
+
+    fn note_saved(&mut self, name: &Name, saved_tokens: u64) {
         self.now += 1;
         let (clock, now) = (self.clock, self.now);
         if let Some(entry) = self.entries.get_mut(name) {
             // Bytes grow with tokens, so this is work for size.
             entry.priority = entry.priority.max(clock) + saved_tokens as f64 / entry.n_bytes.max(1) as f64 * 1e4;
             entry.last_use = now;
+            entry.saved_tokens = entry.saved_tokens.saturating_add(saved_tokens);
         }
     }
 
+    fn by_demand(&self) -> Vec<(ChunkId, u64)> {
+        let mut asked: Vec<(ChunkId, u64)> = self.asked.iter().map(|(&chunk, &n)| (chunk, n)).collect();
+        asked.sort_unstable_by_key(|&(chunk, n)| (std::cmp::Reverse(n), chunk));
+        asked
+    }
+
     /// Takes in what processes noted before. Lines that cannot be read are of another time and are left out.
-    fn read_uses(&mut self, path: &Path) -> Result<()> {
-        let file = match File::open(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(Error::io(path))?,
-        };
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(Error::io(path))?;
-            let mut fields = line.split('\t');
-            match (fields.next(), fields.next().and_then(Name::parse), fields.next().map(str::parse)) {
-                (Some("hit"), Some(name), Some(Ok(saved))) => self.note_use(&name, saved),
-                (Some("miss"), ..) => self.misses += 1,
+    fn take_uses(&mut self, lines: &[String]) {
+        for line in lines {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+            let chunk = || fields.get(1).and_then(|field| field.parse().ok()).map(ChunkId);
+            let name = || fields.get(1).and_then(|field| Name::parse(field));
+            match fields[0] {
+                "hit" => {
+                    if let (Some(name), Some(saved)) = (name(), number(2)) {
+                        self.note_use(&name, saved);
+                    }
+                }
+                "miss" => {
+                    if let Some(chunk) = chunk() {
+                        self.note_miss(chunk);
+                    }
+                }
+                "sums" => {
+                    if let (Some(hits), Some(misses), Some(saved)) = (number(1), number(2), number(3)) {
+                        self.hits = self.hits.saturating_add(hits);
+                        self.misses = self.misses.saturating_add(misses);
+                        self.saved_tokens = self.saved_tokens.saturating_add(saved);
+                    }
+                }
+                "saved" => {
+                    if let (Some(name), Some(saved)) = (name(), number(2)) {
+                        self.note_saved(&name, saved);
+                    }
+                }
+                "asked" => {
+                    if let (Some(chunk), Some(n)) = (chunk(), number(2)) {
+                        let asked = self.asked.entry(chunk).or_default();
+                        *asked = asked.saturating_add(n);
+                    }
+                }
                 _ => {}
             }
         }
-        Ok(())
     }
+
+    /// Fewer lines that say the same of the blocks that there are.
+    fn uses(&self) -> Vec<String> {
+        let mut lines = vec![format!("sums\t{}\t{}\t{}", self.hits, self.misses, self.saved_tokens)];
+        lines.extend(self.by_demand().iter().take(ASKED_CHUNKS).map(|(chunk, n)| format!("asked\t{}\t{n}", chunk.0)));
+        let mut used: Vec<(&Name, &Entry)> = self.entries.iter().filter(|(_, entry)| entry.last_use > 0).collect();
+        used.sort_unstable_by_key(|(_, entry)| entry.last_use);
+        lines.extend(used.iter().map(|(name, entry)| format!("saved\t{name}\t{}", entry.saved_tokens)));
+        lines
+    }
+}
+
+/// Puts sums in place of a folder's record of uses.
+fn shorten(uses: &Journal, folder: &Path) -> Result<()> {
+    let mut state = State::default();
+    for (name, n_bytes) in files(folder)? {
+        state.entries.insert(name, Entry { n_bytes, on_disk: true, ..Entry::default() });
+    }
+    uses.rewrite(|lines| {
+        state.take_uses(&lines);
+        state.uses()
+    })
 }
 
 fn path_of(folder: &Path, name: &Name) -> PathBuf {

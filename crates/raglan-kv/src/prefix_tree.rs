@@ -63,6 +63,21 @@ impl PrefixTree {
         found
     }
 
+    /// How many of the first tokens are there, in one text. It is no use of that text.
+    pub fn common_len(&self, tokens: &[u32]) -> usize {
+        let tree = self.tree();
+        let (mut nodes, mut len) = (&tree.roots, 0);
+        while let Some(node) = nodes.iter().find(|node| tokens.get(len) == node.run.first()) {
+            let common = common_len(&node.run, &tokens[len..]);
+            len += common;
+            if common < node.run.len() {
+                break;
+            }
+            nodes = &node.children;
+        }
+        len
+    }
+
     /// Takes in a text whose tokens the cache has read, one a slot.
     ///
     /// # Panics
@@ -161,6 +176,7 @@ mod tests {
 
     #[track_caller]
     fn check(tree: &PrefixTree, arena: &KvArena, tokens: &[u32], len: usize) {
+        assert_eq!(tree.common_len(tokens), len, "{tokens:?}");
         let found = tree.longest(tokens);
         assert_eq!(found.as_ref().map_or(0, KvCache::len), len, "{tokens:?}");
         let Some(found) = found else { return };

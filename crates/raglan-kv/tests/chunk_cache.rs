@@ -149,7 +149,7 @@ fn blocks_are_found_by_chunk_tokens_and_model_by_every_process() {
     cache.insert(ChunkId(7), block(&[1, 2], "c", BlockPrecision::F16));
     let left = variants(&cache, 7, &[1, 2]);
     assert!(left.len() == 2 && left.iter().any(|block| *block.key() == used));
-    cache.missed();
+    cache.missed(ChunkId(9));
     cache.flush().unwrap();
     let usage = open(&kv, limits()).usage();
     assert_eq!((usage.blocks, usage.hits, usage.misses, usage.saved_tokens), (3, 1, 1, 1000));
@@ -216,4 +216,147 @@ fn memory_holds_what_fits_and_without_a_folder_nothing_else_is_there() {
     let first = variants(&other, 0, &[0]).remove(0);
     assert_eq!(numbers(&other.keep_resident(ChunkId(0), &first).unwrap()), numbers(&first));
     assert_eq!(resident(&other), 1);
+}
+
+#[test]
+fn a_shortened_record_of_uses_says_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(folder.path(), limits());
+    for chunk in 0..3 {
+        cache.insert(ChunkId(chunk), block(&[chunk, 1], "a", BlockPrecision::F16));
+    }
+    for (chunk, saved, n) in [(0, 5, 40), (1, 9, 100), (0, 5, 1), (2, 7, 3)] {
+        let found = variants(&cache, chunk, &[chunk, 1]);
+        (0..n).for_each(|_| cache.used(ChunkId(chunk), found[0].key(), saved));
+    }
+    (0..50).for_each(|_| cache.missed(ChunkId(7)));
+    cache.flush().unwrap();
+    let of = |cache: &ChunkCache| (cache.usage(), cache.asked());
+    let (before, len) =
+        (of(&open(folder.path(), limits())), || fs::metadata(folder.path().join("uses.tsv")).unwrap().len());
+    assert_eq!(before.1, [(1, 100), (7, 50), (0, 41), (2, 3)].map(|(chunk, n)| (ChunkId(chunk), n)));
+    assert_eq!((before.0.hits, before.0.misses, before.0.saved_tokens), (144, 50, 41 * 5 + 900 + 21));
+    let long = len();
+    for _ in 0..2 {
+        cache.shorten_uses().unwrap();
+        assert!(len() < long / 10);
+        assert_eq!(of(&open(folder.path(), limits())), before);
+    }
+    // What goes first is still the one that was used longest ago.
+    let limits = CacheLimits { disk_bytes: 1, eviction: Eviction::LeastRecentlyUsed, ..limits() };
+    let room = CacheLimits { disk_bytes: fs::metadata(files(folder.path())[0].clone()).unwrap().len(), ..limits };
+    let other = open(folder.path(), room);
+    other.flush().unwrap();
+    assert!(!variants(&other, 2, &[2, 1]).is_empty() && files(folder.path()).len() == 1);
+    // Uses of blocks that are gone are left out, the sums stay.
+    other.shorten_uses().unwrap();
+    assert_eq!(open(folder.path(), room).usage().hits, 144);
+    // A record that has grown too long is shortened when it is read.
+    let one = variants(&other, 2, &[2, 1]).remove(0);
+    (0..20_000).for_each(|_| other.used(ChunkId(2), one.key(), 1));
+    other.flush().unwrap();
+    assert!(len() > 1 << 20);
+    assert_eq!(open(folder.path(), room).usage().hits, 20_144);
+    assert!(len() < 1000);
+    assert_eq!(other.clear().unwrap(), 1);
+    assert_eq!(of(&open(folder.path(), room)), (Default::default(), Vec::new()));
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "kv")).collect()
+}
+
+#[test]
+fn room_is_what_the_budget_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    for precision in [BlockPrecision::F32, BlockPrecision::F16, BlockPrecision::Int8] {
+        let path = folder.path().join("a.kv");
+        let tokens: Vec<u32> = (0..70).collect();
+        let unseen = block(&tokens, "a", precision).described(BlockKey::default(), BlockStatistics::default());
+        write_block(&path, &unseen).unwrap();
+        let (len, most) = (fs::metadata(&path).unwrap().len(), precision.file_bytes(70, SHAPE));
+        assert!(len <= most && most < len + 1000, "{precision}: {len} {most}");
+        fs::remove_file(path).unwrap();
+    }
+    let cache = open(folder.path(), CacheLimits { disk_bytes: 100_000, ..limits() });
+    assert_eq!(cache.room().unwrap(), 100_000);
+    let block = block(&[1, 2, 3], "a", BlockPrecision::F16);
+    let n_bytes = block.n_bytes() as u64;
+    cache.insert(ChunkId(1), block);
+    assert_eq!(cache.room().unwrap(), 100_000 - n_bytes);
+    cache.flush().unwrap();
+    let left = cache.room().unwrap();
+    assert!((100_000 - n_bytes - 1000..100_000 - n_bytes).contains(&left), "{left}");
+}
+
+/// A process that writes blocks and uses, started by the test below.
+#[test]
+fn a_process_that_writes() {
+    let (Ok(folder), Ok(number)) = (std::env::var("RAGLAN_KV_FOLDER"), std::env::var("RAGLAN_KV_PROCESS")) else {
+        return;
+    };
+    let number: u32 = number.parse().unwrap();
+    let n_bytes = block(&[0, 1], "a", BlockPrecision::F16).n_bytes() as u64;
+    // Room for some thirty blocks, so that the processes evict each other's.
+    let limits = CacheLimits { disk_bytes: 30 * n_bytes, ..limits() };
+    for round in 0..20 {
+        let cache = open(Path::new(&folder), limits);
+        for chunk in 0..8 {
+            // Half of the chunks are everyone's.
+            let chunk = if chunk < 4 { chunk } else { 100 * (number + 1) + 8 * round + chunk };
+            match &variants(&cache, chunk, &[chunk, 1])[..] {
+                [] => {
+                    cache.missed(ChunkId(chunk));
+                    cache.insert(ChunkId(chunk), block(&[chunk, 1], "a", BlockPrecision::F16));
+                }
+                [found, ..] => {
+                    // Another process may have evicted it since, but never spoiled it.
+                    if let Ok(resident) = found.resident() {
+                        assert_eq!(numbers(&resident), numbers(&block(&[chunk, 1], "a", BlockPrecision::F16)));
+                    }
+                    cache.used(ChunkId(chunk), found.key(), 2);
+                }
+            }
+        }
+        cache.flush().unwrap();
+        if round % 5 == number {
+            cache.shorten_uses().unwrap();
+        }
+    }
+}
+
+#[test]
+fn several_processes_write_one_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..4)
+        .map(|number| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "a_process_that_writes", "--nocapture"]);
+            command.env("RAGLAN_KV_FOLDER", folder.path()).env("RAGLAN_KV_PROCESS", format!("{number}"));
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let cache = open(folder.path(), limits());
+    let usage = cache.usage();
+    assert_eq!(usage.hits + usage.misses, 4 * 20 * 8); // No use was lost.
+    assert_eq!(usage.saved_tokens, 2 * usage.hits);
+    assert!(
+        usage.hits > 0
+            && usage.blocks > 0
+            && usage.bytes <= 30 * block(&[0, 1], "a", BlockPrecision::F16).n_bytes() as u64
+    );
+    // What is there is whole, and nothing else was left behind.
+    for path in files(folder.path()) {
+        open_block(&path).unwrap().resident().unwrap();
+    }
+    let others: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.ends_with(".kv"))
+        .collect();
+    assert!(others.iter().all(|name| ["uses.tsv", "uses.lock"].contains(&name.as_str())), "{others:?}");
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use raglan_core::{ChunkId, ChunkStore, DocId, Document, Passage};
 use raglan_generate::ChatGenerator;
-use raglan_generate::reuse::{KvKeeper, ReuseMethod};
-use raglan_kv::{BlockPrecision, CacheLimits, CacheUsage, ChunkCache};
+use raglan_generate::reuse::{KvKeeper, PassageOrder, ReuseMethod, SafetySwitch};
+use raglan_kv::{BlockPrecision, CacheLimits, CacheUsage, ChunkCache, DriftRecord};
 use raglan_store::Snapshot;
 use serde::Serialize;
 
@@ -22,6 +22,12 @@ const WARM_AT_ONCE: usize = 8;
 /// The folder of an index in which they are; all of it may be deleted at any time.
 const FOLDER: &str = "kv";
 
+/// The usual share of questions on which a method that changes answers is tested.
+pub const KV_SHADOW: f64 = 0.05;
+/// The usual bound of its mean divergence, in nats: below what blocks are off that are taken as they are (.93 on
+/// MuSiQue's prompts), and above what the better methods are.
+pub const KV_DRIFT: f64 = 0.5;
+
 /// Where keys and values are kept, and how they are used.
 #[derive(Clone, Debug)]
 pub struct KvSettings {
@@ -29,10 +35,19 @@ pub struct KvSettings {
     pub index: PathBuf,
     /// How they are used.
     pub method: ReuseMethod,
+    /// Whether the method's parameters are those that were chosen for the model by `raglan eval kv --calibrate`, where
+    /// some were.
+    pub calibrated: bool,
+    /// The order in which prompts show passages.
+    pub order: PassageOrder,
     /// How exactly they are kept.
     pub precision: BlockPrecision,
     /// How much they may take.
     pub limits: CacheLimits,
+    /// The share of the questions on which a method that changes answers is tested, 0 to 1. With 0 it is used untested.
+    pub shadow: f64,
+    /// The mean divergence of the last tests from computing all, in nats, above which it is not used.
+    pub drift: f64,
 }
 
 impl KvSettings {
@@ -41,16 +56,22 @@ impl KvSettings {
         Self {
             index: index.into(),
             method: ReuseMethod::DEFAULT,
+            calibrated: false,
+            order: PassageOrder::default(),
             precision: BlockPrecision::default(),
             limits: CacheLimits::default(),
+            shadow: KV_SHADOW,
+            drift: KV_DRIFT,
         }
     }
 
     /// Reads prompts with what is kept for a model: its name, and what its weights' files hash to.
     pub(crate) fn keeper(&self, model: &str, weights: &str) -> Result<KvKeeper> {
         let folder = self.index.join(FOLDER).join(folder_name(model, weights));
+        let switch = SafetySwitch::new(DriftRecord::new(&folder), self.shadow, self.drift)?;
         let chunks = ChunkCache::open(Some(folder), self.limits).map_err(kept)?;
-        Ok(KvKeeper::new(self.method, self.precision, Arc::new(chunks), weights))
+        let keeper = KvKeeper::new(self.method, self.precision, Arc::new(chunks), weights);
+        Ok(keeper.ordered_by(self.order).watched_by(switch))
     }
 }
 
@@ -69,6 +90,42 @@ pub struct KeptKv {
     pub misses: u64,
     /// Tokens that did not have to be computed.
     pub saved_tokens: u64,
+    /// What is known of the methods that change answers.
+    pub drift: Vec<KvDrift>,
+}
+
+/// How far answers by a method were from those of computing all, in its last tests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KvDrift {
+    /// The method.
+    pub method: String,
+    /// How blocks were kept.
+    pub precision: String,
+    /// Questions that it was asked for while it was within the bound or untested.
+    pub questions: u64,
+    /// Tests, ever; the rest is of the last sixteen at most.
+    pub tests: u64,
+    /// The mean divergence of what followed, in nats a token; none without a test.
+    pub mean_kl: Option<f64>,
+    /// The share of places at which the best token was the same.
+    pub top1: Option<f64>,
+    /// The share of tests in which all greedy tokens were.
+    pub greedy_equal: Option<f64>,
+}
+
+/// What is on record in the folder of a model, one entry a method, precision and way to multiply.
+fn drift(folder: &Path) -> Result<Vec<KvDrift>> {
+    let all = DriftRecord::new(folder).all().map_err(kept)?;
+    let told = |(key, drift): (raglan_kv::DriftKey, raglan_kv::Drift)| KvDrift {
+        method: key.method,
+        precision: key.precision.to_string(),
+        questions: drift.n_questions,
+        tests: drift.n_samples,
+        mean_kl: drift.mean_kl(),
+        top1: drift.top1(),
+        greedy_equal: drift.greedy_equal(),
+    };
+    Ok(all.into_iter().map(told).collect())
 }
 
 /// What is kept beside an index, model by model.
@@ -76,16 +133,31 @@ pub(crate) fn kept_kv(index: &Path) -> Result<Vec<KeptKv>> {
     let folders = folders(index)?;
     let usage = |folder: PathBuf| {
         let model = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let drift = drift(&folder)?;
         let cache = ChunkCache::open(Some(folder), CacheLimits::default()).map_err(kept)?;
         let CacheUsage { blocks, bytes, hits, misses, saved_tokens } = cache.usage();
-        Ok(KeptKv { model, blocks, bytes, hits, misses, saved_tokens })
+        Ok(KeptKv { model, blocks, bytes, hits, misses, saved_tokens, drift })
     };
     folders.into_iter().map(usage).collect()
 }
 
+/// What came of computing keys and values before questions need them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WarmReport {
+    /// Passages that were wanted.
+    pub wanted: usize,
+    /// Those whose keys and values were computed now.
+    pub computed: usize,
+    /// Those that the budget left no room for.
+    pub no_room: usize,
+    /// Whether it was ended before all were looked at.
+    pub interrupted: bool,
+}
+
 impl Index {
-    /// Computes the keys and values of the first `limit` passages before questions need them, and writes them beside the
-    /// index; gives how many were not there. `on_done` is told how many passages have been looked at, and may end it.
+    /// Computes the keys and values of `limit` passages before questions need them, and writes them beside the index, as
+    /// far as the budget reaches: those first that questions found most often, the others in the order of the index.
+    /// `on_done` is told how many passages have been looked at, and may end it.
     ///
     /// # Errors
     ///
@@ -95,11 +167,16 @@ impl Index {
         generator: &ChatGenerator,
         limit: usize,
         on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<usize> {
+    ) -> Result<WarmReport> {
         let store = self.snapshot();
-        let ids: Vec<ChunkId> = store.live_chunks()?.iter().take(limit).collect();
+        let Some(keeper) = generator.keeper() else { return Ok(WarmReport::default()) };
+        let asked: BTreeMap<ChunkId, u64> = keeper.chunks().asked().into_iter().collect();
+        let mut ids: Vec<ChunkId> = store.live_chunks()?.iter().collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(asked.get(id).copied().unwrap_or(0)));
+        ids.truncate(limit);
         let mut documents: BTreeMap<DocId, Arc<Document>> = BTreeMap::new();
-        let (mut n_new, mut n_done) = (0, 0);
+        let mut report = WarmReport { wanted: ids.len(), ..WarmReport::default() };
+        let mut n_done = 0;
         for ids in ids.chunks(WARM_AT_ONCE) {
             let mut passages = Vec::with_capacity(ids.len());
             for chunk in store.chunks(ids)? {
@@ -109,16 +186,21 @@ impl Index {
                 };
                 passages.push(Passage { chunk, document, score: 0.0 });
             }
-            n_new += generator.warm(&passages)?;
-            if let Some(keeper) = generator.keeper() {
-                keeper.chunks().flush().map_err(kept)?;
-            }
+            let (computed, no_room) = generator.warm(&passages)?;
+            keeper.chunks().flush().map_err(kept)?;
+            report.computed += computed;
             n_done += ids.len();
+            if no_room > 0 {
+                // Smaller ones further on might fit, but those that are asked for more come first.
+                report.no_room = no_room + report.wanted - n_done;
+                break;
+            }
             if on_done(n_done).is_break() {
+                report.interrupted = n_done < report.wanted;
                 break;
             }
         }
-        Ok(n_new)
+        Ok(report)
     }
 }
 
@@ -133,11 +215,13 @@ pub(crate) fn drop_dead(snapshot: &Snapshot) -> Result<usize> {
     for folder in folders {
         let cache = ChunkCache::open(Some(folder), CacheLimits::default()).map_err(kept)?;
         n += cache.retain(&|chunk| live.contains(chunk)).map_err(kept)?;
+        cache.shorten_uses().map_err(kept)?;
     }
     Ok(n)
 }
 
-/// Drops all keys and values that are kept beside an index; they are made anew as answers need them. Gives the number of
+/// Drops all keys and values that are kept beside an index, and what is known of them and of the methods that use them;
+/// they are made anew as answers need them, and methods tested anew. Gives the number of
 /// blocks and their bytes.
 ///
 /// # Errors
@@ -146,9 +230,10 @@ pub(crate) fn drop_dead(snapshot: &Snapshot) -> Result<usize> {
 pub fn drop_kept_kv(index: &Path) -> Result<(usize, u64)> {
     let (mut n, mut bytes) = (0, 0);
     for folder in folders(index)? {
+        DriftRecord::new(&folder).clear().map_err(kept)?;
         let cache = ChunkCache::open(Some(folder), CacheLimits::default()).map_err(kept)?;
         bytes += cache.usage().bytes;
-        n += cache.retain(&|_| false).map_err(kept)?;
+        n += cache.clear().map_err(kept)?;
     }
     Ok((n, bytes))
 }
@@ -172,7 +257,7 @@ fn folders(index: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A model's name as a folder may be called, with what tells its weights from others.
-fn folder_name(model: &str, weights: &str) -> String {
+pub(crate) fn folder_name(model: &str, weights: &str) -> String {
     let last = model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or("model");
     let name: String =
         last.chars().take(60).map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();

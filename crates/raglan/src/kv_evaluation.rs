@@ -5,23 +5,31 @@
 //! distribution over the next token can be compared at every place.
 
 mod blocks;
+mod calibration;
 mod scores;
+mod workload;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use raglan_datasets::{ContextPassage, ContextQuestion, Draws};
 use raglan_eval::answers;
-use raglan_generate::reuse::{Prefilled, ReuseMethod, prefill};
+use raglan_generate::reuse::{
+    Continuation, Distributions, Followed, Prefilled, ReuseMethod, best_token, prefill, read_tokens,
+};
 use raglan_generate::{ChatGenerator, Prompt};
 use raglan_kv::{BlockPrecision, KvBlock, KvCache, open_block, write_block};
 use raglan_model::DecoderModel;
 
 pub use self::blocks::KvCapture;
+pub use self::calibration::{KvCalibrated, KvCalibration, calibrate_kv};
+pub(crate) use self::calibration::{calibrated, write_calibrated};
 pub use self::scores::{KvComparison, KvEvaluation, KvPromptScore, KvRow, KvTimes};
+pub use self::workload::{KvWorkload, KvWorkloadOptions, KvWorkloadRow, evaluate_kv_workload};
 
 use self::blocks::{Captured, context_of};
-use self::scores::Distributions;
+use self::scores::mean;
 use crate::{Error, Result};
 
 /// What is evaluated, and how.
@@ -101,7 +109,8 @@ pub fn evaluate_kv(
                 && share < 1.0
             {
                 let drawn = evaluator.read(&prompt, &reference, ReuseMethod::Random { share }, stored.resident())?;
-                score.random_kl = Some(evaluator.follow(drawn.0, drawn.1, &reference)?.0.kl_mean());
+                let followed = evaluator.follow(drawn.0, drawn.1, &reference)?.0;
+                score.random_kl = Some(mean(followed.kl.into_iter()));
             }
             scores.push(score);
         }
@@ -199,9 +208,7 @@ struct Reference {
     prefix: KvCache,
     /// Seconds that took.
     prefix_s: f64,
-    /// The greedy continuation; the last may be an end.
-    tokens: Vec<u32>,
-    distributions: Distributions,
+    continuation: Continuation,
     text: String,
     /// The first right answer's first tokens.
     answer: Vec<u32>,
@@ -223,32 +230,18 @@ impl Evaluator<'_> {
             // The last token of a prompt of one piece is left to be read.
             let n = if prompt.pieces.len() == 1 { first.ids.len() - 1 } else { first.ids.len() };
             if n > 0 {
-                read(self.model, &mut prefix, &first.ids[..n], &[])?;
+                read_tokens(self.model, &mut prefix, &first.ids[..n], &[])?;
             }
         }
         let prefix_s = begin.elapsed().as_secs_f64();
         let prefilled = prefill(self.model, &prefix, &prompt.pieces, &no_blocks(prompt), ReuseMethod::Full, false)?;
         let mut cache = prefilled.cache;
-        let mut logits = vec![read(self.model, &mut cache, &last(&prefilled.tokens), &[0])?];
-        let mut tokens = Vec::new();
-        loop {
-            let next = argmax(logits.last().expect("the prompt's last token was read"))?;
-            tokens.push(next);
-            if tokens.len() == self.options.n_tokens.max(1) || self.is_end(next) {
-                break;
-            }
-            logits.push(read(self.model, &mut cache, &[next], &[0])?);
-        }
+        let first = read_tokens(self.model, &mut cache, &last(&prefilled.tokens), &[0])?;
+        let go_on = || ControlFlow::Continue(());
+        let continuation = Continuation::greedy(self.model, &mut cache, first, self.options.n_tokens, &go_on)?;
         let mut answer = self.generator.model().tokenizer.encode(&question.answers[0], false).map_err(of_model)?;
         answer.ids.truncate(self.options.n_tokens.max(1));
-        Ok(Reference {
-            prefix,
-            prefix_s,
-            distributions: Distributions::of(&logits)?,
-            text: self.text(&tokens)?,
-            tokens,
-            answer: answer.ids,
-        })
+        Ok(Reference { prefix, prefix_s, text: self.text(&continuation.tokens)?, continuation, answer: answer.ids })
     }
 
     /// Reads a prompt by a method, its last token apart: what was read, and what comes after that token.
@@ -261,7 +254,7 @@ impl Evaluator<'_> {
     ) -> Result<(Prefilled, Vec<f32>, f64)> {
         let mut prefilled = prefill(self.model, &reference.prefix, &prompt.pieces, blocks, method, false)?;
         let begin = Instant::now();
-        let logits = read(self.model, &mut prefilled.cache, &last(&prefilled.tokens), &[0])?;
+        let logits = read_tokens(self.model, &mut prefilled.cache, &last(&prefilled.tokens), &[0])?;
         Ok((prefilled, logits, begin.elapsed().as_secs_f64()))
     }
 
@@ -272,20 +265,11 @@ impl Evaluator<'_> {
         prefilled: Prefilled,
         first: Vec<f32>,
         reference: &Reference,
-    ) -> Result<(scores::Followed, KvCache, usize)> {
+    ) -> Result<(Followed, KvCache, usize)> {
         let mut cache = prefilled.cache;
         let n_prompt = cache.len();
-        let mut logits = vec![first];
-        let forced = &reference.tokens[..reference.tokens.len() - 1];
-        if !forced.is_empty() {
-            let rows: Vec<usize> = (0..forced.len()).collect();
-            let rest = read(self.model, &mut cache, forced, &rows)?;
-            logits.extend(rest.chunks_exact(rest.len() / forced.len()).map(<[f32]>::to_vec));
-        }
-        let best = logits.iter().map(|logits| argmax(logits)).collect::<Result<Vec<u32>>>()?;
-        let kl = reference.distributions.divergences(&logits)?;
-        let first = logits.swap_remove(0);
-        Ok((scores::Followed { kl, best, first }, cache, n_prompt))
+        let followed = reference.continuation.follow(self.model, &mut cache, first)?;
+        Ok((followed, cache, n_prompt))
     }
 
     fn score(
@@ -316,19 +300,20 @@ impl Evaluator<'_> {
             cost.recomputed_share * cost.reused_tokens as f32 + (cost.passage_tokens - cost.reused_tokens) as f32;
         let recompute_share = f64::from(computed) / cost.passage_tokens.max(1) as f64;
         let (followed, mut cache, n_prompt) = self.follow(prefilled, first, reference)?;
-        let n_same = followed.best.iter().zip(&reference.tokens).take_while(|(a, b)| a == b).count();
-        let text = if n_same == reference.tokens.len() {
+        let tokens = &reference.continuation.tokens;
+        let n_same = followed.best.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let text = if n_same == tokens.len() {
             reference.text.clone()
         } else {
             cache.truncate(n_prompt + n_same);
-            let mut tokens = reference.tokens[..n_same].to_vec();
+            let mut tokens = tokens[..n_same].to_vec();
             let mut next = followed.best[n_same];
             loop {
                 tokens.push(next);
                 if tokens.len() == self.options.n_tokens.max(1) || self.is_end(next) {
                     break;
                 }
-                next = argmax(&read(self.model, &mut cache, &[next], &[0])?)?;
+                next = best_token(&read_tokens(self.model, &mut cache, &[next], &[0])?)?;
             }
             self.text(&tokens)?
         };
@@ -341,8 +326,8 @@ impl Evaluator<'_> {
             recompute_share,
             ttft_ms: 1e3 * ttft_s,
             times,
-            n_agree: followed.best.iter().zip(&reference.tokens).filter(|(a, b)| a == b).count(),
-            is_equal: n_same == reference.tokens.len(),
+            n_agree: followed.best.iter().zip(tokens).filter(|(a, b)| a == b).count(),
+            is_equal: n_same == tokens.len(),
             exact_match: answers::best(&text, golds, answers::exact_match),
             f1: answers::best(&text, golds, answers::token_f1),
             contains: answers::best(&text, golds, answers::contains),
@@ -361,11 +346,11 @@ impl Evaluator<'_> {
         let mut logits = vec![first.to_vec()];
         if !forced.is_empty() {
             let rows: Vec<usize> = (0..forced.len()).collect();
-            let rest = read(self.model, cache, forced, &rows)?;
+            let rest = read_tokens(self.model, cache, forced, &rows)?;
             logits.extend(rest.chunks_exact(rest.len() / forced.len()).map(<[f32]>::to_vec));
         }
         let nats = Distributions::of(&logits)?.surprise(answer);
-        let best = logits.iter().map(|logits| argmax(logits)).collect::<Result<Vec<u32>>>()?;
+        let best = logits.iter().map(|logits| best_token(logits)).collect::<Result<Vec<u32>, _>>()?;
         Ok((nats, best == answer))
     }
 
@@ -406,16 +391,6 @@ fn cut(generator: &ChatGenerator, passage: &ContextPassage, most: Option<usize>)
     Ok(passage.text[..passage.text.floor_char_boundary(end)].to_owned())
 }
 
-/// Reads tokens behind what a cache has, and gives the logits after some of them.
-fn read(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32], rows: &[usize]) -> Result<Vec<f32>> {
-    let (first, next) = (cache.len(), cache.next_position());
-    let positions: Vec<u32> = (next..).take(tokens.len()).collect();
-    let slots: Vec<usize> = (first..first + tokens.len()).collect();
-    let mut pass = model.begin_pass(cache, tokens, &positions, &slots).map_err(of_model)?;
-    pass.finish().map_err(of_model)?;
-    pass.logits(rows).map_err(of_model)
-}
-
 /// None of the passages of a prompt has a block.
 fn no_blocks(prompt: &Prompt) -> Captured {
     prompt.pieces.iter().filter(|piece| piece.passage.is_some()).map(|_| Vec::new()).collect()
@@ -429,20 +404,6 @@ fn of_model(error: impl Into<raglan_model::Error>) -> Error {
 /// The last token of a prompt, as a slice to read.
 fn last(tokens: &[u32]) -> Vec<u32> {
     tokens.last().copied().into_iter().collect()
-}
-
-/// The best token, of several the first.
-pub(crate) fn argmax(logits: &[f32]) -> Result<u32> {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if !logit.is_finite() {
-            return Err(raglan_generate::Error::NotFinite.into());
-        }
-        if *logit > logits[best] {
-            best = i;
-        }
-    }
-    Ok(best as u32)
 }
 
 #[cfg(test)]

@@ -59,9 +59,10 @@ pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection,
 };
-pub use kept_kv::{KeptKv, KvSettings, drop_kept_kv};
+pub use kept_kv::{KV_DRIFT, KV_SHADOW, KeptKv, KvDrift, KvSettings, WarmReport, drop_kept_kv};
 pub use kv_evaluation::{
-    KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow, KvTier, KvTimes, evaluate_kv,
+    KvCalibrated, KvCalibration, KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow,
+    KvTier, KvTimes, KvWorkload, KvWorkloadOptions, KvWorkloadRow, calibrate_kv, evaluate_kv, evaluate_kv_workload,
 };
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};

@@ -9,6 +9,7 @@ use std::time::Instant;
 use raglan_datasets::LongContextItem;
 use raglan_eval::answers;
 use raglan_generate::LanguageModel;
+use raglan_generate::reuse::best_token;
 use raglan_kv::KvCache;
 use raglan_model::{
     Attending, AttentionPolicy, ChatMessage, ChatRole, DecoderModel, ForwardRows, ForwardSequence, KeySelection,
@@ -200,7 +201,7 @@ impl<'m> LongContextEvaluator<'m> {
             if step > 0 {
                 seconds.push(begin.elapsed().as_secs_f64()); // The first step also copies a page.
             }
-            next = crate::kv_evaluation::argmax(&logits)?;
+            next = best_token(&logits)?;
             is_ended |= model.config().end_tokens.contains(&next) || step >= item.answer_tokens;
             if !is_ended {
                 ids.push(next);

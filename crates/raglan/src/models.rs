@@ -12,6 +12,7 @@ use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
     TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
 };
+use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
 use raglan_model::{AttentionPolicy, ContextExtension, LanguageModel, Products};
@@ -19,7 +20,8 @@ use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
-use crate::kept_kv::KvSettings;
+use crate::kept_kv::{KvSettings, folder_name};
+use crate::kv_evaluation::{calibrated, write_calibrated};
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
@@ -271,8 +273,16 @@ impl Models {
     ) -> Result<Arc<LazyGenerator>> {
         let files = self.ensure(name)?;
         let load_model = self.loading(name, &files)?;
-        let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
-        let keeper = kv.map(|kv| kv.keeper(name, &hashes.join("\n"))).transpose()?;
+        let weights = weights(&files);
+        let keeper = |mut kv: KvSettings| {
+            if kv.calibrated
+                && let Some(chosen) = calibrated(self.cache.dir(), &folder_name(name, &weights), kv.method)?
+            {
+                kv.method = chosen;
+            }
+            kv.keeper(name, &weights)
+        };
+        let keeper = kv.map(keeper).transpose()?;
         let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
@@ -287,6 +297,16 @@ impl Models {
             })
         };
         Ok(Arc::new(LazyGenerator::new(load)))
+    }
+
+    /// Writes down the parameters that were chosen for a method and a language model, where [`KvSettings::calibrated`]
+    /// finds them; gives the file.
+    ///
+    /// # Errors
+    ///
+    /// When the model's file cannot be had, or the folder of models cannot be written.
+    pub fn calibrate(&self, name: &str, method: ReuseMethod) -> Result<PathBuf> {
+        write_calibrated(self.cache.dir(), &folder_name(name, &weights(&self.ensure(name)?)), method)
     }
 
     /// What loads a language model by name, or by the path of its GGUF file or of the folder of its `config.json`,
@@ -323,6 +343,12 @@ impl Models {
             Ok(LanguageModel { transformer: extended, ..model })
         })
     }
+}
+
+/// What a model's weights are told from others by.
+fn weights(files: &ModelFiles) -> String {
+    let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
+    hashes.join("\n")
 }
 
 /// A model's name as the cache knows it: a path becomes a reference to files of this machine.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Once};
 
 use anyhow::{Context, Result, bail};
 use console::style;
-use raglan::core::{Answer, Attribution, Generator};
+use raglan::core::{Answer, Attribution, Generator, KvFallback, KvFallbackReason};
 use raglan::generate::ChatGenerator;
 use raglan::pipeline::Recipe;
 use raglan::{Filter, Index, Start};
@@ -158,6 +158,7 @@ fn ask(
         println!();
         print_sources(&answer);
     }
+    tell_fallback(&answer);
     if answer.tokens.prompt > 0 {
         let generator = generator.loaded()?;
         tell_missing_template(session, generator);
@@ -166,11 +167,36 @@ fn ask(
     Ok(answer)
 }
 
-/// Keeps the keys and values that were missing, once the answer is there; an answer that cannot be sped up the next
-/// time is an answer nevertheless.
+/// Keeps the keys and values that were missing and tests the method, once the answer is there; an answer that cannot be
+/// sped up the next time is an answer nevertheless.
 fn remember(generator: &ChatGenerator) {
-    if let Err(error) = generator.remember() {
-        eprintln!("keys and values were not kept: {error:#}");
+    match generator.remember() {
+        Ok(remembered) => {
+            for test in remembered.tests {
+                eprintln!(
+                    "tested after the answer: {:.3} nats a token from computing all, the same token at {} of {} places",
+                    test.kl, test.n_agree, test.n_places
+                );
+            }
+        }
+        Err(error) => eprintln!("keys and values were not kept: {error:#}"),
+    }
+}
+
+/// Says why the method that was asked for was not used, and what can be done.
+fn tell_fallback(answer: &Answer) {
+    let Some(KvFallback { method, reason }) = answer.kv.as_ref().and_then(|kv| kv.instead_of.as_ref()) else { return };
+    match reason {
+        KvFallbackReason::Untested => eprintln!(
+            "`{method}` has not been tested on this index: this answer was computed exactly, and tests it now"
+        ),
+        KvFallbackReason::Drift { mean_kl, bound, tests } => eprintln!(
+            "{} `{method}` changes answers too much here: {mean_kl:.3} nats a token from computing all on average over \
+             the last {}, and {bound} are allowed; answered by prefix instead. Take another `--kv`, raise `--kv-drift`, \
+             or have it tested anew after `raglan gc --kv`",
+            style("warning:").for_stderr().yellow().bold(),
+            output::count(*tests, "test")
+        ),
     }
 }
 

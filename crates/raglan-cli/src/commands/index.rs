@@ -7,6 +7,7 @@ use console::style;
 use raglan::{IndexReport, Start};
 
 use crate::args::IndexCommand;
+use crate::commands::warm::{as_json, print as print_kept, warm};
 use crate::output::{bytes, count};
 use crate::progress::STOP;
 use crate::session::Session;
@@ -16,10 +17,19 @@ pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
     let index = session.index_of(&command.folder)?;
     let start = if command.rebuild { Start::Rebuild } else { Start::Continue };
     let report = update(session, &command.folder, &index, start)?;
-    if session.json {
-        output::json(&report)?;
-    } else {
+    let wanted = command.kv.filter(|_| !report.interrupted);
+    if !session.json {
         print(&report, &index);
+    }
+    let kept = wanted.map(|passages| warm(session, &index, passages.limit())).transpose()?;
+    if session.json {
+        let mut report = serde_json::to_value(&report)?;
+        if let Some((kept, usage)) = &kept {
+            report["kv"] = as_json(kept, usage);
+        }
+        output::json(&report)?;
+    } else if let Some((kept, usage)) = &kept {
+        print_kept(kept, usage);
     }
     let failed = report.interrupted || command.strict && !report.skipped.is_empty();
     Ok(if failed { Outcome::Nothing } else { Outcome::Success })

@@ -1,7 +1,7 @@
 //! `raglan status`
 
 use anyhow::Result;
-use raglan::Status;
+use raglan::{KvDrift, Status};
 
 use crate::args::FolderArgs;
 use crate::output::{bytes, count, one_line};
@@ -17,6 +17,25 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
         print(&status);
     }
     Ok(Outcome::Success)
+}
+
+fn print_drift(drift: &KvDrift) {
+    let share = |share: Option<f64>| format!("{:.0} %", 100.0 * share.unwrap_or(0.0));
+    let told = match drift.mean_kl {
+        Some(kl) => format!(
+            "{kl:.3} nats a token from computing all, the same token at {} of places, all of them in {} of tests",
+            share(drift.top1),
+            share(drift.greedy_equal)
+        ),
+        None => "not tested yet".to_owned(),
+    };
+    println!(
+        "  drift     {} ({}): {told}; {}, {}",
+        drift.method,
+        drift.precision,
+        count(drift.tests as usize, "test"),
+        count(drift.questions as usize, "question")
+    );
 }
 
 fn print(status: &Status) {
@@ -47,6 +66,9 @@ fn print(status: &Status) {
             kv.misses,
             kv.saved_tokens
         );
+        for drift in &kv.drift {
+            print_drift(drift);
+        }
     }
     match &status.passport.embedder {
         Some(model) => println!("embedder    {} ({} dimensions)", model.name, model.dim),

@@ -1,12 +1,13 @@
 //! A prompt whose passages' keys and values are there already, but for what has to be computed.
 
-use std::ops::Range;
+use std::fmt;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use raglan_kv::{KvBlock, KvCache, LayerBytes, ParallelContext};
 use raglan_model::{DecoderModel, LayerPass};
 
-use crate::{PromptPiece, Result};
+use crate::{Error, PromptPiece, Result};
 
 /// Layers of blocks in files that are read ahead of the one that is computed.
 const LAYERS_AHEAD: usize = 2;
@@ -30,6 +31,17 @@ pub struct Assembly<'m> {
     /// Blocks and where they go.
     blocks: Vec<(KvBlock, Range<usize>)>,
     n_loaded: usize,
+    go_on: GoOn<'m>,
+}
+
+/// Whether to go on, which is asked before each layer.
+#[derive(Clone, Copy)]
+struct GoOn<'m>(&'m dyn Fn() -> ControlFlow<()>);
+
+impl fmt::Debug for GoOn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GoOn")
+    }
 }
 
 impl<'m> Assembly<'m> {
@@ -37,7 +49,7 @@ impl<'m> Assembly<'m> {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when the cache cannot grow, or a block is of another model.
+    /// [`Error::Model`] when the cache cannot grow, or a block is of another model.
     pub fn new(
         model: &'m DecoderModel,
         prefix: &KvCache,
@@ -55,6 +67,7 @@ impl<'m> Assembly<'m> {
             tail: 0..0,
             blocks: Vec::new(),
             n_loaded: 0,
+            go_on: GoOn(&|| ControlFlow::Continue(())),
         };
         for piece in pieces.iter().skip(1) {
             let cache = &mut assembly.cache;
@@ -113,6 +126,11 @@ impl<'m> Assembly<'m> {
         Ok(assembly)
     }
 
+    /// The same prompt, whose passes end with [`Error::Interrupted`] before the layer at which `go_on` says so.
+    pub fn interrupted_by(self, go_on: &'m dyn Fn() -> ControlFlow<()>) -> Self {
+        Self { go_on: GoOn(go_on), ..self }
+    }
+
     /// The model.
     pub fn model(&self) -> &'m DecoderModel {
         self.model
@@ -122,7 +140,7 @@ impl<'m> Assembly<'m> {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when a block's file cannot be read.
+    /// [`Error::Model`] when a block's file cannot be read.
     pub fn load(&mut self, n_layers: usize) -> Result<()> {
         std::thread::scope(|scope| {
             let mut ahead = Ahead::new(scope, &self.blocks, self.n_loaded..n_layers);
@@ -174,14 +192,14 @@ impl<'m> Assembly<'m> {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`](crate::Error::Model) when shared pages cannot be copied, or a block's file cannot be read.
+    /// [`Error::Model`] when shared pages cannot be copied, or a block's file cannot be read; [`Error::Interrupted`].
     pub fn pass(
         &mut self,
         chosen: &[usize],
         n_layers: usize,
         watch: &mut dyn FnMut(&mut LayerPass<'_, '_>) -> Result<()>,
     ) -> Result<()> {
-        let Self { model, cache, tokens, fresh, blocks, n_loaded, .. } = self;
+        let Self { model, cache, tokens, fresh, blocks, n_loaded, go_on, .. } = self;
         let mut slots: Vec<usize> = fresh.iter().chain(chosen).copied().collect();
         slots.sort_unstable();
         slots.dedup();
@@ -192,6 +210,9 @@ impl<'m> Assembly<'m> {
         std::thread::scope(|scope| {
             let mut ahead = Ahead::new(scope, blocks, first..n_layers);
             while pass.n_passed() < n_layers {
+                if (go_on.0)().is_break() {
+                    return Err(Error::Interrupted);
+                }
                 if pass.n_passed() >= *n_loaded {
                     ahead.load(pass.n_passed(), pass.cache(), model)?;
                     *n_loaded += 1;

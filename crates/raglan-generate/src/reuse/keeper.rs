@@ -3,18 +3,26 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use raglan_core::{ChunkId, KvUsage};
-use raglan_kv::{BlockKey, BlockPrecision, ChunkCache, KV_PAGE, KvBlock, KvCache, PrefixTree, TokensHash};
+use raglan_core::{ChunkId, KvFallbackReason, KvUsage};
+use raglan_kv::{
+    BlockKey, BlockPrecision, BlockStatistics, ChunkCache, DriftKey, DriftSample, KV_PAGE, KvBlock, KvCache,
+    PrefixTree, TokensHash,
+};
 use raglan_model::DecoderModel;
 
-use super::{Prefilled, ReuseMethod, capture, model_hash, prefill};
-use crate::{Error, Prompt, Result};
+use super::PassageOrder;
+use super::passage_order::shared_order;
+use super::safety_switch::Verdict;
+use super::{Continuation, Prefilled, ReuseMethod, SafetySwitch, capture, model_hash, prefill_while, read_tokens};
+use crate::{Error, Prompt, PromptPiece, Result};
 
 /// Bytes of whole texts whose beginnings are kept in memory: four prompts of the usual length of a model of a billion
 /// parameters.
 const PREFIX_BYTES: usize = 256 << 20;
 /// Tokens that are read between two looks at whether to go on.
 const STEP: usize = 256;
+/// Tokens of the continuation by which a method is tested, as many as `raglan eval kv` compares.
+const TEST_TOKENS: usize = 32;
 
 /// Reads prompts with the keys and values that are kept beside an index, and keeps those that were missing.
 ///
@@ -23,19 +31,58 @@ const STEP: usize = 256;
 #[derive(Debug)]
 pub struct KvKeeper {
     method: ReuseMethod,
+    order: PassageOrder,
     precision: BlockPrecision,
     chunks: Arc<ChunkCache>,
     weights: String,
     prefixes: OnceLock<PrefixTree>,
+    switch: Option<SafetySwitch>,
     pending: Mutex<Pending>,
 }
 
+/// What is left for when no one waits.
 #[derive(Debug, Default)]
 struct Pending {
     /// Passages without a block, and the first piece of their prompt.
     missing: Vec<(ChunkId, Vec<u32>, Arc<[u32]>)>,
     /// Blocks that were read from files.
     read: Vec<(ChunkId, KvBlock)>,
+    /// Questions that were asked by a method that is watched.
+    n_asked: u64,
+    shadows: Vec<Shadow>,
+}
+
+/// A prompt by which the method is tested.
+#[derive(Debug)]
+struct Shadow {
+    pieces: Vec<PromptPiece>,
+    chunks: Vec<ChunkId>,
+    /// What the method read; `None` where the prompt was computed exactly, since the method had not been tested.
+    by_method: Option<KvCache>,
+}
+
+/// What was done when no one waited.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Remembered {
+    /// Passages whose keys and values were computed.
+    pub blocks: usize,
+    /// Tokens of these.
+    pub block_tokens: usize,
+    /// What tests of the method found.
+    pub tests: Vec<DriftSample>,
+    /// Tokens of prompts that were computed for them.
+    pub test_tokens: usize,
+}
+
+/// What became of passages whose keys and values were wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Those that were computed.
+    pub blocks: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Those that there was no room for.
+    pub left_out: usize,
 }
 
 /// A prompt that was read but for its last token.
@@ -51,12 +98,32 @@ impl KvKeeper {
     pub fn new(method: ReuseMethod, precision: BlockPrecision, chunks: Arc<ChunkCache>, weights: &str) -> Self {
         Self {
             method,
+            order: PassageOrder::default(),
             precision,
             chunks,
             weights: weights.to_owned(),
             prefixes: OnceLock::new(),
+            switch: None,
             pending: Mutex::default(),
         }
+    }
+
+    /// The same keeper, whose method is tested and may be switched off. What is exact needs no test.
+    pub fn watched_by(self, switch: SafetySwitch) -> Self {
+        Self { switch: (!self.method.is_exact()).then_some(switch), ..self }
+    }
+
+    /// The same keeper, for prompts that show their passages in another order.
+    pub fn ordered_by(self, order: PassageOrder) -> Self {
+        Self { order, ..self }
+    }
+
+    /// The order in which a prompt had better show its passages, by their indices in it, if it is another.
+    pub(crate) fn order(&self, model: &DecoderModel, pieces: &[PromptPiece]) -> Option<Vec<usize>> {
+        if self.order == PassageOrder::Rank || pieces.len() <= 3 {
+            return None;
+        }
+        Some(shared_order(self.prefixes(model), pieces)).filter(|order| !order.is_sorted())
     }
 
     /// How keys and values are used.
@@ -96,33 +163,50 @@ impl KvKeeper {
             .iter()
             .rposition(|piece| piece.passage.is_some())
             .map_or(0, |last| prompt.pieces[..=last].iter().map(|piece| piece.ids.len()).sum::<usize>());
-        if self.method == ReuseMethod::Prefix || chunks.is_empty() || tail == 0 || n_exact >= tail {
+        if self.method.is_exact() || chunks.is_empty() || tail == 0 {
             return self.read_exactly(model, ids, exact, go_on);
         }
-        let first = &prompt.pieces[0].ids;
-        let prefix = self.prefix(model, first, exact)?;
         let hash = model_hash(model, &self.weights);
-        let behind = TokensHash::of(first);
-        let is_craft = matches!(self.method, ReuseMethod::CacheCraft { .. });
-        let passages: Vec<&Vec<u32>> =
-            prompt.pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &piece.ids).collect();
-        let variants: Vec<Vec<KvBlock>> = passages
-            .iter()
-            .zip(chunks)
-            .map(|(ids, &chunk)| {
-                let mut variants = self.chunks.variants(chunk, TokensHash::of(ids), hash);
-                variants.retain(|block| {
-                    let own = block.key().behind == behind;
-                    let was_watched = !block.statistics().seen.is_empty();
-                    block.precision() == self.precision && if is_craft { was_watched } else { own }
-                });
-                variants
-            })
-            .collect();
-        let read = prefill(model, &prefix, &prompt.pieces, &variants, self.method, is_craft)?;
-        self.note(model, hash, &read, &variants, (chunks, &passages), first)?;
+        let mut is_tested = false;
+        if let Some(switch) = &self.switch {
+            let n_asked = self.pending().n_asked;
+            match switch.verdict(&self.drift_key(hash), n_asked)? {
+                Verdict::Use { is_tested: tested } => is_tested = tested,
+                Verdict::Exact(fallback) => {
+                    let mut read = self.read_exactly(model, ids, exact, go_on)?;
+                    let mut pending = self.pending();
+                    // One test is enough, however many questions are asked at once.
+                    if fallback.reason == KvFallbackReason::Untested && pending.shadows.is_empty() {
+                        pending.n_asked += 1;
+                        let (pieces, chunks) = (prompt.pieces.clone(), chunks.to_vec());
+                        pending.shadows.push(Shadow { pieces, chunks, by_method: None });
+                    }
+                    read.usage.instead_of = Some(fallback);
+                    return Ok(read);
+                }
+            }
+        }
+        if n_exact >= tail {
+            return self.read_exactly(model, ids, exact, go_on);
+        }
+        let (prefix, variants) = self.blocks(model, hash, &prompt.pieces, chunks, exact)?;
+        let is_craft = self.is_craft();
+        let read = prefill_while(model, &prefix, &prompt.pieces, &variants, self.method, is_craft, go_on)?;
+        self.note(model, hash, &read, &variants, (chunks, &prompt.pieces))?;
+        if self.switch.is_some() {
+            let mut pending = self.pending();
+            pending.n_asked += 1;
+            if is_tested && self.is_telling(&read) {
+                let (pieces, chunks) = (prompt.pieces.clone(), chunks.to_vec());
+                pending.shadows.push(Shadow { pieces, chunks, by_method: Some(read.cache.clone()) });
+            }
+        }
         if go_on().is_break() {
             return Err(Error::Interrupted);
+        }
+        if read.used.iter().all(Option::is_none) {
+            // All was computed, so whoever begins in the same way takes it over exactly.
+            self.prefixes(model).insert(&read.tokens[..read.cache.len()], &read.cache);
         }
         let Prefilled { tokens, cache, cost, used, .. } = read;
         let hits = used.iter().flatten().count();
@@ -133,8 +217,47 @@ impl KvKeeper {
             reused_tokens: cost.reused_tokens + prefix.len(),
             computed_tokens: cost.computed_tokens + 1,
             recomputed_share: cost.recomputed_share,
+            instead_of: None,
         };
         Ok(ReadPrompt { tokens, cache, usage })
+    }
+
+    fn is_craft(&self) -> bool {
+        matches!(self.method, ReuseMethod::CacheCraft { .. })
+    }
+
+    fn drift_key(&self, model: TokensHash) -> DriftKey {
+        DriftKey { method: self.method.to_string(), precision: self.precision, model }
+    }
+
+    /// Whether a prompt shows what the method does: a first passage stands where its block was computed.
+    fn is_telling(&self, read: &Prefilled) -> bool {
+        let is_parallel = matches!(self.method, ReuseMethod::Parallel { .. });
+        read.used.iter().enumerate().any(|(i, used)| used.is_some() && (i > 0 || is_parallel))
+    }
+
+    /// What has read a prompt's first piece, and the blocks of its passages, those first that come first.
+    fn blocks(
+        &self,
+        model: &DecoderModel,
+        hash: TokensHash,
+        pieces: &[PromptPiece],
+        chunks: &[ChunkId],
+        exact: Option<KvCache>,
+    ) -> Result<(KvCache, Vec<Vec<KvBlock>>)> {
+        let first = &pieces[0].ids;
+        let prefix = self.prefix(model, first, exact)?;
+        let behind = TokensHash::of(first);
+        let variants = |(ids, &chunk): (&Vec<u32>, &ChunkId)| {
+            let mut variants = self.chunks.variants(chunk, TokensHash::of(ids), hash);
+            variants.retain(|block| {
+                let own = block.key().behind == behind;
+                let was_watched = !block.statistics().seen.is_empty();
+                block.precision() == self.precision && if self.is_craft() { was_watched } else { own }
+            });
+            variants
+        };
+        Ok((prefix, bodies(pieces).zip(chunks).map(variants).collect()))
     }
 
     /// Reads a prompt on from what an earlier one began with.
@@ -145,16 +268,7 @@ impl KvKeeper {
         exact: Option<KvCache>,
         go_on: &dyn Fn() -> ControlFlow<()>,
     ) -> Result<ReadPrompt> {
-        let n_read = ids.len().saturating_sub(1);
-        let mut cache = exact.unwrap_or_else(|| model.cache());
-        let reused_tokens = cache.len();
-        for tokens in ids[reused_tokens..n_read].chunks(STEP) {
-            if go_on().is_break() {
-                return Err(Error::Interrupted);
-            }
-            append(model, &mut cache, tokens)?;
-        }
-        self.prefixes(model).insert(&ids[..n_read], &cache);
+        let (cache, reused_tokens) = self.exactly(model, &ids, exact, go_on)?;
         let usage = KvUsage {
             method: ReuseMethod::Prefix.to_string(),
             reused_tokens,
@@ -162,6 +276,27 @@ impl KvKeeper {
             ..KvUsage::default()
         };
         Ok(ReadPrompt { tokens: ids, cache, usage })
+    }
+
+    /// Keys and values of all tokens but the last, read on from what `exact` has; and how many that were.
+    fn exactly(
+        &self,
+        model: &DecoderModel,
+        ids: &[u32],
+        exact: Option<KvCache>,
+        go_on: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<(KvCache, usize)> {
+        let n_read = ids.len().saturating_sub(1);
+        let mut cache = exact.unwrap_or_else(|| model.cache());
+        let n_reused = cache.len();
+        for tokens in ids[n_reused..n_read].chunks(STEP) {
+            if go_on().is_break() {
+                return Err(Error::Interrupted);
+            }
+            append(model, &mut cache, tokens)?;
+        }
+        self.prefixes(model).insert(&ids[..n_read], &cache);
+        Ok((cache, n_reused))
     }
 
     /// The cache of a prompt's first piece, of which `exact` may be more.
@@ -183,60 +318,72 @@ impl KvKeeper {
         hash: TokensHash,
         read: &Prefilled,
         variants: &[Vec<KvBlock>],
-        (chunks, passages): (&[ChunkId], &[&Vec<u32>]),
-        first: &[u32],
+        (chunks, pieces): (&[ChunkId], &[PromptPiece]),
     ) -> Result<()> {
-        let mut pending = self.pending();
         let kept = 1.0 - read.cost.recomputed_share;
-        let first: Arc<[u32]> = first.into();
-        for (i, (used, &chunk)) in read.used.iter().zip(chunks).enumerate() {
-            let slots = &read.passages[i];
-            match used {
-                Some(at) => {
-                    let block = &variants[i][*at];
-                    self.chunks.used(chunk, block.key(), (slots.len() as f32 * kept) as usize);
-                    if !block.is_resident() {
-                        pending.read.push((chunk, block.clone()));
-                    }
+        let first: Arc<[u32]> = pieces[0].ids[..].into();
+        for (i, ((used, &chunk), ids)) in read.used.iter().zip(chunks).zip(bodies(pieces)).enumerate() {
+            let Some(at) = used else {
+                self.chunks.missed(chunk);
+                match seen(read, i) {
+                    Some(statistics) => self.keep_seen(model, hash, read, (chunk, i), statistics)?,
+                    None => self.pending().missing.push((chunk, ids.clone(), first.clone())),
                 }
-                None => {
-                    self.chunks.missed();
-                    match read.statistics.as_ref().and_then(|statistics| statistics[i].clone()) {
-                        Some(statistics) => {
-                            let key = BlockKey {
-                                tokens: TokensHash::of(passages[i]),
-                                behind: TokensHash::of(&read.tokens[..slots.start]),
-                                model: hash,
-                            };
-                            let shape = model.kv_shape();
-                            let block = KvBlock::from_cache(&read.cache, slots.clone(), shape, self.precision, model);
-                            let block = block.map_err(raglan_model::Error::from)?;
-                            self.chunks.insert(chunk, block.described(key, statistics));
-                        }
-                        None => pending.missing.push((chunk, passages[i].clone(), first.clone())),
-                    }
-                }
+                continue;
+            };
+            let block = &variants[i][*at];
+            self.chunks.used(chunk, block.key(), (read.passages[i].len() as f32 * kept) as usize);
+            if !block.is_resident() {
+                self.pending().read.push((chunk, block.clone()));
             }
         }
         Ok(())
     }
 
-    /// Computes the blocks of passages that had none, and writes them beside the index. Gives how many there were.
+    /// Keeps a passage of a prompt that was computed whole, with what was seen of its attention.
+    fn keep_seen(
+        &self,
+        model: &DecoderModel,
+        hash: TokensHash,
+        read: &Prefilled,
+        (chunk, passage): (ChunkId, usize),
+        statistics: BlockStatistics,
+    ) -> Result<()> {
+        let slots = read.passages[passage].clone();
+        let key = BlockKey {
+            tokens: TokensHash::of(&read.tokens[slots.clone()]),
+            behind: TokensHash::of(&read.tokens[..slots.start]),
+            model: hash,
+        };
+        let block = KvBlock::from_cache(&read.cache, slots, model.kv_shape(), self.precision, model);
+        self.chunks.insert(chunk, block.map_err(raglan_model::Error::from)?.described(key, statistics));
+        Ok(())
+    }
+
+    /// Does what was left for when no one waits: computes the blocks of passages that had none, and writes them beside
+    /// the index; tests the method where that is due, and notes what came of it.
     ///
-    /// `go_on` is asked before each few of them; what is left then is left for the next time.
+    /// `go_on` is asked now and then; blocks that are left then are left for the next time.
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when blocks cannot be computed or written.
-    pub fn remember(&self, model: &DecoderModel, go_on: &dyn Fn() -> ControlFlow<()>) -> Result<usize> {
-        let Pending { mut missing, read } = std::mem::take(&mut *self.pending());
+    /// [`Error::Model`] when blocks cannot be computed or written, [`Error::NotFinite`] when a whole computation gives
+    /// no numbers.
+    pub fn remember(&self, model: &DecoderModel, go_on: &dyn Fn() -> ControlFlow<()>) -> Result<Remembered> {
+        let Pending { mut missing, read, n_asked, shadows } = std::mem::take(&mut *self.pending());
         for (chunk, block) in read {
             // One that has gone since is as if it had never been there.
             let _ = self.chunks.keep_resident(chunk, &block);
         }
+        let untested = shadows.iter().filter(|shadow| shadow.by_method.is_none() && !self.is_craft());
+        for Shadow { pieces, chunks, .. } in untested {
+            let first: Arc<[u32]> = pieces[0].ids[..].into();
+            let wanted = bodies(pieces).zip(chunks).map(|(ids, &chunk)| (chunk, ids.clone(), first.clone()));
+            missing.extend(wanted);
+        }
         missing.sort();
         missing.dedup();
-        let mut n = 0;
+        let mut remembered = Remembered::default();
         for of_prefix in missing.chunk_by(|a, b| a.2 == b.2) {
             let first = &of_prefix[0].2;
             for some in of_prefix.chunks(4) {
@@ -244,29 +391,109 @@ impl KvKeeper {
                     break;
                 }
                 let passages: Vec<(ChunkId, &[u32])> = some.iter().map(|(chunk, ids, _)| (*chunk, &**ids)).collect();
-                n += self.keep(model, first, &passages)?;
+                let kept = self.keep(model, first, &passages, u64::MAX)?;
+                remembered.blocks += kept.blocks;
+                remembered.block_tokens += kept.tokens;
             }
         }
         self.chunks.flush().map_err(raglan_model::Error::from)?;
-        Ok(n)
+        if let Some(switch) = &self.switch
+            && n_asked > 0
+        {
+            let hash = model_hash(model, &self.weights);
+            let key = self.drift_key(hash);
+            switch.asked(&key, n_asked)?;
+            for shadow in shadows {
+                match self.test(model, hash, shadow, &mut remembered, go_on) {
+                    Ok(Some(sample)) => {
+                        switch.tested(&key, &sample)?;
+                        remembered.tests.push(sample);
+                    }
+                    Ok(None) => {}
+                    Err(Error::Interrupted) => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            self.chunks.flush().map_err(raglan_model::Error::from)?;
+        }
+        Ok(remembered)
     }
 
-    /// Computes the blocks of passages behind a prompt's first piece. Those that are there already are left. Gives how
-    /// many there were not; [`ChunkCache::flush`] writes them.
+    /// Compares what the method makes of a prompt with the whole; gives nothing where the prompt tells nothing.
+    fn test(
+        &self,
+        model: &DecoderModel,
+        hash: TokensHash,
+        shadow: Shadow,
+        remembered: &mut Remembered,
+        go_on: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<Option<DriftSample>> {
+        let Shadow { mut pieces, mut chunks, by_method } = shadow;
+        let mut by_method = match by_method {
+            Some(cache) => cache,
+            None => {
+                if self.is_craft() {
+                    // In its own order a prompt is exact: what was seen in it is used with the passages turned round.
+                    let (prefix, _) = self.blocks(model, hash, &pieces, &chunks, None)?;
+                    let none = vec![Vec::new(); chunks.len()];
+                    let read = prefill_while(model, &prefix, &pieces, &none, self.method, true, go_on)?;
+                    remembered.test_tokens += read.cost.computed_tokens;
+                    for (i, &chunk) in chunks.iter().enumerate() {
+                        if let Some(statistics) = seen(&read, i) {
+                            self.keep_seen(model, hash, &read, (chunk, i), statistics)?;
+                        }
+                    }
+                    turn_round(&mut pieces);
+                    chunks.reverse();
+                }
+                let (prefix, variants) = self.blocks(model, hash, &pieces, &chunks, None)?;
+                let read = prefill_while(model, &prefix, &pieces, &variants, self.method, false, go_on)?;
+                remembered.test_tokens += read.cost.computed_tokens;
+                if !self.is_telling(&read) {
+                    return Ok(None);
+                }
+                read.cache
+            }
+        };
+        let ids: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
+        let n_read = ids.len() - 1;
+        let (mut whole, n_reused) = self.exactly(model, &ids, self.prefixes(model).longest(&ids[..n_read]), go_on)?;
+        remembered.test_tokens += n_read - n_reused;
+        let first = read_tokens(model, &mut whole, &ids[n_read..], &[0])?;
+        let continuation = Continuation::greedy(model, &mut whole, first, TEST_TOKENS, go_on)?;
+        let first = read_tokens(model, &mut by_method, &ids[n_read..], &[0])?;
+        continuation.drift(model, &mut by_method, first).map(Some)
+    }
+
+    /// Computes the blocks of passages behind a prompt's first piece, as far as `room` bytes reach. Those that are there
+    /// already are left. [`ChunkCache::flush`] writes them.
     ///
     /// # Errors
     ///
     /// [`Error::Model`] when they cannot be computed.
-    pub fn keep(&self, model: &DecoderModel, first: &[u32], passages: &[(ChunkId, &[u32])]) -> Result<usize> {
+    pub(crate) fn keep(
+        &self,
+        model: &DecoderModel,
+        first: &[u32],
+        passages: &[(ChunkId, &[u32])],
+        room: u64,
+    ) -> Result<Kept> {
         let hash = model_hash(model, &self.weights);
         let behind = TokensHash::of(first);
         let is_missing = |(chunk, ids): &&(ChunkId, &[u32])| {
             let variants = self.chunks.variants(*chunk, TokensHash::of(ids), hash);
             !variants.iter().any(|block| block.key().behind == behind && block.precision() == self.precision)
         };
-        let missing: Vec<_> = passages.iter().filter(is_missing).copied().collect();
+        let mut missing: Vec<_> = passages.iter().filter(is_missing).copied().collect();
+        let n_missing = missing.len();
+        let mut left = Some(room);
+        missing.retain(|(_, ids)| {
+            left = left.and_then(|left| left.checked_sub(self.precision.file_bytes(ids.len(), model.kv_shape())));
+            left.is_some()
+        });
+        let left_out = n_missing - missing.len();
         if missing.is_empty() {
-            return Ok(0);
+            return Ok(Kept { left_out, ..Kept::default() });
         }
         let prefix = self.prefix(model, first, self.prefixes(model).longest(first))?;
         let ids: Vec<&[u32]> = missing.iter().map(|(_, ids)| *ids).collect();
@@ -274,7 +501,25 @@ impl KvKeeper {
         for ((chunk, _), block) in missing.iter().zip(blocks) {
             self.chunks.insert(*chunk, block);
         }
-        Ok(missing.len())
+        Ok(Kept { blocks: missing.len(), tokens: ids.iter().map(|ids| ids.len()).sum(), left_out })
+    }
+}
+
+/// The tokens of a prompt's passages, in order.
+fn bodies(pieces: &[PromptPiece]) -> impl Iterator<Item = &Vec<u32>> {
+    pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &piece.ids)
+}
+
+/// What was seen of a passage's attention while a prompt was read.
+fn seen(read: &Prefilled, passage: usize) -> Option<BlockStatistics> {
+    read.statistics.as_ref().and_then(|statistics| statistics[passage].clone())
+}
+
+/// Puts the passages of a prompt into the opposite order, and leaves what stands between them.
+fn turn_round(pieces: &mut [PromptPiece]) {
+    let mut ids: Vec<Vec<u32>> = bodies(pieces).cloned().collect();
+    for piece in pieces.iter_mut().filter(|piece| piece.passage.is_some()) {
+        piece.ids = ids.pop().expect("there are as many as passages");
     }
 }
 

@@ -58,6 +58,11 @@ pub enum ReuseMethod {
 impl ReuseMethod {
     /// What `raglan ask` does: the method that changes no answer.
     pub const DEFAULT: Self = Self::Prefix;
+
+    /// Whether it changes no answer.
+    pub fn is_exact(&self) -> bool {
+        matches!(self, Self::Full | Self::Prefix)
+    }
 }
 
 impl fmt::Display for ReuseMethod {

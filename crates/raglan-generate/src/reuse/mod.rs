@@ -3,14 +3,20 @@
 mod assembly;
 mod cache_craft;
 mod capture;
+mod continuation;
 mod keeper;
 mod method;
+mod passage_order;
 mod prefill;
+mod safety_switch;
 
 pub use self::assembly::Assembly;
 pub use self::cache_craft::fix_share;
 pub use self::capture::{AttentionWatch, capture, model_hash};
-pub use self::keeper::KvKeeper;
-pub(crate) use self::keeper::ReadPrompt;
+pub use self::continuation::{Continuation, Distributions, Followed, best_token, read_tokens};
+pub(crate) use self::keeper::{Kept, ReadPrompt};
+pub use self::keeper::{KvKeeper, Remembered};
 pub use self::method::ReuseMethod;
-pub use self::prefill::{Prefilled, ReuseCost, prefill};
+pub use self::passage_order::PassageOrder;
+pub use self::prefill::{Prefilled, ReuseCost, prefill, prefill_while};
+pub use self::safety_switch::SafetySwitch;

@@ -1,6 +1,6 @@
 //! Reading a prompt by one of the methods.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 use raglan_kv::{BlockStatistics, KvBlock, KvCache, TokensHash};
@@ -74,6 +74,23 @@ pub fn prefill(
     method: ReuseMethod,
     watch: bool,
 ) -> Result<Prefilled> {
+    prefill_while(model, prefix, pieces, variants, method, watch, &|| ControlFlow::Continue(()))
+}
+
+/// Reads a prompt as [`prefill`] does; `go_on` is asked before each layer.
+///
+/// # Errors
+///
+/// As [`prefill`]; [`Error::Interrupted`](crate::Error::Interrupted).
+pub fn prefill_while(
+    model: &DecoderModel,
+    prefix: &KvCache,
+    pieces: &[PromptPiece],
+    variants: &[Vec<KvBlock>],
+    method: ReuseMethod,
+    watch: bool,
+    go_on: &dyn Fn() -> ControlFlow<()>,
+) -> Result<Prefilled> {
     let begin = Instant::now();
     let n_layers = model.config().n_layers;
     let n_heads = model.config().n_heads;
@@ -102,7 +119,8 @@ pub fn prefill(
         Assembly::parallel(model, prefix, pieces, &blocks, (temperature, scale))?
     } else {
         Assembly::new(model, prefix, pieces, &blocks)?
-    };
+    }
+    .interrupted_by(go_on);
     let mut cost = ReuseCost {
         passage_tokens: assembly.passages().iter().map(ExactSizeIterator::len).sum(),
         reused_tokens: assembly.blocks().iter().map(|(_, slots)| slots.len()).sum(),

@@ -3,3 +3,4 @@
 mod answers;
 mod byte_model;
 mod reuse;
+mod safety;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::byte_model;
 use raglan_core::{Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Locator, Passage};
-use raglan_generate::reuse::{KvKeeper, Prefilled, ReuseMethod, capture, model_hash, prefill};
+use raglan_generate::reuse::{KvKeeper, PassageOrder, Prefilled, ReuseMethod, capture, fix_share, model_hash, prefill};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, PromptPiece};
 use raglan_kv::{
     BlockKey, BlockPrecision, CacheLimits, ChunkCache, KvBlock, KvCache, TokensHash, open_block, write_block,
@@ -20,14 +20,14 @@ const TEXTS: [&str; 4] = [
     "In winter it is open all night.",
 ];
 
-fn load(n_layers: u32, products: Products) -> Arc<LanguageModel> {
+pub fn load(n_layers: u32, products: Products) -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bytes.gguf");
     byte_model::write_layers(&path, n_layers);
     Arc::new(LanguageModel::load(path, 2, products).unwrap())
 }
 
-fn context(question: &str, order: &[usize]) -> Context {
+pub fn context(question: &str, order: &[usize]) -> Context {
     let passage = |&i: &usize| Passage {
         chunk: Chunk {
             id: ChunkId(10 + i as u32),
@@ -54,11 +54,11 @@ fn context(question: &str, order: &[usize]) -> Context {
     Context { question: question.to_owned(), passages: order.iter().map(passage).collect(), left_out: Vec::new() }
 }
 
-fn generator(model: &Arc<LanguageModel>) -> ChatGenerator {
+pub fn generator(model: &Arc<LanguageModel>) -> ChatGenerator {
     ChatGenerator::new(model.clone(), GenerateOptions { max_tokens: 24, ..GenerateOptions::default() }).unwrap()
 }
 
-fn pieces(model: &Arc<LanguageModel>, order: &[usize]) -> Vec<PromptPiece> {
+pub fn pieces(model: &Arc<LanguageModel>, order: &[usize]) -> Vec<PromptPiece> {
     generator(model).prompt(&context("When does it close?", order)).unwrap().pieces
 }
 
@@ -72,19 +72,19 @@ fn read(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
 }
 
 /// The logits of an answer's first token when a prompt is read whole.
-fn whole(model: &DecoderModel, pieces: &[PromptPiece]) -> Vec<f32> {
+pub fn whole(model: &DecoderModel, pieces: &[PromptPiece]) -> Vec<f32> {
     let ids: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
     read(model, &mut model.cache(), &ids)
 }
 
-fn prefix(model: &DecoderModel, pieces: &[PromptPiece]) -> KvCache {
+pub fn prefix(model: &DecoderModel, pieces: &[PromptPiece]) -> KvCache {
     let mut cache = model.cache();
     read(model, &mut cache, &pieces[0].ids);
     cache
 }
 
 /// The blocks of a prompt's passages behind its first piece.
-fn blocks(model: &DecoderModel, pieces: &[PromptPiece]) -> Vec<Vec<KvBlock>> {
+pub fn blocks(model: &DecoderModel, pieces: &[PromptPiece]) -> Vec<Vec<KvBlock>> {
     let passages: Vec<&[u32]> = pieces.iter().filter(|p| p.passage.is_some()).map(|p| &*p.ids).collect();
     let prefix = (&prefix(model, pieces), &*pieces[0].ids);
     let blocks = capture(model, model_hash(model, "w"), prefix, &passages, BlockPrecision::F32).unwrap();
@@ -95,7 +95,7 @@ fn by(method: &str, model: &DecoderModel, pieces: &[PromptPiece], blocks: &[Vec<
     prefill(model, &prefix(model, pieces), pieces, blocks, method.parse().unwrap(), false).unwrap()
 }
 
-fn logits(model: &DecoderModel, mut read_prompt: Prefilled) -> Vec<f32> {
+pub fn logits(model: &DecoderModel, mut read_prompt: Prefilled) -> Vec<f32> {
     assert_eq!(read_prompt.cache.len() + 1, read_prompt.tokens.len());
     read(model, &mut read_prompt.cache, &read_prompt.tokens[read_prompt.tokens.len() - 1..])
 }
@@ -210,30 +210,70 @@ fn one_context_at_its_own_temperature_is_the_usual_attention() {
     assert!(distance(&cooler, &expected) > 1e-3);
 }
 
+/// The blocks of a prompt's passages as they are in it, with what was seen of their attention.
+fn seen_blocks(model: &DecoderModel, pieces: &[PromptPiece]) -> Vec<KvBlock> {
+    let passages: Vec<&PromptPiece> = pieces.iter().filter(|piece| piece.passage.is_some()).collect();
+    let none = vec![Vec::new(); passages.len()];
+    let method = ReuseMethod::CacheCraft { alpha: 1.0 };
+    let captured = prefill(model, &prefix(model, pieces), pieces, &none, method, true).unwrap();
+    let statistics = captured.statistics.as_ref().unwrap();
+    let block = |(i, piece): (usize, &&PromptPiece)| {
+        let slots = captured.passages[i].clone();
+        let block = KvBlock::from_cache(&captured.cache, slots, model.kv_shape(), BlockPrecision::F32, model);
+        let key = BlockKey { tokens: TokensHash::of(&piece.ids), ..BlockKey::default() };
+        block.unwrap().described(key, statistics[i].clone().unwrap())
+    };
+    passages.iter().enumerate().map(block).collect()
+}
+
+#[test]
+fn cache_craft_goes_on_with_what_the_question_looks_at() {
+    const N_LAYERS: usize = 5;
+    let model = load(N_LAYERS as u32, Products::F32);
+    let transformer = &model.transformer;
+    // One passage is so much longer that it gets most of the attention of weights that were drawn.
+    let written = |long: bool, order: &[usize]| {
+        let mut context = context("When does it close?", order);
+        for passage in context.passages.iter_mut().filter(|passage| long && passage.chunk.id == ChunkId(10)) {
+            passage.chunk.text = TEXTS[0].repeat(6);
+        }
+        generator(&model).prompt(&context).unwrap().pieces
+    };
+    for long in [false, true] {
+        let blocks = seen_blocks(transformer, &written(long, &[0, 1, 2]));
+        let pieces = written(long, &[2, 1, 0]);
+        let variants: Vec<_> = blocks.iter().rev().map(|block| vec![block.clone()]).collect();
+        let read = by("cache-craft=0.5", transformer, &pieces, &variants);
+        let hashes: Vec<TokensHash> = variants.iter().map(|variants| variants[0].key().tokens).collect();
+        let chosen = |i: usize| {
+            let share = fix_share(0.5, variants[i][0].statistics(), &hashes[..i]);
+            (share * variants[i][0].n_tokens() as f32).ceil() as usize
+        };
+        let (all, focused): (usize, usize) = ((0..3).map(chosen).sum(), chosen(2));
+        assert!(focused > 0 && focused < all);
+        // It shows in three layers; from then on only tokens of the passage that is looked at are computed.
+        let computed = if long { 3 * all + (N_LAYERS - 3) * focused } else { N_LAYERS * all };
+        let n_tokens: usize = blocks.iter().map(KvBlock::n_tokens).sum();
+        let share = computed as f32 / (n_tokens * N_LAYERS) as f32;
+        assert!((read.cost.recomputed_share - share).abs() <= 1e-6, "{long}: {} {share}", read.cost.recomputed_share);
+        assert_eq!(read.cost.computed_tokens, all + read.tokens.len() - 1 - n_tokens - pieces[0].ids.len());
+        assert!(logits(transformer, read).iter().all(|logit| logit.is_finite()));
+    }
+}
+
 #[test]
 fn cache_craft_computes_what_lost_its_neighbours() {
     let model = load(4, Products::F32);
     let transformer = &model.transformer;
-    let method = ReuseMethod::CacheCraft { alpha: 1.0 };
     let first = pieces(&model, &[0, 1, 2]);
-    let none = vec![Vec::new(); 3];
-    let captured = prefill(transformer, &prefix(transformer, &first), &first, &none, method, true).unwrap();
-    let statistics = captured.statistics.as_ref().unwrap();
-    let passages: Vec<&PromptPiece> = first.iter().filter(|piece| piece.passage.is_some()).collect();
-    let blocks: Vec<KvBlock> = (0..3)
-        .map(|i| {
-            let statistics = statistics[i].clone().unwrap();
-            assert_eq!((statistics.neighbours.len(), statistics.seen.len()), (i, passages[i].ids.len()));
-            let paid: f32 = statistics.neighbours.iter().map(|(_, paid)| paid).sum();
-            assert!((paid - statistics.seen.iter().sum::<f32>()).abs() <= 1e-3);
-            assert!((i == 0) == (paid == 0.0));
-            let slots = captured.passages[i].clone();
-            let block =
-                KvBlock::from_cache(&captured.cache, slots, transformer.kv_shape(), BlockPrecision::F32, transformer);
-            let key = BlockKey { tokens: TokensHash::of(&passages[i].ids), ..BlockKey::default() };
-            block.unwrap().described(key, statistics)
-        })
-        .collect();
+    let blocks = seen_blocks(transformer, &first);
+    for (i, block) in blocks.iter().enumerate() {
+        let statistics = block.statistics();
+        assert_eq!((statistics.neighbours.len(), statistics.seen.len()), (i, block.n_tokens()));
+        let paid: f32 = statistics.neighbours.iter().map(|(_, paid)| paid).sum();
+        assert!((paid - statistics.seen.iter().sum::<f32>()).abs() <= 1e-3);
+        assert!((i == 0) == (paid == 0.0));
+    }
     let variants = |order: &[usize]| order.iter().map(|&i| vec![blocks[i].clone()]).collect::<Vec<_>>();
     // As it was: nothing to do, and nothing lost.
     let again = by("cache-craft=1", transformer, &first, &variants(&[0, 1, 2]));
@@ -268,6 +308,10 @@ fn the_second_question_finds_what_the_first_left() {
         let kv = answer.kv.clone().unwrap();
         assert_eq!((kv.hits, kv.misses, answer.text.clone()), (0, 3, exact.text.clone()), "{method}");
         first.remember().unwrap();
+        // The same prompt once more begins as one that was computed whole.
+        let again = ask(&first, "When does it close?", &[0, 1, 2]);
+        let kv = again.kv.unwrap();
+        assert_eq!((again.text, &*kv.method, kv.computed_tokens), (exact.text.clone(), "prefix", 1), "{method}");
         // Another process, another order, another question, one passage more.
         let second = keeping(&model, method, folder.path());
         let answer = ask(&second, "Who is she?", &[2, 3, 0, 1]);
@@ -309,6 +353,43 @@ fn prefixes_are_exact_and_shared() {
         reused[0] == 0 && reused[1] > reused[2] && reused[2] > reused[3] && reused[3] > reused[4] && reused[4] > 0,
         "{reused:?}"
     );
+}
+
+#[test]
+fn passages_that_an_earlier_prompt_began_with_come_first() {
+    let model = load(4, Products::Stored);
+    let folder = tempfile::tempdir().unwrap();
+    let ordered = |order: PassageOrder| {
+        let chunks = ChunkCache::open(Some(folder.path().to_owned()), CacheLimits::default()).unwrap();
+        let keeper = KvKeeper::new(ReuseMethod::Prefix, BlockPrecision::F16, Arc::new(chunks), "weights");
+        generator(&model).keeping(keeper.ordered_by(order))
+    };
+    let mut taken_over = Vec::new();
+    for order in [PassageOrder::Rank, PassageOrder::Shared] {
+        let generator = ordered(order);
+        generator.answer(&context("When?", &[0, 1, 2]), &mut |_| {}).unwrap();
+        let mut wanted = context("Who is she?", &[3, 2, 0, 1]);
+        wanted.passages.iter_mut().zip([0.9, 0.8, 0.7, 0.6]).for_each(|(passage, score)| passage.score = score);
+        let answer = generator.answer(&wanted, &mut |_| {}).unwrap();
+        // Numbers are those of the prompt; scores stay with their passages.
+        let sources: Vec<(&str, f32)> = answer.sources.iter().map(|source| (&*source.path, source.score)).collect();
+        let mut of_rank = vec![("notes/3.md", 0.9), ("notes/2.md", 0.8), ("notes/0.md", 0.7), ("notes/1.md", 0.6)];
+        if order == PassageOrder::Shared {
+            of_rank = vec![of_rank[2], of_rank[3], of_rank[1], of_rank[0]];
+        }
+        assert_eq!(sources, of_rank);
+        taken_over.push(answer.kv.unwrap().reused_tokens);
+        // The order is that of the exact prompt, so the answer is its answer.
+        let as_shown: Vec<usize> = if order == PassageOrder::Shared { vec![0, 1, 2, 3] } else { vec![3, 2, 0, 1] };
+        let plain = self::generator(&model).answer(&context("Who is she?", &as_shown), &mut |_| {}).unwrap();
+        assert_eq!(answer.text, plain.text);
+    }
+    let pieces = pieces(&model, &[0, 1, 2, 3]);
+    let shared: usize = pieces[..6].iter().map(|piece| piece.ids.len()).sum();
+    let first = pieces[0].ids.len();
+    // In the order of rank only the first piece is shared, and how the paths of passages begin.
+    assert!((first..first + 10).contains(&taken_over[0]), "{taken_over:?}");
+    assert!((shared..shared + 10).contains(&taken_over[1]), "{taken_over:?} {shared}");
 }
 
 #[test]

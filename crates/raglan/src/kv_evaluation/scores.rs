@@ -5,59 +5,6 @@ use raglan_generate::reuse::ReuseMethod;
 use serde::Serialize;
 
 use super::KvCapture;
-use crate::Result;
-
-/// How probable each token is at each place of a continuation, as natural logarithms.
-pub(super) struct Distributions(Vec<Vec<f64>>);
-
-impl Distributions {
-    /// Those that logits give.
-    pub(super) fn of(logits: &[Vec<f32>]) -> Result<Self> {
-        logits.iter().map(|logits| log_softmax(logits)).collect::<Result<_>>().map(Self)
-    }
-
-    /// At each place `KL(p || q) = Σ p (ln p − ln q)` in nats, `q` being what the other logits give.
-    pub(super) fn divergences(&self, others: &[Vec<f32>]) -> Result<Vec<f64>> {
-        let divergence = |(p, other): (&Vec<f64>, &Vec<f32>)| {
-            let q = log_softmax(other)?;
-            // Rounding may take it below 0.
-            Ok(p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0))
-        };
-        self.0.iter().zip(others).map(divergence).collect()
-    }
-
-    /// The mean of `−ln p` of these tokens, one a place.
-    pub(super) fn surprise(&self, tokens: &[u32]) -> f64 {
-        let sum: f64 = self.0.iter().zip(tokens).map(|(p, &token)| -p[token as usize]).sum();
-        sum / tokens.len().max(1) as f64
-    }
-}
-
-fn log_softmax(logits: &[f32]) -> Result<Vec<f64>> {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - greatest).exp()).sum();
-    if !sum.is_finite() {
-        return Err(raglan_generate::Error::NotFinite.into());
-    }
-    let norm = f64::from(greatest) + sum.ln();
-    Ok(logits.iter().map(|logit| f64::from(*logit) - norm).collect())
-}
-
-/// What came of reading the reference's continuation.
-pub(super) struct Followed {
-    /// The divergence at each place.
-    pub(super) kl: Vec<f64>,
-    /// The best token at each place.
-    pub(super) best: Vec<u32>,
-    /// The logits after the prompt.
-    pub(super) first: Vec<f32>,
-}
-
-impl Followed {
-    pub(super) fn kl_mean(&self) -> f64 {
-        mean(self.kl.iter().copied())
-    }
-}
 
 /// What reading a prompt took before the first token, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -277,13 +224,13 @@ impl KvEvaluation {
     }
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, n) = values.fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
     sum / n.max(1) as f64
 }
 
 /// The smallest value that at least this share of the values do not exceed; 0 of nothing.
-fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+pub(super) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let rank = (share * values.len() as f64).ceil() as usize;
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
@@ -292,19 +239,6 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn divergence_is_that_of_the_formula() {
-        let logits = |p: [f64; 2]| vec![p.map(|p| p.ln() as f32 + 3.0).to_vec()]; // Any constant may be added.
-        let p = Distributions::of(&logits([0.25, 0.75])).unwrap();
-        // .25 ln(.25/.5) + .75 ln(.75/.5) = -.1733 + .3041
-        let got = p.divergences(&logits([0.5, 0.5])).unwrap()[0];
-        assert!((got - 0.130_812).abs() <= 1e-5, "{got}");
-        assert_eq!(p.divergences(&logits([0.25, 0.75])).unwrap(), [0.0]);
-        assert!((p.surprise(&[1]) - 0.287_682).abs() <= 1e-5); // -ln .75
-        assert!(Distributions::of(&[vec![f32::NAN, 0.0]]).is_err());
-        assert!(p.divergences(&[vec![f32::INFINITY, 0.0]]).is_err());
-    }
 
     #[test]
     fn pairs_are_compared_by_prompt() {

@@ -1,5 +1,8 @@
 //! `raglan eval kv`
 
+mod calibration;
+mod workload;
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +36,9 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
     }
     let name = session.settings.text("generator");
     let model = session.models.language_model(name)?()?;
+    if command.workload {
+        return workload::run(session, command, &Arc::new(model), (&set, &questions));
+    }
     let context_len = model.transformer.config().context_len;
     let generate = GenerateOptions {
         max_tokens: command.tokens.max(1),
@@ -40,6 +46,9 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
         ..GenerateOptions::default()
     };
     let generator = ChatGenerator::new(Arc::new(model), generate)?;
+    if let Some(method) = command.calibrate {
+        return calibration::run(session, &generator, &options, method, (&set, &questions));
+    }
     session.bars.count(questions.len().min(command.limit), "prompts");
     let evaluation = evaluate_kv(&generator, &questions, &options, &mut |done| {
         session.bars.done(done);
@@ -180,16 +189,22 @@ fn cells(row: &KvRow) -> Vec<String> {
     ]
 }
 
-fn print(evaluation: &KvEvaluation, lead: &str) {
-    println!("{lead}");
-    let line = |name: &str, cells: &[&str]| {
-        let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>8}")).collect();
-        println!("{name:28} {}", cells.join(" "));
-    };
+/// A line of a table.
+fn line(name: &str, cells: &[&str]) {
+    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>8}")).collect();
+    println!("{name:28} {}", cells.join(" "));
+}
+
+fn print_rows(rows: &[KvRow]) {
     line(HEADS[0], &HEADS[1..]);
-    for row in &evaluation.rows {
+    for row in rows {
         line(&row.label(), &cells(row).iter().map(String::as_str).collect::<Vec<_>>());
     }
+}
+
+fn print(evaluation: &KvEvaluation, lead: &str) {
+    println!("{lead}");
+    print_rows(&evaluation.rows);
     println!("\nF1 less that of the full prompt, with the 95 % interval:");
     for row in &evaluation.rows[1..] {
         let (low, high) = row.f1_interval;
