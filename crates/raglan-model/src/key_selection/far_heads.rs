@@ -68,7 +68,7 @@ fn tokens(config: &DecoderConfig, n: usize) -> Vec<u32> {
     let drawn = std::iter::repeat_with(|| {
         // Knuth's generator: the high half is random enough for this.
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 32) * config.vocab_size as u64 >> 32) as u32
+        (((state >> 32) * config.vocab_size as u64) >> 32) as u32
     });
     drawn.filter(|token| !config.end_tokens.contains(token) && config.bos != Some(*token)).take(n).collect()
 }
@@ -162,7 +162,7 @@ mod tests {
             let n = (end - SINKS) as f64;
             assert!((f64::from(run.log_weights.unwrap()[0]) - n.ln()).abs() <= 1e-6);
             for (means, is_value) in [(keys, false), (values, true)] {
-                for d in 0..width {
+                for (d, &mean) in means.iter().enumerate() {
                     let number = |run: &KvRun<'_>, token: usize| {
                         let mut one = [0.0];
                         let at = token * width + d..token * width + d + 1;
@@ -173,7 +173,7 @@ mod tests {
                         .runs(1, SINKS..end)
                         .map(|run| (0..run.positions.len()).map(|token| number(&run, token)).sum::<f64>())
                         .sum();
-                    assert!((f64::from(means[d]) - sum / n).abs() <= 1e-6);
+                    assert!((f64::from(mean) - sum / n).abs() <= 1e-6);
                 }
             }
         }
