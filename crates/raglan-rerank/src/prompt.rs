@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use raglan_model::{ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Want};
+use raglan_model::{Attending, ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Want};
 
 use crate::judge::Meter;
 use crate::{Error, Result};
@@ -133,7 +133,8 @@ pub(crate) fn read_prompts(
                 slots: &slots[i],
                 ..ForwardRows::default()
             };
-            sequences.push(ForwardSequence { rows: own, cache, want: Want { logits: &rows[i], ..Want::default() } });
+            let want = Want { logits: &rows[i], ..Want::default() };
+            sequences.push(ForwardSequence { rows: own, cache, want, attending: Attending::default() });
         }
         let forwarded = transformer.forward(&mut sequences)?;
         meter.count(batch.len(), n_tokens, 0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raglan_kernels::log_softmax_at;
-use raglan_model::{ForwardRows, ForwardSequence, LanguageModel, Products, Want};
+use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Products, Want};
 use raglan_rerank::{
     Budget, Compare, Comparison, Error, InContext, Judge, ListReading, Listwise, QueryLikelihood, Task, Verdict, YesNo,
 };
@@ -132,6 +132,7 @@ fn attention_is_what_one_forward_over_the_whole_prompt_pays() {
         rows: ForwardRows { tokens: &ids, positions: &positions, slots: &slots, ..ForwardRows::default() },
         cache: &mut cache,
         want: Want { attention: Some((&rows, &ranges)), ..Want::default() },
+        attending: Attending::default(),
     }]);
     let attention = &forwarded.unwrap()[0].attention;
     let of_layer = attention.len() / 3;
