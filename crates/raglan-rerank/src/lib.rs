@@ -10,7 +10,7 @@
 //! ```
 //! use raglan_rerank::{Budget, Judge, Task, WordOverlap};
 //!
-//! let passages = ["The tower is painted brown.", "It was finished in 1889."];
+//! let passages = ["Cats sleep in the tower.", "The tower was finished in 1889."];
 //! let task = Task { question: "When was the tower finished?", passages: &passages };
 //! let judgement = &WordOverlap.judge(&[task], &Budget::default())?[0];
 //! let best_first = judgement.verdict.ranked(passages.len());

@@ -328,8 +328,10 @@ impl fmt::Display for Arity {
 
 impl StageSpec {
     /// The kinds' names, as `use` takes them.
-    pub const KINDS: [&'static str; 12] =
-        ["bm25", "dense", "expand", "fuse", "gate", "generate", "late", "mmr", "read", "rescore", "select", "sparse"];
+    pub const KINDS: [&'static str; 13] = [
+        "bm25", "dense", "expand", "fuse", "gate", "generate", "late", "mmr", "read", "rerank", "rescore", "select",
+        "sparse",
+    ];
 
     /// The kind's name.
     pub fn kind(&self) -> &'static str {

@@ -120,6 +120,22 @@ fn ports_that_do_not_fit_are_shown() {
 }
 
 #[test]
+fn judges_have_parameters_with_defaults_and_limits() {
+    let parse = |rest: &str| {
+        let text = format!("[stage.a]\nuse = 'bm25'\n[stage.b]\nuse = 'rerank'\ninput = 'a'\n{rest}");
+        Recipe::check(Path::new("r.toml"), &text)
+    };
+    let recipe = parse("by = 'first'\nwindow = 6").unwrap();
+    let StageSpec::Rerank(spec) = &recipe.stages()[1].spec else { panic!("it is one") };
+    assert_eq!((spec.window, spec.step, spec.depth, spec.k), (6, 6, 20, 100));
+    assert_eq!(Recipe::check(Path::new("r.toml"), &recipe.to_string()).unwrap(), recipe);
+    for wrong in ["", "by = 'first'\nwindow = 27", "by = 'first'\nwindow = 6\nstep = 7", "by = 'cross-encoder'"] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+    assert!(parse("by = 'cross-encoder'\nmodel = 'some/folder'").is_ok());
+}
+
+#[test]
 fn misspelled_words_get_the_nearest_one() {
     refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
     refused_at(
