@@ -32,10 +32,14 @@ impl CrossEncoder {
     /// # Errors
     ///
     /// [`Error::Model`], which names the file, when one is missing, damaged or of another kind of model;
-    /// [`Error::Classes`].
+    /// [`Error::NoHead`]; [`Error::Classes`].
     pub fn load(dir: &Path, products: Products, threads: usize) -> Result<Self> {
         let config = EncoderModelConfig::from_file(dir.join("config.json"))?;
         let file = SafetensorsFile::open(dir)?;
+        // Of every family, the classes' map is called `classifier`, or lies in it.
+        if !file.tensors().keys().any(|name| name.starts_with("classifier.")) {
+            return Err(Error::NoHead { model: dir.display().to_string() });
+        }
         let head = ClassificationHead::from_safetensors(&file, &config, products)?;
         if !(1..=2).contains(&head.n_classes()) {
             return Err(Error::Classes { model: dir.display().to_string(), n_classes: head.n_classes() });

@@ -13,6 +13,12 @@ pub enum Error {
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),
+    /// A model that scores no pairs.
+    #[error("`{model}` has no classification head, as a cross-encoder has; name a model that was trained to rerank")]
+    NoHead {
+        /// The model's folder.
+        model: String,
+    },
     /// A cross-encoder whose head gives no single score.
     #[error("`{model}` tells {n_classes} classes apart; a cross-encoder gives one score, or those of no and yes")]
     Classes {

@@ -2,7 +2,7 @@
 
 #[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
 mod byte_model;
-mod smollm2;
+mod default_models;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,13 @@
-//! The default language model as a judge.
+//! The default models as judges.
 //!
-//! The test runs when the model is in the cache, says so when it is not, and fails then if `RAGLAN_REQUIRE_MODELS` is set.
+//! The tests run when the model is in the cache, say so when it is not, and fail then if `RAGLAN_REQUIRE_MODELS` is set.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use raglan_model::registry::{ModelCache, Silent};
 use raglan_model::{LanguageModel, Products};
-use raglan_rerank::{Budget, Judge, QueryLikelihood, Task};
+use raglan_rerank::{Budget, CrossEncoder, Error, Judge, QueryLikelihood, Task};
 
 fn model() -> Option<PathBuf> {
     let cache = ModelCache::new(None, true).unwrap();
@@ -42,4 +42,15 @@ fn a_question_is_likeliest_after_the_passage_that_answers_it() {
     for (i, judged) in judge.judge(&tasks, &Budget::default()).unwrap().iter().enumerate() {
         assert_eq!(judged.verdict.ranked(4)[0].0, i, "{}", questions[i]);
     }
+}
+
+#[test]
+fn a_model_without_a_head_is_no_cross_encoder() {
+    let cache = ModelCache::new(None, true).unwrap();
+    let Ok(files) = cache.ensure("all-minilm-l6-v2", &Silent) else {
+        assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none());
+        return eprintln!("skipped, for want of the model");
+    };
+    let error = CrossEncoder::load(&files.dir, Products::Stored, 1).unwrap_err();
+    assert!(matches!(error, Error::NoHead { .. }), "{error}");
 }
