@@ -15,8 +15,8 @@ use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 /// Scores all passages by two passes of a short question behind them; nothing is written.
 ///
 /// With `A[t, u]` the attention of a question's token to a passage's token, in every head of the layers that count,
-/// `s_u = Σ mean_t A[t, u]`, `d_u = s_u(question) − s_u("N/A")`; a passage's score is the sum of the `d_u` that are above
-/// its mean less two deviations.
+/// `s_u = Σ mean_t A[t, u]`, `d_u = s_u(question) − c · s_u("N/A")`, where `c` makes both totals equal; a passage's score is
+/// the sum of the `d_u` that are above its mean less two deviations.
 #[derive(Debug)]
 pub struct InContext {
     model: Arc<LanguageModel>,
@@ -123,7 +123,11 @@ impl InContext {
         let mut differences = attention(question)?;
         if self.is_calibrated {
             let calibration = attention(&self.words.no_question)?;
-            differences.iter_mut().zip(calibration).for_each(|(d, c)| *d -= c);
+            // The tokens of a longer question also look at one another: what is left for passages is less, and most so
+            // for those that anyway get most. Equal totals leave where it goes.
+            let total = |sums: &[f32]| sums.iter().sum::<f32>();
+            let scale = total(&differences) / total(&calibration).max(f32::MIN_POSITIVE);
+            differences.iter_mut().zip(calibration).for_each(|(d, c)| *d -= c * scale);
         }
         let mut rest = &*differences;
         let scores = spans.iter().map(|span| {
