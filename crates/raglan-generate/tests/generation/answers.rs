@@ -1,22 +1,20 @@
 //! Prompts and answers, on a small model with random weights whose tokens are bytes.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::byte_model;
-use raglan_core::{
-    Attribution, Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Generator, LeftOut, LeftOutReason,
-    Locator, Passage,
-};
+use raglan_core::{Attribution, ChunkId, Context, Generator, LeftOut, LeftOutReason, Locator};
 use raglan_generate::{
     ChatGenerator, ContinuousBatch, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling, SequenceStart,
 };
 use raglan_kv::KV_PAGE;
 use raglan_model::registry::ModelCache;
 use raglan_model::{AttentionPolicy, GgufFile, Products};
+
+use crate::byte_model;
+use crate::passages::passage;
 
 fn byte_model() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
@@ -108,28 +106,11 @@ fn a_folder_of_safetensors_answers_as_its_gguf_file_does() {
 }
 
 fn context(question: &str, texts: &[&str]) -> Context {
-    let passage = |(i, text): (usize, &&str)| Passage {
-        chunk: Chunk {
-            id: ChunkId(10 + i as u32),
-            doc: DocId(i as u32),
-            span: 5..5 + text.len(),
-            text: (*text).to_owned(),
-            locator: Locator { line: Some(2), headings: vec!["Chapter".to_owned()], ..Locator::default() },
-            n_tokens: 0,
-        },
-        document: Arc::new(Document {
-            id: DocId(i as u32),
-            path: format!("notes/{i}.md"),
-            hash: ContentHash([0; 32]),
-            size: 0,
-            mtime_ns: 0,
-            format: Format::Markdown,
-            reader: "markdown/1".to_owned(),
-            encoding: None,
-            title: None,
-            metadata: BTreeMap::new(),
-        }),
-        score: 0.5,
+    let passage = |(i, text): (usize, &&str)| {
+        let mut passage = passage(i, text);
+        passage.chunk.span = 5..5 + text.len();
+        passage.chunk.locator = Locator { line: Some(2), headings: vec!["Chapter".to_owned()], ..Locator::default() };
+        passage
     };
     Context {
         question: question.to_owned(),

@@ -2,5 +2,6 @@
 
 mod answers;
 mod byte_model;
+mod passages;
 mod reuse;
 mod safety;

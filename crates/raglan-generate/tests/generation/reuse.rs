@@ -1,17 +1,18 @@
 //! Prompts that are read with keys and values from before, on a small model with random weights whose tokens are bytes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::byte_model;
-use raglan_core::{Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Locator, Passage};
+use raglan_core::{ChunkId, Context};
 use raglan_generate::reuse::{KvKeeper, PassageOrder, Prefilled, ReuseMethod, capture, fix_share, model_hash, prefill};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, PromptPiece};
 use raglan_kv::{
     BlockKey, BlockPrecision, CacheLimits, ChunkCache, KvBlock, KvCache, TokensHash, open_block, write_block,
 };
 use raglan_model::{DecoderModel, Products};
+
+use crate::byte_model;
+use crate::passages::passage;
 
 const TEXTS: [&str; 4] = [
     "Ada Lind is the head of the observatory in Tromsoe.",
@@ -28,30 +29,11 @@ pub fn load(n_layers: u32, products: Products) -> Arc<LanguageModel> {
 }
 
 pub fn context(question: &str, order: &[usize]) -> Context {
-    let passage = |&i: &usize| Passage {
-        chunk: Chunk {
-            id: ChunkId(10 + i as u32),
-            doc: DocId(i as u32),
-            span: 0..TEXTS[i].len(),
-            text: TEXTS[i].to_owned(),
-            locator: Locator::default(),
-            n_tokens: 0,
-        },
-        document: Arc::new(Document {
-            id: DocId(i as u32),
-            path: format!("notes/{i}.md"),
-            hash: ContentHash([0; 32]),
-            size: 0,
-            mtime_ns: 0,
-            format: Format::Markdown,
-            reader: "markdown/1".to_owned(),
-            encoding: None,
-            title: None,
-            metadata: BTreeMap::new(),
-        }),
-        score: 0.5,
-    };
-    Context { question: question.to_owned(), passages: order.iter().map(passage).collect(), left_out: Vec::new() }
+    Context {
+        question: question.to_owned(),
+        passages: order.iter().map(|&i| passage(i, TEXTS[i])).collect(),
+        left_out: Vec::new(),
+    }
 }
 
 pub fn generator(model: &Arc<LanguageModel>) -> ChatGenerator {
