@@ -69,11 +69,11 @@ pub enum KvTier {
 ///
 /// Naive reuse behind the shared beginning is always among the rows, since the others are compared with it; and a
 /// method that computes a share of the passages' tokens is compared with as many tokens drawn at random. `on_prompt`
-/// is told how many prompts are done, and says whether to go on.
+/// is told how many prompts are done, and says whether to go on; if not, the evaluation is of those that are done.
 ///
 /// # Errors
 ///
-/// Those of the model; [`raglan_generate::Error::Interrupted`] when `on_prompt` says so.
+/// Those of the model; [`raglan_generate::Error::Interrupted`] when `on_prompt` stops it before the first is done.
 pub fn evaluate_kv(
     generator: &ChatGenerator,
     questions: &[ContextQuestion],
@@ -86,7 +86,10 @@ pub fn evaluate_kv(
     let mut is_dropped = true;
     for (number, question) in questions.iter().take(options.n_prompts).enumerate() {
         if !on_prompt(number) {
-            return Err(raglan_generate::Error::Interrupted.into());
+            if number == 0 {
+                return Err(raglan_generate::Error::Interrupted.into());
+            }
+            break;
         }
         let context = context_of(generator, question, options.passage_tokens)?;
         let prompt = generator.prompt(&context)?;
@@ -115,7 +118,7 @@ pub fn evaluate_kv(
             scores.push(score);
         }
     }
-    on_prompt(questions.len().min(options.n_prompts));
+    on_prompt(scores[0].len());
     let cold = (options.tier == KvTier::Disk).then_some(is_dropped);
     Ok(KvEvaluation::new(runs, scores, cold))
 }

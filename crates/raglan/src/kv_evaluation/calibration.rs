@@ -97,7 +97,11 @@ pub fn calibrate_kv(
         // Blocks are captured as `raglan ask` captures them.
         let captures = vec![KvCapture::Prefix];
         let options = KvEvaluationOptions { methods, captures, n_prompts: questions.len(), ..options.clone() };
-        let rows = evaluate_kv(generator, questions, &options, &mut |done| on_prompt(n_before + done, n_all))?.rows;
+        let evaluation = evaluate_kv(generator, questions, &options, &mut |done| on_prompt(n_before + done, n_all))?;
+        if evaluation.n_prompts < questions.len().min(options.n_prompts) {
+            return Err(raglan_generate::Error::Interrupted.into());
+        }
+        let rows = evaluation.rows;
         n_before += questions.len();
         Ok::<_, Error>(rows)
     };

@@ -94,7 +94,9 @@ fn methods_are_scored_against_the_full_prompt() {
     let (naive_is, random_is) = (focus.versus_naive.unwrap(), focus.versus_random.unwrap());
     assert!((naive_is.other_kl - naive.kl_mean).abs() <= 1e-12 && random_is.other_kl > 0.0);
     assert!(focus.kl_mean < naive.kl_mean, "{} {}", focus.kl_mean, naive.kl_mean);
-    let interrupted = evaluate_kv(&generator, &questions(), &options, &mut |n| n == 0);
+    let stopped = evaluate_kv(&generator, &questions(), &options, &mut |n| n == 0).unwrap();
+    assert_eq!((stopped.n_prompts, stopped.rows.len()), (1, evaluation.rows.len()));
+    let interrupted = evaluate_kv(&generator, &questions(), &options, &mut |_| false);
     assert!(matches!(interrupted, Err(Error::Generate(raglan_generate::Error::Interrupted))));
 }
 

@@ -56,6 +56,10 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
     });
     session.bars.clear();
     let evaluation = evaluation?;
+    let n_wanted = questions.len().min(command.limit);
+    if evaluation.n_prompts < n_wanted {
+        eprintln!("interrupted: these are figures of {} of {n_wanted} prompts", evaluation.n_prompts);
+    }
     let result = json!({
         "set": set,
         "model": name,
