@@ -272,8 +272,11 @@ fn contenders(
         return None;
     }
     contenders.retain(|&doc| reaches(scores[doc as usize], most, rest.len(), least));
+    if contenders.len() as u64 * rest.len() as u64 * LOOK_UP >= n_left {
+        return None;
+    }
     contenders.sort_unstable();
-    (contenders.len() as u64 * rest.len() as u64 * LOOK_UP < n_left).then_some(contenders)
+    Some(contenders)
 }
 
 /// The best of the contenders, which are in order, with what the rest of the lists adds to their scores.

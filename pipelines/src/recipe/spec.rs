@@ -153,7 +153,7 @@ pub enum SparseMode {
     /// The best chunks, whatever it takes.
     #[default]
     Exact,
-    /// Nearly the best, by clusters.
+    /// Nearly the best: the heaviest terms choose candidates, which are scored exactly.
     Approximate,
 }
 
