@@ -38,7 +38,7 @@ pub use cascade::Cascade;
 pub use compare::{Compare, Comparison};
 pub use cross_encoder::CrossEncoder;
 pub use error::{Error, Result};
-pub use in_context::InContext;
+pub use in_context::{InContext, attention_scores};
 pub use judge::{Budget, Cost, Judge, Judgement, Task, Verdict};
 pub use listwise::{ListReading, Listwise};
 pub use overlap::WordOverlap;
