@@ -10,6 +10,9 @@ pub enum Error {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] raglan_model::Error),
+    /// A model in ONNX, or the library that runs it.
+    #[error(transparent)]
+    Onnx(#[from] raglan_onnx::Error),
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),

@@ -59,8 +59,9 @@ impl Judges {
         Ok(match spec.by {
             Reranking::CrossEncoder => {
                 let files = self.models.ensure(&spec.model)?;
-                let products = self.models.settings().products;
-                let judge = CrossEncoder::load(&files.dir, products, self.models.threads());
+                let (settings, threads) = (self.models.settings(), self.models.threads());
+                let library = settings.onnx_runtime.as_deref();
+                let judge = CrossEncoder::load(&files.dir, settings.products, threads, library);
                 Arc::new(judge.map_err(|error| with_remedy(&spec.model, error))?)
             }
             Reranking::QueryLikelihood => Arc::new(QueryLikelihood::new(model()?, passage_tokens)?),

@@ -88,6 +88,7 @@ pub use raglan_kernels as kernels;
 pub use raglan_kv as kv;
 pub use raglan_late as late;
 pub use raglan_model as model;
+pub use raglan_onnx as onnx;
 pub use raglan_pipeline as pipeline;
 pub use raglan_rerank as rerank;
 pub use raglan_sparse as sparse;

@@ -10,6 +10,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-core", &[]),
     ("raglan-kernels", &[]),
+    ("raglan-onnx", &[]),
     ("raglan-segment-file", &[]),
     ("raglan-ingest", &["raglan-core"]),
     ("raglan-datasets", &["raglan-core"]),
@@ -20,9 +21,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-late", &["raglan-core", "raglan-kernels", "raglan-segment-file"]),
     ("raglan-kv", &["raglan-core", "raglan-kernels"]),
     ("raglan-model", &["raglan-kernels", "raglan-kv"]),
-    ("raglan-embed", &["raglan-core", "raglan-model"]),
+    ("raglan-embed", &["raglan-core", "raglan-model", "raglan-onnx"]),
     ("raglan-generate", &["raglan-core", "raglan-kv", "raglan-model"]),
-    ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-kv", "raglan-model"]),
+    ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-model", "raglan-onnx"]),
     ("raglan-eval", &["raglan-core", "raglan-datasets"]),
     (
         "raglan",
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "raglan-kv",
             "raglan-late",
             "raglan-model",
+            "raglan-onnx",
             "raglan-pipeline",
             "raglan-rerank",
             "raglan-sparse",
