@@ -285,6 +285,7 @@ pub fn filter(args: &FilterArgs) -> Result<Filter> {
 /// How models work.
 fn model_settings(settings: &Settings) -> Result<ModelSettings> {
     Ok(ModelSettings {
+        language_model: Some(settings.text("generator").to_owned()),
         products: products(settings)?,
         long_inputs: settings.parse("long-inputs")?,
         pooling: settings.parse_given("pooling")?,

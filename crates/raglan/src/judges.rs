@@ -15,9 +15,6 @@ use raglan_rerank::{
 use crate::models::{Models, with_remedy};
 use crate::{Error, Result};
 
-/// The language model that judges when a recipe names none.
-const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
-
 /// Makes the rerankers of recipes; what they load stays, so that the next question finds it.
 pub(crate) struct Judges {
     models: Models,
@@ -81,7 +78,7 @@ impl Judges {
     }
 
     fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
-        let name = if name.is_empty() { DEFAULT_MODEL } else { name };
+        let name = if name.is_empty() { self.models.language_model_name() } else { name };
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = models.get(name) {
             return Ok(model.clone());

@@ -25,6 +25,9 @@ use crate::kv_evaluation::{calibrated, write_calibrated};
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
+/// The language model when nothing names one.
+const DEFAULT_LANGUAGE_MODEL: &str = "smollm2-135m-instruct";
+
 /// The models of a machine: where they lie, and how their fetching is shown.
 #[derive(Clone)]
 pub struct Models {
@@ -38,6 +41,9 @@ pub struct Models {
 /// with, and its passport refuses others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelSettings {
+    /// The language model of whatever names none, as [`Models::language_model`] takes it; SmolLM2 with 135 million
+    /// parameters when there is none.
+    pub language_model: Option<String>,
     /// How models multiply; language models have no [`Products::Int8`] and take [`Products::Stored`] then.
     pub products: Products,
     /// What encoders do with texts that are longer than they read at once.
@@ -85,6 +91,11 @@ impl Models {
     /// Chooses how models that are loaded from now on work.
     pub fn set_settings(&mut self, settings: ModelSettings) {
         self.settings = settings;
+    }
+
+    /// The language model of whatever names none.
+    pub fn language_model_name(&self) -> &str {
+        self.settings.language_model.as_deref().unwrap_or(DEFAULT_LANGUAGE_MODEL)
     }
 
     /// How many threads a model works on.
