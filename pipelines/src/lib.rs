@@ -49,8 +49,10 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, RerankSpec,
-    Reranking, Rescorer, SparseMode, SparseQueries, StageRun, StageSpec, Value,
+    Arity, Bm25Spec, DenseMode, DenseSpec, ExpandSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference,
+    LateSpec, MarginalRelevanceSpec, ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError,
+    RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec, Rescorer, SelectSpec, SparseMode, SparseQueries,
+    SparseSpec, StageRun, StageSpec, Value,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

@@ -283,7 +283,7 @@ impl Models {
             kv.keeper(name, &weights)
         };
         let keeper = kv.map(keeper).transpose()?;
-        let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
+        let spec = recipe.all_stages().into_iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });

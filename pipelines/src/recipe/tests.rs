@@ -84,15 +84,15 @@ fn the_canonical_form_reads_back() {
         assert_eq!(again, recipe);
         assert_eq!(again.hash(), recipe.hash());
     }
-    let odd = StageSpec::Generate(GenerateSpec {
+    let odd = StageSpec::from(GenerateSpec {
         system: "say \"no\"\\\n\tü\u{1}".to_owned(),
         temperature: 0.1,
         seed: i64::MAX as u64,
         ..GenerateSpec::default()
     });
     let recipe = Recipe::build([
-        ("ö a", StageSpec::Bm25 { k: 3, k1: 1.2, b: 0.75 }, vec!["query"]),
-        ("read", StageSpec::Read, vec!["ö a"]),
+        ("ö a", Bm25Spec { k: 3, ..Bm25Spec::new() }.into(), vec!["query"]),
+        ("read", ReadSpec {}.into(), vec!["ö a"]),
         ("answer", odd.clone(), vec!["read"]),
     ])
     .unwrap();
@@ -152,7 +152,10 @@ fn misspelled_words_get_the_nearest_one() {
         "r.toml:5:9: no stage `dens`; did you mean `dense`?",
     );
     refused_at("[stages.a]\nuse = 'bm25'", "r.toml:1:2: no table `stages`; did you mean `stage`?");
-    refused_at("stage.a = { use = 'dense', mode = 'exakt' }", "r.toml:1:35: no mode `exakt`; did you mean `exact`?");
+    refused_at(
+        "stage.a = { use = 'dense', mode = 'exakt' }",
+        "r.toml:1:35: no dense mode `exakt`; did you mean `exact`?",
+    );
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\nstage.f={use='fuse',input=['a','b'],";
     refused_at(&format!("{fuse}method='rff'}}"), "r.toml:3:44: no fusion method `rff`");
     refused_at(&format!("{fuse}method='z-score',k0=60}}"), "r.toml:3:54: no parameter of `fuse` `k0`");
@@ -173,12 +176,12 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     refused_at(&format!("{generate}temperature = -0.5"), "r.toml:4:15: `temperature` must be from 0 to 100");
     refused_at(&format!("{generate}max_tokens = 0"), "r.toml:4:14: `max_tokens` must be from 1 to ");
     refused_at(
-        &format!("{generate}context_tokens = 256"),
+        &format!("{generate}context_tokens = 256\n[stage.x]\nuse='read'\ninput='y'\n[stage.y]\nuse='bm25'"),
         "r.toml:4:18: `context_tokens` must be more than `max_tokens`, 256, or 0",
     );
     refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\nmin_p = nan", "r.toml:4:9: `min_p` must be from 0 to 1");
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\n[stage.f]\nuse='fuse'\ninput=['a','b']\n";
-    refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:5:7: `weights` needs 2 numbers");
+    refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:6:9: `weights` needs 2 numbers");
     refused_at(&format!("{fuse}weights=[1.0, -1]"), "r.toml:6:15: `weights` must be a finite number of at least 0");
     refused_at(&format!("{fuse}minima=[inf, 0]"), "r.toml:6:9: `minima` must be a finite number");
     refused_at("stage = 3", "r.toml:1:9: `stage` is a table, not a whole number");
@@ -244,10 +247,7 @@ fn checking_is_fast() {
 fn the_number_of_results_reaches_every_stage_that_limits_it() {
     let hybrid = Recipe::shipped("hybrid").unwrap();
     let ks = |recipe: &Recipe| -> Vec<usize> {
-        let k = |stage: &RecipeStage| match stage.spec {
-            StageSpec::Bm25 { k, .. } | StageSpec::Dense { k, .. } | StageSpec::Fuse { k, .. } => k,
-            _ => panic!("no such stage in hybrid"),
-        };
+        let k = |stage: &RecipeStage| *stage.spec.clone().parameter_mut::<usize>("k").expect("all limit the number");
         recipe.stages().iter().map(k).collect()
     };
     assert_eq!(ks(&hybrid.clone().with_k(3)), [100, 100, 3]);
@@ -326,9 +326,9 @@ impl Generator for Repeat {
 
 fn parts(stage: &RecipeStage) -> Result<Part> {
     Ok(match stage.spec {
-        StageSpec::Bm25 { .. } => Part::Retriever(Arc::new(Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]))),
-        StageSpec::Dense { .. } => Part::Retriever(Arc::new(Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]))),
-        StageSpec::Read => Part::Store(Arc::new(Numbered)),
+        StageSpec::Bm25(_) => Part::Retriever(Arc::new(Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]))),
+        StageSpec::Dense(_) => Part::Retriever(Arc::new(Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]))),
+        StageSpec::Read(_) => Part::Store(Arc::new(Numbered)),
         _ => Part::Generator(Arc::new(Repeat)),
     })
 }
