@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, text_of};
 use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
-use super::{Port, RecipeError};
+use super::{Measure, Port, RecipeError};
 use crate::Fusion;
 
 kinds! {
@@ -34,6 +34,39 @@ kinds! {
         k1: f32 = 1.2, 0.0..=1e6;
         /// How much a chunk's length counts.
         b: f32 = 0.75, 0.0..=1.0;
+    }
+
+    /// Sends each question one of two ways: `then` when its measure is high enough, else `else`. Without `else`, such a
+    /// question goes on as it came.
+    Branch(BranchSpec) = "branch": Any => Any, ONE, Nothing,
+    bodies ["then", "else"],
+    needs {
+        /// What is measured of the input.
+        measure: Measure;
+        /// The least measure of what goes the way `then`.
+        at_least: f32, FINITE;
+    }
+    takes {}
+
+    /// Lets the stages inside share a budget: models stop where it ends, loops and further attempts do not begin after it.
+    Budget(BudgetSpec) = "budget": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// The most tokens a question that models may read and write; the questions of a batch share theirs. 0 is no limit.
+        tokens: usize = 0, 0..=MOST;
+        /// The most milliseconds a question; the questions of a batch share theirs. 0 is no limit.
+        ms: usize = 0, 0..=MOST;
+    }
+
+    /// Keeps what the stages inside gave, by a hash of the question and the input, as long as the pipeline lives. Failed
+    /// answers are not kept.
+    Cached(CachedSpec) = "cached": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How many results are kept; the one that was not used for the longest time goes first.
+        entries: usize = 1000, 1..=MOST;
     }
 
     /// Finds chunks by the inner product of embeddings.
@@ -56,6 +89,18 @@ kinds! {
         neighbours: usize = 1, 0..=MOST;
         /// From what share of its chunks on a section is taken whole; 2 is never.
         merge: f32 = 2.0, 0.0..=2.0;
+    }
+
+    /// Gives what `try` gives, and for the questions on which that fails, or whose measure of it is too low, what `else`
+    /// gives. Without `else`, such a question goes on as it came.
+    Fallback(FallbackSpec) = "fallback": Any => Any, ONE, Nothing,
+    bodies ["try", "else"],
+    needs {}
+    takes {
+        /// What is measured of what `try` gives.
+        measure: Measure = Measure::Results;
+        /// The least measure that is good enough.
+        at_least: f32 = 1.0, FINITE;
     }
 
     /// Makes one ranking out of several whose scores cannot be compared; see [`Fusion`].
@@ -117,6 +162,19 @@ kinds! {
         /// How many chunks to find.
         k: usize = 100, 1..=MOST;
     }
+
+    /// Repeats the stages inside: a question leaves when its measure is high enough, which is looked at before each round.
+    Loop(LoopSpec) = "loop": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {
+        /// What is measured of what goes round.
+        until: Measure;
+        /// From what measure on a question is done.
+        at_least: f32, FINITE;
+        /// The most rounds.
+        times: usize, 1..=1000;
+    }
+    takes {}
 
     /// Chooses hits that are good and unlike each other; see [`mmr`](crate::mmr).
     MarginalRelevance(MarginalRelevanceSpec) = "mmr": Ranking => Ranking, ONE, Vectors,
@@ -180,6 +238,19 @@ kinds! {
     takes {
         /// How many hits to score and to keep.
         k: usize = 100, 1..=MOST;
+    }
+
+    /// Tries the stages inside again when a part of them fails, or a question gets no answer.
+    Retry(RetrySpec) = "retry": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How often they are tried in all.
+        attempts: usize = 3, 1..=100;
+        /// Milliseconds before the second attempt; before each further one, twice as many as before.
+        wait_ms: usize = 100, 0..=MOST;
+        /// Milliseconds after which no attempt begins, and stages that look at the budget stop; 0 is no limit.
+        deadline_ms: usize = 0, 0..=MOST;
     }
 
     /// Keeps the first hits.
@@ -263,6 +334,21 @@ pub(super) enum Discord {
 }
 
 impl StageSpec {
+    /// A measure among the parameters: its key, itself, and the port of what is measured.
+    pub(super) fn measured(&self, takes: Port, gives: Port) -> Option<(&'static str, Measure, Port)> {
+        match self {
+            Self::Branch(spec) => Some(("measure", spec.measure, takes)),
+            Self::Loop(spec) => Some(("until", spec.until, takes)),
+            Self::Fallback(spec) => Some(("measure", spec.measure, gives)),
+            _ => None,
+        }
+    }
+
+    /// Whether what the stages inside give goes into them again.
+    pub(super) fn repeats(&self) -> bool {
+        matches!(self, Self::Loop(_))
+    }
+
     /// Checks the parameters against each other and the number of inputs, and fills in what depends on them.
     pub(super) fn settle(&mut self, n_inputs: usize) -> Result<(), Discord> {
         let lengths = |key, found: usize, expected: usize| {

@@ -2,6 +2,7 @@
 
 mod canonical;
 mod error;
+mod item;
 mod kind;
 mod kinds;
 mod parameter;
@@ -21,11 +22,12 @@ use crate::Fusion;
 use source::Sources;
 
 pub use error::{RecipeError, RecipeProblem};
+pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, DenseMode, DenseSpec, ExpandSpec, FuseSpec, GateSpec, GenerateSpec, KindReference, LateSpec,
-    MarginalRelevanceSpec, PartKind, ReadSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, SelectSpec, SparseMode,
-    SparseQueries, SparseSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec,
+    GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec, RerankSpec, Reranking,
+    RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, StageSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -223,9 +225,17 @@ impl Recipe {
     ///
     /// Sets the `k` of the stage that decides how many there are, and lets the stages before it find at least as many.
     pub fn with_k(mut self, k: usize) -> Self {
-        let k = k.max(1);
-        let mut decided = false;
+        self.limit(k.max(1), false);
+        self
+    }
+
+    /// Sets the `k` of the last stages that have one, and lets the others find at least as many; says whether there were
+    /// such stages. `decided`: stages that come after this recipe have limited the number.
+    fn limit(&mut self, k: usize, mut decided: bool) -> bool {
         for stage in self.stages.iter_mut().rev() {
+            for body in &mut stage.bodies {
+                decided |= body.limit(k, decided);
+            }
             let Some(own) = stage.spec.parameter_mut::<usize>("k") else { continue };
             *own = if decided { k.max(*own) } else { k };
             if let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
@@ -233,7 +243,7 @@ impl Recipe {
             }
             decided = true;
         }
-        self
+        decided
     }
 
     /// The same recipe, its rankings fused by another method with that method's own weights.

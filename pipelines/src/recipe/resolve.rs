@@ -73,11 +73,20 @@ fn resolve_stage(
     };
     for (body, key) in bodies.iter().zip(spec.bodies()) {
         let found = body.output();
-        if found != gives {
-            let problem = RecipeProblem::WrongBody { stage: name, body: (*key).to_owned(), expected: gives, found };
+        let expected = if spec.repeats() { takes } else { gives };
+        if found != expected {
+            let problem = RecipeProblem::WrongBody { stage: name, body: (*key).to_owned(), expected, found };
             let place = keys.iter().find(|(name, _)| name == key).map_or(&name_place, |(_, place)| place);
             return Err(sources.error(place, problem));
         }
+    }
+    if let Some((key, measure, port)) = spec.measured(takes, gives)
+        && !measure.ports().contains(&port)
+    {
+        let ports: Vec<_> = measure.ports().iter().map(ToString::to_string).collect();
+        let problem = format!("= `{measure}` is a measure of {}, not of {port}", ports.join(", "));
+        let place = keys.iter().find(|(name, _)| name == key).map_or(&name_place, |(_, place)| place);
+        return Err(sources.out_of_range(key, place, problem));
     }
     Ok(RecipeStage { name, spec, inputs, bodies, takes, gives })
 }

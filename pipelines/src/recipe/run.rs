@@ -1,14 +1,22 @@
 //! Recipes at work.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raglan_core::{Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever};
-
-use super::{
-    Bm25Spec, DenseSpec, ExpandSpec, FuseSpec, GateSpec, Input, LateSpec, MarginalRelevanceSpec, PartKind, Port,
-    Recipe, RecipeStage, RerankSpec, RescoreSpec, SelectSpec, SparseSpec, StageSpec,
+use raglan_core::{
+    Answer, Budget, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever,
 };
+
+use super::item::Item;
+use super::{
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec, Input,
+    LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec, RescoreSpec, RetrySpec,
+    SelectSpec, SparseSpec, StageSpec,
+};
+use crate::batch::{self, Retry};
+use crate::cache::Cache;
+use crate::generate::answers;
 use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
 
 /// What a stage of a recipe needs from outside.
@@ -48,11 +56,13 @@ pub struct Pipeline {
 /// What belongs to a stage of a pipeline beside its place in the recipe.
 struct BoundStage {
     part: Option<Part>,
+    /// What a `cached` stage keeps.
+    cache: Option<Cache<Item>>,
     bodies: Vec<Vec<BoundStage>>,
 }
 
 /// A batch of what flows between stages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Value {
     /// Questions.
     Queries(Vec<Query>),
@@ -85,6 +95,18 @@ impl Value {
     }
 }
 
+impl Value {
+    /// How many hits, passages or answers there are in all.
+    fn n_results(&self) -> usize {
+        match self {
+            Self::Queries(queries) => queries.len(),
+            Self::Rankings(rankings) => rankings.iter().map(|ranked| ranked.ranking.len()).sum(),
+            Self::Contexts(contexts) => contexts.iter().map(|context| context.passages.len()).sum(),
+            Self::Answers(answers) => answers.iter().filter(|answer| answer.is_ok()).count(),
+        }
+    }
+}
+
 impl Recipe {
     /// Puts the parts in place that the recipe's stages need: retrievers, the store, the generator.
     ///
@@ -111,7 +133,11 @@ fn bind<E: From<Error>>(
             return Err(Error::Invalid { what: "recipe", problem }.into());
         }
         let bodies = stage.bodies.iter().map(|body| bind(body, part)).collect::<Result<_, E>>()?;
-        stages.push(BoundStage { part: own, bodies });
+        let cache = match stage.spec {
+            StageSpec::Cached(CachedSpec { entries }) => Some(Cache::new(entries)),
+            _ => None,
+        };
+        stages.push(BoundStage { part: own, cache, bodies });
     }
     Ok(stages)
 }
@@ -156,8 +182,11 @@ fn run_stages(
     let mut runs: Vec<StageRun> = Vec::with_capacity(bound.len());
     for (stage, bound) in recipe.stages.iter().zip(bound) {
         let start = Instant::now();
+        let (name, kind, questions) = (stage.name.as_str(), stage.spec.kind(), taken.queries.len());
+        let span = tracing::info_span!("stage", name, kind, questions, results = tracing::field::Empty);
         let inputs = Inputs { stage, taken, runs: &runs };
-        let output = run_stage(stage, bound, &inputs, on_text)?;
+        let output = span.in_scope(|| run_stage(stage, bound, &inputs, on_text))?;
+        span.record("results", output.n_results());
         runs.push(StageRun { output, time: start.elapsed() });
     }
     Ok(runs)
@@ -192,6 +221,16 @@ impl Inputs<'_> {
             Some(Value::Rankings(rankings)) => rankings.clone(),
             _ => unreachable!("the recipe's ports fit"),
         }
+    }
+
+    /// What a stage takes that has others inside, question by question.
+    fn items(&self) -> Vec<Item> {
+        let queries = self.taken.queries;
+        let value = match self.value(0) {
+            None => Value::Queries(queries.to_vec()),
+            Some(value) => value.clone(),
+        };
+        Item::all(queries, value)
     }
 
     fn contexts(&self) -> &[Context] {
@@ -243,12 +282,77 @@ fn run_stage(
         }
         (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
             let contexts = inputs.contexts();
-            let answers = generator.generate(contexts, on_text)?;
-            if answers.len() != contexts.len() {
-                return Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() });
-            }
-            Value::Answers(answers)
+            Value::Answers(answers(&**generator, contexts, on_text)?)
+        }
+        (_, None) if !bound.bodies.is_empty() => {
+            let items = run_around(stage, bound, inputs.items(), on_text)?;
+            Item::values(items, stage.gives)
         }
         _ => unreachable!("`bind` gave every stage the part it needs"),
     })
+}
+
+/// How the kinds work that have stages inside of them.
+fn run_around(
+    stage: &RecipeStage,
+    bound: &BoundStage,
+    items: Vec<Item>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Item>> {
+    let on_text = RefCell::new(on_text);
+    let body = |i: usize| {
+        let (recipe, bound, on_text) = (&stage.bodies[i], &bound.bodies[i], &on_text);
+        move |items: Vec<Item>| run_body(recipe, bound, items, &mut **on_text.borrow_mut())
+    };
+    let some = |limit: usize| (limit > 0).then_some(limit);
+    match &stage.spec {
+        StageSpec::Branch(BranchSpec { measure, at_least }) => {
+            batch::either(items, |item| measure.of(item) >= *at_least, body(0), body(1))
+        }
+        StageSpec::Loop(LoopSpec { until, at_least, times }) => {
+            batch::repeat(items, *times, |item| until.of(item) >= *at_least, body(0))
+        }
+        StageSpec::Fallback(FallbackSpec { measure, at_least }) => {
+            let is_good = |item: &Item| item.value.is_ok() && measure.of(item) >= *at_least;
+            batch::fall_back(items, body(0), is_good, body(1))
+        }
+        StageSpec::Cached(_) => {
+            let cache = bound.cache.as_ref().expect("`bind` gave the stage its cache");
+            let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+            let kept = cache.through(items, |item| item.value.is_ok(), body(0))?;
+            Ok(kept.into_iter().zip(places).map(|(item, place)| Item { place, ..item }).collect())
+        }
+        StageSpec::Retry(RetrySpec { attempts, wait_ms, deadline_ms }) => {
+            let milliseconds = |ms: usize| Duration::from_millis(ms as u64);
+            let deadline = some(*deadline_ms).map(milliseconds);
+            let retry = Retry { attempts: *attempts, wait: milliseconds(*wait_ms), deadline };
+            batch::retry(&retry, items, |item| !item.value.has_failed(), body(0))
+        }
+        StageSpec::Budget(BudgetSpec { tokens, ms }) => {
+            let all = |each: &usize| some(*each).map(|each| each.saturating_mul(items.len()));
+            let time = all(ms).map(|ms| Duration::from_millis(ms as u64));
+            Budget::new(all(tokens), time).within(|| body(0)(items))
+        }
+        _ => unreachable!("no other kind has bodies"),
+    }
+}
+
+/// Runs the recipe inside of a stage on some of the stage's items.
+fn run_body(
+    recipe: &Recipe,
+    bound: &[BoundStage],
+    items: Vec<Item>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Item>> {
+    if recipe.stages.is_empty() {
+        return Ok(items);
+    }
+    let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+    let queries: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
+    let input = Item::values(items, recipe.takes);
+    let mut on_text = |i: usize, text: &str| on_text(places[i], text);
+    let mut runs = run_stages(recipe, bound, Taken { queries: &queries, input: Some(&input) }, &mut on_text)?;
+    let output = runs.pop().expect("the recipe has a stage").output;
+    let items = Item::all(&queries, output).into_iter().zip(&places);
+    Ok(items.map(|(item, &place)| Item { place, ..item }).collect())
 }
