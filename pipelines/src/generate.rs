@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use raglan_core::{Answer, Context, Error, Generator, Result};
+use raglan_core::{Answer, Context, Error, Generator, Result, SharedBudget};
 
 use crate::Stage;
 
@@ -59,15 +59,44 @@ where
     type Out = Vec<Result<Answer>>;
 
     fn run(&self, contexts: Vec<Context>) -> Result<Vec<Result<Answer>>> {
-        let answers = self.generator.generate(&contexts, &mut |i, text| (self.on_text)(i, text))?;
-        if answers.len() == contexts.len() {
-            Ok(answers)
-        } else {
-            Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() })
-        }
+        answers(&*self.generator, &contexts, &mut |i, text| (self.on_text)(i, text))
     }
 
     fn name(&self) -> String {
         "generate".to_owned()
     }
+}
+
+/// One answer for each context, or why it has none.
+///
+/// Within a [`SharedBudget`] questions are answered one after another, each at its cost, until the budget is spent.
+pub(crate) fn answers<G: Generator + ?Sized>(
+    generator: &G,
+    contexts: &[Context],
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Result<Answer>>> {
+    let budget = SharedBudget::current();
+    if !budget.is_limited() {
+        let answers = generator.generate(contexts, on_text)?;
+        if answers.len() != contexts.len() {
+            return Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() });
+        }
+        return Ok(answers);
+    }
+    let one = |(i, context): (usize, &Context)| {
+        if budget.is_spent() {
+            return Ok(Err(Error::BudgetSpent));
+        }
+        let mut answers = generator.generate(std::slice::from_ref(context), &mut |_, text| on_text(i, text))?;
+        match (answers.pop(), answers.len()) {
+            (Some(answer), 0) => {
+                if let Ok(Answer { tokens, .. }) = &answer {
+                    budget.spend(tokens.prompt.saturating_add(tokens.answer));
+                }
+                Ok(answer)
+            }
+            (_, found) => Err(Error::Shape { what: "answers", expected: 1, found }),
+        }
+    };
+    contexts.iter().enumerate().map(one).collect()
 }

@@ -30,6 +30,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod batch;
+mod cache;
+mod combine;
 mod expand;
 mod fusion;
 mod generate;
@@ -42,6 +45,9 @@ mod retrieve;
 mod select;
 mod stage;
 
+pub use batch::Retry;
+pub use cache::{Content, ContentHasher};
+pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
 pub use expand::{Expand, expand};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
@@ -49,8 +55,11 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    DenseMode, GenerateSpec, Input, Part, Pipeline, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, RerankSpec,
-    Reranking, Rescorer, SparseMode, SparseQueries, StageRun, StageSpec, Value,
+    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec,
+    GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
+    ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage,
+    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
+    StageRun, StageSpec, Value,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

@@ -1,8 +1,13 @@
 //! The stage, and how stages are put together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use raglan_core::Result;
+
+use crate::batch::Retry;
+use crate::cache::Content;
+use crate::combine::{Branch, Cached, Fallback, Retried, Traced, Within, branch};
 
 /// A step of work: takes an `In`, gives an [`Out`](Self::Out).
 ///
@@ -48,6 +53,66 @@ pub trait Stage<In>: Send + Sync {
         F: Fn(Self::Out) -> T + Send + Sync,
     {
         Map { stage: self, function }
+    }
+
+    /// This stage, and then one of two by a test of each item; see [`branch`].
+    fn branch<T, U, P, A, B>(self, test: P, yes: A, no: B) -> Then<Self, Branch<P, A, B>>
+    where
+        Self: Stage<In, Out = Vec<T>> + Sized,
+        P: Fn(&T) -> bool + Send + Sync,
+        A: Stage<Vec<T>, Out = Vec<U>>,
+        B: Stage<Vec<T>, Out = Vec<U>>,
+    {
+        self.then(branch(test, yes, no))
+    }
+
+    /// This stage, and `other` for the items that this one fails on, or for which what it gives is not good.
+    ///
+    /// When this stage fails as a whole, all items go to the other, but for [`Error::Interrupted`](raglan_core::Error).
+    fn or_else<T, U, S, P>(self, is_good: P, other: S) -> Fallback<Self, S, P>
+    where
+        Self: Stage<Vec<T>, Out = Vec<U>> + Stage<In> + Sized,
+        T: Clone,
+        S: Stage<Vec<T>, Out = Vec<U>>,
+        P: Fn(&U) -> bool + Send + Sync,
+    {
+        Fallback { first: self, is_good, second: other }
+    }
+
+    /// This stage, keeping its last `entries` results by the hash of the content that they came of.
+    ///
+    /// What is kept lives as long as the stage, and whatever the stage stands on must not change meanwhile.
+    fn cached<T, U>(self, entries: usize) -> Cached<Self, U>
+    where
+        Self: Stage<Vec<T>, Out = Vec<U>> + Stage<In> + Sized,
+        T: Content,
+        U: Clone,
+    {
+        Cached::new(self, entries)
+    }
+
+    /// This stage, tried again when a part of it fails.
+    fn retried(self, retry: Retry) -> Retried<Self>
+    where
+        Self: Sized,
+    {
+        Retried { stage: self, retry }
+    }
+
+    /// This stage within a [`SharedBudget`](raglan_core::SharedBudget) that all its parts share; `None` is no limit.
+    fn within(self, tokens: Option<usize>, time: Option<Duration>) -> Within<Self>
+    where
+        Self: Sized,
+    {
+        Within { stage: self, tokens, time }
+    }
+
+    /// This stage with a `tracing` span around each run, called `name` there and in explanations.
+    fn traced(self, name: impl Into<String>) -> Traced<Self>
+    where
+        Self: Sized,
+    {
+        Traced { stage: self, name: name.into() }
     }
 
     /// This stage behind a pointer, so that stages of one signature have one type.

@@ -1,12 +1,14 @@
 //! What can go wrong in a role.
 
+use std::sync::Arc;
+
 /// The result of a role's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure that crosses from one part of raglan to another.
 ///
 /// Each crate has an error type of its own; at a role's boundary it is carried in [`Error::Part`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Two lengths that must agree do not.
@@ -47,8 +49,11 @@ pub enum Error {
         /// The part's name, such as `embed` or `store`.
         part: &'static str,
         /// The part's own error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The budget of the work is spent; see [`SharedBudget`](crate::SharedBudget).
+    #[error("the budget of tokens or time is spent")]
+    BudgetSpent,
     /// The work was given up because its caller asked for that.
     #[error("interrupted")]
     Interrupted,
@@ -57,6 +62,6 @@ pub enum Error {
 impl Error {
     /// Wraps the error of the part called `part`.
     pub fn part(part: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Part { part, source: Box::new(source) }
+        Self::Part { part, source: Arc::new(source) }
     }
 }

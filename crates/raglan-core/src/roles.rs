@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument, Query, Ranking,
-    Result,
+    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument,
+    PassageAttention, Query, Ranking, Result,
 };
 
 /// Counts the tokens of a text as some model does.
@@ -117,4 +117,21 @@ pub trait Generator: Send + Sync {
     ///
     /// What keeps every context from being answered, such as [`Error::Interrupted`](crate::Error::Interrupted).
     fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>>;
+
+    /// Where the question looks in the prompt that a context is answered from, over `n_layers` of the model's layers from
+    /// `first_layer` on, or all of those; nothing for a generator that cannot tell.
+    ///
+    /// What was read for it, a generator may keep for the answer.
+    ///
+    /// # Errors
+    ///
+    /// When the model fails, or has no such layer.
+    fn attention(
+        &self,
+        _context: &Context,
+        _first_layer: usize,
+        _n_layers: Option<usize>,
+    ) -> Result<Option<PassageAttention>> {
+        Ok(None)
+    }
 }

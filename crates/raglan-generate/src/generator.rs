@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use raglan_core::{
-    Answer, AnswerSentence, Attribution, Chunk, ChunkId, Context, Generator, KvUsage, Passage, Source, Timings,
-    TokenUsage,
+    Answer, AnswerSentence, Attribution, Chunk, ChunkId, Context, Generator, KvUsage, Passage, PassageAttention,
+    Source, Timings, TokenUsage,
 };
 use raglan_kv::KvCache;
 use raglan_model::DecodeStream;
@@ -325,6 +325,17 @@ impl Generator for ChatGenerator {
         on_text: &mut dyn FnMut(usize, &str),
     ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         Ok(self.answers(contexts, on_text)?.into_iter().map(|answer| Ok(answer?)).collect())
+    }
+
+    fn attention(
+        &self,
+        context: &Context,
+        first_layer: usize,
+        n_layers: Option<usize>,
+    ) -> raglan_core::Result<Option<PassageAttention>> {
+        let all = self.model.transformer.config().n_layers;
+        let end = n_layers.map_or(all, |n| all.min(first_layer.saturating_add(n)));
+        Ok(self.passage_attention(context, first_layer..end)?)
     }
 }
 

@@ -43,7 +43,6 @@ pub use draft::Drafts;
 pub use error::{Error, Result};
 pub use generator::ChatGenerator;
 pub use options::{CONTEXT_TOKENS, GenerateOptions, REFUSAL, SYSTEM_PROMPT, Sampling};
-pub use passage_attention::PassageAttention;
 pub use prompt::{DEFAULT_TEMPLATE, Prompt, PromptPiece};
 pub use raglan_model::LanguageModel;
 pub use sampler::Sampler;

@@ -17,7 +17,8 @@ pub struct PassageReranker<J> {
 
 impl<J: Judge> PassageReranker<J> {
     /// A reranker whose judge reads the first `depth` chunks of a ranking in `store`, each below the line of its headings,
-    /// within a budget for each query. The other chunks follow as they came.
+    /// within a budget for each query and what is left of the [current one](raglan_core::SharedBudget::current), of which each
+    /// query has an equal part. The other chunks follow as they came.
     pub fn new(judge: J, store: Arc<dyn ChunkStore>, depth: usize, budget: Budget) -> Self {
         Self { judge, store, depth, budget, spent: Mutex::default() }
     }
@@ -43,9 +44,16 @@ impl<J: Judge> Reranker for PassageReranker<J> {
         let passages: Vec<Vec<&str>> = texts.iter().map(|texts| texts.iter().map(String::as_str).collect()).collect();
         let tasks = queries.iter().zip(&passages);
         let tasks: Vec<Task<'_>> = tasks.map(|(query, passages)| Task { question: &query.text, passages }).collect();
-        let judgements = self.judge.judge(&tasks, &self.budget)?;
+        let shared = raglan_core::SharedBudget::current();
+        let n = queries.len().max(1);
+        let budget = Budget {
+            tokens: self.budget.tokens.into_iter().chain(shared.tokens_left().map(|tokens| tokens / n)).min(),
+            time: self.budget.time.into_iter().chain(shared.time_left().map(|time| time / n as u32)).min(),
+        };
+        let judgements = self.judge.judge(&tasks, &budget)?;
         let judged = rankings.iter().zip(judgements).map(|(ranking, judgement)| {
             *self.spent.lock().expect("no thread panics while it adds") += judgement.cost;
+            shared.spend(judgement.cost.tokens_read + judgement.cost.tokens_written);
             let ranked = judgement.verdict.ranked(ranking.len()).into_iter();
             let hits = ranked.map(|(i, score)| Hit::new(ranking.hits()[i].chunk, score)).collect();
             Ranking::best(hits, ranking.len())

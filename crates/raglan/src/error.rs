@@ -158,6 +158,12 @@ pub enum Error {
         /// The stage's name.
         stage: String,
     },
+    /// A recipe asks for the attention of the model that answers, and the index was opened without one.
+    #[error("stage `{stage}` needs the model that answers: use the recipe with `raglan ask`")]
+    NoGenerator {
+        /// The stage's name.
+        stage: String,
+    },
     /// Answers.
     #[error(transparent)]
     Generate(#[from] raglan_generate::Error),

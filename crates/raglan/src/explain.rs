@@ -2,7 +2,7 @@
 
 use raglan_core::{Chunk, ChunkId, LeftOutReason, Query, Retriever, VectorIndex};
 use raglan_dense::SearchMode;
-use raglan_pipeline::{Recipe, StageSpec, Value};
+use raglan_pipeline::{Bm25Spec, Recipe, StageSpec, Value};
 use raglan_sparse::{Bm25Explanation, Bm25Parameters};
 use serde::Serialize;
 
@@ -81,8 +81,8 @@ pub struct ExplainedStage {
 
 /// The parameters of the recipe's first search by words, or the usual ones.
 fn bm25_parameters(recipe: &Recipe) -> Result<Bm25Parameters> {
-    let parameters = recipe.stages().iter().find_map(|stage| match stage.spec {
-        StageSpec::Bm25 { k1, b, .. } => Some(Bm25Parameters::new(k1, b)),
+    let parameters = recipe.all_stages().into_iter().find_map(|stage| match stage.spec {
+        StageSpec::Bm25(Bm25Spec { k1, b, .. }) => Some(Bm25Parameters::new(k1, b)),
         _ => None,
     });
     Ok(parameters.transpose()?.unwrap_or_default())

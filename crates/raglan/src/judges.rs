@@ -73,6 +73,7 @@ impl Judges {
                 let end = model.transformer.config().n_layers.min(first_layer.saturating_add(n));
                 Arc::new(InContext::new(model, Some(first_layer..end), passage_tokens)?)
             }
+            Reranking::AnswerAttention => unreachable!("the generator judges, and no model of its own"),
             Reranking::WordOverlap => Arc::new(WordOverlap),
         })
     }

@@ -24,6 +24,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attention_reranker;
 mod chunking;
 mod collection_run;
 mod embedder;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_core::{Answer, Context, Generator, TokenCounter, TokenMatrix};
+use raglan_core::{Answer, Context, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
     TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
@@ -294,7 +294,7 @@ impl Models {
             kv.keeper(name, &weights)
         };
         let keeper = kv.map(keeper).transpose()?;
-        let spec = recipe.stages().iter().find_map(|stage| match &stage.spec {
+        let spec = recipe.all_stages().into_iter().find_map(|stage| match &stage.spec {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
@@ -492,6 +492,16 @@ impl Generator for LazyGenerator {
     ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
         generator.generate(contexts, on_text)
+    }
+
+    fn attention(
+        &self,
+        context: &Context,
+        first_layer: usize,
+        n_layers: Option<usize>,
+    ) -> raglan_core::Result<Option<PassageAttention>> {
+        let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
+        generator.attention(context, first_layer, n_layers)
     }
 }
 

@@ -7,11 +7,13 @@ use std::time::Instant;
 use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, SpanOf};
 use raglan_dense::SearchMode;
 use raglan_pipeline::{
-    DenseMode, Input, Part, Pipeline, Port, Recipe, RecipeStage, Stage, StageRun, StageSpec, Value, read,
+    Bm25Spec, DenseMode, DenseSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec, SparseSpec, Stage, StageRun,
+    StageSpec, Value, read,
 };
 use raglan_sparse::Bm25Parameters;
 use serde::Serialize;
 
+use crate::attention_reranker::AttentionReranker;
 use crate::filter::Filter;
 use crate::index::Index;
 use crate::snippet::{Snippet, snippet};
@@ -97,18 +99,7 @@ pub fn recipe(name: &str) -> Result<Recipe> {
 ///
 /// [`Error::Recipe`] when several ends are left.
 pub fn without_generation(recipe: &Recipe) -> Result<Recipe> {
-    let stages = recipe.stages();
-    let kept = stages.iter().filter(|stage| !matches!(stage.spec, StageSpec::Generate(_)));
-    let kept = kept.map(|stage| (stage.name.as_str(), stage.spec.clone(), input_names(recipe, stage)));
-    Ok(Recipe::build(kept.collect::<Vec<_>>())?)
-}
-
-fn input_names<'a>(recipe: &'a Recipe, stage: &RecipeStage) -> Vec<&'a str> {
-    let name = |input: &Input| match *input {
-        Input::Query => "query",
-        Input::Stage(i) => recipe.stages()[i].name.as_str(),
-    };
-    stage.inputs.iter().map(name).collect()
+    Ok(recipe.retain(|stage| stage.gives != Port::Answer)?)
 }
 
 impl Index {
@@ -121,23 +112,36 @@ impl Index {
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
         recipe.bind(|stage| {
             Ok(match stage.spec {
-                StageSpec::Bm25 { k1, b, .. } => Part::Retriever(self.bm25(Bm25Parameters::new(k1, b)?)?),
-                StageSpec::Dense { mode, .. } => Part::Retriever(self.dense_retriever(match mode {
+                StageSpec::Bm25(Bm25Spec { k1, b, .. }) => Part::Retriever(self.bm25(Bm25Parameters::new(k1, b)?)?),
+                StageSpec::Dense(DenseSpec { mode, .. }) => Part::Retriever(self.dense_retriever(match mode {
                     DenseMode::Auto => SearchMode::Auto,
                     DenseMode::Exact => SearchMode::Exact,
                     DenseMode::Graph => SearchMode::Graph,
                     DenseMode::Int8 => SearchMode::Int8,
                     DenseMode::OneBit => SearchMode::OneBit,
                 })?),
-                StageSpec::Sparse { queries, mode, .. } => Part::Retriever(self.sparse_vectors(queries, mode)?),
-                StageSpec::Late { .. } => Part::Retriever(self.late_retriever()?),
-                StageSpec::Rescore { by, .. } => Part::Reranker(self.rescorer(by)?),
+                StageSpec::Sparse(SparseSpec { queries, mode, .. }) => {
+                    Part::Retriever(self.sparse_vectors(queries, mode)?)
+                }
+                StageSpec::Late(_) => Part::Retriever(self.late_retriever()?),
+                StageSpec::Rescore(RescoreSpec { by, .. }) => Part::Reranker(self.rescorer(by)?),
+                StageSpec::Rerank(ref spec) if spec.by == Reranking::AnswerAttention => {
+                    let generator =
+                        generator.clone().ok_or_else(|| Error::NoGenerator { stage: stage.name.clone() })?;
+                    Part::Reranker(Arc::new(AttentionReranker {
+                        generator,
+                        store: self.snapshot().clone(),
+                        depth: spec.depth,
+                        first_layer: spec.first_layer,
+                        n_layers: Some(spec.n_layers).filter(|&n| n > 0),
+                    }))
+                }
                 StageSpec::Rerank(ref spec) => {
                     let judges = self.judges.as_ref().ok_or_else(|| Error::NoModels { stage: stage.name.clone() })?;
                     Part::Reranker(judges.reranker(spec, Arc::new(self.snapshot().clone()))?)
                 }
-                StageSpec::MarginalRelevance { .. } => Part::Vectors(self.dense()?.clone()),
-                StageSpec::Read | StageSpec::Expand { .. } => Part::Store(Arc::new(self.snapshot().clone())),
+                StageSpec::MarginalRelevance(_) => Part::Vectors(self.dense()?.clone()),
+                StageSpec::Read(_) | StageSpec::Expand(_) => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
                     recipe: stage.name.clone(),
                     found: "an Answer".into(),
@@ -237,14 +241,20 @@ impl Index {
         Ok(answer)
     }
 
-    /// The context that a recipe for answers would answer from.
+    /// The context that a recipe for answers would have the generator answer from.
     ///
     /// # Errors
     ///
     /// [`Error::RecipeEnd`] when the recipe has no context; else as [`pipeline`](Self::pipeline).
-    pub fn context(&self, recipe: &Recipe, question: &str, filter: &Filter) -> Result<Context> {
+    pub fn context(
+        &self,
+        recipe: &Recipe,
+        generator: Arc<dyn Generator>,
+        question: &str,
+        filter: &Filter,
+    ) -> Result<Context> {
         let retrieval = without_generation(recipe)?;
-        let pipeline = self.pipeline(retrieval, None)?;
+        let pipeline = self.pipeline(retrieval, Some(generator))?;
         match pipeline.run(vec![self.query(question, filter)?])? {
             Value::Contexts(contexts) => Ok(contexts.into_iter().next().expect("one context a question")),
             other => Err(Error::RecipeEnd {

@@ -2,131 +2,70 @@
 
 use std::fmt::{self, Write};
 
-use super::{Input, Recipe, RerankSpec, StageSpec};
-use crate::Fusion;
+use super::parameter::Lines;
+use super::parse::{INPUT, QUERY};
+use super::{Input, Recipe, RecipeStage, StageSpec};
 
 /// The canonical TOML.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, stage) in self.stages.iter().enumerate() {
-            let inputs: Vec<_> = stage
-                .inputs
-                .iter()
-                .map(|input| match *input {
-                    Input::Query => "query",
-                    Input::Stage(place) => &self.stages[place].name,
-                })
-                .collect();
-            let gap = if i == 0 { "" } else { "\n" };
-            write!(f, "{gap}{}", table(&stage.name, &stage.spec, &inputs))?;
-        }
-        Ok(())
+        let mut tables = Vec::new();
+        self.tables("stage", &mut tables);
+        f.write_str(&tables.join("\n"))
     }
+}
+
+impl Recipe {
+    /// Appends the table of each stage, whose name comes after `prefix`.
+    fn tables(&self, prefix: &str, tables: &mut Vec<String>) {
+        for stage in &self.stages {
+            self.stage_tables(prefix, stage, tables);
+        }
+    }
+
+    /// Appends the tables of a stage and of what is inside of it.
+    pub(super) fn stage_tables(&self, prefix: &str, stage: &RecipeStage, tables: &mut Vec<String>) {
+        let path = format!("{prefix}.{}", key(&stage.name));
+        tables.push(table(&path, &stage.spec, &self.input_names(stage)));
+        for (body, name) in stage.bodies.iter().zip(stage.spec.bodies()) {
+            body.tables(&format!("{path}.{name}"), tables);
+        }
+    }
+
+    /// The names of a stage's inputs, as the recipe's text has them.
+    pub fn input_names<'a>(&'a self, stage: &RecipeStage) -> Vec<&'a str> {
+        let name = |input: &Input| match *input {
+            Input::Query => QUERY,
+            Input::Body => INPUT,
+            Input::Stage(place) => &self.stages[place].name,
+        };
+        stage.inputs.iter().map(name).collect()
+    }
+}
+
+/// The table of a stage with this name.
+pub(super) fn stage_table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
+    table(&format!("stage.{}", key(name)), spec, inputs)
 }
 
 /// One stage as a table.
-pub(super) fn table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
-    let mut table = format!("[stage.{}]\nuse = {}\n", key(name), string(spec.kind()));
-    let mut line = |key: &str, value: String| writeln!(table, "{key} = {value}").expect("strings take writes");
+fn table(path: &str, spec: &StageSpec, inputs: &[&str]) -> String {
+    let mut lines = Lines(format!("[{path}]\n"));
+    lines.line("use", string(spec.kind()));
     match inputs {
-        [input] => line("input", string(input)),
-        inputs => line("input", list(inputs, |input| string(input))),
+        [input] => lines.line("input", string(input)),
+        inputs => lines.line("input", list(inputs, |input| string(input))),
     }
-    match spec {
-        StageSpec::Late { k } | StageSpec::Select { k } => line("k", k.to_string()),
-        StageSpec::Bm25 { k, k1, b } => {
-            line("k", k.to_string());
-            line("k1", float(*k1));
-            line("b", float(*b));
-        }
-        StageSpec::Sparse { k, queries, mode } => {
-            line("k", k.to_string());
-            line("queries", string(&queries.to_string()));
-            line("mode", string(&mode.to_string()));
-        }
-        StageSpec::MarginalRelevance { lambda, k } => {
-            line("lambda", float(*lambda));
-            line("k", k.to_string());
-        }
-        StageSpec::Expand { neighbours, merge } => {
-            line("neighbours", neighbours.to_string());
-            line("merge", float(*merge));
-        }
-        StageSpec::Rescore { by, k } => {
-            line("by", string(&by.to_string()));
-            line("k", k.to_string());
-        }
-        StageSpec::Rerank(RerankSpec {
-            by,
-            model,
-            depth,
-            k,
-            passage_tokens,
-            window,
-            step,
-            children,
-            top,
-            first_layer,
-            n_layers,
-            budget_tokens,
-            budget_ms,
-        }) => {
-            line("by", string(&by.to_string()));
-            line("model", string(model));
-            let numbers = [
-                ("depth", depth),
-                ("k", k),
-                ("passage_tokens", passage_tokens),
-                ("window", window),
-                ("step", step),
-                ("children", children),
-                ("top", top),
-                ("first_layer", first_layer),
-                ("n_layers", n_layers),
-                ("budget_tokens", budget_tokens),
-                ("budget_ms", budget_ms),
-            ];
-            numbers.iter().for_each(|(key, number)| line(key, number.to_string()));
-        }
-        StageSpec::Dense { k, mode } => {
-            line("k", k.to_string());
-            line("mode", string(&mode.to_string()));
-        }
-        StageSpec::Fuse { fusion, weights, depth, k } => {
-            line("method", string(fusion.name()));
-            match fusion {
-                Fusion::MinMax { minima } => line("minima", list(minima, |&min| float(min))),
-                Fusion::ReciprocalRank { k0 } => line("k0", float(*k0)),
-                Fusion::ZScore | Fusion::DistributionBased | Fusion::Auto => {}
-            }
-            let weights = if weights.is_empty() { &fusion.default_weights(inputs.len()) } else { weights };
-            line("weights", list(weights, |&weight| float(weight)));
-            line("depth", depth.to_string());
-            line("k", k.to_string());
-        }
-        StageSpec::Gate { min_scores } => line("min_scores", list(min_scores, |&score| float(score))),
-        StageSpec::Read => {}
-        StageSpec::Generate(generate) => {
-            line("max_tokens", generate.max_tokens.to_string());
-            line("temperature", float(generate.temperature));
-            line("top_k", generate.top_k.to_string());
-            line("top_p", float(generate.top_p));
-            line("min_p", float(generate.min_p));
-            line("repetition_penalty", float(generate.repetition_penalty));
-            line("seed", generate.seed.to_string());
-            line("context_tokens", generate.context_tokens.to_string());
-            line("system", string(&generate.system));
-        }
-    }
-    table
+    spec.write(&mut lines);
+    lines.0
 }
 
 /// A number that reads back as the same `f32`, with a decimal point; −0 is 0.
-fn float(x: f32) -> String {
+pub(super) fn float(x: f32) -> String {
     format!("{:?}", x + 0.0)
 }
 
-fn list<T>(items: &[T], one: impl Fn(&T) -> String) -> String {
+pub(super) fn list<T>(items: &[T], one: impl Fn(&T) -> String) -> String {
     format!("[{}]", items.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
@@ -136,7 +75,7 @@ fn key(name: &str) -> String {
 }
 
 /// A basic string.
-fn string(text: &str) -> String {
+pub(super) fn string(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

@@ -45,7 +45,7 @@ pub enum RecipeProblem {
         choices: Vec<String>,
     },
     /// A stage's input is of the wrong kind.
-    #[error("`{stage}` takes a {expected}, but `{input}` gives {} {found}{}", article(*found), bridge(*found, *expected))]
+    #[error("`{stage}` takes {} {expected}, but `{input}` gives {} {found}{}", article(*expected), article(*found), bridge(*found, *expected))]
     WrongPort {
         /// The stage that takes.
         stage: String,
@@ -55,6 +55,26 @@ pub enum RecipeProblem {
         expected: Port,
         /// What it gives.
         found: Port,
+    },
+    /// What a recipe inside of a stage gives is of the wrong kind.
+    #[error("`{body}` of `{stage}` gives {} {found}, not {} {expected}", article(*found), article(*expected))]
+    WrongBody {
+        /// The stage.
+        stage: String,
+        /// The recipe inside of it.
+        body: String,
+        /// What it should give.
+        expected: Port,
+        /// What it gives.
+        found: Port,
+    },
+    /// A recipe that cannot be included.
+    #[error("`{name}` cannot be included: {problem}")]
+    Include {
+        /// The file or name.
+        name: String,
+        /// Why not.
+        problem: String,
     },
     /// A value is of the wrong type.
     #[error("`{key}` is {expected}, not {found}")]

@@ -2,10 +2,15 @@
 
 mod canonical;
 mod error;
+mod item;
+mod kind;
+mod kinds;
+mod parameter;
 mod parse;
+mod port;
 mod resolve;
 mod run;
-mod spec;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +19,19 @@ use std::path::Path;
 use raglan_core::ContentHash;
 
 use crate::Fusion;
+use source::Sources;
 
 pub use error::{RecipeError, RecipeProblem};
+pub use item::Measure;
+pub use kind::Arity;
+pub use kinds::{
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec,
+    GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec, RerankSpec, Reranking,
+    RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, StageSpec,
+};
+pub use parameter::ParameterReference;
+pub use port::Port;
 pub use run::{Part, Pipeline, StageRun, Value};
-pub use spec::{DenseMode, GenerateSpec, Port, RerankSpec, Reranking, Rescorer, SparseMode, SparseQueries, StageSpec};
 
 /// A pipeline as a graph of stages whose ports fit.
 ///
@@ -51,9 +65,11 @@ pub use spec::{DenseMode, GenerateSpec, Port, RerankSpec, Reranking, Rescorer, S
 /// ```
 ///
 /// Invariant: every input of a stage comes before it and is of the port it takes; the last stage is the only one that
-/// is no input; stages that could stand in any order go by name.
+/// is no input; stages that could stand in any order go by name. Only inside of a stage may a recipe be without stages;
+/// then it gives what it takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
+    takes: Port,
     stages: Vec<RecipeStage>,
 }
 
@@ -66,6 +82,12 @@ pub struct RecipeStage {
     pub spec: StageSpec,
     /// What it takes, in order.
     pub inputs: Vec<Input>,
+    /// The recipes inside of it, in the order of [`StageSpec::bodies`].
+    pub bodies: Vec<Recipe>,
+    /// What each of its inputs is.
+    pub takes: Port,
+    /// What it gives.
+    pub gives: Port,
 }
 
 /// Where an input of a stage comes from.
@@ -73,6 +95,8 @@ pub struct RecipeStage {
 pub enum Input {
     /// The questions.
     Query,
+    /// What the stage takes that the recipe is inside of.
+    Body,
     /// The stage at this place of [`Recipe::stages`].
     Stage(usize),
 }
@@ -97,13 +121,35 @@ impl Recipe {
         ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
     ];
 
-    /// Parses a recipe, resolves its names and checks its ports; `path` is for messages only.
+    /// Parses a recipe, resolves its names and checks its ports.
+    ///
+    /// `path` is for messages, and where files that the recipe includes are looked for.
     ///
     /// # Errors
     ///
     /// The first mistake in the text.
     pub fn check(path: &Path, text: &str) -> Result<Self, RecipeError> {
-        resolve::resolve(parse::parse(path, text)?)
+        Self::check_with(path, text, &[] as &[&str])
+    }
+
+    /// The same with parameters set from outside, each as `STAGE.KEY=VALUE`; a word needs no quotes.
+    ///
+    /// ```
+    /// use raglan_pipeline::Recipe;
+    ///
+    /// let text = "stage.words = { use = 'bm25' }";
+    /// let recipe = Recipe::check_with("search.toml".as_ref(), text, &["words.k=50"])?;
+    /// assert_eq!(recipe, Recipe::check("same.toml".as_ref(), "stage.words = { use = 'bm25', k = 50 }")?);
+    /// # Ok::<(), raglan_pipeline::RecipeError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first mistake in the text, in what it includes or in a setting.
+    pub fn check_with(path: &Path, text: &str, settings: &[impl AsRef<str>]) -> Result<Self, RecipeError> {
+        let mut sources = Sources::default();
+        let draft = parse::parse(&mut sources, path, text, settings)?;
+        resolve::resolve(&sources, draft, None)
     }
 
     /// The shipped recipe of this name.
@@ -117,13 +163,13 @@ impl Recipe {
     /// Each stage is its name, what it is, and the names of its inputs.
     ///
     /// ```
-    /// use raglan_pipeline::{Recipe, StageSpec};
+    /// use raglan_pipeline::{Bm25Spec, ReadSpec, Recipe};
     ///
     /// let recipe = Recipe::build([
-    ///     ("found", StageSpec::Bm25 { k: 100, k1: 1.2, b: 0.75 }, vec!["query"]),
-    ///     ("context", StageSpec::Read, vec!["found"]),
+    ///     ("found", Bm25Spec { k: 50, ..Bm25Spec::new() }.into(), vec!["query"]),
+    ///     ("context", ReadSpec {}.into(), vec!["found"]),
     /// ])?;
-    /// let text = "stage.found = { use = 'bm25', k = 100 }\nstage.context = { use = 'read', input = 'found' }";
+    /// let text = "stage.found = { use = 'bm25', k = 50 }\nstage.context = { use = 'read', input = 'found' }";
     /// assert_eq!(recipe.hash(), Recipe::check("same.toml".as_ref(), text)?.hash());
     /// # Ok::<(), raglan_pipeline::RecipeError>(())
     /// ```
@@ -135,7 +181,7 @@ impl Recipe {
         stages: impl IntoIterator<Item = (&'a str, StageSpec, Vec<&'a str>)>,
     ) -> Result<Self, RecipeError> {
         let tables: Vec<_> =
-            stages.into_iter().map(|(name, spec, inputs)| canonical::table(name, &spec, &inputs)).collect();
+            stages.into_iter().map(|(name, spec, inputs)| canonical::stage_table(name, &spec, &inputs)).collect();
         Self::check(Path::new("recipe"), &tables.join("\n"))
     }
 
@@ -144,44 +190,70 @@ impl Recipe {
         &self.stages
     }
 
+    /// The stages and those inside of them, each before what is inside of it.
+    pub fn all_stages(&self) -> Vec<&RecipeStage> {
+        let mut all = Vec::new();
+        for stage in &self.stages {
+            all.push(stage);
+            all.extend(stage.bodies.iter().flat_map(Self::all_stages));
+        }
+        all
+    }
+
+    /// The stages and those inside of them, to be changed.
+    fn for_each_stage_mut(&mut self, change: &mut impl FnMut(&mut RecipeStage)) {
+        for stage in &mut self.stages {
+            change(stage);
+            stage.bodies.iter_mut().for_each(|body| body.for_each_stage_mut(change));
+        }
+    }
+
+    /// The recipe without some of its stages, which no other that stays may use.
+    ///
+    /// # Errors
+    ///
+    /// When what stays is not one pipeline.
+    pub fn retain(&self, keep: impl Fn(&RecipeStage) -> bool) -> Result<Self, RecipeError> {
+        let mut tables = Vec::new();
+        for stage in self.stages.iter().filter(|stage| keep(stage)) {
+            self.stage_tables("stage", stage, &mut tables);
+        }
+        Self::check(Path::new("recipe"), &tables.join("\n"))
+    }
+
     /// The same recipe, giving `k` chunks a question.
     ///
     /// Sets the `k` of the stage that decides how many there are, and lets the stages before it find at least as many.
     pub fn with_k(mut self, k: usize) -> Self {
-        let k = k.max(1);
-        let mut decided = false;
+        self.limit(k.max(1), false);
+        self
+    }
+
+    /// Sets the `k` of the last stages that have one, and lets the others find at least as many; says whether there were
+    /// such stages. `decided`: stages that come after this recipe have limited the number.
+    fn limit(&mut self, k: usize, mut decided: bool) -> bool {
         for stage in self.stages.iter_mut().rev() {
-            let set = |own: &mut usize| *own = if decided { k.max(*own) } else { k };
-            match &mut stage.spec {
-                StageSpec::Bm25 { k: own, .. }
-                | StageSpec::Dense { k: own, .. }
-                | StageSpec::Sparse { k: own, .. }
-                | StageSpec::Late { k: own }
-                | StageSpec::Rescore { k: own, .. }
-                | StageSpec::MarginalRelevance { k: own, .. }
-                | StageSpec::Rerank(RerankSpec { k: own, .. })
-                | StageSpec::Select { k: own } => set(own),
-                StageSpec::Fuse { k: own, depth, .. } => {
-                    set(own);
-                    *depth = k.max(*depth);
-                }
-                StageSpec::Gate { .. } | StageSpec::Read | StageSpec::Expand { .. } | StageSpec::Generate(_) => {
-                    continue;
-                }
+            for body in &mut stage.bodies {
+                decided |= body.limit(k, decided);
+            }
+            let Some(own) = stage.spec.parameter_mut::<usize>("k") else { continue };
+            *own = if decided { k.max(*own) } else { k };
+            if let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
+                *depth = k.max(*depth);
             }
             decided = true;
         }
-        self
+        decided
     }
 
     /// The same recipe, its rankings fused by another method with that method's own weights.
     pub fn with_fusion(mut self, method: &Fusion) -> Self {
-        for stage in &mut self.stages {
-            if let StageSpec::Fuse { fusion, weights, .. } = &mut stage.spec {
+        self.for_each_stage_mut(&mut |stage| {
+            if let StageSpec::Fuse(FuseSpec { fusion, weights, .. }) = &mut stage.spec {
                 *weights = method.default_weights(stage.inputs.len());
                 *fusion = method.clone();
             }
-        }
+        });
         self
     }
 
@@ -189,13 +261,13 @@ impl Recipe {
     pub fn generation_mut(&mut self) -> Option<&mut GenerateSpec> {
         self.stages.iter_mut().find_map(|stage| match &mut stage.spec {
             StageSpec::Generate(spec) => Some(spec),
-            _ => None,
+            _ => stage.bodies.iter_mut().find_map(Self::generation_mut),
         })
     }
 
     /// What the recipe gives.
     pub fn output(&self) -> Port {
-        self.stages.last().expect("a recipe has a stage").spec.output()
+        self.stages.last().map_or(self.takes, |stage| stage.gives)
     }
 
     /// The hash of the canonical form: equal for recipes that differ in layout, comments, order, or in whether they

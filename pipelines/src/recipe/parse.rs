@@ -1,385 +1,240 @@
 //! From TOML to stages whose parameters are known to be sound; names and ports come after.
 
-use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
-
-use super::{
-    DenseMode, GenerateSpec, RecipeError, RecipeProblem, RerankSpec, Reranking, Rescorer, SparseMode, SparseQueries,
-    StageSpec,
-};
-use crate::Fusion;
+use super::parameter::Table;
+use super::source::{Entry, Name, Node, NodeValue, Place, Sources};
+use super::{Port, Recipe, RecipeError, RecipeProblem, StageSpec};
 
 /// The name that stands for the questions.
 pub(super) const QUERY: &str = "query";
 
-/// A recipe whose inputs are still names.
-pub(super) struct Draft<'t> {
-    pub(super) source: Source<'t>,
+/// The name that stands for what a recipe inside of a stage takes.
+pub(super) const INPUT: &str = "input";
+
+/// Stages whose inputs are still names.
+#[derive(Default)]
+pub(super) struct Draft {
     pub(super) stages: Vec<DraftStage>,
 }
 
 /// A stage whose inputs are still names, each with its place in the text.
 pub(super) struct DraftStage {
     pub(super) name: String,
-    pub(super) name_span: Range<usize>,
+    pub(super) name_place: Place,
     pub(super) spec: StageSpec,
     pub(super) inputs: Vec<Name>,
-    pub(super) inputs_span: Range<usize>,
+    pub(super) inputs_place: Place,
+    /// The keys that the table has, with the places of their values.
+    pub(super) keys: Vec<Name>,
+    /// The recipes inside of it, in the order of [`StageSpec::bodies`].
+    pub(super) bodies: Vec<Draft>,
 }
 
-/// A name and its place in the text.
-pub(super) type Name = (String, Range<usize>);
+/// The stages of a recipe's text, of what it includes, and with what is set from outside.
+pub(super) fn parse(
+    sources: &mut Sources,
+    path: &Path,
+    text: &str,
+    settings: &[impl AsRef<str>],
+) -> Result<Draft, RecipeError> {
+    let (mut stages, place) = read(sources, path.to_owned(), text.to_owned(), &mut Vec::new())?;
+    for setting in settings {
+        set(sources, &mut stages, setting.as_ref())?;
+    }
+    if stages.is_empty() {
+        let problem = RecipeProblem::Missing { stage: "the recipe".to_owned(), key: "[stage.NAME]".to_owned() };
+        return Err(sources.error(&place, problem));
+    }
+    draft(sources, &stages)
+}
 
-/// The text and its name, for messages.
-pub(super) struct Source<'t> {
+/// The stages that a text has and includes, and where its table of stages stands; `above` are the files that include it.
+fn read(
+    sources: &mut Sources,
     path: PathBuf,
-    text: &'t str,
-}
-
-impl Source<'_> {
-    pub(super) fn error(&self, span: Range<usize>, problem: RecipeProblem) -> RecipeError {
-        RecipeError::new(&self.path, self.text, span, problem)
-    }
-
-    /// `word` is none of `choices`.
-    pub(super) fn unknown(
-        &self,
-        span: Range<usize>,
-        what: impl Into<String>,
-        word: &str,
-        choices: &[&str],
-    ) -> RecipeError {
-        self.error(
-            span,
-            RecipeProblem::UnknownWord {
-                what: what.into(),
-                word: word.to_owned(),
-                nearest: nearest(word, choices).map(str::to_owned),
-                choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
-            },
-        )
-    }
-}
-
-/// The choice that `word` is likeliest a misspelling of.
-fn nearest<'c>(word: &str, choices: &[&'c str]) -> Option<&'c str> {
-    let likeness = |choice: &str| strsim::jaro_winkler(&word.to_lowercase(), choice);
-    let best = choices.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    // Between "denes" → "dense" (0.95) and unrelated words (about 0.5).
-    (likeness(best) >= 0.75).then_some(best)
-}
-
-pub(super) fn parse<'t>(path: &Path, text: &'t str) -> Result<Draft<'t>, RecipeError> {
-    let source = Source { path: path.to_owned(), text };
-    let syntax = |error: toml::de::Error| {
-        source.error(error.span().unwrap_or(0..0), RecipeProblem::Syntax(error.message().to_owned()))
-    };
-    let root = DeTable::parse(text).map_err(syntax)?;
-    for key in root.get_ref().keys() {
-        if key.get_ref() != "stage" {
-            return Err(source.unknown(key.span(), "table", key.get_ref(), &["stage"]));
+    text: String,
+    above: &mut Vec<PathBuf>,
+) -> Result<(Vec<Entry>, Place), RecipeError> {
+    let number = sources.add(path.clone(), text);
+    let root = sources.parse(number)?;
+    let NodeValue::Table(entries) = root.value else { unreachable!("a text is a table") };
+    let mut place = Place { text: number, span: 0..0 };
+    let (mut included, mut own) = (Vec::new(), Vec::new());
+    above.push(path);
+    for entry in entries {
+        match entry.key.as_str() {
+            "include" => included = include(sources, &entry.value, above)?,
+            "stage" => {
+                place = entry.value.place.clone();
+                let NodeValue::Table(stages) = entry.value.value else {
+                    return Err(sources.wrong_type("stage", "a table", &entry.value));
+                };
+                own = stages;
+            }
+            key => return Err(sources.unknown(&entry.key_place, "table", key, &["stage", "include"])),
         }
     }
-    let missing = || RecipeProblem::Missing { stage: "the recipe".to_owned(), key: "[stage.NAME]".to_owned() };
-    let Some(stages) = root.get_ref().get("stage") else { return Err(source.error(0..0, missing())) };
-    let DeValue::Table(tables) = stages.get_ref() else {
-        return Err(wrong_type(&source, "stage", "a table", stages));
-    };
-    if tables.is_empty() {
-        return Err(source.error(stages.span(), missing()));
-    }
-    let stages = tables.iter().map(|(name, table)| parse_stage(&source, name, table)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Draft { source, stages })
+    above.pop();
+    merge_stages(&mut included, own);
+    Ok((included, place))
 }
 
-fn parse_stage(
-    source: &Source<'_>,
-    name: &Spanned<toml::de::DeString<'_>>,
-    table: &Spanned<DeValue<'_>>,
-) -> Result<DraftStage, RecipeError> {
-    let DeValue::Table(entries) = table.get_ref() else {
-        return Err(wrong_type(source, &format!("stage.{}", name.get_ref()), "a table", table));
+/// The stages of the recipes that `include` names.
+fn include(sources: &mut Sources, value: &Node, above: &mut Vec<PathBuf>) -> Result<Vec<Entry>, RecipeError> {
+    let mut stages = Vec::new();
+    let names = match &value.value {
+        NodeValue::Array(names) => names.iter().collect(),
+        _ => vec![value],
     };
-    if name.get_ref() == QUERY {
-        let problem = "is what the questions are called; choose another name".to_owned();
-        return Err(source.error(name.span(), RecipeProblem::OutOfRange { key: QUERY.to_owned(), problem }));
+    for node in names {
+        let NodeValue::String(name) = &node.value else {
+            return Err(sources.wrong_type("include", "a recipe's file or name, or a list of them", node));
+        };
+        let refuse = |sources: &Sources, problem: String| {
+            sources.error(&node.place, RecipeProblem::Include { name: name.clone(), problem })
+        };
+        let folder = sources.path(node.place.text).parent().unwrap_or(Path::new(""));
+        let path = folder.join(name);
+        let (path, text) = match Recipe::SHIPPED.iter().find(|(shipped, _)| shipped == name) {
+            Some((_, text)) if !path.is_file() => (PathBuf::from(name), (*text).to_owned()),
+            _ => match std::fs::read_to_string(&path) {
+                Ok(text) => (path, text),
+                Err(error) => return Err(refuse(sources, error.to_string())),
+            },
+        };
+        if above.contains(&path) {
+            return Err(refuse(sources, "it includes itself".to_owned()));
+        }
+        let (more, _) = read(sources, path, text, above)?;
+        merge_stages(&mut stages, more);
     }
-    let mut table = Table { source, name, entries, known: vec!["use", "input"] };
+    Ok(stages)
+}
+
+/// Puts stages over others: one that says its kind replaces that of its name, one that does not changes its parameters.
+fn merge_stages(stages: &mut Vec<Entry>, over: Vec<Entry>) {
+    for entry in over {
+        let Some(old) = stages.iter_mut().find(|old| old.key == entry.key) else {
+            stages.push(entry);
+            continue;
+        };
+        match (&mut old.value.value, entry.value.value) {
+            (NodeValue::Table(old), NodeValue::Table(new)) if !new.iter().any(|key| key.key == "use") => {
+                for new in new {
+                    match old.iter_mut().find(|old| old.key == new.key) {
+                        None => old.push(new),
+                        Some(old) => match (&mut old.value.value, new.value.value) {
+                            (NodeValue::Table(old), NodeValue::Table(new)) => merge_stages(old, new),
+                            (old_value, value) => {
+                                *old_value = value;
+                                old.value.place = new.value.place;
+                            }
+                        },
+                    }
+                }
+            }
+            (_, value) => *old = Entry { value: Node { value, place: entry.value.place }, ..entry },
+        }
+    }
+}
+
+/// Sets a parameter as `STAGE.KEY=VALUE` says, a line of TOML whose value may be a word without quotes.
+fn set(sources: &mut Sources, stages: &mut Vec<Entry>, setting: &str) -> Result<(), RecipeError> {
+    let path = PathBuf::from("--set");
+    let number = sources.add(path.clone(), setting.to_owned());
+    let root = sources.parse(number).or_else(|error| {
+        let Some((key, word)) = setting.split_once('=') else { return Err(error) };
+        if word.trim().starts_with(['[', '{', '"', '\'']) || word.contains(['"', '\\', '\n']) {
+            return Err(error);
+        }
+        let quoted = sources.add(path, format!("{key}=\"{}\"", word.trim()));
+        sources.parse(quoted)
+    })?;
+    let NodeValue::Table(mut entries) = root.value else { unreachable!("a text is a table") };
+    let exists = |name: &str| stages.iter().any(|stage| stage.key == name);
+    if let [Entry { key, value: Node { value: NodeValue::Table(inner), .. }, .. }] = &mut entries[..]
+        && key == "stage"
+        && !exists("stage")
+    {
+        entries = std::mem::take(inner);
+    }
+    for entry in &entries {
+        if !exists(&entry.key) {
+            let names: Vec<&str> = stages.iter().map(|stage| stage.key.as_str()).collect();
+            return Err(sources.unknown(&entry.key_place, "stage", &entry.key, &names));
+        }
+        if !matches!(entry.value.value, NodeValue::Table(_)) {
+            return Err(sources.wrong_type(&entry.key, "a stage, whose parameters are `STAGE.KEY`", &entry.value));
+        }
+    }
+    merge_stages(stages, entries);
+    Ok(())
+}
+
+fn draft(sources: &Sources, stages: &[Entry]) -> Result<Draft, RecipeError> {
+    let stages = stages.iter().map(|entry| draft_stage(sources, entry)).collect::<Result<_, _>>()?;
+    Ok(Draft { stages })
+}
+
+fn draft_stage(sources: &Sources, entry: &Entry) -> Result<DraftStage, RecipeError> {
+    let NodeValue::Table(entries) = &entry.value.value else {
+        return Err(sources.wrong_type(&format!("stage.{}", entry.key), "a table", &entry.value));
+    };
+    for (word, meaning) in [(QUERY, "the questions are"), (INPUT, "the input of a recipe inside of a stage is")] {
+        if entry.key == word {
+            let problem = format!("is what {meaning} called; choose another name");
+            return Err(sources.out_of_range(word, &entry.key_place, problem));
+        }
+    }
+    let known = vec!["use", "input"];
+    let mut table = Table { sources, name: &entry.key, name_place: &entry.key_place, entries, known };
     let Some(kind) = table.word("use", &StageSpec::KINDS, "stage kind")? else {
         return Err(table.missing("use"));
     };
-    let spec = table.spec(kind)?;
-    let (inputs, inputs_span) = table.inputs(&spec)?;
+    let spec = StageSpec::read(kind, &mut table)?;
+    let (inputs, inputs_place) = inputs(&mut table, &spec)?;
+    let bodies = bodies(&mut table, &spec)?;
     table.refuse_unknown(kind)?;
-    Ok(DraftStage { name: name.get_ref().to_string(), name_span: name.span(), spec, inputs, inputs_span })
+    Ok(DraftStage {
+        name: entry.key.clone(),
+        name_place: entry.key_place.clone(),
+        spec,
+        inputs,
+        inputs_place,
+        keys: entries.iter().map(|entry| (entry.key.clone(), entry.value.place.clone())).collect(),
+        bodies,
+    })
 }
 
-/// A stage's table, and which of its keys mean something.
-struct Table<'a, 't> {
-    source: &'a Source<'t>,
-    name: &'a Spanned<toml::de::DeString<'t>>,
-    entries: &'a DeTable<'t>,
-    known: Vec<&'static str>,
-}
-
-impl<'a> Table<'a, '_> {
-    fn spec(&mut self, kind: &str) -> Result<StageSpec, RecipeError> {
-        const MOST: usize = u32::MAX as usize; // There are no more chunks.
-        Ok(match kind {
-            "bm25" => StageSpec::Bm25 {
-                k: self.integer("k", 1..=MOST, 100)?,
-                k1: self.float("k1", 0.0..=1e6, 1.2)?,
-                b: self.float("b", 0.0..=1.0, 0.75)?,
-            },
-            "dense" => {
-                let k = self.integer("k", 1..=MOST, 100)?;
-                let mode = self.word("mode", &DenseMode::NAMES, "mode")?;
-                StageSpec::Dense { k, mode: mode.map_or(DenseMode::Auto, known) }
-            }
-            "sparse" => {
-                let k = self.integer("k", 1..=MOST, 100)?;
-                let queries = self.word("queries", &SparseQueries::NAMES, "kind of queries")?;
-                let mode = self.word("mode", &SparseMode::NAMES, "mode")?;
-                StageSpec::Sparse {
-                    k,
-                    queries: queries.map_or(SparseQueries::Encoded, known),
-                    mode: mode.map_or(SparseMode::Exact, known),
-                }
-            }
-            "late" => StageSpec::Late { k: self.integer("k", 1..=MOST, 100)? },
-            "rescore" => match self.word("by", &Rescorer::NAMES, "rescorer")? {
-                Some(by) => StageSpec::Rescore { by: known(by), k: self.integer("k", 1..=MOST, 100)? },
-                None => return Err(self.missing("by")),
-            },
-            "rerank" => {
-                let Some(by) = self.word("by", &Reranking::NAMES, "way to rerank")? else {
-                    return Err(self.missing("by"));
-                };
-                let by = known(by);
-                let model = self.string("model")?.unwrap_or_default().to_owned();
-                if by == Reranking::CrossEncoder && model.is_empty() {
-                    return Err(self.missing("model"));
-                }
-                let window = self.integer("window", 2..=26, 20)?;
-                StageSpec::Rerank(RerankSpec {
-                    by,
-                    model,
-                    depth: self.integer("depth", 1..=MOST, 20)?,
-                    k: self.integer("k", 1..=MOST, 100)?,
-                    passage_tokens: self.integer("passage_tokens", 1..=MOST, 160)?,
-                    window,
-                    step: self.integer("step", 1..=window, window.min(10))?,
-                    children: self.integer("children", 1..=25, 4)?,
-                    top: self.integer("top", 1..=MOST, 10)?,
-                    first_layer: self.integer("first_layer", 0..=MOST, 0)?,
-                    n_layers: self.integer("n_layers", 0..=MOST, 0)?,
-                    budget_tokens: self.integer("budget_tokens", 0..=MOST, 0)?,
-                    budget_ms: self.integer("budget_ms", 0..=MOST, 0)?,
-                })
-            }
-            "mmr" => StageSpec::MarginalRelevance {
-                lambda: self.float("lambda", 0.0..=1.0, 0.7)?,
-                k: self.integer("k", 1..=MOST, 10)?,
-            },
-            "expand" => StageSpec::Expand {
-                neighbours: self.integer("neighbours", 0..=MOST, 1)?,
-                merge: self.float("merge", 0.0..=2.0, 2.0)?,
-            },
-            "fuse" => {
-                let method = self.word("method", &Fusion::NAMES, "fusion method")?;
-                let fusion = match method.map_or(Fusion::MIN_MAX, known) {
-                    Fusion::MinMax { .. } => {
-                        Fusion::MinMax { minima: self.floats("minima", f32::MIN..=f32::MAX)?.unwrap_or_default() }
-                    }
-                    Fusion::ReciprocalRank { k0 } => Fusion::ReciprocalRank { k0: self.float("k0", 0.0..=1e6, k0)? },
-                    fusion => fusion,
-                };
-                let weights = self.floats("weights", 0.0..=f32::MAX)?.unwrap_or_default();
-                let depth = self.integer("depth", 1..=MOST, 100)?;
-                StageSpec::Fuse { fusion, weights, depth, k: self.integer("k", 1..=MOST, 10)? }
-            }
-            "select" => StageSpec::Select { k: self.integer("k", 1..=MOST, 10)? },
-            "gate" => match self.floats("min_scores", f32::MIN..=f32::MAX)? {
-                Some(min_scores) => StageSpec::Gate { min_scores },
-                None => return Err(self.missing("min_scores")),
-            },
-            "read" => StageSpec::Read,
-            "generate" => {
-                let usual = GenerateSpec::default();
-                let spec = GenerateSpec {
-                    max_tokens: self.integer("max_tokens", 1..=MOST, usual.max_tokens)?,
-                    temperature: self.float("temperature", 0.0..=100.0, usual.temperature)?,
-                    top_k: self.integer("top_k", 0..=MOST, usual.top_k)?,
-                    top_p: self.float("top_p", f32::MIN_POSITIVE..=1.0, usual.top_p)?,
-                    min_p: self.float("min_p", 0.0..=1.0, usual.min_p)?,
-                    repetition_penalty: self.float("repetition_penalty", 0.01..=100.0, usual.repetition_penalty)?,
-                    seed: self.integer("seed", 0..=i64::MAX as usize, 0)? as u64,
-                    context_tokens: self.integer("context_tokens", 0..=MOST, usual.context_tokens)?,
-                    system: self.string("system")?.unwrap_or_default().to_owned(),
-                };
-                if let Some(context_tokens) = self.entries.get("context_tokens")
-                    && (1..=spec.max_tokens).contains(&spec.context_tokens)
-                {
-                    let problem = format!("must be more than `max_tokens`, {}, or 0", spec.max_tokens);
-                    let key = "context_tokens".to_owned();
-                    return Err(self.source.error(context_tokens.span(), RecipeProblem::OutOfRange { key, problem }));
-                }
-                StageSpec::Generate(spec)
-            }
-            _ => unreachable!("`use` is one of the kinds"),
-        })
-    }
-
-    fn inputs(&mut self, spec: &StageSpec) -> Result<(Vec<Name>, Range<usize>), RecipeError> {
-        let Some(value) = self.entries.get("input") else {
-            if spec.input() == super::Port::Query {
-                return Ok((vec![(QUERY.to_owned(), self.name.span())], self.name.span()));
-            }
-            return Err(self.missing("input"));
-        };
-        let one = |value: &Spanned<DeValue<'_>>| match value.get_ref() {
-            DeValue::String(name) => Ok((name.to_string(), value.span())),
-            _ => Err(wrong_type(self.source, "input", "a stage's name or a list of them", value)),
-        };
-        let inputs = match value.get_ref() {
-            DeValue::Array(names) => names.iter().map(one).collect::<Result<Vec<_>, _>>()?,
-            _ => vec![one(value)?],
-        };
-        Ok((inputs, value.span()))
-    }
-
-    /// The value of `key`, which from here on is a known one.
-    fn value(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
-        if !self.known.contains(&key) {
-            self.known.push(key);
+fn inputs(table: &mut Table<'_>, spec: &StageSpec) -> Result<(Vec<Name>, Place), RecipeError> {
+    let Some(node) = table.value("input") else {
+        if spec.input() == Some(Port::Query) {
+            return Ok((vec![(QUERY.to_owned(), table.name_place.clone())], table.name_place.clone()));
         }
-        self.entries.get(key)
-    }
-
-    fn string(&mut self, key: &'static str) -> Result<Option<&'a str>, RecipeError> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(value) => match value.get_ref() {
-                DeValue::String(text) => Ok(Some(text)),
-                _ => Err(wrong_type(self.source, key, "a string", value)),
-            },
-        }
-    }
-
-    /// A string that is one of `choices`.
-    fn word(
-        &mut self,
-        key: &'static str,
-        choices: &[&'static str],
-        what: &str,
-    ) -> Result<Option<&'static str>, RecipeError> {
-        let Some(word) = self.string(key)? else { return Ok(None) };
-        match choices.iter().find(|&&choice| choice == word) {
-            Some(choice) => Ok(Some(choice)),
-            None => Err(self.source.unknown(self.entries[key].span(), what, word, choices)),
-        }
-    }
-
-    fn integer(&mut self, key: &'static str, range: RangeInclusive<usize>, usual: usize) -> Result<usize, RecipeError> {
-        let Some(value) = self.value(key) else { return Ok(usual) };
-        let DeValue::Integer(integer) = value.get_ref() else {
-            return Err(wrong_type(self.source, key, "a whole number", value));
-        };
-        match i128::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|n| usize::try_from(n).ok()) {
-            Some(n) if range.contains(&n) => Ok(n),
-            _ => Err(self.out_of_range(key, value, &range)),
-        }
-    }
-
-    fn float(&mut self, key: &'static str, range: RangeInclusive<f32>, usual: f32) -> Result<f32, RecipeError> {
-        self.value(key).map_or(Ok(usual), |value| self.number(key, &range, value))
-    }
-
-    fn floats(&mut self, key: &'static str, range: RangeInclusive<f32>) -> Result<Option<Vec<f32>>, RecipeError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        let DeValue::Array(numbers) = value.get_ref() else {
-            return Err(wrong_type(self.source, key, "a list of numbers", value));
-        };
-        numbers.iter().map(|number| self.number(key, &range, number)).collect::<Result<_, _>>().map(Some)
-    }
-
-    fn number(&self, key: &str, range: &RangeInclusive<f32>, value: &Spanned<DeValue<'_>>) -> Result<f32, RecipeError> {
-        let number = match value.get_ref() {
-            DeValue::Float(float) => float.as_str().parse::<f32>().ok(),
-            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|n| n as f32),
-            _ => return Err(wrong_type(self.source, key, "a number", value)),
-        };
-        match number {
-            Some(number) if range.contains(&number) => Ok(number),
-            _ => Err(self.out_of_range(key, value, range)),
-        }
-    }
-
-    fn out_of_range<T: Bound>(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        range: &RangeInclusive<T>,
-    ) -> RecipeError {
-        let problem = match (range.start().to_text(), range.end().to_text()) {
-            (Some(least), Some(most)) => format!("must be from {least} to {most}"),
-            (Some(least), None) => format!("must be a finite number of at least {least}"),
-            (None, _) => "must be a finite number".to_owned(),
-        };
-        self.source.error(value.span(), RecipeProblem::OutOfRange { key: key.to_owned(), problem })
-    }
-
-    fn missing(&self, key: &str) -> RecipeError {
-        let problem = RecipeProblem::Missing { stage: format!("`{}`", self.name.get_ref()), key: key.to_owned() };
-        self.source.error(self.name.span(), problem)
-    }
-
-    fn refuse_unknown(&self, kind: &str) -> Result<(), RecipeError> {
-        match self.entries.keys().find(|key| !self.known.contains(&&**key.get_ref())) {
-            None => Ok(()),
-            Some(key) => {
-                Err(self.source.unknown(key.span(), format!("parameter of `{kind}`"), key.get_ref(), &self.known))
-            }
-        }
-    }
-}
-
-/// An end of a range.
-trait Bound {
-    /// The end as a user wants to read it; `None` when it only says that numbers are finite.
-    fn to_text(&self) -> Option<String>;
-}
-
-impl Bound for usize {
-    fn to_text(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Bound for f32 {
-    fn to_text(&self) -> Option<String> {
-        let text = if *self == Self::MIN_POSITIVE { "just above 0".to_owned() } else { self.to_string() };
-        (self.abs() < Self::MAX).then_some(text)
-    }
-}
-
-/// What one of the names in a list of names stands for.
-fn known<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
-    name.parse().expect("the listed names can be parsed")
-}
-
-fn wrong_type(source: &Source<'_>, key: &str, expected: &'static str, value: &Spanned<DeValue<'_>>) -> RecipeError {
-    let found = match value.get_ref() {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
+        return Err(table.missing("input"));
     };
-    source.error(value.span(), RecipeProblem::WrongType { key: key.to_owned(), expected, found })
+    let one = |node: &Node| match &node.value {
+        NodeValue::String(name) => Ok((name.clone(), node.place.clone())),
+        _ => Err(table.sources.wrong_type("input", "a stage's name or a list of them", node)),
+    };
+    let inputs = match &node.value {
+        NodeValue::Array(names) => names.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+        _ => vec![one(node)?],
+    };
+    Ok((inputs, node.place.clone()))
+}
+
+/// The recipes inside of a stage; those after the first need not be there, and then give what they take.
+fn bodies(table: &mut Table<'_>, spec: &StageSpec) -> Result<Vec<Draft>, RecipeError> {
+    let mut bodies = Vec::new();
+    for (i, &key) in spec.bodies().iter().enumerate() {
+        bodies.push(match table.value(key) {
+            Some(Node { value: NodeValue::Table(stages), .. }) if !stages.is_empty() => draft(table.sources, stages)?,
+            Some(Node { value: NodeValue::Table(_), .. }) | None if i > 0 => Draft::default(),
+            Some(Node { value: NodeValue::Table(_), .. }) | None => return Err(table.missing(&format!("{key}.NAME"))),
+            Some(node) => return Err(table.sources.wrong_type(key, "a table of stages", node)),
+        });
+    }
+    Ok(bodies)
 }

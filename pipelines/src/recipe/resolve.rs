@@ -2,159 +2,194 @@
 
 use std::collections::BTreeMap;
 
-use super::parse::{Draft, DraftStage, QUERY};
-use super::{Input, Port, Recipe, RecipeError, RecipeProblem, RecipeStage, StageSpec};
+use super::kinds::Discord;
+use super::parse::{Draft, DraftStage, INPUT, QUERY};
+use super::source::{Place, Sources};
+use super::{Input, Port, Recipe, RecipeError, RecipeProblem, RecipeStage};
 
-pub(super) fn resolve(draft: Draft<'_>) -> Result<Recipe, RecipeError> {
-    let places: BTreeMap<&str, usize> =
-        draft.stages.iter().enumerate().map(|(i, stage)| (stage.name.as_str(), i)).collect();
-    let mut inputs = Vec::with_capacity(draft.stages.len());
-    for stage in &draft.stages {
-        inputs.push(resolve_inputs(&draft, stage, &places)?);
-    }
-    let order = order(&draft, &inputs, &places)?;
-    one_output(&draft, &inputs, &order)?;
+/// The recipe that a draft is; inside of a stage, `takes` is what that stage takes.
+pub(super) fn resolve(sources: &Sources, draft: Draft, takes: Option<Port>) -> Result<Recipe, RecipeError> {
+    let resolver = Resolver { sources, draft: &draft, takes };
+    let inputs = draft.stages.iter().map(|stage| resolver.inputs(stage)).collect::<Result<Vec<_>, _>>()?;
+    let order = resolver.order(&inputs)?;
+    resolver.one_output(&inputs, &order)?;
     let mut new_places = vec![0; order.len()];
     for (new, &old) in order.iter().enumerate() {
         new_places[old] = new;
     }
-    let mut stages: Vec<_> = draft
-        .stages
-        .into_iter()
-        .zip(inputs)
-        .map(|(mut stage, inputs)| {
-            if let StageSpec::Fuse { fusion, weights, .. } = &mut stage.spec
-                && weights.is_empty()
-            {
-                *weights = fusion.default_weights(inputs.len());
-            }
-            let inputs = inputs.into_iter().map(|old| old.map_or(Input::Query, |old| Input::Stage(new_places[old])));
-            Some(RecipeStage { name: stage.name, spec: stage.spec, inputs: inputs.collect() })
-        })
-        .collect();
-    let stages = order.iter().map(|&old| stages[old].take().expect("the order has each stage once")).collect();
-    Ok(Recipe { stages })
+    let mut drafts: Vec<_> = draft.stages.into_iter().zip(inputs).map(Some).collect();
+    let mut stages: Vec<RecipeStage> = Vec::with_capacity(order.len());
+    for old in order {
+        let (stage, inputs) = drafts[old].take().expect("the order has each stage once");
+        let inputs = inputs.into_iter().map(|input| match input {
+            Input::Stage(old) => Input::Stage(new_places[old]),
+            other => other,
+        });
+        stages.push(resolve_stage(sources, stage, inputs.collect(), takes, &stages)?);
+    }
+    Ok(Recipe { takes: takes.unwrap_or(Port::Query), stages })
 }
 
-/// The places of a stage's inputs, `None` for the questions.
-fn resolve_inputs(
-    draft: &Draft<'_>,
-    stage: &DraftStage,
-    places: &BTreeMap<&str, usize>,
-) -> Result<Vec<Option<usize>>, RecipeError> {
-    let mut inputs = Vec::with_capacity(stage.inputs.len());
-    for (name, span) in &stage.inputs {
-        let (place, found) = if name == QUERY {
-            (None, Port::Query)
-        } else if let Some(&place) = places.get(name.as_str()) {
-            (Some(place), draft.stages[place].spec.output())
-        } else {
-            let choices: Vec<&str> =
-                places.keys().copied().filter(|&other| other != stage.name).chain([QUERY]).collect();
-            return Err(draft.source.unknown(span.clone(), "stage", name, &choices));
+/// A stage whose inputs are known, after the stages before it.
+fn resolve_stage(
+    sources: &Sources,
+    stage: DraftStage,
+    inputs: Vec<Input>,
+    takes: Option<Port>,
+    before: &[RecipeStage],
+) -> Result<RecipeStage, RecipeError> {
+    let DraftStage { name, name_place, mut spec, inputs: input_names, inputs_place, keys, bodies } = stage;
+    let mut expected = spec.input();
+    for (input, (input_name, place)) in inputs.iter().zip(input_names) {
+        let found = match *input {
+            Input::Query => Port::Query,
+            Input::Body => takes.expect("`input` is a name only inside of a stage"),
+            Input::Stage(place) => before[place].gives,
         };
-        let expected = stage.spec.input();
+        let expected = *expected.get_or_insert(found);
         if found != expected {
-            let problem = RecipeProblem::WrongPort { stage: stage.name.clone(), input: name.clone(), expected, found };
-            return Err(draft.source.error(span.clone(), problem));
+            let problem = RecipeProblem::WrongPort { stage: name, input: input_name, expected, found };
+            return Err(sources.error(&place, problem));
         }
-        if inputs.contains(&place) {
-            let problem = format!("has `{name}` twice");
-            return Err(draft
-                .source
-                .error(span.clone(), RecipeProblem::OutOfRange { key: "input".to_owned(), problem }));
-        }
-        inputs.push(place);
     }
-    let arity = stage.spec.arity();
+    let arity = spec.arity();
     if !(arity.least..=arity.most).contains(&inputs.len()) {
-        let (expected, found) = (arity.to_string(), inputs.len());
-        let problem = RecipeProblem::WrongInputCount { stage: stage.name.clone(), expected, found };
-        return Err(draft.source.error(stage.inputs_span.clone(), problem));
+        let problem = RecipeProblem::WrongInputCount { stage: name, expected: arity.to_string(), found: inputs.len() };
+        return Err(sources.error(&inputs_place, problem));
     }
-    check_lengths(draft, stage)?;
-    Ok(inputs)
-}
-
-/// Checks the parameters that hold one number an input.
-fn check_lengths(draft: &Draft<'_>, stage: &DraftStage) -> Result<(), RecipeError> {
-    let n = stage.inputs.len();
-    let lengths: &[(&str, usize, usize)] = match &stage.spec {
-        StageSpec::Fuse { fusion, weights, .. } => {
-            let minima = if let crate::Fusion::MinMax { minima } = fusion { minima.len() } else { 0 };
-            &[
-                ("weights", weights.len(), if weights.is_empty() { 0 } else { n }),
-                ("minima", minima, if minima == 0 { 0 } else { n }),
-            ]
+    let takes = expected.expect("every stage has an input");
+    let place_of = |key: &str| keys.iter().find(|(name, _)| name == key).map_or(&inputs_place, |(_, place)| place);
+    spec.settle(inputs.len()).map_err(|discord| match discord {
+        Discord::Missing(key) => {
+            let problem = RecipeProblem::Missing { stage: format!("`{name}`"), key: key.to_owned() };
+            sources.error(&name_place, problem)
         }
-        StageSpec::Gate { min_scores } => &[("min_scores", min_scores.len(), (n - 1).max(1))],
-        _ => &[],
+        Discord::Misfit(key, problem) => sources.out_of_range(key, place_of(key), problem),
+    })?;
+    let bodies = bodies.into_iter().map(|draft| resolve(sources, draft, Some(takes))).collect::<Result<Vec<_>, _>>()?;
+    let gives = match spec.output() {
+        Some(port) => port,
+        None => bodies[0].output(),
     };
-    match lengths.iter().find(|(_, found, expected)| found != expected) {
-        None => Ok(()),
-        Some((key, found, expected)) => {
-            let problem = format!(
-                "needs {expected} {}, one for each input it judges, not {found}",
-                if *expected == 1 { "number" } else { "numbers" }
-            );
-            Err(draft
-                .source
-                .error(stage.inputs_span.clone(), RecipeProblem::OutOfRange { key: (*key).to_owned(), problem }))
+    for (body, key) in bodies.iter().zip(spec.bodies()) {
+        let found = body.output();
+        let expected = if spec.repeats() { takes } else { gives };
+        if found != expected {
+            let problem = RecipeProblem::WrongBody { stage: name, body: (*key).to_owned(), expected, found };
+            let place = keys.iter().find(|(name, _)| name == key).map_or(&name_place, |(_, place)| place);
+            return Err(sources.error(place, problem));
         }
     }
+    if let Some((key, measure, port)) = spec.measured(takes, gives)
+        && !measure.ports().contains(&port)
+    {
+        let ports: Vec<_> = measure.ports().iter().map(ToString::to_string).collect();
+        let problem = format!("= `{measure}` is a measure of {}, not of {port}", ports.join(", "));
+        let place = keys.iter().find(|(name, _)| name == key).map_or(&name_place, |(_, place)| place);
+        return Err(sources.out_of_range(key, place, problem));
+    }
+    Ok(RecipeStage { name, spec, inputs, bodies, takes, gives })
 }
 
-/// The stages' places so that inputs come first; of those that are ready, the lowest name.
-fn order(
-    draft: &Draft<'_>,
-    inputs: &[Vec<Option<usize>>],
-    places: &BTreeMap<&str, usize>,
-) -> Result<Vec<usize>, RecipeError> {
-    let mut order = Vec::with_capacity(inputs.len());
-    let mut done = vec![false; inputs.len()];
-    while order.len() < inputs.len() {
-        let is_ready = |&&place: &&usize| !done[place] && inputs[place].iter().flatten().all(|&input| done[input]);
-        match places.values().find(is_ready) {
-            Some(&place) => {
-                done[place] = true;
-                order.push(place);
+struct Resolver<'a> {
+    sources: &'a Sources,
+    draft: &'a Draft,
+    takes: Option<Port>,
+}
+
+impl Resolver<'_> {
+    /// The stages' places by their names.
+    fn places(&self) -> BTreeMap<&str, usize> {
+        self.draft.stages.iter().enumerate().map(|(i, stage)| (stage.name.as_str(), i)).collect()
+    }
+
+    /// A stage's inputs, by their places in the draft.
+    fn inputs(&self, stage: &DraftStage) -> Result<Vec<Input>, RecipeError> {
+        let mut inputs = Vec::with_capacity(stage.inputs.len());
+        for (name, place) in &stage.inputs {
+            let input = self.input(stage, name, place)?;
+            if inputs.contains(&input) {
+                return Err(self.sources.out_of_range("input", place, format!("has `{name}` twice")));
             }
-            None => return Err(cycle(draft, inputs, &done)),
+            inputs.push(input);
         }
+        Ok(inputs)
     }
-    Ok(order)
-}
 
-/// The circle that the stages which never get ready end in.
-fn cycle(draft: &Draft<'_>, inputs: &[Vec<Option<usize>>], done: &[bool]) -> RecipeError {
-    let waits_for = |place: usize| {
-        let input = inputs[place].iter().flatten().find(|&&input| !done[input]);
-        *input.expect("a stage that is not ready waits for another")
-    };
-    let mut path = vec![done.iter().position(|done| !done).expect("a stage is not ready")];
-    let start = loop {
-        let next = waits_for(*path.last().expect("the path begins with a stage"));
-        if let Some(start) = path.iter().position(|&place| place == next) {
+    fn input(&self, stage: &DraftStage, name: &str, place: &Place) -> Result<Input, RecipeError> {
+        if name == QUERY {
+            return Ok(Input::Query);
+        }
+        if name == INPUT && self.takes.is_some() {
+            return Ok(Input::Body);
+        }
+        if let Some(i) = self.draft.stages.iter().position(|other| other.name == name) {
+            return Ok(Input::Stage(i));
+        }
+        let stages = self.places();
+        let words = stages.keys().copied().filter(|&other| other != stage.name);
+        let choices: Vec<&str> = words.chain([QUERY]).chain(self.takes.map(|_| INPUT)).collect();
+        Err(self.sources.unknown(place, "stage", name, &choices))
+    }
+
+    /// The stages' places so that inputs come first; of those that are ready, the lowest name.
+    fn order(&self, inputs: &[Vec<Input>]) -> Result<Vec<usize>, RecipeError> {
+        let places = self.places();
+        let mut order = Vec::with_capacity(inputs.len());
+        let mut done = vec![false; inputs.len()];
+        while order.len() < inputs.len() {
+            let is_ready = |&&place: &&usize| !done[place] && stages_of(&inputs[place]).all(|input| done[input]);
+            match places.values().find(is_ready) {
+                Some(&place) => {
+                    done[place] = true;
+                    order.push(place);
+                }
+                None => return Err(self.cycle(inputs, &done)),
+            }
+        }
+        Ok(order)
+    }
+
+    /// The circle that the stages which never get ready end in.
+    fn cycle(&self, inputs: &[Vec<Input>], done: &[bool]) -> RecipeError {
+        let waits_for = |place: usize| {
+            let input = stages_of(&inputs[place]).find(|&input| !done[input]);
+            input.expect("a stage that is not ready waits for another")
+        };
+        let mut path = vec![done.iter().position(|done| !done).expect("a stage is not ready")];
+        let start = loop {
+            let next = waits_for(*path.last().expect("the path begins with a stage"));
+            if let Some(start) = path.iter().position(|&place| place == next) {
+                path.push(next);
+                break start;
+            }
             path.push(next);
-            break start;
-        }
-        path.push(next);
-    };
-    // The path goes against the flow.
-    let names = path[start..].iter().rev().map(|&place| draft.stages[place].name.clone()).collect();
-    draft.source.error(draft.stages[path[start]].inputs_span.clone(), RecipeProblem::Cycle { names })
-}
+        };
+        // The path goes against the flow.
+        let names = path[start..].iter().rev().map(|&place| self.draft.stages[place].name.clone()).collect();
+        self.sources.error(&self.draft.stages[path[start]].inputs_place, RecipeProblem::Cycle { names })
+    }
 
-fn one_output(draft: &Draft<'_>, inputs: &[Vec<Option<usize>>], order: &[usize]) -> Result<(), RecipeError> {
-    let is_used = |place: usize| inputs.iter().flatten().any(|&input| input == Some(place));
-    let unused: Vec<usize> = order.iter().copied().filter(|&place| !is_used(place)).collect();
-    match unused[..] {
-        [] | [_] => Ok(()),
-        // The one that comes last in the text is likeliest the result.
-        [a, b, ..] => {
-            let (first, last) = (a.min(b), a.max(b));
-            let (name, other) = (draft.stages[first].name.clone(), draft.stages[last].name.clone());
-            Err(draft.source.error(draft.stages[first].name_span.clone(), RecipeProblem::ManyOutputs { name, other }))
+    fn one_output(&self, inputs: &[Vec<Input>], order: &[usize]) -> Result<(), RecipeError> {
+        let is_used = |place: usize| inputs.iter().any(|inputs| stages_of(inputs).any(|input| input == place));
+        let unused: Vec<usize> = order.iter().copied().filter(|&place| !is_used(place)).collect();
+        match unused[..] {
+            [] | [_] => Ok(()),
+            // The one that comes last in the text is likeliest the result.
+            [a, b, ..] => {
+                let stages = &self.draft.stages;
+                let (first, last) = (a.min(b), a.max(b));
+                let (name, other) = (stages[first].name.clone(), stages[last].name.clone());
+                Err(self.sources.error(&stages[first].name_place, RecipeProblem::ManyOutputs { name, other }))
+            }
         }
     }
+}
+
+/// The stages among inputs.
+fn stages_of(inputs: &[Input]) -> impl Iterator<Item = usize> {
+    inputs.iter().filter_map(|input| match *input {
+        Input::Stage(place) => Some(place),
+        Input::Query | Input::Body => None,
+    })
 }

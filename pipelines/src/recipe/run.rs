@@ -1,11 +1,22 @@
 //! Recipes at work.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raglan_core::{Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever};
+use raglan_core::{
+    Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever, SharedBudget,
+};
 
-use super::{Input, Port, Recipe, RecipeStage, RerankSpec, StageSpec};
+use super::item::Item;
+use super::{
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec, Input,
+    LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec, RescoreSpec, RetrySpec,
+    SelectSpec, SparseSpec, StageSpec,
+};
+use crate::batch::{self, Retry};
+use crate::cache::Cache;
+use crate::generate::answers;
 use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
 
 /// What a stage of a recipe needs from outside.
@@ -23,14 +34,35 @@ pub enum Part {
     Generator(Arc<dyn Generator>),
 }
 
+impl Part {
+    /// What it is.
+    pub fn kind(&self) -> PartKind {
+        match self {
+            Self::Retriever(_) => PartKind::Retriever,
+            Self::Reranker(_) => PartKind::Reranker,
+            Self::Vectors(_) => PartKind::Vectors,
+            Self::Store(_) => PartKind::Store,
+            Self::Generator(_) => PartKind::Generator,
+        }
+    }
+}
+
 /// A recipe with its parts in place.
 pub struct Pipeline {
     recipe: Recipe,
-    parts: Vec<Option<Part>>,
+    stages: Vec<BoundStage>,
+}
+
+/// What belongs to a stage of a pipeline beside its place in the recipe.
+struct BoundStage {
+    part: Option<Part>,
+    /// What a `cached` stage keeps.
+    cache: Option<Cache<Item>>,
+    bodies: Vec<Vec<BoundStage>>,
 }
 
 /// A batch of what flows between stages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Value {
     /// Questions.
     Queries(Vec<Query>),
@@ -63,6 +95,18 @@ impl Value {
     }
 }
 
+impl Value {
+    /// How many hits, passages or answers there are in all.
+    fn n_results(&self) -> usize {
+        match self {
+            Self::Queries(queries) => queries.len(),
+            Self::Rankings(rankings) => rankings.iter().map(|ranked| ranked.ranking.len()).sum(),
+            Self::Contexts(contexts) => contexts.iter().map(|context| context.passages.len()).sum(),
+            Self::Answers(answers) => answers.iter().filter(|answer| answer.is_ok()).count(),
+        }
+    }
+}
+
 impl Recipe {
     /// Puts the parts in place that the recipe's stages need: retrievers, the store, the generator.
     ///
@@ -72,38 +116,39 @@ impl Recipe {
     ///
     /// What `part` returns; [`Error::Invalid`] when a part does not fit its stage.
     pub fn bind<E: From<Error>>(self, mut part: impl FnMut(&RecipeStage) -> Result<Part, E>) -> Result<Pipeline, E> {
-        let mut parts = Vec::with_capacity(self.stages.len());
-        for stage in &self.stages {
-            let wanted = match stage.spec {
-                StageSpec::Bm25 { .. }
-                | StageSpec::Dense { .. }
-                | StageSpec::Sparse { .. }
-                | StageSpec::Late { .. } => "a retriever",
-                StageSpec::Rescore { .. } | StageSpec::Rerank(_) => "a reranker",
-                StageSpec::MarginalRelevance { .. } => "vectors",
-                StageSpec::Read | StageSpec::Expand { .. } => "a store",
-                StageSpec::Generate(_) => "a generator",
-                StageSpec::Fuse { .. } | StageSpec::Gate { .. } | StageSpec::Select { .. } => {
-                    parts.push(None);
-                    continue;
-                }
-            };
-            let part = part(stage)?;
-            let found = match part {
-                Part::Retriever(_) => "a retriever",
-                Part::Reranker(_) => "a reranker",
-                Part::Vectors(_) => "vectors",
-                Part::Store(_) => "a store",
-                Part::Generator(_) => "a generator",
-            };
-            if found != wanted {
-                let problem = format!("stage `{}` needs {wanted}, not {found}", stage.name);
-                return Err(Error::Invalid { what: "recipe", problem }.into());
-            }
-            parts.push(Some(part));
-        }
-        Ok(Pipeline { recipe: self, parts })
+        Ok(Pipeline { stages: bind(&self, &mut part)?, recipe: self })
     }
+}
+
+fn bind<E: From<Error>>(
+    recipe: &Recipe,
+    part: &mut impl FnMut(&RecipeStage) -> Result<Part, E>,
+) -> Result<Vec<BoundStage>, E> {
+    let mut stages = Vec::with_capacity(recipe.stages.len());
+    for stage in &recipe.stages {
+        let wanted = stage.spec.part();
+        let own = if wanted == PartKind::Nothing { None } else { Some(part(stage)?) };
+        if let Some(found) = own.as_ref().map(Part::kind).filter(|found| *found != wanted) {
+            let problem = format!("stage `{}` needs {wanted}, not {found}", stage.name);
+            return Err(Error::Invalid { what: "recipe", problem }.into());
+        }
+        let bodies = stage.bodies.iter().map(|body| bind(body, part)).collect::<Result<_, E>>()?;
+        let cache = match stage.spec {
+            StageSpec::Cached(CachedSpec { entries }) => Some(Cache::new(entries)),
+            _ => None,
+        };
+        stages.push(BoundStage { part: own, cache, bodies });
+    }
+    Ok(stages)
+}
+
+/// What the stages of a recipe take from outside of it.
+#[derive(Clone, Copy)]
+struct Taken<'a> {
+    /// The questions.
+    queries: &'a [Query],
+    /// What the stage takes that the recipe is inside of.
+    input: Option<&'a Value>,
 }
 
 impl Pipeline {
@@ -117,61 +162,7 @@ impl Pipeline {
     ///
     /// `on_text` is called with the index of the question and each piece of its answer as it is made.
     pub fn trace(&self, queries: Vec<Query>, on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<StageRun>> {
-        let mut runs: Vec<StageRun> = Vec::with_capacity(self.parts.len());
-        for (stage, part) in self.recipe.stages.iter().zip(&self.parts) {
-            let start = Instant::now();
-            let rankings = |place: usize| match stage.inputs[place] {
-                Input::Stage(i) => match &runs[i].output {
-                    Value::Rankings(rankings) => rankings.clone(),
-                    _ => unreachable!("the recipe's ports fit"),
-                },
-                Input::Query => unreachable!("the recipe's ports fit"),
-            };
-            let output = match (&stage.spec, part) {
-                (
-                    StageSpec::Bm25 { k, .. }
-                    | StageSpec::Dense { k, .. }
-                    | StageSpec::Sparse { k, .. }
-                    | StageSpec::Late { k },
-                    Some(Part::Retriever(retriever)),
-                ) => Value::Rankings(retrieve(&**retriever, *k).run(queries.clone())?),
-                (
-                    StageSpec::Rescore { k, .. } | StageSpec::Rerank(RerankSpec { k, .. }),
-                    Some(Part::Reranker(reranker)),
-                ) => Value::Rankings(rerank(&**reranker, *k).run(rankings(0))?),
-                (StageSpec::MarginalRelevance { lambda, k }, Some(Part::Vectors(vectors))) => {
-                    Value::Rankings(mmr(&**vectors, *lambda, *k).run(rankings(0))?)
-                }
-                (StageSpec::Fuse { fusion, weights, depth, k }, None) => {
-                    let lists: Vec<_> = (0..stage.inputs.len()).map(rankings).collect();
-                    let stage = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
-                    Value::Rankings(stage.run(lists)?)
-                }
-                (StageSpec::Select { k }, None) => Value::Rankings(select(*k).run(rankings(0))?),
-                (StageSpec::Gate { min_scores }, None) => Value::Rankings(match stage.inputs.len() {
-                    1 => min_score(min_scores[0]).run(rankings(0))?,
-                    n => gate(min_scores.clone()).run((rankings(0), (1..n).map(rankings).collect()))?,
-                }),
-                (StageSpec::Read, Some(Part::Store(store))) => Value::Contexts(read(&**store).run(rankings(0))?),
-                (StageSpec::Expand { neighbours, merge }, Some(Part::Store(store))) => {
-                    let Input::Stage(i) = stage.inputs[0] else { unreachable!("the recipe's ports fit") };
-                    let Value::Contexts(contexts) = &runs[i].output else { unreachable!("the recipe's ports fit") };
-                    Value::Contexts(expand(&**store, *neighbours, *merge).run(contexts.clone())?)
-                }
-                (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
-                    let Input::Stage(i) = stage.inputs[0] else { unreachable!("the recipe's ports fit") };
-                    let Value::Contexts(contexts) = &runs[i].output else { unreachable!("the recipe's ports fit") };
-                    let answers = generator.generate(contexts, on_text)?;
-                    if answers.len() != contexts.len() {
-                        return Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() });
-                    }
-                    Value::Answers(answers)
-                }
-                _ => unreachable!("`bind` gave every stage the part it needs"),
-            };
-            runs.push(StageRun { output, time: start.elapsed() });
-        }
-        Ok(runs)
+        run_stages(&self.recipe, &self.stages, Taken { queries: &queries, input: None }, on_text)
     }
 
     /// Runs every stage and returns what the last gave.
@@ -179,4 +170,189 @@ impl Pipeline {
         let runs = self.trace(queries, &mut |_, _| {})?;
         Ok(runs.into_iter().next_back().expect("a recipe has a stage").output)
     }
+}
+
+/// Runs every stage of a recipe, and keeps what each gave.
+fn run_stages(
+    recipe: &Recipe,
+    bound: &[BoundStage],
+    taken: Taken<'_>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<StageRun>> {
+    let mut runs: Vec<StageRun> = Vec::with_capacity(bound.len());
+    for (stage, bound) in recipe.stages.iter().zip(bound) {
+        let start = Instant::now();
+        let (name, kind, questions) = (stage.name.as_str(), stage.spec.kind(), taken.queries.len());
+        let span = tracing::info_span!("stage", name, kind, questions, results = tracing::field::Empty);
+        let inputs = Inputs { stage, taken, runs: &runs };
+        let output = span.in_scope(|| run_stage(stage, bound, &inputs, on_text))?;
+        span.record("results", output.n_results());
+        runs.push(StageRun { output, time: start.elapsed() });
+    }
+    Ok(runs)
+}
+
+/// What a stage takes.
+struct Inputs<'a> {
+    stage: &'a RecipeStage,
+    taken: Taken<'a>,
+    runs: &'a [StageRun],
+}
+
+impl Inputs<'_> {
+    fn value(&self, place: usize) -> Option<&Value> {
+        match self.stage.inputs[place] {
+            Input::Query => None,
+            Input::Body => self.taken.input,
+            Input::Stage(i) => Some(&self.runs[i].output),
+        }
+    }
+
+    fn queries(&self) -> Vec<Query> {
+        match self.value(0) {
+            None => self.taken.queries.to_vec(),
+            Some(Value::Queries(queries)) => queries.clone(),
+            Some(_) => unreachable!("the recipe's ports fit"),
+        }
+    }
+
+    fn rankings(&self, place: usize) -> Vec<Ranked> {
+        match self.value(place) {
+            Some(Value::Rankings(rankings)) => rankings.clone(),
+            _ => unreachable!("the recipe's ports fit"),
+        }
+    }
+
+    /// What a stage takes that has others inside, question by question.
+    fn items(&self) -> Vec<Item> {
+        let queries = self.taken.queries;
+        let value = match self.value(0) {
+            None => Value::Queries(queries.to_vec()),
+            Some(value) => value.clone(),
+        };
+        Item::all(queries, value)
+    }
+
+    fn contexts(&self) -> &[Context] {
+        match self.value(0) {
+            Some(Value::Contexts(contexts)) => contexts,
+            _ => unreachable!("the recipe's ports fit"),
+        }
+    }
+}
+
+/// How each kind of stage works.
+fn run_stage(
+    stage: &RecipeStage,
+    bound: &BoundStage,
+    inputs: &Inputs<'_>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Value> {
+    Ok(match (&stage.spec, &bound.part) {
+        (
+            StageSpec::Bm25(Bm25Spec { k, .. })
+            | StageSpec::Dense(DenseSpec { k, .. })
+            | StageSpec::Sparse(SparseSpec { k, .. })
+            | StageSpec::Late(LateSpec { k }),
+            Some(Part::Retriever(retriever)),
+        ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),
+        (
+            StageSpec::Rescore(RescoreSpec { k, .. }) | StageSpec::Rerank(RerankSpec { k, .. }),
+            Some(Part::Reranker(reranker)),
+        ) => Value::Rankings(rerank(&**reranker, *k).run(inputs.rankings(0))?),
+        (StageSpec::MarginalRelevance(MarginalRelevanceSpec { lambda, k }), Some(Part::Vectors(vectors))) => {
+            Value::Rankings(mmr(&**vectors, *lambda, *k).run(inputs.rankings(0))?)
+        }
+        (StageSpec::Fuse(FuseSpec { fusion, weights, depth, k }), None) => {
+            let lists: Vec<_> = (0..stage.inputs.len()).map(|place| inputs.rankings(place)).collect();
+            let fuse = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
+            Value::Rankings(fuse.run(lists)?)
+        }
+        (StageSpec::Select(SelectSpec { k }), None) => Value::Rankings(select(*k).run(inputs.rankings(0))?),
+        (StageSpec::Gate(GateSpec { min_scores }), None) => Value::Rankings(match stage.inputs.len() {
+            1 => min_score(min_scores[0]).run(inputs.rankings(0))?,
+            n => {
+                let evidence = (1..n).map(|place| inputs.rankings(place)).collect();
+                gate(min_scores.clone()).run((inputs.rankings(0), evidence))?
+            }
+        }),
+        (StageSpec::Read(_), Some(Part::Store(store))) => Value::Contexts(read(&**store).run(inputs.rankings(0))?),
+        (StageSpec::Expand(ExpandSpec { neighbours, merge }), Some(Part::Store(store))) => {
+            Value::Contexts(expand(&**store, *neighbours, *merge).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
+            let contexts = inputs.contexts();
+            Value::Answers(answers(&**generator, contexts, on_text)?)
+        }
+        (_, None) if !bound.bodies.is_empty() => {
+            let items = run_around(stage, bound, inputs.items(), on_text)?;
+            Item::values(items, stage.gives)
+        }
+        _ => unreachable!("`bind` gave every stage the part it needs"),
+    })
+}
+
+/// How the kinds work that have stages inside of them.
+fn run_around(
+    stage: &RecipeStage,
+    bound: &BoundStage,
+    items: Vec<Item>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Item>> {
+    let on_text = RefCell::new(on_text);
+    let body = |i: usize| {
+        let (recipe, bound, on_text) = (&stage.bodies[i], &bound.bodies[i], &on_text);
+        move |items: Vec<Item>| run_body(recipe, bound, items, &mut **on_text.borrow_mut())
+    };
+    let some = |limit: usize| (limit > 0).then_some(limit);
+    match &stage.spec {
+        StageSpec::Branch(BranchSpec { measure, at_least }) => {
+            batch::either(items, |item| measure.of(item) >= *at_least, body(0), body(1))
+        }
+        StageSpec::Loop(LoopSpec { until, at_least, times }) => {
+            batch::repeat(items, *times, |item| until.of(item) >= *at_least, body(0))
+        }
+        StageSpec::Fallback(FallbackSpec { measure, at_least }) => {
+            let is_good = |item: &Item| item.value.is_ok() && measure.of(item) >= *at_least;
+            batch::fall_back(items, body(0), is_good, body(1))
+        }
+        StageSpec::Cached(_) => {
+            let cache = bound.cache.as_ref().expect("`bind` gave the stage its cache");
+            let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+            let kept = cache.through(items, |item| item.value.is_ok(), body(0))?;
+            Ok(kept.into_iter().zip(places).map(|(item, place)| Item { place, ..item }).collect())
+        }
+        StageSpec::Retry(RetrySpec { attempts, wait_ms, deadline_ms }) => {
+            let milliseconds = |ms: usize| Duration::from_millis(ms as u64);
+            let deadline = some(*deadline_ms).map(milliseconds);
+            let retry = Retry { attempts: *attempts, wait: milliseconds(*wait_ms), deadline };
+            batch::retry(&retry, items, |item| !item.value.has_failed(), body(0))
+        }
+        StageSpec::Budget(BudgetSpec { tokens, ms }) => {
+            let all = |each: &usize| some(*each).map(|each| each.saturating_mul(items.len()));
+            let time = all(ms).map(|ms| Duration::from_millis(ms as u64));
+            SharedBudget::new(all(tokens), time).within(|| body(0)(items))
+        }
+        _ => unreachable!("no other kind has bodies"),
+    }
+}
+
+/// Runs the recipe inside of a stage on some of the stage's items.
+fn run_body(
+    recipe: &Recipe,
+    bound: &[BoundStage],
+    items: Vec<Item>,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<Item>> {
+    if recipe.stages.is_empty() {
+        return Ok(items);
+    }
+    let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+    let queries: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
+    let input = Item::values(items, recipe.takes);
+    let mut on_text = |i: usize, text: &str| on_text(places[i], text);
+    let mut runs = run_stages(recipe, bound, Taken { queries: &queries, input: Some(&input) }, &mut on_text)?;
+    let output = runs.pop().expect("the recipe has a stage").output;
+    let items = Item::all(&queries, output).into_iter().zip(&places);
+    Ok(items.map(|(item, &place)| Item { place, ..item }).collect())
 }

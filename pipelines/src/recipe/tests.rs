@@ -8,6 +8,7 @@ use raglan_core::{
 };
 
 use super::*;
+use crate::Ranked;
 
 fn check(text: &str) -> Result<Recipe, RecipeError> {
     Recipe::check(Path::new("r.toml"), text)
@@ -84,15 +85,15 @@ fn the_canonical_form_reads_back() {
         assert_eq!(again, recipe);
         assert_eq!(again.hash(), recipe.hash());
     }
-    let odd = StageSpec::Generate(GenerateSpec {
+    let odd = StageSpec::from(GenerateSpec {
         system: "say \"no\"\\\n\tü\u{1}".to_owned(),
         temperature: 0.1,
         seed: i64::MAX as u64,
         ..GenerateSpec::default()
     });
     let recipe = Recipe::build([
-        ("ö a", StageSpec::Bm25 { k: 3, k1: 1.2, b: 0.75 }, vec!["query"]),
-        ("read", StageSpec::Read, vec!["ö a"]),
+        ("ö a", Bm25Spec { k: 3, ..Bm25Spec::new() }.into(), vec!["query"]),
+        ("read", ReadSpec {}.into(), vec!["ö a"]),
         ("answer", odd.clone(), vec!["read"]),
     ])
     .unwrap();
@@ -140,8 +141,8 @@ fn misspelled_words_get_the_nearest_one() {
     refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
     refused_at(
         "[stage.a]\nuse = 'xyz'",
-        "r.toml:2:7: no stage kind `xyz`; there are bm25, dense, expand, fuse, gate, generate, late, mmr, read, rerank, \
-         rescore, select, sparse",
+        "r.toml:2:7: no stage kind `xyz`; there are bm25, branch, budget, cached, dense, expand, fallback, fuse, gate, \
+         generate, late, loop, mmr, read, rerank, rescore, retry, select, sparse",
     );
     refused_at(
         "[stage.a]\nuse = 'generate'\ninput = 'b'\ntemprature = 1",
@@ -152,7 +153,10 @@ fn misspelled_words_get_the_nearest_one() {
         "r.toml:5:9: no stage `dens`; did you mean `dense`?",
     );
     refused_at("[stages.a]\nuse = 'bm25'", "r.toml:1:2: no table `stages`; did you mean `stage`?");
-    refused_at("stage.a = { use = 'dense', mode = 'exakt' }", "r.toml:1:35: no mode `exakt`; did you mean `exact`?");
+    refused_at(
+        "stage.a = { use = 'dense', mode = 'exakt' }",
+        "r.toml:1:35: no dense mode `exakt`; did you mean `exact`?",
+    );
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\nstage.f={use='fuse',input=['a','b'],";
     refused_at(&format!("{fuse}method='rff'}}"), "r.toml:3:44: no fusion method `rff`");
     refused_at(&format!("{fuse}method='z-score',k0=60}}"), "r.toml:3:54: no parameter of `fuse` `k0`");
@@ -173,12 +177,12 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     refused_at(&format!("{generate}temperature = -0.5"), "r.toml:4:15: `temperature` must be from 0 to 100");
     refused_at(&format!("{generate}max_tokens = 0"), "r.toml:4:14: `max_tokens` must be from 1 to ");
     refused_at(
-        &format!("{generate}context_tokens = 256"),
+        &format!("{generate}context_tokens = 256\n[stage.x]\nuse='read'\ninput='y'\n[stage.y]\nuse='bm25'"),
         "r.toml:4:18: `context_tokens` must be more than `max_tokens`, 256, or 0",
     );
     refused_at("[stage.a]\nuse = 'generate'\ninput = 'x'\nmin_p = nan", "r.toml:4:9: `min_p` must be from 0 to 1");
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\n[stage.f]\nuse='fuse'\ninput=['a','b']\n";
-    refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:5:7: `weights` needs 2 numbers");
+    refused_at(&format!("{fuse}weights=[1.0]"), "r.toml:6:9: `weights` needs 2 numbers");
     refused_at(&format!("{fuse}weights=[1.0, -1]"), "r.toml:6:15: `weights` must be a finite number of at least 0");
     refused_at(&format!("{fuse}minima=[inf, 0]"), "r.toml:6:9: `minima` must be a finite number");
     refused_at("stage = 3", "r.toml:1:9: `stage` is a table, not a whole number");
@@ -244,10 +248,7 @@ fn checking_is_fast() {
 fn the_number_of_results_reaches_every_stage_that_limits_it() {
     let hybrid = Recipe::shipped("hybrid").unwrap();
     let ks = |recipe: &Recipe| -> Vec<usize> {
-        let k = |stage: &RecipeStage| match stage.spec {
-            StageSpec::Bm25 { k, .. } | StageSpec::Dense { k, .. } | StageSpec::Fuse { k, .. } => k,
-            _ => panic!("no such stage in hybrid"),
-        };
+        let k = |stage: &RecipeStage| *stage.spec.clone().parameter_mut::<usize>("k").expect("all limit the number");
         recipe.stages().iter().map(k).collect()
     };
     assert_eq!(ks(&hybrid.clone().with_k(3)), [100, 100, 3]);
@@ -326,9 +327,9 @@ impl Generator for Repeat {
 
 fn parts(stage: &RecipeStage) -> Result<Part> {
     Ok(match stage.spec {
-        StageSpec::Bm25 { .. } => Part::Retriever(Arc::new(Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]))),
-        StageSpec::Dense { .. } => Part::Retriever(Arc::new(Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]))),
-        StageSpec::Read => Part::Store(Arc::new(Numbered)),
+        StageSpec::Bm25(_) => Part::Retriever(Arc::new(Always(vec![(1, 12.0), (2, 8.0), (3, 4.0)]))),
+        StageSpec::Dense(_) => Part::Retriever(Arc::new(Always(vec![(3, 0.9), (1, 0.5), (4, 0.1)]))),
+        StageSpec::Read(_) => Part::Store(Arc::new(Numbered)),
         _ => Part::Generator(Arc::new(Repeat)),
     })
 }
@@ -375,4 +376,255 @@ fn a_part_that_does_not_fit_is_refused() {
     let result = Recipe::shipped("bm25").unwrap().bind(|_| Ok::<_, Error>(Part::Store(Arc::new(Numbered))));
     let error = result.map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "recipe: stage `bm25` needs a retriever, not a store");
+}
+
+/// A recipe of all kinds that have stages inside of them.
+const AROUND: &str = "
+[stage.kept]
+use = 'cached'
+input = 'query'
+[stage.kept.do.words]
+use = 'bm25'
+[stage.kept.do.way]
+use = 'branch'
+input = 'words'
+measure = 'score'
+at_least = 10
+[stage.kept.do.way.then.first]
+use = 'select'
+input = 'input'
+k = 1
+[stage.kept.do.way.else.meaning]
+use = 'dense'
+[stage.cheap]
+use = 'budget'
+input = 'kept'
+tokens = 1000
+[stage.cheap.do.sure]
+use = 'fallback'
+input = 'input'
+measure = 'results'
+at_least = 2
+[stage.cheap.do.sure.try.strict]
+use = 'gate'
+input = 'input'
+min_scores = [0.4]
+[stage.again]
+use = 'retry'
+input = 'cheap'
+[stage.again.do.shorter]
+use = 'loop'
+input = 'input'
+until = 'margin'
+at_least = 100
+times = 2
+[stage.again.do.shorter.do.less]
+use = 'select'
+input = 'input'
+k = 2
+";
+
+/// Finds good hits for questions that begin with `good`, and poor ones for others; counts the questions.
+struct Moody(std::sync::atomic::AtomicUsize);
+
+impl Retriever for Moody {
+    fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>> {
+        self.0.fetch_add(queries.len(), std::sync::atomic::Ordering::Relaxed);
+        let hits = |query: &Query| {
+            let best = if query.text.starts_with("good") { 20.0 } else { 2.0 };
+            vec![Hit::new(ChunkId(1), best), Hit::new(ChunkId(2), 1.0)]
+        };
+        queries.iter().map(|query| Ranking::best(hits(query), k)).collect()
+    }
+}
+
+#[test]
+fn questions_go_their_ways_through_stages_inside_of_stages() {
+    let recipe = check(AROUND).unwrap_or_else(|error| panic!("{error}"));
+    let moody = Arc::new(Moody(0.into()));
+    let pipeline = recipe.bind(|stage| match stage.spec {
+        StageSpec::Bm25(_) => Ok::<_, Error>(Part::Retriever(moody.clone())),
+        _ => parts(stage),
+    });
+    let pipeline = pipeline.unwrap();
+    let run = |texts: &[&str]| {
+        let Value::Rankings(found) = pipeline.run(texts.iter().map(|&text| text.into()).collect()).unwrap() else {
+            panic!("the recipe ends in a ranking")
+        };
+        let ids = |ranked: &Ranked| ranked.ranking.ids().iter().map(|id| id.0).collect::<Vec<_>>();
+        found.iter().map(ids).collect::<Vec<_>>()
+    };
+    // A good question keeps its first hit; another is asked by meaning, which gives 3 (0.9), 1 (0.5), 4 (0.1).
+    assert_eq!(run(&["bad", "good", "worse"]), [vec![3, 1], vec![1], vec![3, 1]]);
+    assert_eq!(run(&["good", "bad"]), [vec![1], vec![3, 1]]);
+    assert_eq!(moody.0.load(std::sync::atomic::Ordering::Relaxed), 3, "the second batch was kept");
+}
+
+#[test]
+fn stages_inside_of_stages_have_a_canonical_form_too() {
+    let recipe = check(AROUND).unwrap();
+    let again = check(&recipe.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((again.hash(), &again), (recipe.hash(), &recipe));
+    assert!(recipe.to_string().contains("[stage.kept.do.way.else.meaning]\nuse = \"dense\"\ninput = \"query\""));
+    assert_ne!(check(&AROUND.replace("k = 1\n", "k = 3\n")).unwrap().hash(), recipe.hash());
+    let limited = recipe.with_k(5);
+    let (mut last, mut inner) = (0, 0);
+    for stage in limited.all_stages() {
+        match &stage.spec {
+            StageSpec::Select(spec) if stage.name == "less" => last = spec.k,
+            StageSpec::Select(spec) => inner = spec.k,
+            _ => {}
+        }
+    }
+    assert_eq!((last, inner), (5, 5));
+}
+
+#[test]
+fn answers_that_fail_fall_back_and_streams_keep_their_places() {
+    let text = "
+        stage.words.use = 'bm25'
+        stage.context = { use = 'read', input = 'words' }
+        [stage.say]
+        use = 'fallback'
+        input = 'context'
+        [stage.say.try]
+        none = { use = 'gate', input = 'found', min_scores = [1e6] }
+        found.use = 'bm25'
+        nothing = { use = 'read', input = 'none' }
+        fails = { use = 'generate', input = 'nothing' }
+        [stage.say.else]
+        works = { use = 'generate', input = 'input' }
+    ";
+    let pipeline = check(text).unwrap_or_else(|error| panic!("{error}")).bind(parts).unwrap();
+    let mut streamed = Vec::new();
+    let runs =
+        pipeline.trace(vec!["a".into(), "b".into()], &mut |i, text| streamed.push((i, text.to_owned()))).unwrap();
+    let Some(StageRun { output: Value::Answers(answers), .. }) = runs.last() else { panic!("it answers") };
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().text == "text 1; text 2; text 3"));
+    let last = streamed.iter().filter(|(_, text)| !text.is_empty()).map(|(i, _)| *i).collect::<Vec<_>>();
+    assert_eq!(last, [0, 1]);
+}
+
+#[test]
+fn a_spent_budget_leaves_questions_without_answers() {
+    let text = "
+        stage.words.use = 'bm25'
+        stage.context = { use = 'read', input = 'words' }
+        [stage.say]
+        use = 'budget'
+        input = 'context'
+        tokens = 10
+        do.answer = { use = 'generate', input = 'input' }
+    ";
+    let expensive = Part::Generator(Arc::new(Costs(15)));
+    let bind = |stage: &RecipeStage| match stage.spec {
+        StageSpec::Generate(_) => Ok::<_, Error>(expensive.clone()),
+        _ => parts(stage),
+    };
+    let pipeline = check(text).unwrap_or_else(|error| panic!("{error}")).bind(bind).unwrap();
+    let Value::Answers(answers) = pipeline.run(vec!["a".into(), "b".into(), "c".into()]).unwrap() else { panic!() };
+    // Three questions share 30 tokens; two cost 15 each.
+    assert!(answers[0].is_ok() && answers[1].is_ok());
+    assert!(matches!(answers[2], Err(Error::BudgetSpent)));
+}
+
+/// A generator whose answers cost so many tokens.
+struct Costs(usize);
+
+impl Generator for Costs {
+    fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>> {
+        let mut answers = Repeat.generate(contexts, on_text)?;
+        for answer in answers.iter_mut().flatten() {
+            answer.tokens.prompt = self.0;
+        }
+        Ok(answers)
+    }
+}
+
+#[test]
+fn mistakes_inside_of_stages_have_a_place() {
+    let branch = "stage.a.use='bm25'\n[stage.b]\nuse='branch'\ninput='a'\nmeasure='score'\nat_least=1\n";
+    refused_at(branch, "r.toml:2:8: `b` has no `then.NAME`");
+    refused_at(&format!("{branch}then.c={{use='slect',input='input'}}"), "r.toml:7:13: no stage kind `slect`; did");
+    refused_at(
+        &format!("{branch}then.c={{use='read',input='input'}}"),
+        "r.toml:2:8: `else` of `b` gives a Ranking, not a Context",
+    );
+    refused_at(
+        &format!("{branch}then.c={{use='generate',input='input'}}"),
+        "r.toml:7:30: `c` takes a Context, but `input` gives a Ranking; put a `read` stage between them",
+    );
+    refused_at(
+        &format!("{branch}then.c={{use='select',input='a'}}"),
+        "r.toml:7:28: no stage `a`; there are query, input",
+    );
+    refused_at(
+        &format!("{}then.c={{use='select',input='input'}}", branch.replace("score", "support")),
+        "r.toml:5:9: `measure` = `support` is a measure of Answer, not of Ranking",
+    );
+    refused_at(
+        "stage.a.use='bm25'\n[stage.l]\nuse='loop'\ninput='a'\nuntil='score'\nat_least=1\ntimes=3\n\
+         do.r={use='read',input='input'}",
+        "r.toml:8:1: `do` of `l` gives a Context, not a Ranking",
+    );
+    refused_at("stage.a = { use = 'select', input = 'input' }", "r.toml:1:37: no stage `input`; there is query");
+    refused_at(
+        "stage.input.use='bm25'",
+        "r.toml:1:7: `input` is what the input of a recipe inside of a stage is called",
+    );
+}
+
+#[test]
+fn settings_from_outside_reach_into_stages_and_have_a_place() {
+    let with = |settings: &[&str]| Recipe::check_with(Path::new("r.toml"), AROUND, settings);
+    let expected = check(&AROUND.replace("k = 1\n", "k = 7\n").replace("'score'", "'margin'")).unwrap();
+    let settings = ["kept.do.way.then.first.k=7", "stage.kept.do.way.measure = margin"];
+    assert_eq!(with(&settings).unwrap_or_else(|error| panic!("{error}")), expected);
+    let refused = |setting: &str| with(&[setting]).unwrap_err().to_string().lines().next().unwrap().to_owned();
+    assert_eq!(refused("cheap.tokens=-1"), "--set:1:14: `tokens` must be from 0 to 4294967295");
+    assert_eq!(refused("cheep.tokens=1"), "--set:1:1: no stage `cheep`; did you mean `cheap`?");
+    assert_eq!(refused("cheap.token=1"), "--set:1:7: no parameter of `budget` `token`; did you mean `tokens`?");
+    assert_eq!(
+        refused("cheap=1"),
+        "--set:1:7: `cheap` is a stage, whose parameters are `STAGE.KEY`, not a whole number"
+    );
+    assert!(refused("cheap.tokens").starts_with("--set:1:"));
+    assert!(refused("cheap.tokens=[1").starts_with("--set:1:"));
+}
+
+#[test]
+fn included_recipes_are_changed_stage_by_stage() {
+    let folder = std::env::temp_dir().join(format!("raglan-include-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write(
+        "base.toml",
+        "include = 'hybrid'\n[stage.bm25]\nk = 50\n[stage.best]\nuse = 'select'\ninput = 'fused'\nk = 0",
+    );
+    write("round.toml", "include = ['round.toml']");
+    let load = |text: &str| Recipe::check(&folder.join("r.toml"), text);
+    let good = "include = ['base.toml']\n[stage.best]\nuse = 'select'\ninput = 'fused'\nk = 3";
+    let recipe = load(good).unwrap_or_else(|error| panic!("{error}"));
+    let expected = text("hybrid").replacen("k = 100", "k = 50", 1);
+    assert_eq!(recipe, check(&format!("{expected}\n[stage.best]\nuse='select'\ninput='fused'\nk=3")).unwrap());
+    let error = load("include = 'base.toml'").unwrap_err();
+    assert_eq!((error.path.as_path(), error.line, error.column), (folder.join("base.toml").as_path(), 7, 5));
+    assert!(load("include = 'round.toml'").unwrap_err().to_string().contains("cannot be included: it includes itself"));
+    let missing = load("include = 'none.toml'").unwrap_err().to_string();
+    assert!(missing.contains(":1:11: `none.toml` cannot be included: "), "{missing}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_reference_tells_of_every_kind() {
+    let kinds = KindReference::all();
+    assert!(kinds.iter().map(|kind| kind.name).eq(StageSpec::KINDS));
+    assert!(StageSpec::KINDS.is_sorted());
+    for parameter in kinds.iter().flat_map(|kind| &kind.parameters) {
+        assert!(parameter.doc.ends_with('.') && !parameter.values.is_empty(), "{parameter:?}");
+    }
+    let fuse = kinds.iter().find(|kind| kind.name == "fuse").unwrap();
+    let names: Vec<_> = fuse.parameters.iter().map(|parameter| parameter.name).collect();
+    assert_eq!(names, ["method", "minima", "k0", "weights", "depth", "k"]);
 }

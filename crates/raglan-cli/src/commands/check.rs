@@ -25,7 +25,7 @@ pub fn run(session: &Session, command: &CheckCommand) -> Result<Outcome> {
         let stages = recipe
             .stages()
             .iter()
-            .map(|stage| json!({ "name": stage.name, "kind": stage.spec.kind(), "output": stage.spec.output() }));
+            .map(|stage| json!({ "name": stage.name, "kind": stage.spec.kind(), "output": stage.gives }));
         output::json(
             &json!({ "ok": true, "hash": hash, "output": recipe.output(), "stages": stages.collect::<Vec<_>>() }),
         )?;
@@ -33,7 +33,7 @@ pub fn run(session: &Session, command: &CheckCommand) -> Result<Outcome> {
         print!("{recipe}");
     } else {
         for stage in recipe.stages() {
-            println!("{:16} {:10} {} → {}", stage.name, stage.spec.kind(), stage.spec.input(), stage.spec.output());
+            println!("{:16} {:10} {} → {}", stage.name, stage.spec.kind(), stage.takes, stage.gives);
         }
         println!("sound: Query → {}, {}", recipe.output(), &hash[..16]);
     }

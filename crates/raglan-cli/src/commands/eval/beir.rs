@@ -11,7 +11,7 @@ use raglan::dense::DenseConfig;
 use raglan::embed::LongInputs;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
-use raglan::pipeline::{Recipe, Rescorer, StageSpec};
+use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, StageSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
 
 use crate::args::BeirCommand;
@@ -203,14 +203,14 @@ struct Needs {
 impl Needs {
     fn of(recipe: &Recipe) -> Self {
         let mut needs = Self::default();
-        for stage in recipe.stages() {
+        for stage in recipe.all_stages() {
             match stage.spec {
-                StageSpec::Dense { .. } => needs.dense = true,
-                StageSpec::Sparse { .. }
-                | StageSpec::Rescore { by: Rescorer::Sparse | Rescorer::SparseInferenceFree, .. } => {
+                StageSpec::Dense(_) => needs.dense = true,
+                StageSpec::Sparse(_)
+                | StageSpec::Rescore(RescoreSpec { by: Rescorer::Sparse | Rescorer::SparseInferenceFree, .. }) => {
                     needs.sparse = true;
                 }
-                StageSpec::Late { .. } | StageSpec::Rescore { by: Rescorer::Late, .. } => needs.late = true,
+                StageSpec::Late(_) | StageSpec::Rescore(RescoreSpec { by: Rescorer::Late, .. }) => needs.late = true,
                 _ => {}
             }
         }

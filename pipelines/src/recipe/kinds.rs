@@ -1,0 +1,484 @@
+//! The table of kinds of stages.
+//!
+//! An entry says all that is known of a kind but for how it works, which is an arm of `run.rs`:
+//!
+//! ```text
+//! /// What it does.
+//! Variant(Struct) = "name": Takes => Gives, HOW_MANY, PartThatItNeeds,
+//! bodies ["names of the recipes inside of it"],
+//! needs { /// A parameter that must be said.
+//!     key: Type, limits; }
+//! takes { /// A parameter with its usual value.
+//!     key: Type = usual, limits; }
+//! ```
+//!
+//! Parser, canonical form, hash, JSON Schema and reference follow from it. Entries go by name, and so do the kinds
+//! wherever they are listed.
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, text_of};
+use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
+use super::{Measure, Port, RecipeError};
+use crate::Fusion;
+
+kinds! {
+    /// Finds chunks by BM25.
+    Bm25(Bm25Spec) = "bm25": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// The saturation of the term frequency.
+        k1: f32 = 1.2, 0.0..=1e6;
+        /// How much a chunk's length counts.
+        b: f32 = 0.75, 0.0..=1.0;
+    }
+
+    /// Sends each question one of two ways: `then` when its measure is high enough, else `else`. Without `else`, such a
+    /// question goes on as it came.
+    Branch(BranchSpec) = "branch": Any => Any, ONE, Nothing,
+    bodies ["then", "else"],
+    needs {
+        /// What is measured of the input.
+        measure: Measure;
+        /// The least measure of what goes the way `then`.
+        at_least: f32, FINITE;
+    }
+    takes {}
+
+    /// Lets the stages inside share a budget: models stop where it ends, loops and further attempts do not begin after it.
+    Budget(BudgetSpec) = "budget": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// The most tokens a question that models may read and write; the questions of a batch share theirs. 0 is no limit.
+        tokens: usize = 0, 0..=MOST;
+        /// The most milliseconds a question; the questions of a batch share theirs. 0 is no limit.
+        ms: usize = 0, 0..=MOST;
+    }
+
+    /// Keeps what the stages inside gave, by a hash of the question and the input, as long as the pipeline lives. Failed
+    /// answers are not kept.
+    Cached(CachedSpec) = "cached": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How many results are kept; the one that was not used for the longest time goes first.
+        entries: usize = 1000, 1..=MOST;
+    }
+
+    /// Finds chunks by the inner product of embeddings.
+    Dense(DenseSpec) = "dense": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// How to look.
+        mode: DenseMode = DenseMode::Auto;
+    }
+
+    /// Adds what stands around the passages; see [`expand`](crate::expand).
+    Expand(ExpandSpec) = "expand": Context => Context, ONE, Store,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks before and after a passage.
+        neighbours: usize = 1, 0..=MOST;
+        /// From what share of its chunks on a section is taken whole; 2 is never.
+        merge: f32 = 2.0, 0.0..=2.0;
+    }
+
+    /// Gives what `try` gives, and for the questions on which that fails, or whose measure of it is too low, what `else`
+    /// gives. Without `else`, such a question goes on as it came.
+    Fallback(FallbackSpec) = "fallback": Any => Any, ONE, Nothing,
+    bodies ["try", "else"],
+    needs {}
+    takes {
+        /// What is measured of what `try` gives.
+        measure: Measure = Measure::Results;
+        /// The least measure that is good enough.
+        at_least: f32 = 1.0, FINITE;
+    }
+
+    /// Makes one ranking out of several whose scores cannot be compared; see [`Fusion`].
+    Fuse(FuseSpec) = "fuse": Ranking => Ranking, TWO_OR_MORE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// How scores become comparable.
+        fusion: Fusion = Fusion::MIN_MAX;
+        /// One an input; empty, the method's own.
+        weights: Vec<f32> = Vec::new(), 0.0..=f32::MAX;
+        /// How many hits of each input count.
+        depth: usize = 100, 1..=MOST;
+        /// How many hits to keep.
+        k: usize = 10, 1..=MOST;
+    }
+
+    /// Keeps the chunks of the first input that at least one of the further inputs scores high enough; when there are
+    /// none, its own scores count.
+    Gate(GateSpec) = "gate": Ranking => Ranking, ONE_OR_MORE, Nothing,
+    bodies [],
+    needs {
+        /// The least score for each input of evidence.
+        min_scores: Vec<f32>, FINITE;
+    }
+    takes {}
+
+    /// Writes answers.
+    Generate(GenerateSpec) = "generate": Context => Answer, ONE, Generator,
+    bodies [],
+    needs {}
+    takes {
+        /// The most tokens of an answer.
+        max_tokens: usize = 256, 1..=MOST;
+        /// 0 is greedy decoding.
+        temperature: f32 = 0.0, 0.0..=100.0;
+        /// Sample from this many likeliest tokens; 0 is no limit.
+        top_k: usize = 0, 0..=MOST;
+        /// Sample from the likeliest tokens of this total probability; 1 is no limit.
+        top_p: f32 = 1.0, f32::MIN_POSITIVE..=1.0;
+        /// Sample from tokens at least this likely by the measure of the likeliest; 0 is no limit.
+        min_p: f32 = 0.0, 0.0..=1.0;
+        /// Divides the logits of tokens already there; 1 is no penalty.
+        repetition_penalty: f32 = 1.0, 0.01..=100.0;
+        /// Seed of the sampling.
+        seed: u64 = 0, 0..=i64::MAX as u64;
+        /// The most tokens of prompt and answer together, and more than `max_tokens`; 0, as many as the generator takes
+        /// by default. The model's own context is a limit too.
+        context_tokens: usize = 0, 0..=MOST;
+        /// The system prompt; empty, the generator's own.
+        system: String = String::new();
+    }
+
+    /// Finds chunks by late interaction of token vectors.
+    Late(LateSpec) = "late": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+    }
+
+    /// Repeats the stages inside: a question leaves when its measure is high enough, which is looked at before each round.
+    Loop(LoopSpec) = "loop": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {
+        /// What is measured of what goes round.
+        until: Measure;
+        /// From what measure on a question is done.
+        at_least: f32, FINITE;
+        /// The most rounds.
+        times: usize, 1..=1000;
+    }
+    takes {}
+
+    /// Chooses hits that are good and unlike each other; see [`mmr`](crate::mmr).
+    MarginalRelevance(MarginalRelevanceSpec) = "mmr": Ranking => Ranking, ONE, Vectors,
+    bodies [],
+    needs {}
+    takes {
+        /// How much relevance counts against novelty.
+        lambda: f32 = 0.7, 0.0..=1.0;
+        /// How many hits to choose.
+        k: usize = 10, 1..=MOST;
+    }
+
+    /// Reads the texts of chunks.
+    Read(ReadSpec) = "read": Ranking => Context, ONE, Store,
+    bodies [],
+    needs {}
+    takes {}
+
+    /// Lets a model that reads passages judge the first hits.
+    #[derive(Eq, Hash)]
+    Rerank(RerankSpec) = "rerank": Ranking => Ranking, ONE, Reranker,
+    bodies [],
+    needs {
+        /// By what.
+        by: Reranking;
+    }
+    takes {
+        /// The model's name or folder; empty, the default language model. A cross-encoder must be named.
+        model: String = String::new();
+        /// How many of the first hits are judged. The others follow as they came.
+        depth: usize = 20, 1..=MOST;
+        /// How many hits to keep.
+        k: usize = 100, 1..=MOST;
+        /// Tokens of a passage that language models read.
+        passage_tokens: usize = 160, 1..=MOST;
+        /// Passages in a window of `listwise` and `first`.
+        window: usize = 20, 2..=26;
+        /// How far such a window moves; 0, ten passages, or all of a smaller window.
+        step: usize = 0, 0..=26;
+        /// Passages that `setwise` compares with one.
+        children: usize = 4, 1..=25;
+        /// How many of the best `pairwise` and `setwise` find.
+        top: usize = 10, 1..=MOST;
+        /// The first layer that counts for `in-context` and `answer-attention`.
+        first_layer: usize = 0, 0..=MOST;
+        /// How many layers count from there on; 0, all.
+        n_layers: usize = 0, 0..=MOST;
+        /// The most tokens that a question may cost; 0, no limit.
+        budget_tokens: usize = 0, 0..=MOST;
+        /// The most milliseconds that a question may take; 0, no limit.
+        budget_ms: usize = 0, 0..=MOST;
+    }
+
+    /// Scores chunks anew by what an index keeps of them.
+    Rescore(RescoreSpec) = "rescore": Ranking => Ranking, ONE, Reranker,
+    bodies [],
+    needs {
+        /// By what.
+        by: Rescorer;
+    }
+    takes {
+        /// How many hits to score and to keep.
+        k: usize = 100, 1..=MOST;
+    }
+
+    /// Tries the stages inside again when a part of them fails, or a question gets no answer.
+    Retry(RetrySpec) = "retry": Any => Any, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How often they are tried in all.
+        attempts: usize = 3, 1..=100;
+        /// Milliseconds before the second attempt; before each further one, twice as many as before.
+        wait_ms: usize = 100, 0..=MOST;
+        /// Milliseconds after which no attempt begins, and stages that look at the budget stop; 0 is no limit.
+        deadline_ms: usize = 0, 0..=MOST;
+    }
+
+    /// Keeps the first hits.
+    Select(SelectSpec) = "select": Ranking => Ranking, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// How many hits to keep.
+        k: usize = 10, 1..=MOST;
+    }
+
+    /// Finds chunks by the inner product of learned sparse vectors.
+    Sparse(SparseSpec) = "sparse": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// How queries get their vectors.
+        queries: SparseQueries = SparseQueries::Encoded;
+        /// How to look.
+        mode: SparseMode = SparseMode::Exact;
+    }
+}
+
+/// A kind of stage as reference and schema tell of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KindReference {
+    /// What `use` calls it.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: String,
+    /// What each of its inputs must be; `None` when that may be anything.
+    pub input: Option<Port>,
+    /// What it gives; `None` when that is what its bodies give.
+    pub output: Option<Port>,
+    /// How many inputs it takes.
+    pub arity: Arity,
+    /// The names of the recipes inside of it.
+    pub bodies: &'static [&'static str],
+    /// Its parameters, but for `use`, `input` and the bodies.
+    pub parameters: Vec<ParameterReference>,
+}
+
+/// What a kind of stage needs from outside; see [`Part`](super::Part).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// All is in the recipe.
+    Nothing,
+    /// A [`Retriever`](raglan_core::Retriever).
+    Retriever,
+    /// A [`Reranker`](raglan_core::Reranker).
+    Reranker,
+    /// [`ChunkVectors`](raglan_core::ChunkVectors).
+    Vectors,
+    /// A [`ChunkStore`](raglan_core::ChunkStore).
+    Store,
+    /// A [`Generator`](raglan_core::Generator).
+    Generator,
+}
+
+impl std::fmt::Display for PartKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Retriever => "a retriever",
+            Self::Reranker => "a reranker",
+            Self::Vectors => "vectors",
+            Self::Store => "a store",
+            Self::Generator => "a generator",
+        })
+    }
+}
+
+/// A mistake that shows only when several parameters, or the inputs, are seen together.
+pub(super) enum Discord {
+    /// A parameter that these others need.
+    Missing(&'static str),
+    /// A parameter with a value that does not fit the others.
+    Misfit(&'static str, String),
+}
+
+impl StageSpec {
+    /// A measure among the parameters: its key, itself, and the port of what is measured.
+    pub(super) fn measured(&self, takes: Port, gives: Port) -> Option<(&'static str, Measure, Port)> {
+        match self {
+            Self::Branch(spec) => Some(("measure", spec.measure, takes)),
+            Self::Loop(spec) => Some(("until", spec.until, takes)),
+            Self::Fallback(spec) => Some(("measure", spec.measure, gives)),
+            _ => None,
+        }
+    }
+
+    /// Whether what the stages inside give goes into them again.
+    pub(super) fn repeats(&self) -> bool {
+        matches!(self, Self::Loop(_))
+    }
+
+    /// Checks the parameters against each other and the number of inputs, and fills in what depends on them.
+    pub(super) fn settle(&mut self, n_inputs: usize) -> Result<(), Discord> {
+        let lengths = |key, found: usize, expected: usize| {
+            let numbers = if expected == 1 { "number" } else { "numbers" };
+            let problem = || format!("needs {expected} {numbers}, one for each input it judges, not {found}");
+            if found == expected { Ok(()) } else { Err(Discord::Misfit(key, problem())) }
+        };
+        match self {
+            Self::Fuse(FuseSpec { fusion, weights, .. }) => {
+                if weights.is_empty() {
+                    *weights = fusion.default_weights(n_inputs);
+                }
+                lengths("weights", weights.len(), n_inputs)?;
+                match fusion {
+                    Fusion::MinMax { minima } if !minima.is_empty() => lengths("minima", minima.len(), n_inputs),
+                    _ => Ok(()),
+                }
+            }
+            Self::Gate(GateSpec { min_scores }) => {
+                lengths("min_scores", min_scores.len(), n_inputs.saturating_sub(1).max(1))
+            }
+            Self::Rerank(spec) => {
+                if spec.by == Reranking::CrossEncoder && spec.model.is_empty() {
+                    return Err(Discord::Missing("model"));
+                }
+                if spec.step == 0 {
+                    spec.step = spec.window.min(10);
+                }
+                if spec.step > spec.window {
+                    return Err(Discord::Misfit("step", format!("must be at most `window`, {}", spec.window)));
+                }
+                Ok(())
+            }
+            Self::Generate(spec) if (1..=spec.max_tokens).contains(&spec.context_tokens) => {
+                let problem = format!("must be more than `max_tokens`, {}, or 0", spec.max_tokens);
+                Err(Discord::Misfit("context_tokens", problem))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How a dense index is searched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DenseMode {
+    /// By the graph where a segment has one, else exactly.
+    #[default]
+    Auto,
+    /// Every vector is compared.
+    Exact,
+    /// By the graph.
+    Graph,
+    /// By a byte a component; the best are compared again exactly.
+    Int8,
+    /// By a bit a component; the best are compared again exactly.
+    OneBit,
+}
+
+/// How queries get their learned sparse vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseQueries {
+    /// By the model, as passages do.
+    #[default]
+    Encoded,
+    /// Without the model: each token weighs as much as it is rare.
+    InferenceFree,
+}
+
+/// How an impact index is searched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseMode {
+    /// The best chunks, whatever it takes.
+    #[default]
+    Exact,
+    /// Nearly the best: the heaviest terms choose candidates, which are scored exactly.
+    Approximate,
+}
+
+/// What scores chunks anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rescorer {
+    /// Learned sparse vectors, with queries as the model encodes them.
+    Sparse,
+    /// Learned sparse vectors, with inference-free queries, as TILDEv2 does.
+    SparseInferenceFree,
+    /// Late interaction, by the token vectors as they are stored.
+    Late,
+}
+
+/// What judges the passages of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reranking {
+    /// An encoder that reads question and passage together.
+    CrossEncoder,
+    /// How likely a language model finds the question after the passage.
+    QueryLikelihood,
+    /// Whether a language model says yes when asked whether the passage answers the question.
+    YesNo,
+    /// A language model that tells which of two passages is better.
+    Pairwise,
+    /// A language model that tells which of a few passages is best.
+    Setwise,
+    /// A language model that writes all passages of a window in order.
+    Listwise,
+    /// The same prompt, by what the model would write first.
+    First,
+    /// Where a language model's attention goes from the question.
+    InContext,
+    /// The same in the prompt that the answer is written from, which is not read again then.
+    AnswerAttention,
+    /// The words that passage and question share.
+    WordOverlap,
+}
+
+names!(DenseMode, "dense mode", {
+    Auto => "auto", Exact => "exact", Graph => "graph", Int8 => "int8", OneBit => "one-bit",
+});
+names!(SparseQueries, "kind of sparse queries", { Encoded => "encoded", InferenceFree => "inference-free" });
+names!(SparseMode, "sparse mode", { Exact => "exact", Approximate => "approximate" });
+names!(Rescorer, "rescorer", {
+    Sparse => "sparse", SparseInferenceFree => "sparse-inference-free", Late => "late",
+});
+names!(Reranking, "way to rerank", {
+    CrossEncoder => "cross-encoder", QueryLikelihood => "query-likelihood", YesNo => "yes-no", Pairwise => "pairwise",
+    Setwise => "setwise", Listwise => "listwise", First => "first", InContext => "in-context",
+    AnswerAttention => "answer-attention",
+    WordOverlap => "word-overlap",
+});
