@@ -33,6 +33,7 @@
 mod batch;
 mod cache;
 mod combine;
+mod each;
 mod expand;
 mod fusion;
 mod generate;
@@ -48,6 +49,7 @@ mod stage;
 pub use batch::Retry;
 pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
+pub use each::{Each, Split, each, split};
 pub use expand::{Expand, expand};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
@@ -55,11 +57,11 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec,
-    GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
+    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec,
+    FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
     ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage,
     RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    StageRun, StageSpec, Value,
+    SplitSpec, StageRun, StageSpec, Value,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

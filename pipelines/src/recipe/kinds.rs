@@ -80,6 +80,19 @@ kinds! {
         mode: DenseMode = DenseMode::Auto;
     }
 
+    /// Lets the stages inside find chunks for each query of a question, and fuses what they find.
+    Each(EachSpec) = "each": Queries => Ranking, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How scores of the queries' rankings become comparable.
+        fusion: Fusion = Fusion::MIN_MAX;
+        /// How many hits of each query count.
+        depth: usize = 100, 1..=MOST;
+        /// How many hits to keep.
+        k: usize = 10, 1..=MOST;
+    }
+
     /// Adds what stands around the passages; see [`expand`](crate::expand).
     Expand(ExpandSpec) = "expand": Context => Context, ONE, Store,
     bodies [],
@@ -274,6 +287,12 @@ kinds! {
         /// How to look.
         mode: SparseMode = SparseMode::Exact;
     }
+
+    /// Makes of a question itself and, when it has several, its sentences; see [`split`](crate::split).
+    Split(SplitSpec) = "split": Query => Queries, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {}
 }
 
 /// A kind of stage as reference and schema tell of it.
@@ -344,6 +363,11 @@ impl StageSpec {
         }
     }
 
+    /// What the stages inside take, when the stage takes `takes`.
+    pub(super) fn body_takes(&self, takes: Port) -> Port {
+        if let Self::Each(_) = self { Port::Query } else { takes }
+    }
+
     /// Whether what the stages inside give goes into them again.
     pub(super) fn repeats(&self) -> bool {
         matches!(self, Self::Loop(_))
@@ -366,6 +390,9 @@ impl StageSpec {
                     Fusion::MinMax { minima } if !minima.is_empty() => lengths("minima", minima.len(), n_inputs),
                     _ => Ok(()),
                 }
+            }
+            Self::Each(EachSpec { fusion: Fusion::MinMax { minima }, .. }) if !minima.is_empty() => {
+                Err(Discord::Misfit("minima", "must be empty: queries have no places of their own".to_owned()))
             }
             Self::Gate(GateSpec { min_scores }) => {
                 lengths("min_scores", min_scores.len(), n_inputs.saturating_sub(1).max(1))
