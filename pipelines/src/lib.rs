@@ -57,11 +57,11 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec,
-    FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
-    ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage,
-    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    SplitSpec, StageRun, StageSpec, Value,
+    Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec,
+    FallbackSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec,
+    Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, ReadSpec, Recipe,
+    RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec,
+    SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value, ports,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, text_of};
+use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, plain_without_bodies, text_of};
 use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
 use super::{Measure, Port, RecipeError};
 use crate::Fusion;

@@ -1,6 +1,8 @@
 //! Recipes: pipelines written as TOML, checked before anything is opened.
 
+mod builder;
 mod canonical;
+mod draw;
 mod error;
 mod item;
 mod kind;
@@ -10,6 +12,7 @@ mod parse;
 mod port;
 mod resolve;
 mod run;
+mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,7 @@ use raglan_core::ContentHash;
 use crate::Fusion;
 use source::Sources;
 
+pub use builder::{AroundSpec, Node, Nodes, PlainSpec, RecipeBuilder, ports};
 pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
@@ -157,33 +161,6 @@ impl Recipe {
     pub fn shipped(name: &str) -> Option<Self> {
         let (_, text) = Self::SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
         Some(Self::check(Path::new(name), text).expect("shipped recipes are correct"))
-    }
-
-    /// A recipe of these stages, in any order: the Rust form of the same graph, with the same checks and the same hash.
-    ///
-    /// Each stage is its name, what it is, and the names of its inputs.
-    ///
-    /// ```
-    /// use raglan_pipeline::{Bm25Spec, ReadSpec, Recipe};
-    ///
-    /// let recipe = Recipe::build([
-    ///     ("found", Bm25Spec { k: 50, ..Bm25Spec::new() }.into(), vec!["query"]),
-    ///     ("context", ReadSpec {}.into(), vec!["found"]),
-    /// ])?;
-    /// let text = "stage.found = { use = 'bm25', k = 50 }\nstage.context = { use = 'read', input = 'found' }";
-    /// assert_eq!(recipe.hash(), Recipe::check("same.toml".as_ref(), text)?.hash());
-    /// # Ok::<(), raglan_pipeline::RecipeError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The first mistake, placed in the text that the stages are in TOML.
-    pub fn build<'a>(
-        stages: impl IntoIterator<Item = (&'a str, StageSpec, Vec<&'a str>)>,
-    ) -> Result<Self, RecipeError> {
-        let tables: Vec<_> =
-            stages.into_iter().map(|(name, spec, inputs)| canonical::stage_table(name, &spec, &inputs)).collect();
-        Self::check(Path::new("recipe"), &tables.join("\n"))
     }
 
     /// The stages; every input of a stage comes before it, and the last is the result.
