@@ -35,6 +35,7 @@ mod cache;
 mod combine;
 mod each;
 mod expand;
+mod follow;
 mod fusion;
 mod generate;
 mod marginal_relevance;
@@ -51,6 +52,7 @@ pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
 pub use each::{Each, Split, each, split};
 pub use expand::{Expand, expand};
+pub use follow::{Follow, follow};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
 pub use marginal_relevance::{MarginalRelevance, mmr};
@@ -58,10 +60,11 @@ pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
     Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec,
-    FallbackSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec,
-    Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, ReadSpec, Recipe,
-    RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec,
-    SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value, ports,
+    FallbackSpec, FollowSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec,
+    MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port,
+    ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec,
+    Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value,
+    ports,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

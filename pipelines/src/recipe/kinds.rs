@@ -116,6 +116,18 @@ kinds! {
         at_least: f32 = 1.0, FINITE;
     }
 
+    /// Asks on from what was found, without a model: the question and the words of its first passages; see
+    /// [`follow`](crate::follow).
+    Follow(FollowSpec) = "follow": Context => Query, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// How many passages the new question is made of.
+        passages: usize = 2, 1..=MOST;
+        /// How many words of each.
+        words: usize = 30, 0..=MOST;
+    }
+
     /// Makes one ranking out of several whose scores cannot be compared; see [`Fusion`].
     Fuse(FuseSpec) = "fuse": Ranking => Ranking, TWO_OR_MORE, Nothing,
     bodies [],

@@ -29,10 +29,10 @@ pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FuseSpec,
-    GateSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec, RerankSpec,
-    Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec,
-    StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec,
+    FuseSpec, GateSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec,
+    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
+    SplitSpec, StageSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -111,7 +111,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 12] = [
+    pub const SHIPPED: [(&'static str, &'static str); 16] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -122,6 +122,10 @@ impl Recipe {
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
         ("best", include_str!("../../recipes/best.toml")),
+        ("fastest", include_str!("../../recipes/fastest.toml")),
+        ("multi-hop", include_str!("../../recipes/multi-hop.toml")),
+        ("code", include_str!("../../recipes/code.toml")),
+        ("long-context", include_str!("../../recipes/long-context.toml")),
         ("ask", include_str!("../../recipes/ask.toml")),
         ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
     ];

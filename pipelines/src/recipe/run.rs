@@ -10,15 +10,15 @@ use raglan_core::{
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec,
-    Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec, RescoreSpec,
-    RetrySpec, SelectSpec, SparseSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec, FuseSpec,
+    GateSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec,
+    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
 use crate::each;
 use crate::generate::answers;
-use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select, split};
+use crate::{Ranked, Stage, expand, follow, fuse, gate, min_score, mmr, read, rerank, retrieve, select, split};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
@@ -272,6 +272,10 @@ fn run_stage(
             let lists: Vec<_> = (0..stage.inputs.len()).map(|place| inputs.rankings(place)).collect();
             let fuse = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
             Value::Rankings(fuse.run(lists)?)
+        }
+        (StageSpec::Follow(FollowSpec { passages, words }), None) => {
+            let asked = (inputs.taken.queries.to_vec(), inputs.contexts().to_vec());
+            Value::Queries(follow(*passages, *words).run(asked)?)
         }
         (StageSpec::Split(_), None) => Value::QueryLists(split().run(inputs.queries())?),
         (StageSpec::Select(SelectSpec { k }), None) => Value::Rankings(select(*k).run(inputs.rankings(0))?),

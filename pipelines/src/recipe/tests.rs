@@ -45,7 +45,11 @@ fn shipped_recipes_are_correct_and_spell_every_parameter() {
         (name, recipe.output())
     });
     for (name, output) in outputs {
-        let expected = if name.starts_with("ask") { Port::Answer } else { Port::Ranking };
+        let expected = match name {
+            "ask" | "ask-bm25" | "long-context" => Port::Answer,
+            "code" => Port::Context,
+            _ => Port::Ranking,
+        };
         assert_eq!(output, expected, "{name}");
     }
 }
@@ -140,7 +144,7 @@ fn misspelled_words_get_the_nearest_one() {
     refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
     refused_at(
         "[stage.a]\nuse = 'xyz'",
-        "r.toml:2:7: no stage kind `xyz`; there are bm25, branch, budget, cached, dense, each, expand, fallback, fuse, gate, \
+        "r.toml:2:7: no stage kind `xyz`; there are bm25, branch, budget, cached, dense, each, expand, fallback, follow, fuse, gate, \
          generate, late, loop, mmr, read, rerank, rescore, retry, select, sparse, split",
     );
     refused_at(
