@@ -33,7 +33,9 @@
 mod batch;
 mod cache;
 mod combine;
+mod each;
 mod expand;
+mod follow;
 mod fusion;
 mod generate;
 mod marginal_relevance;
@@ -48,18 +50,21 @@ mod stage;
 pub use batch::Retry;
 pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
+pub use each::{Each, Split, each, split};
 pub use expand::{Expand, expand};
+pub use follow::{Follow, follow};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
 pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec,
-    GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
-    ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage,
-    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    StageRun, StageSpec, Value,
+    Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec,
+    FallbackSpec, FollowSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec,
+    MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port,
+    ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec,
+    Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value,
+    ports,
 };
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};

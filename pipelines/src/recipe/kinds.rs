@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, text_of};
+use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, plain_without_bodies, text_of};
 use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
 use super::{Measure, Port, RecipeError};
 use crate::Fusion;
@@ -80,6 +80,19 @@ kinds! {
         mode: DenseMode = DenseMode::Auto;
     }
 
+    /// Lets the stages inside find chunks for each query of a question, and fuses what they find.
+    Each(EachSpec) = "each": Queries => Ranking, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How scores of the queries' rankings become comparable.
+        fusion: Fusion = Fusion::MIN_MAX;
+        /// How many hits of each query count.
+        depth: usize = 100, 1..=MOST;
+        /// How many hits to keep.
+        k: usize = 10, 1..=MOST;
+    }
+
     /// Adds what stands around the passages; see [`expand`](crate::expand).
     Expand(ExpandSpec) = "expand": Context => Context, ONE, Store,
     bodies [],
@@ -101,6 +114,18 @@ kinds! {
         measure: Measure = Measure::Results;
         /// The least measure that is good enough.
         at_least: f32 = 1.0, FINITE;
+    }
+
+    /// Asks on from what was found, without a model: the question and the words of its first passages; see
+    /// [`follow`](crate::follow).
+    Follow(FollowSpec) = "follow": Context => Query, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// How many passages the new question is made of.
+        passages: usize = 2, 1..=MOST;
+        /// How many words of each.
+        words: usize = 30, 0..=MOST;
     }
 
     /// Makes one ranking out of several whose scores cannot be compared; see [`Fusion`].
@@ -274,6 +299,12 @@ kinds! {
         /// How to look.
         mode: SparseMode = SparseMode::Exact;
     }
+
+    /// Makes of a question itself and, when it has several, its sentences; see [`split`](crate::split).
+    Split(SplitSpec) = "split": Query => Queries, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {}
 }
 
 /// A kind of stage as reference and schema tell of it.
@@ -344,6 +375,11 @@ impl StageSpec {
         }
     }
 
+    /// What the stages inside take, when the stage takes `takes`.
+    pub(super) fn body_takes(&self, takes: Port) -> Port {
+        if let Self::Each(_) = self { Port::Query } else { takes }
+    }
+
     /// Whether what the stages inside give goes into them again.
     pub(super) fn repeats(&self) -> bool {
         matches!(self, Self::Loop(_))
@@ -366,6 +402,9 @@ impl StageSpec {
                     Fusion::MinMax { minima } if !minima.is_empty() => lengths("minima", minima.len(), n_inputs),
                     _ => Ok(()),
                 }
+            }
+            Self::Each(EachSpec { fusion: Fusion::MinMax { minima }, .. }) if !minima.is_empty() => {
+                Err(Discord::Misfit("minima", "must be empty: queries have no places of their own".to_owned()))
             }
             Self::Gate(GateSpec { min_scores }) => {
                 lengths("min_scores", min_scores.len(), n_inputs.saturating_sub(1).max(1))

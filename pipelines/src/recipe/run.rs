@@ -10,14 +10,15 @@ use raglan_core::{
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec, Input,
-    LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec, RescoreSpec, RetrySpec,
-    SelectSpec, SparseSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec, FuseSpec,
+    GateSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec,
+    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
+use crate::each;
 use crate::generate::answers;
-use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
+use crate::{Ranked, Stage, expand, follow, fuse, gate, min_score, mmr, read, rerank, retrieve, select, split};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
@@ -66,6 +67,8 @@ struct BoundStage {
 pub enum Value {
     /// Questions.
     Queries(Vec<Query>),
+    /// Several queries for each question.
+    QueryLists(Vec<Vec<Query>>),
     /// Ranked chunks.
     Rankings(Vec<Ranked>),
     /// Questions with passages.
@@ -88,6 +91,7 @@ impl Value {
     pub fn port(&self) -> Port {
         match self {
             Self::Queries(_) => Port::Query,
+            Self::QueryLists(_) => Port::Queries,
             Self::Rankings(_) => Port::Ranking,
             Self::Contexts(_) => Port::Context,
             Self::Answers(_) => Port::Answer,
@@ -100,6 +104,7 @@ impl Value {
     fn n_results(&self) -> usize {
         match self {
             Self::Queries(queries) => queries.len(),
+            Self::QueryLists(lists) => lists.iter().map(Vec::len).sum(),
             Self::Rankings(rankings) => rankings.iter().map(|ranked| ranked.ranking.len()).sum(),
             Self::Contexts(contexts) => contexts.iter().map(|context| context.passages.len()).sum(),
             Self::Answers(answers) => answers.iter().filter(|answer| answer.is_ok()).count(),
@@ -268,6 +273,11 @@ fn run_stage(
             let fuse = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
             Value::Rankings(fuse.run(lists)?)
         }
+        (StageSpec::Follow(FollowSpec { passages, words }), None) => {
+            let asked = (inputs.taken.queries.to_vec(), inputs.contexts().to_vec());
+            Value::Queries(follow(*passages, *words).run(asked)?)
+        }
+        (StageSpec::Split(_), None) => Value::QueryLists(split().run(inputs.queries())?),
         (StageSpec::Select(SelectSpec { k }), None) => Value::Rankings(select(*k).run(inputs.rankings(0))?),
         (StageSpec::Gate(GateSpec { min_scores }), None) => Value::Rankings(match stage.inputs.len() {
             1 => min_score(min_scores[0]).run(inputs.rankings(0))?,
@@ -315,6 +325,20 @@ fn run_around(
         StageSpec::Fallback(FallbackSpec { measure, at_least }) => {
             let is_good = |item: &Item| item.value.is_ok() && measure.of(item) >= *at_least;
             batch::fall_back(items, body(0), is_good, body(1))
+        }
+        StageSpec::Each(EachSpec { fusion, depth, k }) => {
+            let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+            let originals: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
+            let questions = items.into_iter().filter_map(|item| item.value.queries()).collect();
+            let search = |queries: Vec<Query>| {
+                // What is asked inside is not what was asked outside, so that there is no stream to send pieces to.
+                let inputs = Value::Queries(queries.clone());
+                let found = run_body(&stage.bodies[0], &bound.bodies[0], Item::all(&queries, inputs), &mut |_, _| {})?;
+                Ok(found.into_iter().filter_map(|item| item.value.ranking()).collect())
+            };
+            let ranked = each::fused(originals.clone(), questions, fusion, *depth, *k, search)?;
+            let items = Item::all(&originals, Value::Rankings(ranked)).into_iter().zip(places);
+            Ok(items.map(|(item, place)| Item { place, ..item }).collect())
         }
         StageSpec::Cached(_) => {
             let cache = bound.cache.as_ref().expect("`bind` gave the stage its cache");
