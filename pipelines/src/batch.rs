@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use raglan_core::{Budget, Error, Result};
+use raglan_core::{Error, Result, SharedBudget};
 
 /// Each item goes through `yes` when it passes the test, else through `no`; the results are in the items' order.
 pub(crate) fn either<T, U>(
@@ -43,7 +43,7 @@ pub(crate) fn repeat<T>(
             }
         }
         (places, batch) = open;
-        if batch.is_empty() || Budget::current().is_spent() {
+        if batch.is_empty() || SharedBudget::current().is_spent() {
             break;
         }
         batch = run_some(batch, &mut body)?;
@@ -85,7 +85,7 @@ pub struct Retry {
     pub attempts: usize,
     /// How long to wait before the second attempt; before each further one, twice as long as before.
     pub wait: Duration,
-    /// How long all attempts may take; none begins later, and stages that look at the [`Budget`] stop then.
+    /// How long all attempts may take; none begins later, and stages that look at the [`SharedBudget`] stop then.
     pub deadline: Option<Duration>,
 }
 
@@ -99,14 +99,14 @@ pub(crate) fn retry<T: Clone, U>(
     mut run: impl FnMut(Vec<T>) -> Result<Vec<U>>,
 ) -> Result<Vec<U>> {
     let start = Instant::now();
-    let budget = Budget::new(None, retry.deadline);
+    let budget = SharedBudget::new(None, retry.deadline);
     let mut results: Vec<Option<U>> = batch.iter().map(|_| None).collect();
     let mut open: Vec<(usize, T)> = batch.into_iter().enumerate().collect();
     let mut wait = retry.wait;
     for attempt in 1.. {
         let may_go_on = attempt < retry.attempts.max(1)
             && retry.deadline.is_none_or(|deadline| start.elapsed().saturating_add(wait) < deadline)
-            && !Budget::current().is_spent();
+            && !SharedBudget::current().is_spent();
         let items = open.iter().map(|(_, item)| item.clone()).collect();
         match budget.within(|| run_some(items, &mut run)) {
             Ok(given) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raglan_core::{Budget, Result};
+use raglan_core::{Result, SharedBudget};
 
 use crate::Stage;
 use crate::batch::{self, Retry};
@@ -46,7 +46,7 @@ where
 }
 
 /// Repeats a stage from `Vec<T>` to `Vec<T>`: an item leaves when it is done, which is asked before each round, after
-/// `times` rounds, or when the [`Budget`] is spent.
+/// `times` rounds, or when the [`SharedBudget`] is spent.
 pub fn repeat<T, P, S>(body: S, times: usize, is_done: P) -> Repeat<S, P>
 where
     P: Fn(&T) -> bool + Send + Sync,
@@ -165,7 +165,7 @@ impl<In, S: Stage<In>> Stage<In> for Within<S> {
     type Out = S::Out;
 
     fn run(&self, input: In) -> Result<S::Out> {
-        Budget::new(self.tokens, self.time).within(|| self.stage.run(input))
+        SharedBudget::new(self.tokens, self.time).within(|| self.stage.run(input))
     }
 
     fn name(&self) -> String {
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_loop_does_not_begin_a_round_without_budget() {
         let spends = stage("spends", |batch: Vec<i32>| {
-            Budget::current().spend(5);
+            SharedBudget::current().spend(5);
             Ok(batch.into_iter().map(|x| x + 1).collect::<Vec<_>>())
         });
         let graph = repeat(spends, 100, |_: &i32| false).within(Some(12), None);

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use raglan_core::{Answer, Budget, Context, Error, Generator, Result};
+use raglan_core::{Answer, Context, Error, Generator, Result, SharedBudget};
 
 use crate::Stage;
 
@@ -69,13 +69,13 @@ where
 
 /// One answer for each context, or why it has none.
 ///
-/// Within a [`Budget`] questions are answered one after another, each at its cost, until the budget is spent.
+/// Within a [`SharedBudget`] questions are answered one after another, each at its cost, until the budget is spent.
 pub(crate) fn answers<G: Generator + ?Sized>(
     generator: &G,
     contexts: &[Context],
     on_text: &mut dyn FnMut(usize, &str),
 ) -> Result<Vec<Result<Answer>>> {
-    let budget = Budget::current();
+    let budget = SharedBudget::current();
     if !budget.is_limited() {
         let answers = generator.generate(contexts, on_text)?;
         if answers.len() != contexts.len() {

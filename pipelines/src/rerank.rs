@@ -2,14 +2,14 @@
 
 use std::ops::Deref;
 
-use raglan_core::{Budget, Error, Query, Ranking, Reranker, Result};
+use raglan_core::{Error, Query, Ranking, Reranker, Result, SharedBudget};
 
 use crate::{Ranked, Stage};
 
 /// Scores the first `k` hits of each ranking anew and keeps them: `Vec<Ranked>` → `Vec<Ranked>`.
 ///
-/// The reranker comes by reference, `Arc` or `Box`, and may be a `dyn Reranker`. When the [`Budget`] is spent, the hits
-/// stay as they are.
+/// The reranker comes by reference, `Arc` or `Box`, and may be a `dyn Reranker`. When the [`SharedBudget`] is
+/// spent, the hits stay as they are.
 pub fn rerank<R>(reranker: R, k: usize) -> Rerank<R>
 where
     R: Deref<Target: Reranker> + Send + Sync,
@@ -33,7 +33,8 @@ where
     fn run(&self, batch: Vec<Ranked>) -> Result<Vec<Ranked>> {
         let queries: Vec<Query> = batch.iter().map(|item| item.query.clone()).collect();
         let heads: Vec<Ranking> = batch.iter().map(|item| item.ranking.clone().truncated(self.k)).collect();
-        let rankings = if Budget::current().is_spent() { heads } else { self.reranker.rerank(&queries, &heads)? };
+        let rankings =
+            if SharedBudget::current().is_spent() { heads } else { self.reranker.rerank(&queries, &heads)? };
         if rankings.len() != batch.len() {
             return Err(Error::Shape { what: "rankings", expected: batch.len(), found: rankings.len() });
         }

@@ -99,7 +99,7 @@ pub trait Stage<In>: Send + Sync {
         Retried { stage: self, retry }
     }
 
-    /// This stage within a [`Budget`](raglan_core::Budget) that all its parts share; `None` is no limit.
+    /// This stage within a [`SharedBudget`](raglan_core::SharedBudget) that all its parts share; `None` is no limit.
     fn within(self, tokens: Option<usize>, time: Option<Duration>) -> Within<Self>
     where
         Self: Sized,

@@ -51,7 +51,7 @@ pub enum Error {
         /// The part's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The budget of the work is spent; see [`Budget`](crate::Budget).
+    /// The budget of the work is spent; see [`SharedBudget`](crate::SharedBudget).
     #[error("the budget of tokens or time is spent")]
     BudgetSpent,
     /// The work was given up because its caller asked for that.

@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 mod answer;
-mod budget;
 mod chunk;
 mod chunk_set;
 mod context;
@@ -27,12 +26,12 @@ mod locator;
 mod query;
 mod ranking;
 mod roles;
+mod shared_budget;
 mod vector;
 
 pub use answer::{
     Answer, AnswerSentence, Attribution, KvFallback, KvFallbackReason, KvUsage, Source, Timings, TokenUsage,
 };
-pub use budget::Budget;
 pub use chunk::{Chunk, ChunkId, ChunkSpan};
 pub use chunk_set::ChunkSet;
 pub use context::{Context, LeftOut, LeftOutReason, Passage};
@@ -45,4 +44,5 @@ pub use ranking::{Hit, Ranking};
 pub use roles::{
     ChunkStore, ChunkVectors, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex,
 };
+pub use shared_budget::SharedBudget;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

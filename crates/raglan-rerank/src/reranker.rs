@@ -17,8 +17,8 @@ pub struct PassageReranker<J> {
 
 impl<J: Judge> PassageReranker<J> {
     /// A reranker whose judge reads the first `depth` chunks of a ranking in `store`, each below the line of its headings,
-    /// within a budget for each query and what is left of the [current one](raglan_core::Budget::current), of which each
-    /// query has an equal part. The other chunks follow as they came.
+    /// within a budget for each query and an equal part of what is left of the
+    /// [current one](raglan_core::SharedBudget::current). The other chunks follow as they came.
     pub fn new(judge: J, store: Arc<dyn ChunkStore>, depth: usize, budget: Budget) -> Self {
         Self { judge, store, depth, budget, spent: Mutex::default() }
     }
@@ -44,7 +44,7 @@ impl<J: Judge> Reranker for PassageReranker<J> {
         let passages: Vec<Vec<&str>> = texts.iter().map(|texts| texts.iter().map(String::as_str).collect()).collect();
         let tasks = queries.iter().zip(&passages);
         let tasks: Vec<Task<'_>> = tasks.map(|(query, passages)| Task { question: &query.text, passages }).collect();
-        let shared = raglan_core::Budget::current();
+        let shared = raglan_core::SharedBudget::current();
         let n = queries.len().max(1);
         let budget = Budget {
             tokens: self.budget.tokens.into_iter().chain(shared.tokens_left().map(|tokens| tokens / n)).min(),

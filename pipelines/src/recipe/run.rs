@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raglan_core::{
-    Answer, Budget, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever,
+    Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever, SharedBudget,
 };
 
 use super::item::Item;
@@ -355,7 +355,7 @@ fn run_around(
         StageSpec::Budget(BudgetSpec { tokens, ms }) => {
             let all = |each: &usize| some(*each).map(|each| each.saturating_mul(items.len()));
             let time = all(ms).map(|ms| Duration::from_millis(ms as u64));
-            Budget::new(all(tokens), time).within(|| body(0)(items))
+            SharedBudget::new(all(tokens), time).within(|| body(0)(items))
         }
         _ => unreachable!("no other kind has bodies"),
     }

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 /// part whose work costs tokens tells them, and does without what the budget no longer allows.
 ///
 /// ```
-/// use raglan_core::Budget;
+/// use raglan_core::SharedBudget;
 ///
-/// let budget = Budget::new(Some(100), None);
+/// let budget = SharedBudget::new(Some(100), None);
 /// let left = budget.within(|| {
-///     Budget::current().spend(30);
-///     Budget::new(None, None).within(|| Budget::current().spend(50)); // Inside of it, and so at its cost.
-///     Budget::current().tokens_left()
+///     SharedBudget::current().spend(30);
+///     SharedBudget::new(None, None).within(|| SharedBudget::current().spend(50)); // Inside of it, and so at its cost.
+///     SharedBudget::current().tokens_left()
 /// });
 /// assert_eq!(left, Some(20));
-/// assert_eq!(Budget::current().tokens_left(), None); // Without a budget there is no limit.
+/// assert_eq!(SharedBudget::current().tokens_left(), None); // Without a budget there is no limit.
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Budget {
+pub struct SharedBudget {
     /// The limits of this budget and of those that it was made in; none when there are no limits.
     limits: Vec<Arc<Limits>>,
 }
@@ -36,10 +36,10 @@ struct Limits {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Budget> = const { RefCell::new(Budget { limits: Vec::new() }) };
+    static CURRENT: RefCell<SharedBudget> = const { RefCell::new(SharedBudget { limits: Vec::new() }) };
 }
 
-impl Budget {
+impl SharedBudget {
     /// So many tokens and so much time from now on, inside of the current budget; `None` is no limit of its own.
     pub fn new(tokens: Option<usize>, time: Option<Duration>) -> Self {
         let mut limits = Self::current().limits;
@@ -58,7 +58,7 @@ impl Budget {
     /// Does some work within this budget, on this thread.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         /// Puts the budget from before in place again, also after a panic.
-        struct Before(Budget);
+        struct Before(SharedBudget);
         impl Drop for Before {
             fn drop(&mut self) {
                 CURRENT.set(std::mem::take(&mut self.0));
@@ -106,8 +106,8 @@ mod tests {
 
     #[test]
     fn the_narrowest_budget_counts_and_all_pay() {
-        let outer = Budget::new(Some(10), None);
-        let inner = outer.within(|| Budget::new(Some(100), None));
+        let outer = SharedBudget::new(Some(10), None);
+        let inner = outer.within(|| SharedBudget::new(Some(100), None));
         inner.spend(4);
         assert_eq!((outer.tokens_left(), inner.tokens_left()), (Some(6), Some(6)));
         inner.spend(usize::MAX);
@@ -118,17 +118,17 @@ mod tests {
 
     #[test]
     fn time_runs_out() {
-        let budget = Budget::new(None, Some(Duration::ZERO));
+        let budget = SharedBudget::new(None, Some(Duration::ZERO));
         assert!(budget.is_spent() && budget.is_limited());
-        assert!(!Budget::new(None, Some(Duration::from_secs(1000))).is_spent());
-        assert!(!Budget::new(None, None).is_limited());
+        assert!(!SharedBudget::new(None, Some(Duration::from_secs(1000))).is_spent());
+        assert!(!SharedBudget::new(None, None).is_limited());
     }
 
     #[test]
     fn a_panic_does_not_leave_its_budget_behind() {
-        let budget = Budget::new(Some(1), None);
+        let budget = SharedBudget::new(Some(1), None);
         let work = || budget.within(|| panic!("on purpose"));
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_err();
-        assert!(!Budget::current().is_limited());
+        assert!(!SharedBudget::current().is_limited());
     }
 }
