@@ -145,6 +145,7 @@ fn open(
         dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
         sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
         late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
+        ..Encoders::default()
     };
     // An index in the cache is of one corpus and of one choice of models.
     let mut key = blake3::Hasher::new();
