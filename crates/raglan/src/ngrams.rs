@@ -9,6 +9,7 @@ use raglan_kernels::log_sum_exp;
 use raglan_kv::KvCache;
 use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Tokenizer, View, Want};
 use raglan_ngram::{BeamSearch, NextTokens, NgramIndex, SealScoring, question_ngrams};
+use raglan_pipeline::NgramsSpec;
 use raglan_sparse::{Analyzer, AnalyzerConfig};
 use raglan_store::ModelStamp;
 use serde::Serialize;
@@ -66,6 +67,23 @@ impl Default for NgramSearch {
     fn default() -> Self {
         let generated = BeamSearch { beams: 0, ..BeamSearch::default() };
         Self { own: 3, generated, scoring: SealScoring::default() }
+    }
+}
+
+impl NgramSearch {
+    /// As a recipe's stage says.
+    pub fn of(spec: &NgramsSpec) -> Self {
+        Self {
+            own: spec.own,
+            generated: BeamSearch { beams: spec.beams, max_tokens: spec.length },
+            scoring: SealScoring {
+                exponent: spec.exponent.into(),
+                smoothing: spec.smoothing.into(),
+                repetition: spec.repetition.into(),
+                max_hits: spec.max_hits as u64,
+                ..SealScoring::default()
+            },
+        }
     }
 }
 
