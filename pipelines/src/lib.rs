@@ -60,9 +60,9 @@ pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
     Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec,
-    FallbackSpec, FollowSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec,
-    MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port,
-    ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec,
+    FallbackSpec, FollowSpec, FuseSpec, GateSpec, GenerateSpec, GraphSpec, Input, KindReference, LateSpec, LoopSpec,
+    MarginalRelevanceSpec, Measure, NgramsSpec, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec,
+    Port, ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec,
     Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value,
     ports,
 };

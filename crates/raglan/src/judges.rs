@@ -78,7 +78,8 @@ impl Judges {
         })
     }
 
-    fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
+    /// A language model by name; the generator's when it is empty.
+    pub(crate) fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
         let name = if name.is_empty() { self.models.language_model_name() } else { name };
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = models.get(name) {

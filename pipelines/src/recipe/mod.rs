@@ -30,9 +30,9 @@ pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
     Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec,
-    FuseSpec, GateSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec,
-    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    SplitSpec, StageSpec,
+    FuseSpec, GateSpec, GenerateSpec, GraphSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec,
+    PartKind, ReadSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries,
+    SparseSpec, SplitSpec, StageSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -111,7 +111,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 16] = [
+    pub const SHIPPED: [(&'static str, &'static str); 18] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -121,6 +121,8 @@ impl Recipe {
         ("splade", include_str!("../../recipes/splade.toml")),
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
+        ("ngrams", include_str!("../../recipes/ngrams.toml")),
+        ("graph", include_str!("../../recipes/graph.toml")),
         ("best", include_str!("../../recipes/best.toml")),
         ("fastest", include_str!("../../recipes/fastest.toml")),
         ("multi-hop", include_str!("../../recipes/multi-hop.toml")),

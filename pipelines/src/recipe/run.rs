@@ -11,8 +11,8 @@ use raglan_core::{
 use super::item::Item;
 use super::{
     Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec, FuseSpec,
-    GateSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec,
-    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec,
+    GateSpec, GraphSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec, PartKind, Port, Recipe,
+    RecipeStage, RerankSpec, RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
@@ -258,7 +258,9 @@ fn run_stage(
             StageSpec::Bm25(Bm25Spec { k, .. })
             | StageSpec::Dense(DenseSpec { k, .. })
             | StageSpec::Sparse(SparseSpec { k, .. })
-            | StageSpec::Late(LateSpec { k }),
+            | StageSpec::Late(LateSpec { k })
+            | StageSpec::Ngrams(NgramsSpec { k, .. })
+            | StageSpec::Graph(GraphSpec { k, .. }),
             Some(Part::Retriever(retriever)),
         ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),
         (
