@@ -88,7 +88,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when they cannot be computed or written, [`Error::NotFinite`].
+    /// [`Error::Model`] when they cannot be computed or written.
     pub fn remember(&self) -> Result<Remembered> {
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let remember = |keeper: &KvKeeper| keeper.remember(&self.model.transformer, &go_on);
@@ -145,7 +145,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::NotFinite`], [`Error::Interrupted`].
+    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::Interrupted`].
     pub fn answer(&self, context: &Context, on_text: &mut dyn FnMut(&str)) -> Result<Answer> {
         let answers = self.answers(std::slice::from_ref(context), &mut |_, piece| on_text(piece))?;
         answers.into_iter().next().expect("there is an answer for each context")
