@@ -44,7 +44,8 @@ pub use passage_attention::PassageAttention;
 pub use query::Query;
 pub use ranking::{Hit, Ranking};
 pub use roles::{
-    ChunkStore, ChunkVectors, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex,
+    ChunkStore, ChunkVectors, Chunker, Encoder, ExampleSource, Generator, PassageSetScorer, QueryRewriter, Reranker,
+    Retriever, TokenCounter, VectorIndex,
 };
 pub use shared_budget::SharedBudget;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};
