@@ -33,22 +33,32 @@
 mod batch;
 mod cache;
 mod combine;
+mod examples;
 mod expand;
+mod focus;
 mod fusion;
 mod generate;
 mod marginal_relevance;
+#[cfg(test)]
+mod passages_for_tests;
 mod ranked;
 mod read;
 mod recipe;
+mod reorder;
 mod rerank;
 mod retrieve;
+mod rewrite;
 mod select;
 mod stage;
+mod submodular;
+mod tree_search;
 
 pub use batch::Retry;
 pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
+pub use examples::{Examples, examples};
 pub use expand::{Expand, expand};
+pub use focus::{Focus, focus};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
 pub use marginal_relevance::{MarginalRelevance, mmr};
@@ -61,7 +71,11 @@ pub use recipe::{
     RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
     StageRun, StageSpec, Value,
 };
+pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};
+pub use rewrite::{Rewrite, rewrite};
 pub use select::{Gate, MinScore, Select, gate, min_score, select};
 pub use stage::{Both, BoxStage, Function, Map, Stage, Then, stage};
+pub use submodular::{Submodular, submodular};
+pub use tree_search::{EncodedSets, TreeSearch, TreeSearchOptions, tree_search};

@@ -28,6 +28,7 @@ mod query;
 mod ranking;
 mod roles;
 mod shared_budget;
+mod sentences;
 mod vector;
 
 pub use answer::{
@@ -48,4 +49,5 @@ pub use roles::{
     Retriever, TokenCounter, VectorIndex,
 };
 pub use shared_budget::SharedBudget;
+pub use sentences::sentence_spans;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

@@ -108,7 +108,7 @@ impl ChatGenerator {
         let mut bodies: Vec<(ChunkId, Vec<u32>)> = Vec::with_capacity(passages.len());
         for passage in passages {
             let passages = vec![passage.clone()];
-            let context = Context { question: "?".to_owned(), passages, left_out: Vec::new() };
+            let context = Context::new("?", passages);
             let prompt = match self.prompt(&context) {
                 Err(Error::NoRoom { .. }) => continue,
                 prompt => prompt?,
@@ -424,7 +424,7 @@ mod tests {
             n_tokens: 0,
         };
         let passages = vec![Passage { chunk, document: Arc::new(document), score: 0.5 }];
-        let context = Context { question: "Why?".to_owned(), passages, left_out: Vec::new() };
+        let context = Context::new("Why?", passages);
         let interrupted = generator.answer(&context, &mut |_| flag.store(true, Ordering::Relaxed));
         assert!(matches!(interrupted, Err(Error::Interrupted)));
         let learned = generator.learned.lock().unwrap();
