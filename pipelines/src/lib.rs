@@ -65,11 +65,7 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec,
-    GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure,
-    ParameterReference, Part, PartKind, Pipeline, Port, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage,
-    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    StageRun, StageSpec, Value,
+    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, ParameterReference, Part, PartKind, Pipeline, Port, QuestionsSpec, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec, Value,
 };
 pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};

@@ -73,12 +73,7 @@ impl Stage<Vec<Context>> for Reorder {
     }
 
     fn name(&self) -> String {
-        let order = match self.order {
-            PassageOrder::EndsFirst => "ends-first",
-            PassageOrder::BestLast => "best-last",
-            PassageOrder::Document => "document",
-        };
-        format!("reorder({order})")
+        format!("reorder({})", self.order)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a collection is about, written down before anybody asks (Meta-Knowledge RAG; Mombaerts et al. 2024).
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Mutex;
 
 use raglan_core::{ChunkId, QueryRewriter};
@@ -21,6 +22,33 @@ pub struct MetaKnowledge {
     pub questions: Vec<TopicQuestion>,
     /// A summary by topic; none for topics without questions.
     pub summaries: BTreeMap<String, String>,
+}
+
+impl MetaKnowledge {
+    /// Reads meta-knowledge that [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; [`Error::Malformed`] with the line where the file is not such JSON.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        serde_json::from_str(&text).map_err(|error| Error::Malformed {
+            path: path.to_owned(),
+            line: error.line(),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Writes a file of JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = |source| Error::Io { path: path.to_owned(), source };
+        let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
+        std::fs::write(path, text).map_err(failed)
+    }
 }
 
 /// A question about a passage.
@@ -251,6 +279,13 @@ mod tests {
         assert_eq!(knowledge.questions[1].answer, "An hour.");
         assert_eq!(knowledge.summaries.keys().collect::<Vec<_>>(), ["baking", "stone carving"]);
         assert_eq!(cost.calls, 3 + 3 + 2);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("knowledge.json");
+        knowledge.write(&path).unwrap();
+        assert_eq!(MetaKnowledge::read(&path).unwrap(), knowledge);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+        assert!(matches!(MetaKnowledge::read(&path), Err(Error::Malformed { .. })));
     }
 
     #[test]

@@ -152,6 +152,9 @@ pub enum Error {
     /// Models that judge passages.
     #[error(transparent)]
     Rerank(#[from] raglan_rerank::Error),
+    /// Models that help searching.
+    #[error(transparent)]
+    Augment(#[from] raglan_augment::Error),
     /// A recipe asks for a model that judges, of an index that was opened without any.
     #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
     NoModels {

@@ -379,6 +379,7 @@ pub(crate) fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
         Error::Embed(raglan_embed::Error::Model(model))
         | Error::Generate(raglan_generate::Error::Model(model))
         | Error::Rerank(raglan_rerank::Error::Model(model))
+        | Error::Augment(raglan_augment::Error::Model(model))
         | Error::Model(model) => Some(model),
         _ => None,
     };

@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raglan_core::{
-    Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever, SharedBudget,
+    Answer, ChunkStore, ChunkVectors, Context, DenseVector, Encoder, Error, ExampleSource, Generator, PassageSetScorer,
+    Query, QueryRewriter, Reranker, Result, Retriever, SharedBudget,
 };
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExpandSpec, FallbackSpec, FuseSpec, GateSpec, Input,
-    LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec, RescoreSpec, RetrySpec,
-    SelectSpec, SparseSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec,
+    FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port,
+    QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, RewriteSpec, SelectSpec,
+    SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
 use crate::generate::answers;
-use crate::{Ranked, Stage, expand, fuse, gate, min_score, mmr, read, rerank, retrieve, select};
+use crate::{
+    Ranked, Stage, TreeSearchOptions, examples, expand, focus, fuse, gate, min_score, mmr, read, reorder, rerank,
+    retrieve, rewrite, select, submodular, tree_search,
+};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
@@ -26,12 +31,20 @@ pub enum Part {
     Retriever(Arc<dyn Retriever>),
     /// For a stage that scores the chunks of a Ranking.
     Reranker(Arc<dyn Reranker>),
-    /// For `mmr`.
+    /// For `mmr` and `submodular`.
     Vectors(Arc<dyn ChunkVectors>),
     /// For `read` and `expand`.
     Store(Arc<dyn ChunkStore>),
     /// For `generate`.
     Generator(Arc<dyn Generator>),
+    /// For `rewrite`.
+    Rewriter(Arc<dyn QueryRewriter>),
+    /// For `examples`.
+    Examples(Arc<dyn ExampleSource>),
+    /// For `focus`.
+    Encoder(Arc<dyn Encoder<Vector = DenseVector>>),
+    /// For `tree-search`.
+    Scorer(Arc<dyn PassageSetScorer>),
 }
 
 impl Part {
@@ -43,6 +56,10 @@ impl Part {
             Self::Vectors(_) => PartKind::Vectors,
             Self::Store(_) => PartKind::Store,
             Self::Generator(_) => PartKind::Generator,
+            Self::Rewriter(_) => PartKind::Rewriter,
+            Self::Examples(_) => PartKind::Examples,
+            Self::Encoder(_) => PartKind::Encoder,
+            Self::Scorer(_) => PartKind::Scorer,
         }
     }
 }
@@ -241,6 +258,14 @@ impl Inputs<'_> {
     }
 }
 
+/// What a recipe inside of a stage from questions gives for some questions.
+fn run_body(stage: &RecipeStage, bound: &BoundStage, body: usize, queries: &[Query]) -> Result<Value> {
+    let input = Value::Queries(queries.to_vec());
+    let taken = Taken { queries, input: Some(&input) };
+    let runs = run_stages(&stage.bodies[body], &bound.bodies[body], taken, &mut |_, _| {})?;
+    Ok(runs.into_iter().next_back().map_or(input, |run| run.output))
+}
+
 /// How each kind of stage works.
 fn run_stage(
     stage: &RecipeStage,
@@ -252,8 +277,10 @@ fn run_stage(
         (
             StageSpec::Bm25(Bm25Spec { k, .. })
             | StageSpec::Dense(DenseSpec { k, .. })
+            | StageSpec::GatedDense(GatedDenseSpec { k, .. })
             | StageSpec::Sparse(SparseSpec { k, .. })
-            | StageSpec::Late(LateSpec { k }),
+            | StageSpec::Late(LateSpec { k })
+            | StageSpec::Questions(QuestionsSpec { k, .. }),
             Some(Part::Retriever(retriever)),
         ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),
         (
@@ -279,6 +306,34 @@ fn run_stage(
         (StageSpec::Read(_), Some(Part::Store(store))) => Value::Contexts(read(&**store).run(inputs.rankings(0))?),
         (StageSpec::Expand(ExpandSpec { neighbours, merge }), Some(Part::Store(store))) => {
             Value::Contexts(expand(&**store, *neighbours, *merge).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Rewrite(spec), Some(Part::Rewriter(rewriter))) => {
+            let RewriteSpec { question_weight, fusion, depth, k, .. } = spec;
+            let search = crate::stage("search", |queries: Vec<Query>| match run_body(stage, bound, 0, &queries)? {
+                Value::Rankings(rankings) => Ok(rankings),
+                _ => unreachable!("the recipe's ports fit"),
+            });
+            let rewrite = rewrite(&**rewriter, search, fusion.clone(), *k);
+            Value::Rankings(rewrite.question_weight(*question_weight).depth(*depth).run(inputs.queries())?)
+        }
+        (StageSpec::Examples(ExamplesSpec { n, .. }), Some(Part::Examples(source))) => {
+            Value::Contexts(examples(&**source, *n).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Focus(FocusSpec { passages, sentences }), Some(Part::Encoder(encoder))) => {
+            Value::Contexts(focus(&**encoder, *passages, *sentences).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Reorder(ReorderSpec { order }), None) => {
+            Value::Contexts(reorder(*order).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Submodular(spec), Some(Part::Vectors(vectors))) => {
+            let SubmodularSpec { budget, saturation, diversity } = *spec;
+            let submodular = submodular(&**vectors, budget, saturation, diversity);
+            Value::Contexts(submodular.run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::TreeSearch(spec), Some(Part::Scorer(scorer))) => {
+            let &TreeSearchSpec { budget, candidates, iterations, exploration, cost, .. } = spec;
+            let options = TreeSearchOptions { budget, candidates, iterations, exploration, cost };
+            Value::Contexts(tree_search(&**scorer, options).run(inputs.contexts().to_vec())?)
         }
         (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
             let contexts = inputs.contexts();
