@@ -33,6 +33,7 @@
 mod batch;
 mod cache;
 mod combine;
+mod each;
 mod examples;
 mod expand;
 mod focus;
@@ -56,6 +57,7 @@ mod tree_search;
 pub use batch::Retry;
 pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
+pub use each::{Each, Split, each, split};
 pub use examples::{Examples, examples};
 pub use expand::{Expand, expand};
 pub use focus::{Focus, focus};
@@ -65,7 +67,12 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, ParameterReference, Part, PartKind, Pipeline, Port, QuestionsSpec, ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec, Value,
+    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
+    FallbackSpec, FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input, KindReference, LateSpec,
+    LoopSpec, MarginalRelevanceSpec, Measure, ParameterReference, Part, PartKind, Pipeline, Port, QuestionsSpec,
+    ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec,
+    Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec,
+    SplitSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec, Value,
 };
 pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};

@@ -27,8 +27,8 @@ mod passage_attention;
 mod query;
 mod ranking;
 mod roles;
-mod shared_budget;
 mod sentences;
+mod shared_budget;
 mod vector;
 
 pub use answer::{
@@ -48,6 +48,6 @@ pub use roles::{
     ChunkStore, ChunkVectors, Chunker, Encoder, ExampleSource, Generator, PassageSetScorer, QueryRewriter, Reranker,
     Retriever, TokenCounter, VectorIndex,
 };
-pub use shared_budget::SharedBudget;
 pub use sentences::sentence_spans;
+pub use shared_budget::SharedBudget;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

@@ -94,12 +94,7 @@ impl Index {
     }
 
     /// Retrieval by vectors whose queries pass a gate of their words.
-    pub(crate) fn gated_retriever(
-        &self,
-        stage: &str,
-        mode: SearchMode,
-        temperature: f32,
-    ) -> Result<Arc<dyn Retriever>> {
+    pub(crate) fn gated_retriever(&self, stage: &str, temperature: f32) -> Result<Arc<dyn Retriever>> {
         let files = self.judges(stage)?.files(&self.embedder()?.stamp().name)?;
         let gate = LexicalGate::of_encoder(&files.dir, Vec::new(), temperature)?;
         let encoder = Arc::new(GatedEncoder::new(self.dense_encoder()?, gate));

@@ -152,6 +152,12 @@ pub enum Error {
     /// Models that judge passages.
     #[error(transparent)]
     Rerank(#[from] raglan_rerank::Error),
+    /// A sparse encoder whose queries need its model.
+    #[error("`{model}` has no inference-free queries; let the recipe's stage have `queries = \"encoded\"`")]
+    NoInferenceFree {
+        /// The encoder's name.
+        model: String,
+    },
     /// Models that help searching.
     #[error(transparent)]
     Augment(#[from] raglan_augment::Error),

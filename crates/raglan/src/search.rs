@@ -7,7 +7,8 @@ use std::time::Instant;
 use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, SpanOf};
 use raglan_dense::SearchMode;
 use raglan_pipeline::{
-    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec, SparseSpec, Stage, StageRun, StageSpec, Value, read,
+    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec, SparseSpec,
+    Stage, StageRun, StageSpec, Value, read,
 };
 use raglan_sparse::Bm25Parameters;
 use serde::Serialize;

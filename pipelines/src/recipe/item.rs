@@ -21,6 +21,7 @@ pub(super) struct Item {
 #[derive(Clone)]
 pub(super) enum ItemValue {
     Query(Query),
+    Queries(Vec<Query>),
     Ranking(Ranked),
     Context(Context),
     Answer(Box<Result<Answer>>),
@@ -31,6 +32,7 @@ impl Item {
     pub(super) fn all(queries: &[Query], value: Value) -> Vec<Self> {
         let values: Vec<ItemValue> = match value {
             Value::Queries(queries) => queries.into_iter().map(ItemValue::Query).collect(),
+            Value::QueryLists(lists) => lists.into_iter().map(ItemValue::Queries).collect(),
             Value::Rankings(rankings) => rankings.into_iter().map(ItemValue::Ranking).collect(),
             Value::Contexts(contexts) => contexts.into_iter().map(ItemValue::Context).collect(),
             Value::Answers(answers) => answers.into_iter().map(Box::new).map(ItemValue::Answer).collect(),
@@ -44,6 +46,7 @@ impl Item {
         let values = items.into_iter().map(|item| item.value);
         match port {
             Port::Query => Value::Queries(values.filter_map(ItemValue::query).collect()),
+            Port::Queries => Value::QueryLists(values.filter_map(ItemValue::queries).collect()),
             Port::Ranking => Value::Rankings(values.filter_map(ItemValue::ranking).collect()),
             Port::Context => Value::Contexts(values.filter_map(ItemValue::context).collect()),
             Port::Answer => Value::Answers(values.filter_map(ItemValue::answer).collect()),
@@ -56,7 +59,11 @@ impl ItemValue {
         if let Self::Query(query) = self { Some(query) } else { None }
     }
 
-    fn ranking(self) -> Option<Ranked> {
+    pub(super) fn queries(self) -> Option<Vec<Query>> {
+        if let Self::Queries(queries) = self { Some(queries) } else { None }
+    }
+
+    pub(super) fn ranking(self) -> Option<Ranked> {
         if let Self::Ranking(ranking) = self { Some(ranking) } else { None }
     }
 
@@ -84,6 +91,10 @@ impl Content for Item {
         self.query.hash_into(hasher);
         match &self.value {
             ItemValue::Query(query) => query.hash_into(hasher.number(0)),
+            ItemValue::Queries(queries) => {
+                hasher.number(4).number(queries.len() as u64);
+                queries.iter().for_each(|query| query.hash_into(hasher));
+            }
             ItemValue::Ranking(ranked) => ranked.hash_into(hasher.number(1)),
             ItemValue::Context(context) => context.hash_into(hasher.number(2)),
             ItemValue::Answer(answer) => answer.hash_into(hasher.number(3)),
@@ -97,7 +108,7 @@ impl Content for Item {
 pub enum Measure {
     /// How many words the question has.
     Words,
-    /// How many hits a ranking has, or passages a context; of an answer, 1 when there is one that is not empty.
+    /// How many hits a ranking has, passages a context, or queries a question; of an answer, 1 when there is one that is not empty.
     Results,
     /// The score of the first hit or passage; less than any number when there is none.
     Score,
@@ -118,8 +129,8 @@ impl Measure {
     /// Of what it is a measure.
     pub(super) fn ports(self) -> &'static [Port] {
         match self {
-            Self::Words => &[Port::Query, Port::Ranking, Port::Context, Port::Answer],
-            Self::Results => &[Port::Ranking, Port::Context, Port::Answer],
+            Self::Words => &[Port::Query, Port::Queries, Port::Ranking, Port::Context, Port::Answer],
+            Self::Results => &[Port::Queries, Port::Ranking, Port::Context, Port::Answer],
             Self::Score | Self::Margin => &[Port::Ranking, Port::Context],
             Self::Tokens => &[Port::Context],
             Self::Support => &[Port::Answer],
@@ -132,6 +143,7 @@ impl Measure {
         match (self, &item.value) {
             (Self::Words, ItemValue::Query(query)) => count(query.text.split_whitespace().count()),
             (Self::Words, _) => count(item.query.text.split_whitespace().count()),
+            (Self::Results, ItemValue::Queries(queries)) => count(queries.len()),
             (Self::Results, ItemValue::Ranking(ranked)) => count(ranked.ranking.len()),
             (Self::Results, ItemValue::Context(context)) => count(context.passages.len()),
             (Self::Results, ItemValue::Answer(answer)) => {

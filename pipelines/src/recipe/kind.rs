@@ -15,6 +15,7 @@ pub(super) enum Flow {
 #[expect(non_upper_case_globals, reason = "the table says a port by its name")]
 impl Flow {
     pub(super) const Query: Self = Self::Port(Port::Query);
+    pub(super) const Queries: Self = Self::Port(Port::Queries);
     pub(super) const Ranking: Self = Self::Port(Port::Ranking);
     pub(super) const Context: Self = Self::Port(Port::Context);
     pub(super) const Answer: Self = Self::Port(Port::Answer);

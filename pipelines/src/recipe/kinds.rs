@@ -80,6 +80,22 @@ kinds! {
         mode: DenseMode = DenseMode::Auto;
     }
 
+    /// Lets the stages inside find chunks for each query of a question, and fuses what they find.
+    Each(EachSpec) = "each": Queries => Ranking, ONE, Nothing,
+    bodies ["do"],
+    needs {}
+    takes {
+        /// How scores of the queries' rankings become comparable.
+        fusion: Fusion = Fusion::MIN_MAX;
+        /// How much the first query, as a rule the question itself, counts beside each other one; 0, only where there is
+        /// no other.
+        first_weight: f32 = 1.0, 0.0..=1e6;
+        /// How many hits of each query count.
+        depth: usize = 100, 1..=MOST;
+        /// How many hits to keep.
+        k: usize = 10, 1..=MOST;
+    }
+
     /// Puts examples of right and wrong answers to questions like the one that is asked beside the passages; see
     /// [`examples`](crate::examples).
     Examples(ExamplesSpec) = "examples": Context => Context, ONE, Examples,
@@ -310,10 +326,9 @@ kinds! {
         deadline_ms: usize = 0, 0..=MOST;
     }
 
-    /// Searches with other texts for the question too, and makes one ranking of what all of them find; see
-    /// [`rewrite`](crate::rewrite).
-    Rewrite(RewriteSpec) = "rewrite": Query => Ranking, ONE, Rewriter,
-    bodies ["search"],
+    /// Makes of a question itself and other texts to search with, which a model writes; see [`rewrite`](crate::rewrite).
+    Rewrite(RewriteSpec) = "rewrite": Query => Queries, ONE, Rewriter,
+    bodies [],
     needs {
         /// Which texts.
         by: Rewriting;
@@ -331,14 +346,6 @@ kinds! {
         seed: u64 = 0, 0..=i64::MAX as u64;
         /// A file of meta-knowledge, for `meta-knowledge`.
         file: String = String::new();
-        /// How much the question itself counts beside each other text; 0, only where there is no other.
-        question_weight: f32 = 1.0, 0.0..=1e6;
-        /// How scores of what the texts find become comparable.
-        fusion: Fusion = Fusion::MIN_MAX;
-        /// How many hits of each text count.
-        depth: usize = 100, 1..=MOST;
-        /// How many hits to keep.
-        k: usize = 100, 1..=MOST;
         /// The most tokens that a question may cost; 0, no limit.
         budget_tokens: usize = 0, 0..=MOST;
         /// The most milliseconds that a question may take; 0, no limit.
@@ -366,6 +373,12 @@ kinds! {
         /// How to look.
         mode: SparseMode = SparseMode::Exact;
     }
+
+    /// Makes of a question itself and, when it has several, its sentences; see [`split`](crate::split).
+    Split(SplitSpec) = "split": Query => Queries, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {}
 
     /// Chooses passages that together cover what was found; see [`submodular`](crate::submodular).
     Submodular(SubmodularSpec) = "submodular": Context => Context, ONE, Vectors,
@@ -482,6 +495,11 @@ impl StageSpec {
         }
     }
 
+    /// What the stages inside take, when the stage takes `takes`.
+    pub(super) fn body_takes(&self, takes: Port) -> Port {
+        if let Self::Each(_) = self { Port::Query } else { takes }
+    }
+
     /// Whether what the stages inside give goes into them again.
     pub(super) fn repeats(&self) -> bool {
         matches!(self, Self::Loop(_))
@@ -504,6 +522,9 @@ impl StageSpec {
                     Fusion::MinMax { minima } if !minima.is_empty() => lengths("minima", minima.len(), n_inputs),
                     _ => Ok(()),
                 }
+            }
+            Self::Each(EachSpec { fusion: Fusion::MinMax { minima }, .. }) if !minima.is_empty() => {
+                Err(Discord::Misfit("minima", "must be empty: queries have no places of their own".to_owned()))
             }
             Self::Gate(GateSpec { min_scores }) => {
                 lengths("min_scores", min_scores.len(), n_inputs.saturating_sub(1).max(1))

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Port {
     /// Questions, `Vec<Query>`.
     Query,
+    /// Several queries for each question, `Vec<Vec<Query>>`.
+    Queries,
     /// Ranked chunks, `Vec<Ranked>`.
     Ranking,
     /// Questions with passages, `Vec<Context>`.
@@ -21,6 +23,7 @@ impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Query => "Query",
+            Self::Queries => "Queries",
             Self::Ranking => "Ranking",
             Self::Context => "Context",
             Self::Answer => "Answer",

@@ -66,7 +66,8 @@ fn resolve_stage(
         }
         Discord::Misfit(key, problem) => sources.out_of_range(key, place_of(key), problem),
     })?;
-    let bodies = bodies.into_iter().map(|draft| resolve(sources, draft, Some(takes))).collect::<Result<Vec<_>, _>>()?;
+    let inside = Some(spec.body_takes(takes));
+    let bodies = bodies.into_iter().map(|draft| resolve(sources, draft, inside)).collect::<Result<Vec<_>, _>>()?;
     let gives = match spec.output() {
         Some(port) => port,
         None => bodies[0].output(),

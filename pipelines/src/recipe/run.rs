@@ -11,17 +11,18 @@ use raglan_core::{
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec,
-    FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port,
-    QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, RewriteSpec, SelectSpec,
-    SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec,
+    FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port,
+    QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec, SparseSpec,
+    StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
+use crate::each;
 use crate::generate::answers;
 use crate::{
     Ranked, Stage, TreeSearchOptions, examples, expand, focus, fuse, gate, min_score, mmr, read, reorder, rerank,
-    retrieve, rewrite, select, submodular, tree_search,
+    retrieve, rewrite, select, split, submodular, tree_search,
 };
 
 /// What a stage of a recipe needs from outside.
@@ -83,6 +84,8 @@ struct BoundStage {
 pub enum Value {
     /// Questions.
     Queries(Vec<Query>),
+    /// Several queries for each question.
+    QueryLists(Vec<Vec<Query>>),
     /// Ranked chunks.
     Rankings(Vec<Ranked>),
     /// Questions with passages.
@@ -105,6 +108,7 @@ impl Value {
     pub fn port(&self) -> Port {
         match self {
             Self::Queries(_) => Port::Query,
+            Self::QueryLists(_) => Port::Queries,
             Self::Rankings(_) => Port::Ranking,
             Self::Contexts(_) => Port::Context,
             Self::Answers(_) => Port::Answer,
@@ -117,6 +121,7 @@ impl Value {
     fn n_results(&self) -> usize {
         match self {
             Self::Queries(queries) => queries.len(),
+            Self::QueryLists(lists) => lists.iter().map(Vec::len).sum(),
             Self::Rankings(rankings) => rankings.iter().map(|ranked| ranked.ranking.len()).sum(),
             Self::Contexts(contexts) => contexts.iter().map(|context| context.passages.len()).sum(),
             Self::Answers(answers) => answers.iter().filter(|answer| answer.is_ok()).count(),
@@ -258,14 +263,6 @@ impl Inputs<'_> {
     }
 }
 
-/// What a recipe inside of a stage from questions gives for some questions.
-fn run_body(stage: &RecipeStage, bound: &BoundStage, body: usize, queries: &[Query]) -> Result<Value> {
-    let input = Value::Queries(queries.to_vec());
-    let taken = Taken { queries, input: Some(&input) };
-    let runs = run_stages(&stage.bodies[body], &bound.bodies[body], taken, &mut |_, _| {})?;
-    Ok(runs.into_iter().next_back().map_or(input, |run| run.output))
-}
-
 /// How each kind of stage works.
 fn run_stage(
     stage: &RecipeStage,
@@ -295,6 +292,7 @@ fn run_stage(
             let fuse = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
             Value::Rankings(fuse.run(lists)?)
         }
+        (StageSpec::Split(_), None) => Value::QueryLists(split().run(inputs.queries())?),
         (StageSpec::Select(SelectSpec { k }), None) => Value::Rankings(select(*k).run(inputs.rankings(0))?),
         (StageSpec::Gate(GateSpec { min_scores }), None) => Value::Rankings(match stage.inputs.len() {
             1 => min_score(min_scores[0]).run(inputs.rankings(0))?,
@@ -307,14 +305,8 @@ fn run_stage(
         (StageSpec::Expand(ExpandSpec { neighbours, merge }), Some(Part::Store(store))) => {
             Value::Contexts(expand(&**store, *neighbours, *merge).run(inputs.contexts().to_vec())?)
         }
-        (StageSpec::Rewrite(spec), Some(Part::Rewriter(rewriter))) => {
-            let RewriteSpec { question_weight, fusion, depth, k, .. } = spec;
-            let search = crate::stage("search", |queries: Vec<Query>| match run_body(stage, bound, 0, &queries)? {
-                Value::Rankings(rankings) => Ok(rankings),
-                _ => unreachable!("the recipe's ports fit"),
-            });
-            let rewrite = rewrite(&**rewriter, search, fusion.clone(), *k);
-            Value::Rankings(rewrite.question_weight(*question_weight).depth(*depth).run(inputs.queries())?)
+        (StageSpec::Rewrite(_), Some(Part::Rewriter(rewriter))) => {
+            Value::QueryLists(rewrite(&**rewriter).run(inputs.queries())?)
         }
         (StageSpec::Examples(ExamplesSpec { n, .. }), Some(Part::Examples(source))) => {
             Value::Contexts(examples(&**source, *n).run(inputs.contexts().to_vec())?)
@@ -370,6 +362,20 @@ fn run_around(
         StageSpec::Fallback(FallbackSpec { measure, at_least }) => {
             let is_good = |item: &Item| item.value.is_ok() && measure.of(item) >= *at_least;
             batch::fall_back(items, body(0), is_good, body(1))
+        }
+        StageSpec::Each(EachSpec { fusion, first_weight, depth, k }) => {
+            let places: Vec<usize> = items.iter().map(|item| item.place).collect();
+            let originals: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
+            let questions = items.into_iter().filter_map(|item| item.value.queries()).collect();
+            let search = |queries: Vec<Query>| {
+                // What is asked inside is not what was asked outside, so that there is no stream to send pieces to.
+                let inputs = Value::Queries(queries.clone());
+                let found = run_body(&stage.bodies[0], &bound.bodies[0], Item::all(&queries, inputs), &mut |_, _| {})?;
+                Ok(found.into_iter().filter_map(|item| item.value.ranking()).collect())
+            };
+            let ranked = each::fused(originals.clone(), questions, fusion, *first_weight, *depth, *k, search)?;
+            let items = Item::all(&originals, Value::Rankings(ranked)).into_iter().zip(places);
+            Ok(items.map(|(item, place)| Item { place, ..item }).collect())
         }
         StageSpec::Cached(_) => {
             let cache = bound.cache.as_ref().expect("`bind` gave the stage its cache");

@@ -141,8 +141,7 @@ fn misspelled_words_get_the_nearest_one() {
     refused_at("stage.a.use = 'bm-25'", "r.toml:1:15: no stage kind `bm-25`; did you mean `bm25`?");
     refused_at(
         "[stage.a]\nuse = 'xyz'",
-        "r.toml:2:7: no stage kind `xyz`; there are bm25, branch, budget, cached, dense, expand, fallback, fuse, gate, \
-         generate, late, loop, mmr, read, rerank, rescore, retry, select, sparse",
+        &format!("r.toml:2:7: no stage kind `xyz`; there are {}", StageSpec::KINDS.join(", ")),
     );
     refused_at(
         "[stage.a]\nuse = 'generate'\ninput = 'b'\ntemprature = 1",
@@ -627,4 +626,34 @@ fn the_reference_tells_of_every_kind() {
     let fuse = kinds.iter().find(|kind| kind.name == "fuse").unwrap();
     let names: Vec<_> = fuse.parameters.iter().map(|parameter| parameter.name).collect();
     assert_eq!(names, ["method", "minima", "k0", "weights", "depth", "k"]);
+}
+
+#[test]
+fn the_queries_of_a_question_are_asked_together_and_fused() {
+    let text = "
+        stage.parts.use = 'split'
+        [stage.found]
+        use = 'each'
+        input = 'parts'
+        k = 2
+        do.words = { use = 'bm25', input = 'input' }
+        do.best = { use = 'select', input = 'words', k = 1 }
+    ";
+    let recipe = check(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(check(&recipe.to_string()).unwrap(), recipe);
+    let moody = Arc::new(Moody(0.into()));
+    let pipeline = recipe.bind(|_| Ok::<_, Error>(Part::Retriever(moody.clone()))).unwrap();
+    let Value::Rankings(found) = pipeline.run(vec!["good one? bad one?".into(), "bad".into()]).unwrap() else {
+        panic!()
+    };
+    assert_eq!((found[0].ranking.len(), found[1].ranking.len()), (1, 1));
+    assert_eq!(found[0].query.text, "good one? bad one?");
+    assert_eq!(moody.0.load(std::sync::atomic::Ordering::Relaxed), 4); // Itself, its two sentences, and the other.
+    refused_at(
+        &text.replace(
+            "do.best = { use = 'select', input = 'words', k = 1 }",
+            "do.c = { use = 'read', input = 'words' }",
+        ),
+        "r.toml:7:9: `do` of `found` gives a Context, not a Ranking",
+    );
 }
