@@ -37,6 +37,7 @@ mod each;
 mod examples;
 mod expand;
 mod focus;
+mod follow;
 mod fusion;
 mod generate;
 mod marginal_relevance;
@@ -61,18 +62,14 @@ pub use each::{Each, Split, each, split};
 pub use examples::{Examples, examples};
 pub use expand::{Expand, expand};
 pub use focus::{Focus, focus};
+pub use follow::{Follow, follow};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
 pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
-    FallbackSpec, FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input, KindReference, LateSpec,
-    LoopSpec, MarginalRelevanceSpec, Measure, ParameterReference, Part, PartKind, Pipeline, Port, QuestionsSpec,
-    ReadSpec, Recipe, RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec,
-    Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec,
-    SplitSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec, Value,
+    Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, QuestionsSpec, ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec, Value, ports,
 };
 pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};

@@ -8,8 +8,8 @@ use crate::{Ranked, Stage};
 
 /// Scores the first `k` hits of each ranking anew and keeps them: `Vec<Ranked>` → `Vec<Ranked>`.
 ///
-/// The reranker comes by reference, `Arc` or `Box`, and may be a `dyn Reranker`. When the [`SharedBudget`] is spent, the hits
-/// stay as they are.
+/// The reranker comes by reference, `Arc` or `Box`, and may be a `dyn Reranker`. When the [`SharedBudget`] is
+/// spent, the hits stay as they are.
 pub fn rerank<R>(reranker: R, k: usize) -> Rerank<R>
 where
     R: Deref<Target: Reranker> + Send + Sync,

@@ -63,6 +63,9 @@ pub struct Global {
     /// No progress on standard error
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Write what was done, and how long it took, into this file: spans of OpenTelemetry, a line of OTLP/JSON each
+    #[arg(long, global = true, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print every setting with its value and source, and stop
     #[arg(long, global = true)]
     pub print_config: bool,
@@ -129,7 +132,17 @@ Examples:
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Check a recipe without loading anything
+    #[command(after_help = "Examples:
+  raglan check my-recipe.toml
+  raglan check hybrid --set bm25.k=50 --format toml
+  raglan check ask --graph svg > ask.svg
+  raglan check --schema > recipe.schema.json")]
     Check(CheckCommand),
+    /// Run a recipe on questions, and print what its last stage gives
+    #[command(after_help = "With --json, one line a question. Examples:
+  raglan run hybrid -f manuals \"How long is the warranty?\"
+  raglan run my-recipe.toml -f manuals --questions questions.txt --json > found.jsonl")]
+    Run(RunCommand),
     /// Look at the machine, the models and the index
     Doctor(FolderArgs),
     /// Print a completion script for a shell
@@ -318,6 +331,9 @@ pub struct SearchCommand {
     /// Recipe: a shipped name (hybrid, bm25, dense) or a TOML file
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
     /// How rankings are fused: min-max, z-score, distribution-based, reciprocal-rank or auto
     #[arg(long, value_name = "METHOD")]
     pub fusion: Option<String>,
@@ -344,6 +360,9 @@ pub struct AskCommand {
     /// Recipe: a shipped name or a TOML file whose last stage generates
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
@@ -482,6 +501,9 @@ pub struct ExplainCommand {
     /// Recipe: a shipped name or a TOML file; without it, that of `raglan search`
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<String>,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// `raglan models`
@@ -673,6 +695,9 @@ pub struct BeirCommand {
     /// Recipe: a shipped name or a TOML file
     #[arg(long, value_name = "RECIPE", default_value = "hybrid")]
     pub recipe: String,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
     /// Which judgements: the name of a file in qrels/
     #[arg(long, value_name = "NAME", default_value = "test")]
     pub split: String,
@@ -771,11 +796,23 @@ pub struct ChunkingCommand {
 #[derive(Args)]
 pub struct CheckCommand {
     /// Recipe: a shipped name or a TOML file
-    #[arg(value_name = "RECIPE")]
-    pub recipe: String,
+    #[arg(value_name = "RECIPE", required_unless_present_any = ["schema", "reference"])]
+    pub recipe: Option<String>,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
     /// How to print
     #[arg(long, default_value = "text")]
     pub format: CheckFormat,
+    /// Draw the recipe instead
+    #[arg(long, value_name = "KIND")]
+    pub graph: Option<GraphFormat>,
+    /// Print the JSON Schema of recipes, by which editors complete and check them
+    #[arg(long, conflicts_with_all = ["recipe", "graph"])]
+    pub schema: bool,
+    /// Print what recipes may say, as Markdown
+    #[arg(long, conflicts_with_all = ["recipe", "graph", "schema"])]
+    pub reference: bool,
 }
 
 /// How `raglan check` prints.
@@ -785,12 +822,74 @@ pub enum CheckFormat {
     Text,
     /// The canonical recipe
     Toml,
+    /// For programs, as with --json
+    Json,
+}
+
+/// How `raglan check` draws.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum GraphFormat {
+    /// A Mermaid flow chart
+    Mermaid,
+    /// An image
+    Svg,
+}
+
+/// `raglan run`
+#[derive(Args)]
+pub struct RunCommand {
+    /// Recipe: a shipped name or a TOML file
+    #[arg(value_name = "RECIPE")]
+    pub recipe: String,
+    /// Questions; without one, and without --questions, each line of standard input is one
+    #[arg(value_name = "QUESTION")]
+    pub question: Vec<String>,
+    /// A file with a question a line; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "question")]
+    pub questions: Option<PathBuf>,
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// A parameter of the recipe, such as bm25.k=50; may be given several times
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Language model of `generate`: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub generator: Option<String>,
+    /// How many tokens an answer may have, and the rest of decoding.
+    #[command(flatten)]
+    pub decoding: DecodingArgs,
+    /// Which documents.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 }
 
 /// Settings as the command line gives them: key and value, where it was given.
 pub type Flags = Vec<(&'static str, Option<String>)>;
 
 impl Command {
+    /// What the command is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Index(_) => "index",
+            Self::Ask(_) => "ask",
+            Self::Search(_) => "search",
+            Self::Chunks(_) => "chunks",
+            Self::Warm(_) => "warm",
+            Self::Status(_) => "status",
+            Self::Verify(_) => "verify",
+            Self::Gc(_) => "gc",
+            Self::Explain(_) => "explain",
+            Self::Models(_) => "models",
+            Self::Eval(_) => "eval",
+            Self::Check(_) => "check",
+            Self::Run(_) => "run",
+            Self::Doctor(_) => "doctor",
+            Self::Completions { .. } => "completions",
+            Self::ReadWorker => "read-worker",
+        }
+    }
+
     /// The settings among the command's options.
     pub fn settings(&self) -> Flags {
         match self {
@@ -821,6 +920,11 @@ impl Command {
                 vec![("k", command.k.clone()), ("recipe", command.recipe.clone()), ("fusion", command.fusion.clone())]
             }
             Self::Explain(command) => vec![("recipe", command.recipe.clone())],
+            Self::Run(command) => {
+                let mut flags = command.decoding.settings();
+                flags.push(("generator", command.generator.clone()));
+                flags
+            }
             Self::Eval(EvalCommand::Kv(command)) => vec![("generator", command.model.clone())],
             Self::Eval(EvalCommand::LongContext(command)) => {
                 vec![("generator", command.model.clone()), ("rope-scaling", command.rope_scaling.clone())]

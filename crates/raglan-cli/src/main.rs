@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod session;
 mod settings;
+mod trace_file;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +18,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use args::{Cli, Command};
 use session::Session;
@@ -34,12 +38,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return told_usage(&usage),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RAGLAN_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let json = cli.global.json;
     end_when_output_fails();
-    match run(cli) {
+    match log(&cli.global).and_then(|()| run(cli)) {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -52,6 +53,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Sends events to standard error, as `RAGLAN_LOG` says, and spans into the file of `--trace`.
+fn log(global: &args::Global) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RAGLAN_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let trace = global.trace.as_deref().map(trace_file::layer).transpose()?;
+    tracing_subscriber::registry().with(lines).with(trace).init();
+    Ok(())
 }
 
 /// Help and version are asked for; anything else is a mistake in the command line, told as JSON too where that is wanted.
@@ -89,6 +100,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Cli::command().print_help()?;
         return Ok(Outcome::Nothing);
     };
+    let _span = tracing::info_span!("raglan", command = command.name()).entered();
     let mut session = Session::new(global, command.settings())?;
     if let Ok(Some(index)) = commands::index_of(&session, &command) {
         session.inherit(&index);
@@ -109,6 +121,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Models(command) => commands::models::run(&session, &command),
         Command::Eval(command) => commands::eval::run(&mut session, &command),
         Command::Check(command) => commands::check::run(&session, &command),
+        Command::Run(command) => commands::run::run(&session, &command),
         Command::Doctor(folder) => commands::doctor::run(&session, &folder),
         Command::Completions { .. } | Command::ReadWorker => unreachable!("both were served above"),
     }

@@ -15,6 +15,14 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
+/// Prints a value as a line of JSON.
+pub fn json_line(value: &impl Serialize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
 /// The text with the ranges in bold.
 pub fn highlighted(text: &str, highlights: &[Range<usize>]) -> String {
     let mut marked = String::new();

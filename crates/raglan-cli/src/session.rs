@@ -209,26 +209,34 @@ impl Session {
     }
 
     /// The recipe of the settings, or the default for an index with or without vectors; and its name.
-    pub fn recipe(&self, index: &Index, with_vectors: &str, words_only: &str) -> Result<(String, Recipe)> {
+    ///
+    /// `set` are parameters of its stages.
+    pub fn recipe(
+        &self,
+        index: &Index,
+        with_vectors: &str,
+        words_only: &str,
+        set: &[String],
+    ) -> Result<(String, Recipe)> {
         let name = match self.settings.text("recipe") {
             "" if index.has_dense() => with_vectors,
             "" => words_only,
             name => name,
         };
-        Ok((name.to_owned(), self.adjusted(raglan::recipe(name)?)?))
+        Ok((name.to_owned(), self.adjusted(raglan::recipe_with(name, set)?)?))
     }
 
     /// Refuses a recipe, or settings of one, that are not sound, before there is an index to choose the recipe by.
-    pub fn check_recipe(&self, default: &str) -> Result<()> {
-        let name = match self.settings.text("recipe") {
-            "" => default,
-            name => name,
-        };
-        self.adjusted(raglan::recipe(name)?).map(drop)
+    pub fn check_recipe(&self, default: &str, set: &[String]) -> Result<()> {
+        match self.settings.text("recipe") {
+            // Which recipe that will be, and so what may be set, is not known yet.
+            "" => self.adjusted(raglan::recipe(default)?).map(drop),
+            name => self.adjusted(raglan::recipe_with(name, set)?).map(drop),
+        }
     }
 
     /// The recipe with the parameters that the settings give.
-    fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
+    pub fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
         let settings = &self.settings;
         if let Some(k) = settings.parse_given("k")? {
             recipe = recipe.with_k(k);

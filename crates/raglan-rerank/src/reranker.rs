@@ -17,8 +17,8 @@ pub struct PassageReranker<J> {
 
 impl<J: Judge> PassageReranker<J> {
     /// A reranker whose judge reads the first `depth` chunks of a ranking in `store`, each below the line of its headings,
-    /// within a budget for each query and what is left of the [current one](raglan_core::SharedBudget::current), of which each
-    /// query has an equal part. The other chunks follow as they came.
+    /// within a budget for each query and an equal part of what is left of the
+    /// [current one](raglan_core::SharedBudget::current). The other chunks follow as they came.
     pub fn new(judge: J, store: Arc<dyn ChunkStore>, depth: usize, budget: Budget) -> Self {
         Self { judge, store, depth, budget, spent: Mutex::default() }
     }

@@ -66,6 +66,30 @@ pub struct SearchOutcome {
     pub seconds: f64,
 }
 
+/// What a recipe gave for a question.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunResult {
+    /// What was asked.
+    pub question: String,
+    /// What the last stage gave.
+    #[serde(flatten)]
+    pub output: RunOutput,
+}
+
+/// What the last stage of a recipe gave for a question.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutput {
+    /// What is to be asked.
+    Queries(Vec<String>),
+    /// The passages of a ranking or a context, best first.
+    Passages(Vec<SearchResult>),
+    /// The answer.
+    Answer(Box<Answer>),
+    /// Why there is no answer.
+    Error(String),
+}
+
 /// How long a stage took.
 #[derive(Clone, Debug, Serialize)]
 pub struct StageTime {
@@ -81,16 +105,25 @@ pub struct StageTime {
 ///
 /// [`Error::NoRecipe`] when there is neither; [`Error::Recipe`] with file, line and column of a mistake.
 pub fn recipe(name: &str) -> Result<Recipe> {
-    if let Some(recipe) = Recipe::shipped(name) {
-        return Ok(recipe);
-    }
+    recipe_with(name, &[] as &[&str])
+}
+
+/// The same with parameters set from outside; see [`Recipe::check_with`].
+///
+/// # Errors
+///
+/// As [`recipe`].
+pub fn recipe_with(name: &str, settings: &[impl AsRef<str>]) -> Result<Recipe> {
     let path = Path::new(name);
+    if let Some((_, text)) = Recipe::SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+        return Ok(Recipe::check_with(path, text, settings)?);
+    }
     if !path.is_file() {
         let shipped = Recipe::SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect();
         return Err(Error::NoRecipe { name: name.to_owned(), shipped });
     }
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    Ok(Recipe::check(path, &text)?)
+    Ok(Recipe::check_with(path, &text, settings)?)
 }
 
 /// The stages of a recipe before those that generate, if what is left still is one pipeline.
@@ -193,7 +226,19 @@ impl Index {
                 return Err(Error::RecipeEnd { recipe: hash, found, wanted: "a Ranking" });
             }
         };
-        let results = passages.into_iter().enumerate().map(|(i, passage)| SearchResult {
+        let results = self.results(query, passages);
+        Ok(SearchOutcome {
+            query: query.to_owned(),
+            recipe: hash,
+            results,
+            stages,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Passages as results of a search, best first.
+    fn results(&self, query: &str, passages: Vec<Passage>) -> Vec<SearchResult> {
+        let result = |(i, passage): (usize, Passage)| SearchResult {
             rank: i + 1,
             score: passage.score,
             chunk: passage.chunk.id.0,
@@ -206,15 +251,47 @@ impl Index {
             span_of: passage.document.span_of(),
             snippet: snippet(self.analyzer(), query, &passage.chunk.text, SNIPPET),
             text: passage.chunk.text,
-        });
-        let results = results.collect();
-        Ok(SearchOutcome {
-            query: query.to_owned(),
-            recipe: hash,
-            results,
-            stages,
-            seconds: started.elapsed().as_secs_f64(),
-        })
+        };
+        passages.into_iter().enumerate().map(result).collect()
+    }
+
+    /// Runs a recipe on questions, all at once, and gives for each what the last stage gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`pipeline`](Self::pipeline); a question that gets no answer does not keep the others from theirs.
+    pub fn run(
+        &self,
+        recipe: &Recipe,
+        generator: Option<Arc<dyn Generator>>,
+        questions: &[String],
+        filter: &Filter,
+    ) -> Result<Vec<RunResult>> {
+        let pipeline = self.pipeline(recipe.clone(), generator)?;
+        let queries = questions.iter().map(|question| self.query(question, filter)).collect::<Result<_>>()?;
+        let passages = |contexts: Vec<Context>| {
+            let with_question = questions.iter().zip(contexts);
+            let found = with_question.map(|(question, context)| self.results(question, context.passages));
+            found.map(RunOutput::Passages).collect::<Vec<_>>()
+        };
+        let outputs: Vec<RunOutput> = match pipeline.run(queries)? {
+            Value::Queries(queries) => queries.into_iter().map(|query| RunOutput::Queries(vec![query.text])).collect(),
+            Value::QueryLists(lists) => {
+                let texts = |list: Vec<Query>| list.into_iter().map(|query| query.text).collect();
+                lists.into_iter().map(|list| RunOutput::Queries(texts(list))).collect()
+            }
+            Value::Rankings(ranked) => passages(read(self.snapshot()).run(ranked)?),
+            Value::Contexts(contexts) => passages(contexts),
+            Value::Answers(answers) => {
+                let output = |answer: raglan_core::Result<Answer>| match answer {
+                    Ok(answer) => RunOutput::Answer(Box::new(answer)),
+                    Err(error) => RunOutput::Error(error.to_string()),
+                };
+                answers.into_iter().map(output).collect()
+            }
+        };
+        let result = |(question, output): (&String, RunOutput)| RunResult { question: question.clone(), output };
+        Ok(questions.iter().zip(outputs).map(result).collect())
     }
 
     /// Answers a question by a recipe that ends in an answer; `on_text` is called with each piece as it is made.

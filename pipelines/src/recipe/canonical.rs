@@ -25,8 +25,8 @@ impl Recipe {
 
     /// Appends the tables of a stage and of what is inside of it.
     pub(super) fn stage_tables(&self, prefix: &str, stage: &RecipeStage, tables: &mut Vec<String>) {
-        let path = format!("{prefix}.{}", key(&stage.name));
-        tables.push(table(&path, &stage.spec, &self.input_names(stage)));
+        let (path, table) = stage_table(prefix, &stage.name, &stage.spec, &self.input_names(stage));
+        tables.push(table);
         for (body, name) in stage.bodies.iter().zip(stage.spec.bodies()) {
             body.tables(&format!("{path}.{name}"), tables);
         }
@@ -43,13 +43,9 @@ impl Recipe {
     }
 }
 
-/// The table of a stage with this name.
-pub(super) fn stage_table(name: &str, spec: &StageSpec, inputs: &[&str]) -> String {
-    table(&format!("stage.{}", key(name)), spec, inputs)
-}
-
-/// One stage as a table.
-fn table(path: &str, spec: &StageSpec, inputs: &[&str]) -> String {
+/// The path of a stage, whose name comes after `prefix`, and its table without what is inside of it.
+pub(super) fn stage_table(prefix: &str, name: &str, spec: &StageSpec, inputs: &[&str]) -> (String, String) {
+    let path = format!("{prefix}.{}", key(name));
     let mut lines = Lines(format!("[{path}]\n"));
     lines.line("use", string(spec.kind()));
     match inputs {
@@ -57,7 +53,7 @@ fn table(path: &str, spec: &StageSpec, inputs: &[&str]) -> String {
         inputs => lines.line("input", list(inputs, |input| string(input))),
     }
     spec.write(&mut lines);
-    lines.0
+    (path, lines.0)
 }
 
 /// A number that reads back as the same `f32`, with a decimal point; −0 is 0.

@@ -4,12 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::Port;
 
 /// A mistake in a recipe: file, line, column, and what to write instead.
 ///
 /// Its display is several lines: `path:line:column: problem`, then the line with the place marked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecipeError {
     /// The recipe's file, or a name for it.
     pub path: PathBuf,
@@ -26,12 +28,16 @@ pub struct RecipeError {
 }
 
 /// What is wrong with a recipe.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Serialize, thiserror::Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RecipeProblem {
     /// The text is not TOML.
-    #[error("{0}")]
-    Syntax(String),
+    #[error("{message}")]
+    Syntax {
+        /// What the parser says.
+        message: String,
+    },
     /// A word stands where only certain others may.
     #[error("no {what} `{word}`{}", suggestion(nearest.as_deref(), choices))]
     UnknownWord {

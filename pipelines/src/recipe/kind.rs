@@ -114,6 +114,7 @@ macro_rules! kinds {
             }
 
             default_without_needs! { $spec; $($need)* }
+            plain_without_bodies! { $spec: $input => $output; $($body)* }
 
             impl Kind for $spec {
                 fn read(_table: &mut Table<'_>) -> Result<Self, RecipeError> {
@@ -257,6 +258,18 @@ macro_rules! default_without_needs {
     ($spec:ident; $($need:ident)+) => {};
 }
 pub(super) use default_without_needs;
+
+/// A kind without recipes inside of it has the same ports always, so that they can be types.
+macro_rules! plain_without_bodies {
+    ($spec:ident: $input:ident => $output:ident;) => {
+        impl $crate::recipe::builder::PlainSpec for $spec {
+            type In = $crate::recipe::builder::ports::$input;
+            type Out = $crate::recipe::builder::ports::$output;
+        }
+    };
+    ($spec:ident: $input:ident => $output:ident; $($body:literal)+) => {};
+}
+pub(super) use plain_without_bodies;
 
 /// Limits as an entry gives them, or none.
 macro_rules! limits {

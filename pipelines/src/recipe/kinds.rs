@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, text_of};
+use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, plain_without_bodies, text_of};
 use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
 use super::{Measure, Port, RecipeError};
 use crate::{Fusion, PassageOrder};
@@ -141,6 +141,18 @@ kinds! {
         passages: usize = 80, 1..=MOST;
         /// How many of their sentences are kept.
         sentences: usize = 80, 1..=MOST;
+    }
+
+    /// Asks on from what was found, without a model: the question and the words of its first passages; see
+    /// [`follow`](crate::follow).
+    Follow(FollowSpec) = "follow": Context => Query, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// How many passages the new question is made of.
+        passages: usize = 2, 1..=MOST;
+        /// How many words of each.
+        words: usize = 30, 0..=MOST;
     }
 
     /// Makes one ranking out of several whose scores cannot be compared; see [`Fusion`].

@@ -1,6 +1,8 @@
 //! Recipes: pipelines written as TOML, checked before anything is opened.
 
+mod builder;
 mod canonical;
+mod draw;
 mod error;
 mod item;
 mod kind;
@@ -10,6 +12,7 @@ mod parse;
 mod port;
 mod resolve;
 mod run;
+mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -21,15 +24,12 @@ use raglan_core::ContentHash;
 use crate::Fusion;
 use source::Sources;
 
+pub use builder::{AroundSpec, Node, Nodes, PlainSpec, RecipeBuilder, ports};
 pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
-    FallbackSpec, FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, KindReference, LateSpec, LoopSpec,
-    MarginalRelevanceSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec, Reranking, RescoreSpec,
-    Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec,
-    SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -108,7 +108,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 12] = [
+    pub const SHIPPED: [(&'static str, &'static str); 16] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -119,6 +119,10 @@ impl Recipe {
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
         ("best", include_str!("../../recipes/best.toml")),
+        ("fastest", include_str!("../../recipes/fastest.toml")),
+        ("multi-hop", include_str!("../../recipes/multi-hop.toml")),
+        ("code", include_str!("../../recipes/code.toml")),
+        ("long-context", include_str!("../../recipes/long-context.toml")),
         ("ask", include_str!("../../recipes/ask.toml")),
         ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
     ];
@@ -158,33 +162,6 @@ impl Recipe {
     pub fn shipped(name: &str) -> Option<Self> {
         let (_, text) = Self::SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
         Some(Self::check(Path::new(name), text).expect("shipped recipes are correct"))
-    }
-
-    /// A recipe of these stages, in any order: the Rust form of the same graph, with the same checks and the same hash.
-    ///
-    /// Each stage is its name, what it is, and the names of its inputs.
-    ///
-    /// ```
-    /// use raglan_pipeline::{Bm25Spec, ReadSpec, Recipe};
-    ///
-    /// let recipe = Recipe::build([
-    ///     ("found", Bm25Spec { k: 50, ..Bm25Spec::new() }.into(), vec!["query"]),
-    ///     ("context", ReadSpec {}.into(), vec!["found"]),
-    /// ])?;
-    /// let text = "stage.found = { use = 'bm25', k = 50 }\nstage.context = { use = 'read', input = 'found' }";
-    /// assert_eq!(recipe.hash(), Recipe::check("same.toml".as_ref(), text)?.hash());
-    /// # Ok::<(), raglan_pipeline::RecipeError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The first mistake, placed in the text that the stages are in TOML.
-    pub fn build<'a>(
-        stages: impl IntoIterator<Item = (&'a str, StageSpec, Vec<&'a str>)>,
-    ) -> Result<Self, RecipeError> {
-        let tables: Vec<_> =
-            stages.into_iter().map(|(name, spec, inputs)| canonical::stage_table(name, &spec, &inputs)).collect();
-        Self::check(Path::new("recipe"), &tables.join("\n"))
     }
 
     /// The stages; every input of a stage comes before it, and the last is the result.

@@ -11,17 +11,14 @@ use raglan_core::{
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec,
-    FocusSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port,
-    QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec, SparseSpec,
-    StageSpec, SubmodularSpec, TreeSearchSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
 use crate::each;
 use crate::generate::answers;
 use crate::{
-    Ranked, Stage, TreeSearchOptions, examples, expand, focus, fuse, gate, min_score, mmr, read, reorder, rerank,
+    Ranked, Stage, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read, reorder, rerank,
     retrieve, rewrite, select, split, submodular, tree_search,
 };
 
@@ -291,6 +288,10 @@ fn run_stage(
             let lists: Vec<_> = (0..stage.inputs.len()).map(|place| inputs.rankings(place)).collect();
             let fuse = fuse(fusion.clone(), *k).weights(weights.clone()).depth(*depth);
             Value::Rankings(fuse.run(lists)?)
+        }
+        (StageSpec::Follow(FollowSpec { passages, words }), None) => {
+            let asked = (inputs.taken.queries.to_vec(), inputs.contexts().to_vec());
+            Value::Queries(follow(*passages, *words).run(asked)?)
         }
         (StageSpec::Split(_), None) => Value::QueryLists(split().run(inputs.queries())?),
         (StageSpec::Select(SelectSpec { k }), None) => Value::Rankings(select(*k).run(inputs.rankings(0))?),

@@ -84,7 +84,7 @@ impl Sources {
 
     fn syntax(&self, text: usize, error: &toml::de::Error) -> RecipeError {
         let place = Place { text, span: error.span().unwrap_or(0..0) };
-        self.error(&place, RecipeProblem::Syntax(error.message().to_owned()))
+        self.error(&place, RecipeProblem::Syntax { message: error.message().to_owned() })
     }
 
     pub(super) fn error(&self, place: &Place, problem: RecipeProblem) -> RecipeError {

@@ -45,7 +45,11 @@ fn shipped_recipes_are_correct_and_spell_every_parameter() {
         (name, recipe.output())
     });
     for (name, output) in outputs {
-        let expected = if name.starts_with("ask") { Port::Answer } else { Port::Ranking };
+        let expected = match name {
+            "ask" | "ask-bm25" | "long-context" => Port::Answer,
+            "code" => Port::Context,
+            _ => Port::Ranking,
+        };
         assert_eq!(output, expected, "{name}");
     }
 }
@@ -85,19 +89,18 @@ fn the_canonical_form_reads_back() {
         assert_eq!(again, recipe);
         assert_eq!(again.hash(), recipe.hash());
     }
-    let odd = StageSpec::from(GenerateSpec {
+    let odd = GenerateSpec {
         system: "say \"no\"\\\n\tü\u{1}".to_owned(),
         temperature: 0.1,
         seed: i64::MAX as u64,
         ..GenerateSpec::default()
-    });
-    let recipe = Recipe::build([
-        ("ö a", Bm25Spec { k: 3, ..Bm25Spec::new() }.into(), vec!["query"]),
-        ("read", ReadSpec {}.into(), vec!["ö a"]),
-        ("answer", odd.clone(), vec!["read"]),
-    ])
-    .unwrap();
-    assert_eq!(recipe.stages()[2].spec, odd);
+    };
+    let mut recipe = RecipeBuilder::new();
+    let words = recipe.add("ö a", Bm25Spec { k: 3, ..Bm25Spec::new() }, recipe.query());
+    let context = recipe.add("read", ReadSpec {}, words);
+    recipe.add("answer", odd.clone(), context);
+    let recipe = recipe.build().unwrap();
+    assert_eq!(recipe.stages()[2].spec, odd.into());
 }
 
 #[test]
@@ -656,4 +659,121 @@ fn the_queries_of_a_question_are_asked_together_and_fused() {
         ),
         "r.toml:7:9: `do` of `found` gives a Context, not a Ranking",
     );
+}
+
+#[test]
+fn a_graph_built_in_rust_is_the_recipe_that_it_exports() {
+    let mut built = RecipeBuilder::new();
+    let query = built.query();
+    let kept = built.around("kept", CachedSpec::new(), query, |kept, _| {
+        let words = kept.add("words", Bm25Spec::new(), kept.query());
+        let way = BranchSpec::new(Measure::Score, 10.0);
+        kept.branch(
+            "way",
+            way,
+            words,
+            |then, found| then.add("first", SelectSpec { k: 1 }, found),
+            |other, _| other.add("meaning", DenseSpec::new(), other.query()),
+        )
+    });
+    let cheap = built.around("cheap", BudgetSpec { tokens: 1000, ..BudgetSpec::new() }, kept, |cheap, found| {
+        let spec = FallbackSpec { at_least: 2.0, ..FallbackSpec::new() };
+        let strict = |first: &mut RecipeBuilder, found| first.add("strict", GateSpec::new(vec![0.4]), found);
+        cheap.fallback("sure", spec, found, strict, |_, found| found)
+    });
+    built.around("again", RetrySpec::new(), cheap, |again, found| {
+        let rounds = LoopSpec::new(Measure::Margin, 100.0, 2);
+        again.repeat("shorter", rounds, found, |round, found| round.add("less", SelectSpec { k: 2 }, found))
+    });
+    let built = built.build().unwrap_or_else(|error| panic!("{error}"));
+    // The text says that the whole `cached` stage takes the questions; in Rust its inner stages say so themselves.
+    assert_eq!(built.to_string(), check(AROUND).unwrap().to_string());
+    assert_eq!(built.hash(), check(&built.to_string()).unwrap().hash());
+}
+
+#[test]
+fn what_the_compiler_does_not_see_is_found_when_a_graph_is_built() {
+    let mut twice = RecipeBuilder::new();
+    twice.add("a", Bm25Spec::new(), twice.query());
+    twice.add("a", DenseSpec::new(), twice.query());
+    assert!(matches!(*twice.build().unwrap_err().problem, RecipeProblem::Syntax { .. }));
+
+    let mut foreign = RecipeBuilder::new();
+    let other = RecipeBuilder::new();
+    foreign.add("a", Bm25Spec::new(), other.query());
+    assert!(matches!(*foreign.build().unwrap_err().problem, RecipeProblem::UnknownWord { .. }));
+
+    let mut inner = RecipeBuilder::new();
+    inner.around("kept", CachedSpec::new(), inner.query(), |kept, query| {
+        let words = kept.add("words", Bm25Spec::new(), query);
+        kept.add("best", SelectSpec::new(), words);
+        words // But `best` is what comes last.
+    });
+    assert!(matches!(*inner.build().unwrap_err().problem, RecipeProblem::UnknownWord { .. }));
+
+    let mut k = RecipeBuilder::new();
+    k.add("a", Bm25Spec { k: 0, ..Bm25Spec::new() }, k.query());
+    assert!(matches!(*k.build().unwrap_err().problem, RecipeProblem::OutOfRange { .. }));
+}
+
+#[test]
+fn the_schema_knows_every_key_of_the_shipped_recipes_and_no_other() {
+    let schema = Recipe::schema();
+    let texts = Recipe::SHIPPED.iter().map(|(_, text)| *text).chain([AROUND]);
+    for text in texts {
+        for stage in check(text).unwrap().all_stages() {
+            let properties = &schema["$defs"][stage.spec.kind()]["properties"];
+            let mut lines = parameter::Lines::default();
+            stage.spec.write(&mut lines);
+            let keys = lines.0.lines().map(|line| line.split_once(" = ").unwrap().0);
+            for key in keys.chain(["use", "input"]).chain(stage.spec.bodies().iter().copied()) {
+                assert!(properties[key].is_object(), "`{}` has no `{key}`", stage.spec.kind());
+            }
+        }
+    }
+    let bm25 = &schema["$defs"]["bm25"];
+    assert_eq!(bm25["additionalProperties"], false);
+    assert_eq!(
+        bm25["properties"]["b"].to_string(),
+        concat!(
+            r#"{"type":"number","minimum":0.0,"maximum":1.0,"#,
+            r#""description":"How much a chunk's length counts.","default":0.75}"#
+        )
+    );
+    assert_eq!(schema["$defs"]["dense"]["properties"]["mode"]["enum"][4], "one-bit");
+}
+
+#[test]
+fn the_written_reference_is_that_of_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("KINDS.md");
+    let expected = format!(
+        "# Kinds of stages\n\nEvery recipe is made of these. This file is written by a test; \
+         `RAGLAN_WRITE_REFERENCE=1 cargo test -p raglan-pipeline` writes it anew.\n\n{}",
+        Recipe::reference().trim_end()
+    ) + "\n";
+    if std::env::var_os("RAGLAN_WRITE_REFERENCE").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), expected);
+}
+
+#[test]
+fn pictures_show_every_stage_and_edge() {
+    let recipe = check(AROUND).unwrap();
+    let mermaid = recipe.mermaid();
+    assert!(mermaid.contains("subgraph s0do[\"kept: do\"]"), "{mermaid}");
+    assert!(mermaid.contains("  query -->|Query| s0do_0\n"), "{mermaid}");
+    assert!(mermaid.contains("  s0do_1 -->|Ranking| s0do_1then_0\n"), "{mermaid}");
+    assert_eq!(
+        mermaid.matches("-->").count(),
+        recipe.all_stages().iter().map(|stage| stage.inputs.len()).sum::<usize>()
+    );
+    let svg = recipe.svg();
+    let blocks = svg.matches("<rect ").count() - 1; // One is the background.
+    // Each recipe has a block for what it takes: the whole, and the bodies that have stages.
+    let stages = recipe.all_stages();
+    let bodies = stages.iter().flat_map(|stage| &stage.bodies).filter(|body| !body.stages().is_empty());
+    assert_eq!(blocks, stages.len() + 1 + bodies.count());
+    let odd = check("stage.'a\"<b>&' = { use = 'bm25' }").unwrap();
+    assert!(odd.svg().contains("a&quot;&lt;b&gt;&amp;") && !odd.mermaid().contains("a\""));
 }

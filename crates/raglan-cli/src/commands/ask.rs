@@ -20,7 +20,7 @@ use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
-    session.check_recipe("ask")?;
+    session.check_recipe("ask", &command.set)?;
     let index_folder = match (&command.folder.folder, session.settings.path("index")) {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
@@ -49,7 +49,7 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (None, None) => session.index_folder(&command.folder)?,
     };
     let index = session.open(&index_folder)?;
-    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25")?;
+    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25", &command.set)?;
     let filter = filter(&command.filter)?;
     let question = command.question.join(" ");
     let generator = session.models.generator(

@@ -22,7 +22,7 @@ struct Explained<'a> {
 pub fn run(session: &Session, command: &ExplainCommand) -> Result<Outcome> {
     let index = session.open(&session.index_folder(&command.folder)?)?;
     refuse_empty(&index)?;
-    let (name, recipe) = session.recipe(&index, "hybrid", "bm25")?;
+    let (name, recipe) = session.recipe(&index, "hybrid", "bm25", &command.set)?;
     let explanation = index.explain(&recipe, &command.query, &command.target)?;
     session.bars.clear();
     if session.json {

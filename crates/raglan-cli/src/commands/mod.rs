@@ -9,6 +9,7 @@ pub mod explain;
 pub mod gc;
 pub mod index;
 pub mod models;
+pub mod run;
 pub mod search;
 pub mod status;
 pub mod verify;
@@ -31,6 +32,7 @@ pub fn index_of(session: &Session, command: &Command) -> Result<Option<PathBuf>>
         Command::Index(command) => return session.index_of(&command.folder).map(Some),
         Command::Ask(command) => &command.folder,
         Command::Search(command) => &command.folder,
+        Command::Run(command) => &command.folder,
         Command::Chunks(command) => &command.folder,
         Command::Verify(command) => &command.folder,
         Command::Explain(command) => &command.folder,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use console::style;
-use raglan::{Index, SearchOutcome};
+use raglan::{Index, SearchOutcome, SearchResult};
 
 use crate::args::SearchCommand;
 use crate::output::{highlighted, indented, one_line, printable};
@@ -15,7 +15,7 @@ pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
     }
     let index = session.open(&session.index_folder(&command.folder)?)?;
     refuse_empty(&index)?;
-    let (_, recipe) = session.recipe(&index, "hybrid", "bm25")?;
+    let (_, recipe) = session.recipe(&index, "hybrid", "bm25", &command.set)?;
     let query = command.query.join(" ");
     let outcome = index.search(&recipe, &query, &filter(&command.filter)?)?;
     session.bars.clear();
@@ -38,9 +38,10 @@ pub fn refuse_empty(index: &Index) -> Result<()> {
     Ok(())
 }
 
-fn print(outcome: &SearchOutcome) {
+/// Passages for people to read.
+pub fn print_results(results: &[SearchResult]) {
     let width = usize::from(console::Term::stdout().size().1).clamp(40, 110);
-    for result in &outcome.results {
+    for result in results {
         let place = result.locator.to_string();
         let place = if place.is_empty() { String::new() } else { format!(", {}", one_line(&place)) };
         let span = result.span_of.told(result.start..result.end);
@@ -59,10 +60,14 @@ fn print(outcome: &SearchOutcome) {
         let (before, after) = (if snippet.cut_before { "… " } else { "" }, if snippet.cut_after { " …" } else { "" });
         println!("{}\n", indented(&format!("{before}{text}{after}"), width));
     }
+    if results.is_empty() {
+        println!("nothing found");
+    }
+}
+
+fn print(outcome: &SearchOutcome) {
+    print_results(&outcome.results);
     let times: Vec<_> = outcome.stages.iter().map(|s| format!("{} {:.1} ms", s.stage, s.seconds * 1e3)).collect();
     let found = output::count(outcome.results.len(), "passage");
     eprintln!("{found} in {:.1} ms ({})", outcome.seconds * 1e3, times.join(", "));
-    if outcome.results.is_empty() {
-        println!("nothing found");
-    }
 }

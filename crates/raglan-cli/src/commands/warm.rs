@@ -31,7 +31,7 @@ pub fn run(session: &Session, command: &WarmCommand) -> Result<Outcome> {
 pub fn warm(session: &Session, folder: &Path, limit: usize) -> Result<(WarmReport, CacheUsage)> {
     let index = session.open(folder)?;
     // Prompts are written as `ask` writes them; how blocks are used later does not matter here.
-    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25")?;
+    let (_, recipe) = session.recipe(&index, "ask", "ask-bm25", &[])?;
     let kv = raglan::KvSettings { method: ReuseMethod::Naive, ..session.kv_settings(folder)? };
     let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone(), Some(kv))?;
     let generator = generator.loaded()?;
