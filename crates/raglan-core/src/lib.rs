@@ -27,6 +27,7 @@ mod passage_attention;
 mod query;
 mod ranking;
 mod roles;
+mod sentences;
 mod shared_budget;
 mod vector;
 
@@ -44,7 +45,9 @@ pub use passage_attention::PassageAttention;
 pub use query::Query;
 pub use ranking::{Hit, Ranking};
 pub use roles::{
-    ChunkStore, ChunkVectors, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex,
+    ChunkStore, ChunkVectors, Chunker, Encoder, ExampleSource, Generator, PassageSetScorer, QueryRewriter, Reranker,
+    Retriever, TokenCounter, VectorIndex,
 };
+pub use sentences::sentence_spans;
 pub use shared_budget::SharedBudget;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

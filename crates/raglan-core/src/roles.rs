@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument,
+    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument, Passage,
     PassageAttention, Query, Ranking, Result,
 };
 
@@ -66,6 +66,28 @@ pub trait Retriever: Send + Sync {
     /// There is one ranking a query, in the order of `queries`. A ranking is shorter than `k` only when fewer
     /// chunks match.
     fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>>;
+}
+
+/// Writes other texts to search with for a question.
+pub trait QueryRewriter: Send + Sync {
+    /// The texts for each question, in order of the questions; none where nothing came of it.
+    ///
+    /// The question itself is not among them, and no text is there twice.
+    fn rewrite(&self, questions: &[&str]) -> Result<Vec<Vec<String>>>;
+}
+
+/// Has questions with their answers to show beside the one that is asked.
+pub trait ExampleSource: Send + Sync {
+    /// The `n` examples that help most with each question, as the text that a prompt is to hold; empty when there are
+    /// none. What is asked itself is not among them.
+    fn examples(&self, questions: &[&str], n: usize) -> Result<Vec<String>>;
+}
+
+/// Says how well sets of passages answer a question together.
+pub trait PassageSetScorer: Send + Sync {
+    /// A score for each list of passages, which stand in the order in which they would be read: from 0 to 1, higher for
+    /// better. Equal lists have equal scores.
+    fn scores(&self, question: &str, lists: &[Vec<&Passage>]) -> Result<Vec<f32>>;
 }
 
 /// Orders chunks that were found by looking closer.

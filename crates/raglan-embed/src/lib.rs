@@ -50,5 +50,5 @@ pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseActivation, SparseEncoder, SparseEncoderConfig};
 pub use token_bag::TokenBag;
-pub use token_counter::token_counter;
+pub use token_counter::{token_counter, token_counter_of};
 pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenHead};

@@ -88,7 +88,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when they cannot be computed or written, [`Error::NotFinite`].
+    /// [`Error::Model`] when they cannot be computed or written.
     pub fn remember(&self) -> Result<Remembered> {
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let remember = |keeper: &KvKeeper| keeper.remember(&self.model.transformer, &go_on);
@@ -108,7 +108,7 @@ impl ChatGenerator {
         let mut bodies: Vec<(ChunkId, Vec<u32>)> = Vec::with_capacity(passages.len());
         for passage in passages {
             let passages = vec![passage.clone()];
-            let context = Context { question: "?".to_owned(), passages, left_out: Vec::new() };
+            let context = Context::new("?", passages);
             let prompt = match self.prompt(&context) {
                 Err(Error::NoRoom { .. }) => continue,
                 prompt => prompt?,
@@ -145,7 +145,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::NotFinite`], [`Error::Interrupted`].
+    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::Interrupted`].
     pub fn answer(&self, context: &Context, on_text: &mut dyn FnMut(&str)) -> Result<Answer> {
         let answers = self.answers(std::slice::from_ref(context), &mut |_, piece| on_text(piece))?;
         answers.into_iter().next().expect("there is an answer for each context")
@@ -424,7 +424,7 @@ mod tests {
             n_tokens: 0,
         };
         let passages = vec![Passage { chunk, document: Arc::new(document), score: 0.5 }];
-        let context = Context { question: "Why?".to_owned(), passages, left_out: Vec::new() };
+        let context = Context::new("Why?", passages);
         let interrupted = generator.answer(&context, &mut |_| flag.store(true, Ordering::Relaxed));
         assert!(matches!(interrupted, Err(Error::Interrupted)));
         let learned = generator.learned.lock().unwrap();

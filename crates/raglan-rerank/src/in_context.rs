@@ -4,10 +4,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use raglan_model::LanguageModel;
+use raglan_model::{ChatFrame, LanguageModel, Meter};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, encode, encode_text, passage_room};
+use crate::judge::judged;
+use crate::prompt::{encode, passage_room};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
@@ -41,7 +41,7 @@ impl InContext {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] when there are no such layers; [`Error::ChatTemplate`].
+    /// [`Error::Parameter`] when there are no such layers.
     pub fn new(model: Arc<LanguageModel>, layers: Option<Range<usize>>, max_passage_tokens: usize) -> Result<Self> {
         let n_layers = model.transformer.config().n_layers;
         let layers = layers.unwrap_or(0..n_layers);
@@ -50,7 +50,7 @@ impl InContext {
             return Err(Error::Parameter { name: "layers", problem });
         }
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             words: Words {
                 opening: encode(&model, "Here are some paragraphs:")?,
                 passage: encode(&model, "\n\n")?,
@@ -150,12 +150,12 @@ impl Judge for InContext {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let mut meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let tail = self.words.request.len() + question.len().max(self.words.no_question.len());
             let rest = self.frame.len() + self.words.opening.len() + tail;
             let separator = self.words.passage.len();
             let room = passage_room(&self.model, rest + separator, 1, self.max_passage_tokens)?;
-            let passages = task.passages.iter().map(|passage| encode_text(&self.model, passage, room));
+            let passages = task.passages.iter().map(|passage| Ok(self.model.encode_text(passage, room)?));
             let passages = passages.collect::<Result<Vec<_>>>()?;
             let mut scores = vec![None; passages.len()];
             // All at once if they fit; what does not is left to windows of its own, whose scores are of the same scale.
@@ -177,7 +177,7 @@ impl Judge for InContext {
                 scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

@@ -164,6 +164,15 @@ pub enum Error {
     /// Models that judge passages.
     #[error(transparent)]
     Rerank(#[from] raglan_rerank::Error),
+    /// A sparse encoder whose queries need its model.
+    #[error("`{model}` has no inference-free queries; let the recipe's stage have `queries = \"encoded\"`")]
+    NoInferenceFree {
+        /// The encoder's name.
+        model: String,
+    },
+    /// Models that help searching.
+    #[error(transparent)]
+    Augment(#[from] raglan_augment::Error),
     /// A recipe asks for a model that judges, of an index that was opened without any.
     #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
     NoModels {

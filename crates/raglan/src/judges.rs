@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raglan_core::{ChunkStore, Reranker};
 use raglan_model::LanguageModel;
+use raglan_model::registry::ModelFiles;
 use raglan_pipeline::{RerankSpec, Reranking};
 use raglan_rerank::{
     Budget, Compare, Comparison, CrossEncoder, InContext, Judge, ListReading, Listwise, PassageReranker,
@@ -38,7 +39,8 @@ impl Judges {
         Ok(Arc::new(PassageReranker::new(judge, store, spec.depth, budget)))
     }
 
-    fn judge(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
+    /// The judge that a stage asks for, loaded when it is first asked for.
+    pub(crate) fn judge(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
         // The locks are held while a model is loaded: a second question is to wait for it and not to load it too.
         let mut judges = self.judges.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(judge) = judges.get(spec) {
@@ -78,7 +80,12 @@ impl Judges {
         })
     }
 
-    /// A language model by name; the generator's when it is empty.
+    /// The files of a model.
+    pub(crate) fn files(&self, name: &str) -> Result<ModelFiles> {
+        self.models.ensure(name)
+    }
+
+    /// A language model by name, the generator's when that is empty, loaded when it is first asked for.
     pub(crate) fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
         let name = if name.is_empty() { self.models.language_model_name() } else { name };
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod attention_reranker;
+mod augmentations;
 mod chunking;
 mod collection_run;
 mod embedder;
@@ -51,6 +52,7 @@ mod threads;
 mod time;
 mod verify_answer;
 
+pub use augmentations::{QuestionReport, QuestionSettings};
 pub use chunking::{ChunkingRow, eval_chunking};
 pub use collection_run::{CollectionRun, StageResults};
 pub use embedder::{DenseEncoder, Embedder, Encoders, SparseEmbedder};
@@ -84,6 +86,7 @@ pub use threads::set_threads;
 pub use time::parse_time;
 pub use verify_answer::{CheckedAnswer, CheckedQuote, QuoteState, verify_answer};
 
+pub use raglan_augment as augment;
 pub use raglan_core as core;
 pub use raglan_datasets as datasets;
 pub use raglan_dense as dense;

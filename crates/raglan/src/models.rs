@@ -8,16 +8,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_core::{Answer, Context, Generator, PassageAttention, TokenCounter, TokenMatrix};
+use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
+use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
-    TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
+    TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat, token_counter_of,
 };
 use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_graph::{Extractor, RuleExtractor};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
-use raglan_model::{AttentionPolicy, ContextExtension, GgufFile, LanguageModel, Products, Tokenizer};
+use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
@@ -31,6 +32,9 @@ use crate::{Error, Result};
 
 /// The language model when nothing names one.
 const DEFAULT_LANGUAGE_MODEL: &str = "smollm2-135m-instruct";
+
+/// Begins the name of an encoder that is a language model asked for one word; the model's name follows.
+const PROMPT_REPS: &str = "promptreps:";
 
 /// The models of a machine: where they lie, and how their fetching is shown.
 #[derive(Clone)]
@@ -136,6 +140,9 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
+        if let Some(model) = name.strip_prefix(PROMPT_REPS) {
+            return Ok(Arc::new(self.prompt_reps(name, model, |reps| Arc::new(PromptRepsDense(reps)))?));
+        }
         let files = self.ensure(name)?;
         let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let ModelSettings { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, .. } =
@@ -194,6 +201,12 @@ impl Models {
     }
 
     fn sparse_embedder_with(&self, name: &str, options: &SparseOptions) -> Result<Arc<SparseEmbedder>> {
+        if let Some(model) = name.strip_prefix(PROMPT_REPS) {
+            let embedder = self.prompt_reps(name, model, |reps| Arc::new(PromptRepsSparse(reps)))?;
+            let name = name.to_owned();
+            let no_bag = move || Err(Error::NoInferenceFree { model: name.clone() });
+            return Ok(Arc::new(SparseEmbedder::new(embedder, no_bag)));
+        }
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config =
@@ -216,6 +229,51 @@ impl Models {
             }))
         };
         Ok(Arc::new(SparseEmbedder::new(embedder, load_bag)))
+    }
+
+    /// An encoder of what a language model has in mind of texts, by the name that it is asked for and the model's.
+    fn prompt_reps<V: 'static>(
+        &self,
+        name: &str,
+        model: &str,
+        encoder: impl Fn(Arc<PromptReps>) -> Arc<dyn Encoder<Vector = V>> + Send + Sync + 'static,
+    ) -> Result<Embedder<V>> {
+        let files = self.ensure(model)?;
+        let path = language_model(&files)?;
+        let options = PromptRepsOptions::default();
+        let is_weights = |file: &str| file.ends_with(".gguf") || file.ends_with(".safetensors");
+        let dim = self.hidden_dim(model, &path)?;
+        let stamp = ModelStamp {
+            weights_sha256: joined_sha256(&files, is_weights),
+            normalized: true,
+            max_tokens: options.max_tokens,
+            parameters: BTreeMap::new(),
+            ..self.stamp(name, &files, "the word to come", options.max_tokens, dim)
+        };
+        let owned = model.to_owned();
+        let counter = move || {
+            let tokenizer = if path.is_dir() {
+                Tokenizer::from_file(path.join("tokenizer.json"))
+            } else {
+                GgufFile::open(&path).and_then(|file| Tokenizer::from_gguf(&file))
+            };
+            Ok(token_counter_of(tokenizer.map_err(|error| with_remedy(&owned, error))?))
+        };
+        let (models, model) = (self.clone(), model.to_owned());
+        Ok(Embedder::new(stamp, counter, move || {
+            let model = models.language_model(&model)?()?;
+            Ok(encoder(Arc::new(PromptReps::new(Arc::new(model), options)?)))
+        }))
+    }
+
+    /// The dimension of a language model's hidden states, without its weights.
+    fn hidden_dim(&self, name: &str, path: &Path) -> Result<usize> {
+        let config = if path.is_dir() {
+            DecoderConfig::from_folder(path)
+        } else {
+            GgufFile::open(path).and_then(|file| DecoderConfig::from_gguf(&file))
+        };
+        Ok(config.map_err(|error| with_remedy(name, error))?.hidden_dim)
     }
 
     /// An encoder of token vectors by name, or by the folder of its files: a late-interaction model, or a sentence model
@@ -441,6 +499,7 @@ pub(crate) fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
         Error::Embed(raglan_embed::Error::Model(model))
         | Error::Generate(raglan_generate::Error::Model(model))
         | Error::Rerank(raglan_rerank::Error::Model(model))
+        | Error::Augment(raglan_augment::Error::Model(model))
         | Error::Model(model) => Some(model),
         _ => None,
     };

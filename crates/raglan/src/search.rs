@@ -8,8 +8,8 @@ use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, S
 use raglan_dense::SearchMode;
 use raglan_graph::{GraphSearch, PageRank};
 use raglan_pipeline::{
-    Bm25Spec, DenseMode, DenseSpec, GraphSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec, SparseSpec, Stage,
-    StageRun, StageSpec, Value, read,
+    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, GraphSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec,
+    SparseSpec, Stage, StageRun, StageSpec, Value, read,
 };
 use raglan_sparse::Bm25Parameters;
 use serde::Serialize;
@@ -155,6 +155,14 @@ impl Index {
                     DenseMode::Int8 => SearchMode::Int8,
                     DenseMode::OneBit => SearchMode::OneBit,
                 })?),
+                StageSpec::GatedDense(GatedDenseSpec { temperature, .. }) => {
+                    Part::Retriever(self.gated_retriever(&stage.name, temperature)?)
+                }
+                StageSpec::Questions(ref spec) => Part::Retriever(self.question_retriever(&spec.file)?),
+                StageSpec::Rewrite(ref spec) => Part::Rewriter(self.rewriter(&stage.name, spec)?),
+                StageSpec::Examples(ref spec) => Part::Examples(self.example_source(&spec.file)?),
+                StageSpec::Focus(_) => Part::Encoder(self.sentence_encoder()?),
+                StageSpec::TreeSearch(ref spec) => Part::Scorer(self.set_scorer(&stage.name, spec)?),
                 StageSpec::Sparse(SparseSpec { queries, mode, .. }) => {
                     Part::Retriever(self.sparse_vectors(queries, mode)?)
                 }
@@ -180,10 +188,9 @@ impl Index {
                     }))
                 }
                 StageSpec::Rerank(ref spec) => {
-                    let judges = self.judges.as_ref().ok_or_else(|| Error::NoModels { stage: stage.name.clone() })?;
-                    Part::Reranker(judges.reranker(spec, Arc::new(self.snapshot().clone()))?)
+                    Part::Reranker(self.judges(&stage.name)?.reranker(spec, Arc::new(self.snapshot().clone()))?)
                 }
-                StageSpec::MarginalRelevance(_) => Part::Vectors(self.dense()?.clone()),
+                StageSpec::MarginalRelevance(_) | StageSpec::Submodular(_) => Part::Vectors(self.dense()?.clone()),
                 StageSpec::Read(_) | StageSpec::Expand(_) => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
                     recipe: stage.name.clone(),

@@ -29,10 +29,11 @@ pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec,
-    FuseSpec, GateSpec, GenerateSpec, GraphSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec,
-    PartKind, ReadSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries,
-    SparseSpec, SplitSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
+    FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec, KindReference,
+    LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec,
+    Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode,
+    SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;

@@ -362,7 +362,7 @@ impl KvKeeper {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when blocks cannot be computed or written, [`Error::NotFinite`] when a whole computation gives
+    /// [`Error::Model`] when blocks cannot be computed or written, or when a whole computation gives
     /// no numbers.
     pub fn remember(&self, model: &DecoderModel, go_on: &dyn Fn() -> ControlFlow<()>) -> Result<Remembered> {
         let Pending { mut missing, read, n_asked, shadows } = std::mem::take(&mut *self.pending());

@@ -11,7 +11,7 @@ use raglan::dense::DenseConfig;
 use raglan::embed::LongInputs;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
-use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, StageSpec};
+use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, SetScoring, StageSpec, TreeSearchSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, Models, index_collection};
 
 use crate::args::BeirCommand;
@@ -212,7 +212,14 @@ impl Needs {
         let mut needs = Self::default();
         for stage in recipe.all_stages() {
             match stage.spec {
-                StageSpec::Dense(_) => needs.dense = true,
+                StageSpec::Dense(_)
+                | StageSpec::Examples(_)
+                | StageSpec::Focus(_)
+                | StageSpec::GatedDense(_)
+                | StageSpec::MarginalRelevance(_)
+                | StageSpec::Questions(_)
+                | StageSpec::Submodular(_)
+                | StageSpec::TreeSearch(TreeSearchSpec { by: SetScoring::Cosine, .. }) => needs.dense = true,
                 StageSpec::Sparse(_)
                 | StageSpec::Rescore(RescoreSpec { by: Rescorer::Sparse | Rescorer::SparseInferenceFree, .. }) => {
                     needs.sparse = true;
