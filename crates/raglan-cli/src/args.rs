@@ -488,7 +488,7 @@ pub struct VerifyCommand {
     #[arg(long, conflicts_with = "answer")]
     pub recall: bool,
     /// How many vectors `--recall` asks for
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count)]
     pub sample: usize,
 }
 
@@ -710,14 +710,14 @@ pub struct BeirCommand {
     /// Folder for result.json and the run of each stage
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// How many documents a query finds
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    /// How many documents the recipe's last stage gives a query
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count)]
     pub depth: usize,
     /// Further metrics, separated by commas, such as map,p@5
     #[arg(long, value_name = "METRICS", value_delimiter = ',')]
     pub metrics: Vec<String>,
     /// Ask only the first queries
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
     /// Let each query look only among the documents that are judged for it, as collections for rerankers want
     #[arg(long)]
@@ -1005,4 +1005,13 @@ impl DecodingArgs {
             ("seed", self.seed.clone()),
         ]
     }
+}
+
+/// A number of things of which there is at least one.
+fn count(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1_000_000_000;
+    text.parse()
+        .ok()
+        .filter(|count| (1..=MOST).contains(count))
+        .ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }

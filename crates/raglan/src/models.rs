@@ -22,7 +22,7 @@ use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, L
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
-use crate::embedder::{Embedder, Encoders, GRAPH, LATE, NGRAMS, SPARSE, SparseEmbedder};
+use crate::embedder::{Embedder, Encoders, GRAPH, LATE, Lazy, NGRAMS, SPARSE, SparseEmbedder};
 use crate::entity_graph::GraphExtractor;
 use crate::kept_kv::{KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
@@ -170,19 +170,69 @@ impl Models {
         })))
     }
 
-    /// The encoders that made the vectors of an index.
+    /// The encoders that made the vectors of the index in a folder. Each is looked for when it is first needed, and
+    /// refused then when it is not the one that the passport names.
     ///
     /// # Errors
     ///
-    /// As [`embedder`](Self::embedder).
-    pub fn encoders_of(&self, passport: &Passport) -> Result<Encoders> {
-        Ok(Encoders {
-            dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()?,
-            sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder_of(stamp)).transpose()?,
-            late: passport.models.get(LATE).map(|stamp| self.late_embedder(&stamp.name)).transpose()?,
-            ngrams: passport.models.get(NGRAMS).map(|stamp| self.ngram_tokenizer(&stamp.name)).transpose()?,
-            graph: passport.models.get(GRAPH).map(|stamp| self.graph_extractor(&stamp.name)).transpose()?,
-        })
+    /// [`Error::NoExtractor`] when the index has a graph of entities that something unknown found.
+    pub fn encoders_of(&self, passport: &Passport, index: &Path) -> Result<Encoders> {
+        let dense = passport.embedder.as_ref().map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, embedder: &Arc<Embedder>| {
+                passport.embedder = Some(embedder.stamp().clone());
+            };
+            late_bound(stamp, self.checked(passport, index, move |models| models.embedder(&name), stamped))
+        });
+        let late = passport.models.get(LATE).map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, embedder: &Arc<Embedder<TokenMatrix>>| {
+                passport.models.insert(LATE.to_owned(), embedder.stamp().clone());
+            };
+            late_bound(stamp, self.checked(passport, index, move |models| models.late_embedder(&name), stamped))
+        });
+        let sparse = passport.models.get(SPARSE).map(|stamp| {
+            let of_index = stamp.clone();
+            let stamped = |passport: &mut Passport, sparse: &Arc<SparseEmbedder>| {
+                passport.models.insert(SPARSE.to_owned(), sparse.embedder.stamp().clone());
+            };
+            let sparse = self.checked(passport, index, move |models| models.sparse_embedder_of(&of_index), stamped);
+            let (counter, encoder, bag) = (sparse.clone(), sparse.clone(), sparse);
+            let embedder = Embedder::new(
+                stamp.clone(),
+                move || Ok(counter.get()?.embedder.counter()),
+                move || encoder.get()?.embedder.encoder().cloned(),
+            );
+            Arc::new(SparseEmbedder::new(embedder, move || bag.get()?.bag().cloned()))
+        });
+        let ngrams = passport.models.get(NGRAMS).map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, ngrams: &Arc<NgramTokenizer>| {
+                passport.models.insert(NGRAMS.to_owned(), ngrams.stamp().clone());
+            };
+            let ngrams = self.checked(passport, index, move |models| models.ngram_tokenizer(&name), stamped);
+            Arc::new(NgramTokenizer::new(stamp.clone(), move || ngrams.get()?.tokenizer().cloned()))
+        });
+        let graph = passport.models.get(GRAPH).map(|stamp| self.graph_extractor(&stamp.name)).transpose()?;
+        Ok(Encoders { dense, sparse, late, ngrams, graph })
+    }
+
+    /// What `make` makes when it is first asked for, if it is what the index was made with by its stamp.
+    fn checked<T: Send + Sync + 'static>(
+        &self,
+        passport: &Passport,
+        index: &Path,
+        make: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,
+        stamp: impl Fn(&mut Passport, &T) + Send + Sync + 'static,
+    ) -> Arc<Lazy<T>> {
+        let (models, passport, index) = (self.clone(), passport.clone(), index.to_owned());
+        Arc::new(Lazy::new(Box::new(move || {
+            let made = make(&models)?;
+            let mut wanted = passport.clone();
+            stamp(&mut wanted, &made);
+            passport.check(&wanted, &index)?;
+            Ok(made)
+        })))
     }
 
     /// A learned sparse encoder by name, or by the folder of its files.
@@ -474,6 +524,13 @@ fn unused_stamp(name: &str, kind: &str, weights_sha256: String, tokenizer_sha256
         parameters: BTreeMap::new(),
         dtype: String::new(),
     }
+}
+
+/// An encoder under the stamp that an index has of it.
+fn late_bound<V: 'static>(stamp: &ModelStamp, made: Arc<Lazy<Arc<Embedder<V>>>>) -> Arc<Embedder<V>> {
+    let (counter, encoder) = (made.clone(), made);
+    let counter = move || Ok(counter.get()?.counter());
+    Arc::new(Embedder::new(stamp.clone(), counter, move || encoder.get()?.encoder().cloned()))
 }
 
 /// What a model's weights are told from others by.

@@ -210,20 +210,30 @@ impl Recipe {
     ///
     /// Sets the `k` of the stage that decides how many there are, and lets the stages before it find at least as many.
     pub fn with_k(mut self, k: usize) -> Self {
-        self.limit(k.max(1), false);
+        self.limit(k.max(1), true, false);
         self
     }
 
-    /// Sets the `k` of the last stages that have one, and lets the others find at least as many; says whether there were
-    /// such stages. `decided`: stages that come after this recipe have limited the number.
-    fn limit(&mut self, k: usize, mut decided: bool) -> bool {
+    /// The same recipe, giving up to `k` chunks a question of those that its stages find as they are written.
+    pub fn giving(mut self, k: usize) -> Self {
+        self.limit(k.max(1), false, false);
+        self
+    }
+
+    /// Sets the `k` of the last stages that have one, and with `widen` lets the others find at least as many; says whether
+    /// there were such stages. `decided`: stages that come after this recipe have limited the number.
+    fn limit(&mut self, k: usize, widen: bool, mut decided: bool) -> bool {
         for stage in self.stages.iter_mut().rev() {
             for body in &mut stage.bodies {
-                decided |= body.limit(k, decided);
+                decided |= body.limit(k, widen, decided);
             }
             let Some(own) = stage.spec.parameter_mut::<usize>("k") else { continue };
-            *own = if decided { k.max(*own) } else { k };
-            if let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
+            match (decided, widen) {
+                (false, _) => *own = k,
+                (true, true) => *own = k.max(*own),
+                (true, false) => continue,
+            }
+            if widen && let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
                 *depth = k.max(*depth);
             }
             decided = true;

@@ -34,12 +34,8 @@ fn update(documents: &Path, index: &Path, encoders: Encoders) -> IndexReport {
 }
 
 fn open(index: &Path) -> Index {
-    let encoders = |passport: &_| Ok(Encoders { dense: Some(embedder()), ..models().encoders_of(passport)? });
-    Index::open(index, |passport: &raglan::store::Passport| {
-        encoders(&raglan::store::Passport { embedder: None, ..passport.clone() })
-    })
-    .unwrap()
-    .with_models(models())
+    let encoders = |passport: &_| Ok(Encoders { dense: Some(embedder()), ..models().encoders_of(passport, index)? });
+    Index::open(index, encoders).unwrap().with_models(models())
 }
 
 /// The documents of what was found, with their scores, in order of path.

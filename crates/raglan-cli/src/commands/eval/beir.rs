@@ -38,14 +38,22 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     if queries.is_empty() {
         bail!("`{}`: no query of split `{}` is in queries.jsonl", path.display(), command.split);
     }
-    let mut qrels = collection.qrels.clone();
-    if let Some(limit) = command.limit {
-        queries.truncate(limit);
-        qrels = Qrels::default();
-        for query in &queries {
-            for (document, &grade) in collection.qrels.iter().find(|(id, _)| *id == query.id).expect("it is judged").1 {
-                qrels.insert(&query.id, document, grade);
-            }
+    let n_unknown = collection.qrels.iter().count() - queries.len();
+    if n_unknown > 0 {
+        let (noun, verb) = if n_unknown == 1 { ("query", "is") } else { ("queries", "are") };
+        eprintln!("{n_unknown} judged {noun} {verb} not in queries.jsonl, and left out");
+    }
+    queries.truncate(command.limit.unwrap_or(usize::MAX));
+    let mut qrels = Qrels::default();
+    for query in &queries {
+        for (document, &grade) in collection.qrels.iter().find(|(id, _)| *id == query.id).expect("it is judged").1 {
+            qrels.insert(&query.id, document, grade);
+        }
+    }
+    if command.out.is_some() {
+        let ids = queries.iter().map(|query| &query.id).chain(collection.documents.iter().map(|document| &document.id));
+        if let Some(id) = ids.into_iter().find(|id| id.contains(char::is_whitespace)) {
+            bail!("the id `{id}` holds white space, which runs in TREC's format cannot: leave out `--out`");
         }
     }
 
@@ -67,7 +75,11 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     }
 
     let passport = index.snapshot().passport();
-    let models = passport.embedder.iter().chain(passport.models.values());
+    let needs = Needs::of(&recipe);
+    let further = [("sparse", needs.sparse), ("late", needs.late), ("ngrams", needs.ngrams), ("graph", needs.graph)];
+    let further = further.into_iter().filter(|(_, needed)| *needed);
+    let dense = passport.embedder.iter().filter(|_| needs.dense);
+    let models = dense.chain(further.filter_map(|(part, _)| passport.models.get(part)));
     let mut result = ResultFile {
         recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
         collection: stamp(&path, command, &collection, queries.len()),
@@ -87,9 +99,10 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     result.time(queries.iter().zip(&found.seconds).map(|(query, seconds)| (query.id.as_str(), seconds * 1e3)));
     if let Some(folder) = &command.out {
         std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
-        found.run.write_trec(&folder.join("run.trec"), &command.recipe)?;
+        found.run.write_trec(&folder.join("run.trec"), &tag(&command.recipe))?;
         for stage in &found.stages {
-            found_stage_file(folder, &stage.stage).and_then(|path| Ok(stage.run.write_trec(&path, &stage.stage)?))?;
+            let path = found_stage_file(folder, &stage.stage)?;
+            stage.run.write_trec(&path, &tag(&stage.stage))?;
         }
         result.write(&folder.join("result.json"))?;
     }
@@ -166,18 +179,16 @@ fn open(
             key.update(format!("{} {text}\n", setting.key).as_bytes());
         }
     }
-    let folder = match session.settings.path("index") {
-        Some(folder) => folder,
-        None => {
-            let name = collection_name(path);
-            session.models.cache().dir().join("collections").join(format!("{name}-{}", &key.finalize().to_hex()[..16]))
-        }
-    };
-    if command.fresh && folder.join("manifest.json").is_file() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("`{}`", folder.display()))?;
+    let shelf = session.models.cache().dir().join("collections");
+    let folder = session
+        .settings
+        .path("index")
+        .unwrap_or_else(|| shelf.join(format!("{}-{}", collection_name(path), &key.finalize().to_hex()[..16])));
+    if command.fresh && folder.exists() {
+        remove(&folder, &shelf)?;
     }
     let present = match raglan::store::Passport::read(&folder) {
-        Ok(passport) => session.models.encoders_of(&passport)?,
+        Ok(passport) => session.models.encoders_of(&passport, &folder)?,
         Err(_) => Encoders::default(),
     };
     let encoders = needed.or(present);
@@ -195,6 +206,19 @@ fn open(
         bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
     }
     Ok((Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone()), report))
+}
+
+/// Removes an index of a collection, while no other process writes to it: one on our own shelf, or one whose passport says
+/// that it is of a collection.
+fn remove(folder: &Path, shelf: &Path) -> Result<()> {
+    let is_of_collection = raglan::store::Passport::read(folder).is_ok_and(|passport| passport.root.is_none());
+    if !is_of_collection && folder.parent() != Some(shelf) {
+        bail!(
+            "`{}` is not the index of a collection: `--fresh` removes no other; name another folder",
+            folder.display()
+        );
+    }
+    Ok(raglan::store::remove_index(folder)?)
 }
 
 /// The parts of an index that a recipe's stages need.
@@ -250,6 +274,11 @@ fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult
         before = Some(before.map_or(recall_after, |best| best.max(recall_after)));
     }
     results
+}
+
+/// A name as the last column of a run in TREC's format, which has no white space.
+fn tag(name: &str) -> String {
+    name.split_whitespace().collect::<Vec<_>>().join("_")
 }
 
 fn found_stage_file(folder: &Path, stage: &str) -> Result<PathBuf> {
