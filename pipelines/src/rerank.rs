@@ -6,21 +6,22 @@ use raglan_core::{Error, Query, Ranking, Reranker, Result, SharedBudget};
 
 use crate::{Ranked, Stage};
 
-/// Scores the first `k` hits of each ranking anew and keeps them: `Vec<Ranked>` → `Vec<Ranked>`.
+/// Scores the first `depth` hits of each ranking anew and keeps the best `k` of them: `Vec<Ranked>` → `Vec<Ranked>`.
 ///
 /// The reranker comes by reference, `Arc` or `Box`, and may be a `dyn Reranker`. When the [`SharedBudget`] is
 /// spent, the hits stay as they are.
-pub fn rerank<R>(reranker: R, k: usize) -> Rerank<R>
+pub fn rerank<R>(reranker: R, depth: usize, k: usize) -> Rerank<R>
 where
     R: Deref<Target: Reranker> + Send + Sync,
 {
-    Rerank { reranker, k }
+    Rerank { reranker, depth, k }
 }
 
 /// A reranker as a stage; see [`rerank`].
 #[derive(Clone, Debug)]
 pub struct Rerank<R> {
     reranker: R,
+    depth: usize,
     k: usize,
 }
 
@@ -32,17 +33,18 @@ where
 
     fn run(&self, batch: Vec<Ranked>) -> Result<Vec<Ranked>> {
         let queries: Vec<Query> = batch.iter().map(|item| item.query.clone()).collect();
-        let heads: Vec<Ranking> = batch.iter().map(|item| item.ranking.clone().truncated(self.k)).collect();
+        let heads: Vec<Ranking> = batch.iter().map(|item| item.ranking.clone().truncated(self.depth)).collect();
         let rankings =
             if SharedBudget::current().is_spent() { heads } else { self.reranker.rerank(&queries, &heads)? };
         if rankings.len() != batch.len() {
             return Err(Error::Shape { what: "rankings", expected: batch.len(), found: rankings.len() });
         }
-        Ok(batch.into_iter().zip(rankings).map(|(item, ranking)| Ranked { ranking, ..item }).collect())
+        let kept = rankings.into_iter().map(|ranking| ranking.truncated(self.k));
+        Ok(batch.into_iter().zip(kept).map(|(item, ranking)| Ranked { ranking, ..item }).collect())
     }
 
     fn name(&self) -> String {
-        format!("rerank({})", self.k)
+        format!("rerank({}, {})", self.depth, self.k)
     }
 }
 
@@ -74,8 +76,10 @@ mod tests {
             Ranked::new("q".into(), Ranking::best(hits, ids.len()).unwrap())
         };
         let batch = vec![ranked(&[3, 200, 7, 9]), ranked(&[])];
-        let found = rerank(&ById, 3).run(batch).unwrap();
+        let found = rerank(&ById, 3, 9).run(batch.clone()).unwrap();
         assert_eq!(found[0].ranking.ids(), [7, 3].map(ChunkId));
         assert!(found[1].ranking.is_empty());
+        // What is kept is the head of that.
+        assert_eq!(rerank(&ById, 3, 1).run(batch).unwrap()[0].ranking.ids(), [7].map(ChunkId));
     }
 }

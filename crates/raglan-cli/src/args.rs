@@ -373,7 +373,7 @@ pub struct AskCommand {
     #[arg(long, value_name = "MODEL")]
     pub generator: Option<String>,
     /// How keys and values that are kept beside the index are used: full (not at all), prefix, focus=SHARE and others;
-    /// see `raglan help settings`
+    /// `raglan eval kv` compares them
     #[arg(long, value_name = "METHOD")]
     pub kv: Option<String>,
     /// How they are kept: f32, f16, bf16 or int8

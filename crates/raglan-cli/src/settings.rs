@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use raglan::embed::LongInputs;
+use raglan::pipeline::Recipe;
 
 /// A setting: its key in files, `RAGLAN_<KEY>` in the environment, its default and what it means.
 pub struct Setting {
@@ -272,6 +273,12 @@ impl Settings {
             let read = setting.read(text);
             *text = read.map_err(|why| anyhow::anyhow!("{}: {why}", told(setting.key, text, origin)))?;
         }
+        for key in ["embedder", "sparse", "late", "generator", "recipe"] {
+            let (text, origin) = values.get_mut(key).expect("every setting has a default");
+            if let Some(path) = own_file(text, origin) {
+                *text = path;
+            }
+        }
         Ok(Self { values })
     }
 
@@ -343,6 +350,22 @@ impl Settings {
     }
 }
 
+/// The absolute path of what a setting names, if that is a file or a model's folder: as the file of settings sees it, or
+/// else from the current folder.
+fn own_file(text: &str, origin: &Origin) -> Option<String> {
+    if text.is_empty() || Recipe::shipped(text).is_some() {
+        return None;
+    }
+    let base = match origin {
+        Origin::File(settings) => settings.parent().unwrap_or(Path::new("")),
+        _ => Path::new(""),
+    };
+    let path = base.join(text);
+    let is_there = path.is_file() || path.join("config.json").is_file();
+    let path = std::path::absolute(path).ok().filter(|_| is_there)?;
+    Some(path.to_str()?.to_owned())
+}
+
 fn told(key: &str, text: &str, origin: &Origin) -> String {
     match origin {
         Origin::Flag => format!("option `--{key} {text}`"),
@@ -400,7 +423,7 @@ fn common_letters(a: &str, b: &str) -> usize {
 /// Reads a number of bytes with an optional unit: `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
-    let number: f64 = digits.trim().parse().with_context(|| format!("`{digits}` is not a number"))?;
+    let number: f64 = digits.trim().parse().with_context(|| format!("`{text}` is no number of bytes"))?;
     let factor = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
         "k" | "kb" => 1e3,

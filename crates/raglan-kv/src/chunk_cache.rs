@@ -193,6 +193,17 @@ impl ChunkCache {
         found
     }
 
+    /// Removes the block in a file that turned out to be damaged; says whether there was one.
+    pub fn forget_file(&self, file: &Path) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let mut state = self.state();
+        let name = state.entries.keys().copied().find(|name| path_of(folder, name) == file);
+        let Some(name) = name else { return false };
+        self.forget(&mut state, &name);
+        // One that cannot be removed would be found damaged again.
+        !file.exists()
+    }
+
     /// Takes in a block of a chunk, in place of one that depends on the same.
     pub fn insert(&self, chunk: ChunkId, block: KvBlock) {
         let name = Name::new(chunk, block.key());

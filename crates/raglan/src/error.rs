@@ -179,6 +179,16 @@ pub enum Error {
         /// The stage's name.
         stage: String,
     },
+    /// A model of the registry is to do what it was not made for.
+    #[error("`{name}` is a {is}, and a {wanted} is wanted; see `raglan models list`")]
+    Role {
+        /// The model's name.
+        name: String,
+        /// What it is.
+        is: raglan_model::registry::Role,
+        /// What is wanted.
+        wanted: raglan_model::registry::Role,
+    },
     /// A recipe asks for the attention of the model that answers, and the index was opened without one.
     #[error("stage `{stage}` needs the model that answers: use the recipe with `raglan ask`")]
     NoGenerator {

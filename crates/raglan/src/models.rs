@@ -17,7 +17,7 @@ use raglan_embed::{
 use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_graph::{Extractor, RuleExtractor};
-use raglan_model::registry::{ModelCache, ModelFiles, Progress};
+use raglan_model::registry::{ModelCache, ModelFiles, Progress, Role};
 use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
@@ -140,6 +140,7 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
+        self.check_role(name, Role::DenseEncoder)?;
         if let Some(model) = name.strip_prefix(PROMPT_REPS) {
             return Ok(Arc::new(self.prompt_reps(name, model, |reps| Arc::new(PromptRepsDense(reps)))?));
         }
@@ -235,6 +236,14 @@ impl Models {
         })))
     }
 
+    /// Refuses a model of the registry that is of another role; what is not in it may be anything.
+    fn check_role(&self, name: &str, wanted: Role) -> Result<()> {
+        match self.cache.registry().entry(name) {
+            Ok(entry) if entry.role != wanted => Err(Error::Role { name: name.to_owned(), is: entry.role, wanted }),
+            _ => Ok(()),
+        }
+    }
+
     /// A learned sparse encoder by name, or by the folder of its files.
     ///
     /// # Errors
@@ -257,6 +266,7 @@ impl Models {
             let no_bag = move || Err(Error::NoInferenceFree { model: name.clone() });
             return Ok(Arc::new(SparseEmbedder::new(embedder, no_bag)));
         }
+        self.check_role(name, Role::SparseEncoder)?;
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config =
@@ -333,6 +343,7 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn late_embedder(&self, name: &str) -> Result<Arc<Embedder<TokenMatrix>>> {
+        self.check_role(name, Role::DenseEncoder)?;
         let files = self.ensure(name)?;
         let config = TokenEncoderConfig::for_files(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config =

@@ -363,7 +363,9 @@ kinds! {
         by: Rescorer;
     }
     takes {
-        /// How many hits to score and to keep.
+        /// How many hits to score.
+        depth: usize = 100, 1..=MOST;
+        /// How many of them to keep.
         k: usize = 100, 1..=MOST;
     }
 

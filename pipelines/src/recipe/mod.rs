@@ -233,7 +233,10 @@ impl Recipe {
                 (true, true) => *own = k.max(*own),
                 (true, false) => continue,
             }
-            if widen && let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
+            if widen
+                && let StageSpec::Fuse(FuseSpec { depth, .. }) | StageSpec::Rescore(RescoreSpec { depth, .. }) =
+                    &mut stage.spec
+            {
                 *depth = k.max(*depth);
             }
             decided = true;

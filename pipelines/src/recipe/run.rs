@@ -282,10 +282,13 @@ fn run_stage(
             | StageSpec::Questions(QuestionsSpec { k, .. }),
             Some(Part::Retriever(retriever)),
         ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),
-        (
-            StageSpec::Rescore(RescoreSpec { k, .. }) | StageSpec::Rerank(RerankSpec { k, .. }),
-            Some(Part::Reranker(reranker)),
-        ) => Value::Rankings(rerank(&**reranker, *k).run(inputs.rankings(0))?),
+        (StageSpec::Rescore(RescoreSpec { depth, k, .. }), Some(Part::Reranker(reranker))) => {
+            Value::Rankings(rerank(&**reranker, *depth, *k).run(inputs.rankings(0))?)
+        }
+        // How deep it looks, the part knows.
+        (StageSpec::Rerank(RerankSpec { k, .. }), Some(Part::Reranker(reranker))) => {
+            Value::Rankings(rerank(&**reranker, usize::MAX, *k).run(inputs.rankings(0))?)
+        }
         (StageSpec::MarginalRelevance(MarginalRelevanceSpec { lambda, k }), Some(Part::Vectors(vectors))) => {
             Value::Rankings(mmr(&**vectors, *lambda, *k).run(inputs.rankings(0))?)
         }

@@ -9,7 +9,7 @@ use console::style;
 use raglan::core::{Answer, Attribution, Generator, KvFallback, KvFallbackReason};
 use raglan::generate::ChatGenerator;
 use raglan::pipeline::Recipe;
-use raglan::{Filter, Index, Start};
+use raglan::{Filter, Index, IndexReport, Start};
 use rustyline::error::ReadlineError;
 
 use crate::args::AskCommand;
@@ -25,16 +25,14 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
             if !command.no_update {
-                let report = update(session, documents, &index, Start::Continue).map_err(|error| {
-                    // An index that was made in another way does not answer as it is either.
-                    let is_another = matches!(
-                        error.downcast_ref(),
-                        Some(raglan::Error::Store(raglan::store::Error::PassportMismatch { .. }))
-                    );
-                    let remedy =
-                        "the index was not brought up to date; `raglan ask --no-update` answers from it as it is";
-                    if is_another { error } else { error.context(remedy) }
-                })?;
+                let report = match update(session, documents, &index, Start::Continue) {
+                    // Whoever writes to it brings it up to date.
+                    Err(error) if is_locked(&error) && raglan::store::Passport::read(&index).is_ok() => {
+                        eprintln!("answered from the index as it is: {error:#}");
+                        IndexReport::default()
+                    }
+                    report => report?,
+                };
                 if report.interrupted {
                     bail!("interrupted while indexing; what was done is kept, and the next run goes on from here");
                 }
@@ -52,6 +50,9 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     let (_, recipe) = session.recipe(&index, "ask", "ask-bm25", &command.set)?;
     let filter = filter(&command.filter)?;
     let question = command.question.join(" ");
+    if question.trim().is_empty() && !command.question.is_empty() {
+        bail!("the question is empty; without one, `raglan ask` reads questions from standard input");
+    }
     let generator = session.models.generator(
         session.settings.text("generator"),
         &recipe,
@@ -67,6 +68,10 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     }
     let answer = ask(session, &index, &recipe, &generator, &question, &filter)?;
     Ok(if answer.sources.is_empty() { Outcome::Nothing } else { Outcome::Success })
+}
+
+fn is_locked(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(raglan::Error::Store(raglan::store::Error::Locked { .. })))
 }
 
 fn show_prompt(

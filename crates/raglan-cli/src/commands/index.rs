@@ -16,6 +16,12 @@ use crate::{Outcome, output};
 pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
     let index = session.index_of(&command.folder)?;
     let start = if command.rebuild { Start::Rebuild } else { Start::Continue };
+    if command.rebuild && index.join("manifest.json").is_file() && raglan::store::Passport::read(&index).is_err() {
+        eprintln!(
+            "the old index cannot be read, nor the settings that it was made with: those that are not given now are the \
+             usual ones"
+        );
+    }
     let report = update(session, &command.folder, &index, start)?;
     let wanted = command.kv.filter(|_| !report.interrupted);
     if !session.json {

@@ -168,7 +168,9 @@ impl KvKeeper {
         }
         let hash = model_hash(model, &self.weights);
         let mut is_tested = false;
-        if let Some(switch) = &self.switch {
+        // A single passage stands where its block was computed.
+        let is_exact = chunks.len() == 1 && !self.is_craft() && !self.is_parallel();
+        if let Some(switch) = self.switch.as_ref().filter(|_| !is_exact) {
             let n_asked = self.pending().n_asked;
             match switch.verdict(&self.drift_key(hash), n_asked)? {
                 Verdict::Use { is_tested: tested } => is_tested = tested,
@@ -189,9 +191,15 @@ impl KvKeeper {
         if n_exact >= tail {
             return self.read_exactly(model, ids, exact, go_on);
         }
-        let (prefix, variants) = self.blocks(model, hash, &prompt.pieces, chunks, exact)?;
-        let is_craft = self.is_craft();
-        let read = prefill_while(model, &prefix, &prompt.pieces, &variants, self.method, is_craft, go_on)?;
+        let (read, prefix, variants) = loop {
+            let (prefix, variants) = self.blocks(model, hash, &prompt.pieces, chunks, exact.clone())?;
+            match prefill_while(model, &prefix, &prompt.pieces, &variants, self.method, self.is_craft(), go_on) {
+                // It is one of finitely many files, and not among the blocks again.
+                Err(Error::Model(raglan_model::Error::Kv(raglan_kv::Error::Damaged { path, .. })))
+                    if self.chunks.forget_file(&path) => {}
+                read => break (read?, prefix, variants),
+            }
+        };
         self.note(model, hash, &read, &variants, (chunks, &prompt.pieces))?;
         if self.switch.is_some() {
             let mut pending = self.pending();
@@ -226,14 +234,17 @@ impl KvKeeper {
         matches!(self.method, ReuseMethod::CacheCraft { .. })
     }
 
+    fn is_parallel(&self) -> bool {
+        matches!(self.method, ReuseMethod::Parallel { .. })
+    }
+
     fn drift_key(&self, model: TokensHash) -> DriftKey {
         DriftKey { method: self.method.to_string(), precision: self.precision, model }
     }
 
     /// Whether a prompt shows what the method does: a first passage stands where its block was computed.
     fn is_telling(&self, read: &Prefilled) -> bool {
-        let is_parallel = matches!(self.method, ReuseMethod::Parallel { .. });
-        read.used.iter().enumerate().any(|(i, used)| used.is_some() && (i > 0 || is_parallel))
+        read.used.iter().enumerate().any(|(i, used)| used.is_some() && (i > 0 || self.is_parallel()))
     }
 
     /// What has read a prompt's first piece, and the blocks of its passages, those first that come first.

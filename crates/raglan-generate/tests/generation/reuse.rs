@@ -402,3 +402,32 @@ fn several_questions_at_once_get_the_answers_of_each_alone() {
         assert_eq!((alone.text, alone.kv), (together.text, together.kv));
     }
 }
+
+#[test]
+fn a_block_that_was_damaged_is_computed_again() {
+    let model = load(4, Products::Stored);
+    let folder = tempfile::tempdir().unwrap();
+    let asked = context("When does it close?", &[2, 0, 1]);
+    let first = keeping(&model, "naive", folder.path());
+    first.answer(&asked, &mut |_| {}).unwrap();
+    first.remember().unwrap();
+    let blocks: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "kv"))
+        .collect();
+    assert_eq!(blocks.len(), 3);
+    // The last layer of each, which is read when answers are: headers are sound.
+    for path in &blocks[..2] {
+        let mut bytes = std::fs::read(path).unwrap();
+        let last = bytes.len() - 9;
+        bytes[last] ^= 0x40;
+        std::fs::write(path, bytes).unwrap();
+    }
+    let second = keeping(&model, "naive", folder.path());
+    let kv = second.answer(&asked, &mut |_| {}).unwrap().kv.unwrap();
+    assert_eq!((kv.hits, kv.misses), (1, 2));
+    second.remember().unwrap();
+    let kv = keeping(&model, "naive", folder.path()).answer(&asked, &mut |_| {}).unwrap().kv.unwrap();
+    assert_eq!((kv.hits, kv.misses), (3, 0));
+}

@@ -50,7 +50,8 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
             qrels.insert(&query.id, document, grade);
         }
     }
-    if command.out.is_some() {
+    if let Some(folder) = &command.out {
+        std::fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
         let ids = queries.iter().map(|query| &query.id).chain(collection.documents.iter().map(|document| &document.id));
         if let Some(id) = ids.into_iter().find(|id| id.contains(char::is_whitespace)) {
             bail!("the id `{id}` holds white space, which runs in TREC's format cannot: leave out `--out`");
@@ -98,7 +99,6 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     result.score(&found.run, &qrels, &metrics);
     result.time(queries.iter().zip(&found.seconds).map(|(query, seconds)| (query.id.as_str(), seconds * 1e3)));
     if let Some(folder) = &command.out {
-        std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
         found.run.write_trec(&folder.join("run.trec"), &tag(&command.recipe))?;
         for stage in &found.stages {
             let path = found_stage_file(folder, &stage.stage)?;

@@ -34,6 +34,9 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
     if questions.is_empty() || command.limit == 0 {
         bail!("there is no question to ask in {set}");
     }
+    if let Some(folder) = &command.out {
+        fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
+    }
     let name = session.settings.text("generator");
     let model = session.models.language_model(name)?()?;
     if command.workload {
@@ -73,18 +76,17 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
         "evaluation": evaluation,
     });
     let lead = lead(&evaluation, &set, name);
+    if session.json {
+        output::json(&result)?;
+    } else {
+        print(&evaluation, &lead);
+    }
     if let Some(folder) = &command.out {
-        fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
         let page = report(&evaluation, &lead).html();
         for (file, text) in [("kv.json", serde_json::to_string_pretty(&result)?), ("kv.html", page)] {
             let path = folder.join(file);
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
-    }
-    if session.json {
-        output::json(&result)?;
-    } else {
-        print(&evaluation, &lead);
     }
     Ok(Outcome::Success)
 }

@@ -25,6 +25,9 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
     if command.limit == 0 || command.tokens == Some(0) {
         bail!("`--limit` and `--tokens` must be at least 1");
     }
+    if let Some(folder) = &command.out {
+        fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
+    }
     let from_file = command.path.as_deref().map(long_context::read).transpose()?;
     let name = session.settings.text("generator");
     let model = session.models.language_model(name)?()?;
@@ -72,18 +75,17 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
         rows.iter().map(|row| row.n).min().unwrap_or(0),
         rows.iter().map(|row| row.n).max().unwrap_or(0),
     );
+    if session.json {
+        output::json(&result)?;
+    } else {
+        print(&rows, &lead);
+    }
     if let Some(folder) = &command.out {
-        fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
         let page = report(&rows, &lead).html();
         for (file, text) in [("longcontext.json", serde_json::to_string_pretty(&result)?), ("longcontext.html", page)] {
             let path = folder.join(file);
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
-    }
-    if session.json {
-        output::json(&result)?;
-    } else {
-        print(&rows, &lead);
     }
     Ok(Outcome::Success)
 }
