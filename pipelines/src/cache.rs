@@ -64,7 +64,7 @@ impl Content for Ranked {
 
 impl Content for Context {
     fn hash_into(&self, hasher: &mut ContentHasher) {
-        hasher.part(self.question.as_bytes()).number(self.passages.len() as u64);
+        hasher.part(self.question.as_bytes()).part(self.examples.as_bytes()).number(self.passages.len() as u64);
         for passage in &self.passages {
             let chunk = &passage.chunk;
             hasher.number(chunk.id.0.into()).number(chunk.doc.0.into()).number(passage.score.to_bits().into());

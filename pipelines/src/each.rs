@@ -7,12 +7,13 @@ use crate::{Fusion, Ranked, Stage};
 /// Asks each of a question's queries, and fuses what they find: `Vec<Vec<Query>>` → `Vec<Ranked>`.
 ///
 /// All queries of the batch go through `stage` together. The first query of a question is the one that its ranking is
-/// for; a question without queries finds nothing. Looks at whole lists with the method's own weights.
+/// for; a question without queries finds nothing. Looks at whole lists with the method's own weights, of which
+/// [`first_weight`](Each::first_weight) changes that of the first query.
 pub fn each<S>(stage: S, fusion: Fusion, k: usize) -> Each<S>
 where
     S: Stage<Vec<Query>, Out = Vec<Ranked>>,
 {
-    Each { stage, fusion, k }
+    Each { stage, fusion, first_weight: 1.0, k }
 }
 
 /// A stage for each of several queries; see [`each`].
@@ -20,7 +21,15 @@ where
 pub struct Each<S> {
     stage: S,
     fusion: Fusion,
+    first_weight: f32,
     k: usize,
+}
+
+impl<S> Each<S> {
+    /// How much the first query counts beside each other one; 0, only where there is no other. 1 unless said.
+    pub fn first_weight(self, first_weight: f32) -> Self {
+        Self { first_weight, ..self }
+    }
 }
 
 impl<S> Stage<Vec<Vec<Query>>> for Each<S>
@@ -32,7 +41,8 @@ where
     fn run(&self, questions: Vec<Vec<Query>>) -> Result<Vec<Ranked>> {
         let firsts: Vec<Query> =
             questions.iter().map(|queries| queries.first().cloned().unwrap_or_else(|| Query::new(""))).collect();
-        fused(firsts, questions, &self.fusion, usize::MAX, self.k, |queries| self.stage.run(queries))
+        let search = |queries| self.stage.run(queries);
+        fused(firsts, questions, &self.fusion, self.first_weight, usize::MAX, self.k, search)
     }
 
     fn name(&self) -> String {
@@ -43,12 +53,18 @@ where
 /// For each of `originals` one ranking of what all its queries find, of which the first `depth` hits count.
 pub(crate) fn fused(
     originals: Vec<Query>,
-    questions: Vec<Vec<Query>>,
+    mut questions: Vec<Vec<Query>>,
     fusion: &Fusion,
+    first_weight: f32,
     depth: usize,
     k: usize,
     search: impl FnOnce(Vec<Query>) -> Result<Vec<Ranked>>,
 ) -> Result<Vec<Ranked>> {
+    if first_weight == 0.0 {
+        for queries in questions.iter_mut().filter(|queries| queries.len() > 1) {
+            queries.remove(0);
+        }
+    }
     let lengths: Vec<usize> = questions.iter().map(Vec::len).collect();
     let expected = lengths.iter().sum();
     let mut found = if expected == 0 {
@@ -63,7 +79,12 @@ pub(crate) fn fused(
     let fuse = |(query, length): (Query, usize)| {
         let lists: Vec<Ranked> = found.by_ref().take(length).collect();
         let rankings: Vec<&Ranking> = lists.iter().map(|ranked| &ranked.ranking).collect();
-        let ranking = if rankings.is_empty() { Ranking::default() } else { fusion.fuse(&rankings, &[], depth, k)? };
+        let mut weights = fusion.default_weights(length);
+        if let Some(first) = weights.first_mut().filter(|_| length > 1 && first_weight > 0.0) {
+            *first *= first_weight;
+        }
+        let ranking =
+            if rankings.is_empty() { Ranking::default() } else { fusion.fuse(&rankings, &weights, depth, k)? };
         Ok(Ranked::new(query, ranking))
     };
     originals.into_iter().zip(lengths).map(fuse).collect()
@@ -138,6 +159,20 @@ mod tests {
         let ids = |i: usize| found[i].ranking.ids().iter().map(|id| id.0).collect::<Vec<_>>();
         assert_eq!((ids(0), ids(1), ids(2)), (vec![1, 4], vec![], vec![6, 1]));
         assert_eq!(found[0].query, "four".into());
+    }
+
+    #[test]
+    fn the_first_query_counts_as_much_as_is_said() {
+        let ids = |weight: f32, queries: &[&str]| {
+            let graph = each(by_length(), Fusion::RECIPROCAL_RANK, 3).first_weight(weight);
+            let queries = queries.iter().map(|&query| query.into()).collect();
+            graph.run(vec![queries]).unwrap()[0].ranking.ids().iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        // 4: w/61; 5: 1/61; 1: (w + 1)/62.
+        assert_eq!(ids(1.0, &["four", "fives"]), [1, 4, 5]);
+        assert_eq!(ids(0.01, &["four", "fives"]), [5, 1, 4]);
+        assert_eq!(ids(0.0, &["four", "fives"]), [5, 1]);
+        assert_eq!(ids(0.0, &["four"]), [4, 1]);
     }
 
     #[test]

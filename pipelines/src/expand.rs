@@ -185,7 +185,7 @@ mod tests {
             score: 1.0 - i as f32 / 10.0,
         };
         let passages = found.iter().enumerate().map(passage).collect();
-        let context = Context { question: "q".into(), passages, left_out: vec![] };
+        let context = Context::new("q", passages);
         let expanded = expand(&TwoSections, neighbours, merge).run(vec![context]).unwrap();
         let ids: Vec<u32> = expanded[0].passages.iter().map(|passage| passage.chunk.id.0).collect();
         assert_eq!(ids, expected);

@@ -34,24 +34,34 @@ mod batch;
 mod cache;
 mod combine;
 mod each;
+mod examples;
 mod expand;
+mod focus;
 mod follow;
 mod fusion;
 mod generate;
 mod marginal_relevance;
+#[cfg(test)]
+mod passages_for_tests;
 mod ranked;
 mod read;
 mod recipe;
+mod reorder;
 mod rerank;
 mod retrieve;
+mod rewrite;
 mod select;
 mod stage;
+mod submodular;
+mod tree_search;
 
 pub use batch::Retry;
 pub use cache::{Content, ContentHasher};
 pub use combine::{Branch, Cached, Fallback, Repeat, Retried, Traced, Within, branch, repeat};
 pub use each::{Each, Split, each, split};
+pub use examples::{Examples, examples};
 pub use expand::{Expand, expand};
+pub use focus::{Focus, focus};
 pub use follow::{Follow, follow};
 pub use fusion::{Fuse, Fused, Fusion, RankedLists, fuse};
 pub use generate::{Generate, generate, generate_streaming};
@@ -59,14 +69,19 @@ pub use marginal_relevance::{MarginalRelevance, mmr};
 pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
-    Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec,
-    FallbackSpec, FollowSpec, FuseSpec, GateSpec, GenerateSpec, Input, KindReference, LateSpec, LoopSpec,
-    MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port,
-    ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage, RerankSpec, Reranking, RescoreSpec,
-    Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, Value,
-    ports,
+    Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec,
+    ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec,
+    Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, NgramsSpec, Node, Nodes,
+    ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, QuestionsSpec, ReadSpec, Recipe, RecipeBuilder,
+    RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec,
+    RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun,
+    StageSpec, SubmodularSpec, TreeSearchSpec, Value, ports,
 };
+pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};
 pub use retrieve::{Retrieve, VectorRetriever, retrieve};
+pub use rewrite::{Rewrite, rewrite};
 pub use select::{Gate, MinScore, Select, gate, min_score, select};
 pub use stage::{Both, BoxStage, Function, Map, Stage, Then, stage};
+pub use submodular::{Submodular, submodular};
+pub use tree_search::{EncodedSets, TreeSearch, TreeSearchOptions, tree_search};

@@ -51,10 +51,9 @@ where
             let document = documents[&chunk.doc].clone();
             Passage { chunk, document, score: hit.score }
         };
-        let contexts = batch.into_iter().map(|item| Context {
-            passages: item.ranking.hits().iter().map(passage).collect(),
-            question: item.query.text,
-            left_out: item.left_out,
+        let contexts = batch.into_iter().map(|item| {
+            let passages = item.ranking.hits().iter().map(passage).collect();
+            Context { left_out: item.left_out, ..Context::new(item.query.text, passages) }
         });
         Ok(contexts.collect())
     }

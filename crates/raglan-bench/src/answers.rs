@@ -111,9 +111,6 @@ fn context(row: &Row, options: &Answers) -> Context {
         }),
         score: 1.0,
     };
-    Context {
-        question: format!("{} {}", options.ask, row.question),
-        passages: row.ctxs.iter().take(options.passages).enumerate().map(passage).collect(),
-        left_out: Vec::new(),
-    }
+    let passages = row.ctxs.iter().take(options.passages).enumerate().map(passage).collect();
+    Context::new(format!("{} {}", options.ask, row.question), passages)
 }

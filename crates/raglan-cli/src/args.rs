@@ -199,6 +199,12 @@ pub struct IndexingArgs {
     /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
     #[arg(long, value_name = "MODEL")]
     pub late: Option<String>,
+    /// Count n-grams by this language model's tokenizer, or `none`; likewise
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "smollm2-135m-instruct")]
+    pub ngrams: Option<String>,
+    /// Join chunks by the entities that they name: `rules`, or `none`; likewise
+    #[arg(long, value_name = "WAY", num_args = 0..=1, require_equals = true, default_missing_value = "rules")]
+    pub graph: Option<String>,
     /// How the dense encoder pools: mean, cls, last_token or max; otherwise as the model's files say
     #[arg(long, value_name = "KIND")]
     pub pooling: Option<String>,
@@ -482,7 +488,7 @@ pub struct VerifyCommand {
     #[arg(long, conflicts_with = "answer")]
     pub recall: bool,
     /// How many vectors `--recall` asks for
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count)]
     pub sample: usize,
 }
 
@@ -704,14 +710,14 @@ pub struct BeirCommand {
     /// Folder for result.json and the run of each stage
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// How many documents a query finds
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    /// How many documents the recipe's last stage gives a query
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count)]
     pub depth: usize,
     /// Further metrics, separated by commas, such as map,p@5
     #[arg(long, value_name = "METRICS", value_delimiter = ',')]
     pub metrics: Vec<String>,
     /// Ask only the first queries
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
     /// Let each query look only among the documents that are judged for it, as collections for rerankers want
     #[arg(long)]
@@ -963,6 +969,8 @@ impl IndexingArgs {
             ("sparse-min-weight", self.sparse_min_weight.clone()),
             ("sparse-activation", self.sparse_activation.clone()),
             ("late", self.late.clone()),
+            ("ngrams", self.ngrams.clone()),
+            ("graph", self.graph.clone()),
             ("pooling", self.pooling.clone()),
             ("truncate-dim", self.truncate_dim.clone()),
             ("long-inputs", self.long_inputs.clone()),
@@ -997,4 +1005,13 @@ impl DecodingArgs {
             ("seed", self.seed.clone()),
         ]
     }
+}
+
+/// A number of things of which there is at least one.
+fn count(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1_000_000_000;
+    text.parse()
+        .ok()
+        .filter(|count| (1..=MOST).contains(count))
+        .ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }

@@ -109,7 +109,7 @@ impl Session {
 
     /// Opens an index for questions.
     pub fn open(&self, index: &Path) -> Result<Index> {
-        Ok(Index::open(index, |passport| self.models.encoders_of(passport))?.with_models(self.models.clone()))
+        Ok(Index::open(index, |passport| self.models.encoders_of(passport, index))?.with_models(self.models.clone()))
     }
 
     /// The encoder of the settings, if there is to be one.
@@ -127,6 +127,8 @@ impl Session {
             dense: self.embedder()?,
             sparse: name("sparse").map(|name| self.models.sparse_embedder(name)).transpose()?,
             late: name("late").map(|name| self.models.late_embedder(name)).transpose()?,
+            ngrams: name("ngrams").map(|name| self.models.ngram_tokenizer(name)).transpose()?,
+            graph: name("graph").map(|name| self.models.graph_extractor(name)).transpose()?,
         })
     }
 
@@ -293,6 +295,7 @@ pub fn filter(args: &FilterArgs) -> Result<Filter> {
 /// How models work.
 fn model_settings(settings: &Settings) -> Result<ModelSettings> {
     Ok(ModelSettings {
+        language_model: Some(settings.text("generator").to_owned()),
         products: products(settings)?,
         long_inputs: settings.parse("long-inputs")?,
         pooling: settings.parse_given("pooling")?,

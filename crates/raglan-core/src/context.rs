@@ -26,6 +26,15 @@ pub struct Context {
     pub passages: Vec<Passage>,
     /// What was ranked and is nevertheless not among the passages.
     pub left_out: Vec<LeftOut>,
+    /// Questions like this one with their answers, to be shown beside the passages; empty for none.
+    pub examples: String,
+}
+
+impl Context {
+    /// A question with passages, nothing left out and no examples.
+    pub fn new(question: impl Into<String>, passages: Vec<Passage>) -> Self {
+        Self { question: question.into(), passages, left_out: Vec::new(), examples: String::new() }
+    }
 }
 
 /// A chunk that did not make it into a context.

@@ -23,9 +23,11 @@ mod document;
 mod error;
 mod format;
 mod locator;
+mod passage_attention;
 mod query;
 mod ranking;
 mod roles;
+mod sentences;
 mod shared_budget;
 mod vector;
 
@@ -39,10 +41,13 @@ pub use document::{Block, BlockKind, ContentHash, DocId, Document, Mark, MarkKin
 pub use error::{Error, Result};
 pub use format::{Format, Language};
 pub use locator::Locator;
+pub use passage_attention::PassageAttention;
 pub use query::Query;
 pub use ranking::{Hit, Ranking};
 pub use roles::{
-    ChunkStore, ChunkVectors, Chunker, Encoder, Generator, Reranker, Retriever, TokenCounter, VectorIndex,
+    ChunkStore, ChunkVectors, Chunker, Encoder, ExampleSource, Generator, PassageSetScorer, QueryRewriter, Reranker,
+    Retriever, TokenCounter, VectorIndex,
 };
+pub use sentences::sentence_spans;
 pub use shared_budget::SharedBudget;
 pub use vector::{DenseVector, SparseVector, TokenMatrix};

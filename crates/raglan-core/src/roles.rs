@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument, Query, Ranking,
-    Result,
+    Answer, Chunk, ChunkId, ChunkSet, ChunkSpan, Context, DenseVector, DocId, Document, ParsedDocument, Passage,
+    PassageAttention, Query, Ranking, Result,
 };
 
 /// Counts the tokens of a text as some model does.
@@ -68,6 +68,28 @@ pub trait Retriever: Send + Sync {
     fn search(&self, queries: &[Query], k: usize) -> Result<Vec<Ranking>>;
 }
 
+/// Writes other texts to search with for a question.
+pub trait QueryRewriter: Send + Sync {
+    /// The texts for each question, in order of the questions; none where nothing came of it.
+    ///
+    /// The question itself is not among them, and no text is there twice.
+    fn rewrite(&self, questions: &[&str]) -> Result<Vec<Vec<String>>>;
+}
+
+/// Has questions with their answers to show beside the one that is asked.
+pub trait ExampleSource: Send + Sync {
+    /// The `n` examples that help most with each question, as the text that a prompt is to hold; empty when there are
+    /// none. What is asked itself is not among them.
+    fn examples(&self, questions: &[&str], n: usize) -> Result<Vec<String>>;
+}
+
+/// Says how well sets of passages answer a question together.
+pub trait PassageSetScorer: Send + Sync {
+    /// A score for each list of passages, which stand in the order in which they would be read: from 0 to 1, higher for
+    /// better. Equal lists have equal scores.
+    fn scores(&self, question: &str, lists: &[Vec<&Passage>]) -> Result<Vec<f32>>;
+}
+
 /// Orders chunks that were found by looking closer.
 pub trait Reranker: Send + Sync {
     /// The chunks of each ranking with new scores, best first; equal scores go by lower id.
@@ -117,4 +139,21 @@ pub trait Generator: Send + Sync {
     ///
     /// What keeps every context from being answered, such as [`Error::Interrupted`](crate::Error::Interrupted).
     fn generate(&self, contexts: &[Context], on_text: &mut dyn FnMut(usize, &str)) -> Result<Vec<Result<Answer>>>;
+
+    /// Where the question looks in the prompt that a context is answered from, over `n_layers` of the model's layers from
+    /// `first_layer` on, or all of those; nothing for a generator that cannot tell.
+    ///
+    /// What was read for it, a generator may keep for the answer.
+    ///
+    /// # Errors
+    ///
+    /// When the model fails, or has no such layer.
+    fn attention(
+        &self,
+        _context: &Context,
+        _first_layer: usize,
+        _n_layers: Option<usize>,
+    ) -> Result<Option<PassageAttention>> {
+        Ok(None)
+    }
 }

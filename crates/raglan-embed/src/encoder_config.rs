@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use raglan_model::registry::Registry;
 use raglan_model::{EncoderModelConfig, Products};
+use raglan_onnx::OnnxFiles;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::onnx::OnnxFiles;
 use crate::prompts::Prompts;
 use crate::sentence_encoder::check_max_tokens;
 use crate::{Error, LineWindows, LongInputs, Pooling, Result};
@@ -37,7 +37,7 @@ pub struct EncoderConfig {
     pub truncate_dim: Option<usize>,
     /// How the model multiplies by its weights; a model in ONNX does as its file says.
     pub products: Products,
-    /// The library that runs a model in ONNX; the first that [`find_onnx_runtime`](crate::find_onnx_runtime) finds when
+    /// The library that runs a model in ONNX; the first that [`find_onnx_runtime`](raglan_onnx::find_onnx_runtime) finds when
     /// none is named. A process that has loaded one keeps it.
     pub onnx_runtime: Option<PathBuf>,
 }

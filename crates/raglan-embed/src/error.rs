@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{ONNX_RUNTIME_REMEDY, Pooling};
+use crate::Pooling;
 
 /// The result of this crate's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -68,20 +68,9 @@ pub enum Error {
         /// The chunk's place among the others.
         chunk: usize,
     },
-    /// A model is in ONNX, and the library that runs such models is not there or not the right one.
-    #[error("{problem}; {ONNX_RUNTIME_REMEDY}")]
-    NoOnnxRuntime {
-        /// What is wrong.
-        problem: String,
-    },
-    /// onnxruntime refuses a model, or fails to run it.
-    #[error("`{}`: {source}", path.display())]
-    Onnx {
-        /// The model.
-        path: PathBuf,
-        /// What onnxruntime says.
-        source: ort::Error,
-    },
+    /// A model in ONNX, or the library that runs it.
+    #[error(transparent)]
+    Onnx(#[from] raglan_onnx::Error),
     /// A worker cannot be started.
     #[error("no thread for the encoder: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

@@ -9,7 +9,7 @@
 //! What an encoder does with texts that are longer than it reads is its [`LongInputs`]; chunks of one text can have
 //! vectors that have seen the rest of it by [`SentenceEncoder::encode_chunks`].
 //! Models run on raglan's own kernels; dense ones that these do not know run from ONNX files, on onnxruntime's library
-//! where it is there ([`find_onnx_runtime`]).
+//! where it is there (crate `raglan-onnx`).
 //! What cuts documents into texts of the right length asks [`token_counter`].
 //!
 //! ```no_run
@@ -32,7 +32,6 @@ mod error;
 mod late_chunking;
 mod line_windows;
 mod long_inputs;
-mod onnx;
 mod pooling;
 mod prompts;
 mod sentence_encoder;
@@ -47,10 +46,9 @@ pub use encoder_config::{EncoderConfig, WeightFormat};
 pub use error::{Error, Result};
 pub use line_windows::{LineWindows, WindowAggregation};
 pub use long_inputs::{ExtendedPositions, LongInputs};
-pub use onnx::{ONNX_RUNTIME_REMEDY, find_onnx_runtime};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseActivation, SparseEncoder, SparseEncoderConfig};
 pub use token_bag::TokenBag;
-pub use token_counter::token_counter;
+pub use token_counter::{token_counter, token_counter_of};
 pub use token_encoder::{TokenEncoder, TokenEncoderConfig, TokenHead};

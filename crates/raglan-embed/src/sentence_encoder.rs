@@ -5,9 +5,9 @@ use std::path::Path;
 
 use raglan_core::{DenseVector, Encoder};
 use raglan_model::EncoderModel;
+use raglan_onnx::{OnnxModel, OnnxOutput, OnnxText, OnnxUse};
 
 use crate::encoder_config::Engine;
-use crate::onnx::{OnnxModel, OnnxOutput};
 use crate::pooling::normalize;
 use crate::text_reader::{Start, TextReader};
 use crate::workers::Workers;
@@ -51,14 +51,14 @@ impl SentenceEncoder {
     ///
     /// [`Error::Model`] and [`Error::Malformed`], which name the file, when one is missing, damaged or does not fit the
     /// others; [`Error::Unsupported`] for a tokenizer that does not put one token before and one after each text, and
-    /// for what a model in ONNX cannot; [`Error::NoOnnxRuntime`] and [`Error::Onnx`] for such models.
+    /// for what a model in ONNX cannot; [`Error::Onnx`] for such models.
     pub fn load(dir: &Path, config: EncoderConfig, threads: usize) -> Result<Self> {
         let engine = config.check(dir)?;
         let reader = TextReader::load(dir)?;
         let model = match engine {
             Engine::Kernels(model) => SentenceModel::Kernels(EncoderModel::load(dir, *model, config.products)?),
             Engine::Onnx(files) => {
-                let model = OnnxModel::load(&files, config.onnx_runtime.as_deref(), threads)?;
+                let model = OnnxModel::load(&files, OnnxUse::Vectors, config.onnx_runtime.as_deref(), threads)?;
                 if model.gives() == OnnxOutput::Sentence && config.pooling != EncoderConfig::for_model(dir)?.pooling {
                     let what = "another pooling, of a model that gives no vectors of tokens".to_owned();
                     return Err(Error::Unsupported { path: files.model, what });
@@ -82,10 +82,10 @@ impl SentenceEncoder {
                 let hidden = long_inputs.hidden_states(model, batch, max_tokens)?;
                 hidden.sequences().map(|tokens| self.finished(pooling.pool(tokens, dim))).collect()
             }),
-            SentenceModel::Onnx(model) => match model.gives() {
-                OnnxOutput::Tokens => model.encode(texts, |tokens| self.finished(pooling.pool(tokens, dim))),
-                OnnxOutput::Sentence => model.encode(texts, |vector| self.finished(vector.to_vec())),
-            },
+            SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
+                model.encode(&onnx_texts(texts), |tokens| self.finished(pooling.pool(tokens, dim)))
+            }
+            SentenceModel::Onnx(model) => model.encode(&onnx_texts(texts), |vector| self.finished(vector.to_vec())),
         }
     }
 
@@ -100,7 +100,7 @@ impl SentenceEncoder {
                 .workers
                 .encode(texts, |batch| Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())),
             SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
-                model.encode(texts, |tokens| Ok(tokens.to_vec()))
+                model.encode(&onnx_texts(texts), |tokens| Ok(tokens.to_vec()))
             }
             SentenceModel::Onnx(_) => Err(Error::NoTokenVectors),
         }
@@ -195,4 +195,9 @@ pub(crate) fn check_max_tokens(path: &Path, positions: usize, max_tokens: usize)
     }
     let problem = format!("the encoder is to read {max_tokens} tokens, and the model has {positions} positions");
     Err(Error::Malformed { path: path.to_owned(), problem })
+}
+
+/// Texts, each one by itself.
+fn onnx_texts(texts: &[Vec<u32>]) -> Vec<OnnxText<'_>> {
+    texts.iter().map(|ids| OnnxText { ids, types: &[] }).collect()
 }

@@ -21,8 +21,13 @@ pub fn token_counter(dir: &Path) -> Result<Arc<dyn TokenCounter>> {
     let path = dir.join("tokenizer.json");
     Ok(match WordPieceCounter::from_file(&path)? {
         Some(counter) => Arc::new(FastCounter(counter)),
-        None => Arc::new(LibraryCounter(Tokenizer::from_file(&path)?)),
+        None => token_counter_of(Tokenizer::from_file(&path)?),
     })
+}
+
+/// Counts tokens as a tokenizer does that is loaded already, such as that of a GGUF file.
+pub fn token_counter_of(tokenizer: Tokenizer) -> Arc<dyn TokenCounter> {
+    Arc::new(LibraryCounter(tokenizer))
 }
 
 /// BERT's tokenizer.

@@ -39,9 +39,6 @@ pub enum Error {
         /// Tokens that the model can read and write in all.
         context_len: usize,
     },
-    /// The model's scores are not numbers, as with damaged weights.
-    #[error("the model's scores are not numbers; its weights are probably damaged")]
-    NotFinite,
     /// The work was given up because its caller asked for that.
     #[error("interrupted")]
     Interrupted,

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use raglan_core::{
-    Answer, AnswerSentence, Attribution, Chunk, ChunkId, Context, Generator, KvUsage, Passage, Source, Timings,
-    TokenUsage,
+    Answer, AnswerSentence, Attribution, Chunk, ChunkId, Context, Generator, KvUsage, Passage, PassageAttention,
+    Source, Timings, TokenUsage,
 };
+use raglan_kv::KvCache;
 use raglan_model::DecodeStream;
 
 use crate::prompt::PromptWriter;
 use crate::repetition::ends_in_a_loop;
-use crate::reuse::{Kept, KvKeeper, ReadPrompt, Remembered};
+use crate::reuse::{Kept, KvKeeper, ReadPrompt, Remembered, read_while};
 use crate::stop::StopFilter;
 use crate::token_recycling::TokenRecycling;
 use crate::{ContinuousBatch, Error, GenerateOptions, LanguageModel, Prompt, Result, SequenceStart, attribute};
@@ -28,6 +29,16 @@ pub struct ChatGenerator {
     keeper: Option<KvKeeper>,
     /// What was learned for guesses, while no answers are being written.
     learned: Mutex<Option<TokenRecycling>>,
+}
+
+/// A prompt that is being read.
+pub(crate) struct Reading {
+    pub prompt: Prompt,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// What has read them, but for the last, if anything has.
+    pub cache: Option<KvCache>,
+    pub kv: Option<KvUsage>,
 }
 
 /// An answer in the making.
@@ -77,7 +88,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when they cannot be computed or written, [`Error::NotFinite`].
+    /// [`Error::Model`] when they cannot be computed or written.
     pub fn remember(&self) -> Result<Remembered> {
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let remember = |keeper: &KvKeeper| keeper.remember(&self.model.transformer, &go_on);
@@ -97,7 +108,7 @@ impl ChatGenerator {
         let mut bodies: Vec<(ChunkId, Vec<u32>)> = Vec::with_capacity(passages.len());
         for passage in passages {
             let passages = vec![passage.clone()];
-            let context = Context { question: "?".to_owned(), passages, left_out: Vec::new() };
+            let context = Context::new("?", passages);
             let prompt = match self.prompt(&context) {
                 Err(Error::NoRoom { .. }) => continue,
                 prompt => prompt?,
@@ -134,7 +145,7 @@ impl ChatGenerator {
     ///
     /// # Errors
     ///
-    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::NotFinite`], [`Error::Interrupted`].
+    /// As [`prompt`](Self::prompt); [`Error::Model`], [`Error::Interrupted`].
     pub fn answer(&self, context: &Context, on_text: &mut dyn FnMut(&str)) -> Result<Answer> {
         let answers = self.answers(std::slice::from_ref(context), &mut |_, piece| on_text(piece))?;
         answers.into_iter().next().expect("there is an answer for each context")
@@ -205,23 +216,40 @@ impl ChatGenerator {
         Ok(answers.into_iter().map(|answer| answer.expect("each context was answered or failed")).collect())
     }
 
-    /// The prompt of a context, as far as it has been read.
-    fn start(&self, context: &Context) -> Result<(SequenceStart, Writing<'_>)> {
+    /// The prompt of a context, and what has read it: all but its last token where keys and values are kept or `whole`
+    /// is wanted.
+    pub(crate) fn read(&self, context: &Context, whole: bool) -> Result<Reading> {
         let mut prompt = self.prompt(context)?;
-        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(&self.model.transformer, &prompt.pieces));
+        let transformer = &self.model.transformer;
+        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(transformer, &prompt.pieces));
         if let Some(order) = order
             && let Some(ordered) = self.writer.in_order(&self.model, context, &prompt, &order)?
         {
             prompt = ordered;
         }
         let go_on = || if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let chunks: Vec<ChunkId> = prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect();
-        let keeper = self.keeper.as_ref();
-        let read = keeper.map(|keeper| keeper.read(&self.model.transformer, &prompt, &chunks, &go_on)).transpose()?;
-        let (tokens, cache, kv) = match read {
-            Some(ReadPrompt { tokens, cache, usage }) => (tokens, Some(cache), Some(usage)),
-            None => (prompt.ids(), None, None),
+        let Some(keeper) = &self.keeper else {
+            let tokens = prompt.ids();
+            let read =
+                || read_while(transformer, transformer.cache(), &tokens[..tokens.len().saturating_sub(1)], &go_on);
+            let cache = whole.then(read).transpose()?;
+            return Ok(Reading { prompt, tokens, cache, kv: None });
         };
+        let chunks: Vec<ChunkId> = prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect();
+        let ReadPrompt { tokens, cache, usage } = keeper.read(transformer, &prompt, &chunks, &go_on)?;
+        Ok(Reading { prompt, tokens, cache: Some(cache), kv: Some(usage) })
+    }
+
+    /// A prompt's passages with a question that asks nothing, if that is not too long.
+    pub(crate) fn prompt_of_nothing(&self, context: &Context, prompt: &Prompt) -> Result<Option<Prompt>> {
+        let nothing = Context { question: "N/A".to_owned(), ..context.clone() };
+        let order: Vec<usize> = (0..prompt.shown.len()).collect();
+        self.writer.in_order(&self.model, &nothing, prompt, &order)
+    }
+
+    /// Reads the prompt of a context as far as that is done before the answers of all are written.
+    fn start(&self, context: &Context) -> Result<(SequenceStart, Writing<'_>)> {
+        let Reading { prompt, tokens, cache, kv } = self.read(context, false)?;
         let start = SequenceStart {
             prompt: tokens,
             read: cache,
@@ -285,7 +313,7 @@ impl ChatGenerator {
         Ok(ControlFlow::Break(()))
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
@@ -297,6 +325,17 @@ impl Generator for ChatGenerator {
         on_text: &mut dyn FnMut(usize, &str),
     ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         Ok(self.answers(contexts, on_text)?.into_iter().map(|answer| Ok(answer?)).collect())
+    }
+
+    fn attention(
+        &self,
+        context: &Context,
+        first_layer: usize,
+        n_layers: Option<usize>,
+    ) -> raglan_core::Result<Option<PassageAttention>> {
+        let all = self.model.transformer.config().n_layers;
+        let end = n_layers.map_or(all, |n| all.min(first_layer.saturating_add(n)));
+        Ok(self.passage_attention(context, first_layer..end)?)
     }
 }
 
@@ -385,7 +424,7 @@ mod tests {
             n_tokens: 0,
         };
         let passages = vec![Passage { chunk, document: Arc::new(document), score: 0.5 }];
-        let context = Context { question: "Why?".to_owned(), passages, left_out: Vec::new() };
+        let context = Context::new("Why?", passages);
         let interrupted = generator.answer(&context, &mut |_| flag.store(true, Ordering::Relaxed));
         assert!(matches!(interrupted, Err(Error::Interrupted)));
         let learned = generator.learned.lock().unwrap();

@@ -1,6 +1,6 @@
 //! How answers are made.
 
-use raglan_model::AttentionPolicy;
+use raglan_model::{AttentionPolicy, Sampling};
 
 use crate::{Drafts, Error, Result};
 
@@ -41,26 +41,6 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
 }
 
-/// How the next token is chosen, in the order of the fields: scores of tokens already in the answer are lowered, all
-/// are divided by the temperature, and three filters thin out the candidates before one is drawn.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides positive scores of tokens already written, and multiplies negative ones; 1 leaves them (Keskar et al.
-    /// 2019, CTRL). Tokens of the prompt are not counted: a passage may be quoted. Mind that it changes numbers where a
-    /// tokenizer splits digits; an answer that goes in circles is ended in any case.
-    pub repetition_penalty: f32,
-    /// 0 takes the best token always; higher values even out the odds.
-    pub temperature: f32,
-    /// Keeps the best so many; 0 keeps all.
-    pub top_k: usize,
-    /// Keeps the fewest best whose probabilities reach this sum (Holtzman et al. 2020); 1 keeps all.
-    pub top_p: f32,
-    /// Keeps those at least this share as probable as the best (Nguyen et al. 2024); 0 keeps all.
-    pub min_p: f32,
-    /// Equal seeds give equal answers.
-    pub seed: u64,
-}
-
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
@@ -75,12 +55,6 @@ impl Default for GenerateOptions {
             at_once: 8, // More than that share the cost of reading the weights, but each comes later.
             stop: Vec::new(),
         }
-    }
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 

@@ -16,7 +16,10 @@ pub const DEFAULT_TEMPLATE: &str = "\
 {% for passage in passages %}[{{ passage.number }}] {{ passage.heading }}
 {{ passage.text }}
 
-{% endfor %}Answer this question from the passages above: {{ question }}";
+{% endfor %}{% if examples %}Questions that were answered before:
+{{ examples }}
+
+{% endif %}Answer this question from the passages above: {{ question }}";
 
 /// Stands around the names of passages' parts while it is found out where the templates write them: a character that
 /// no text should have.
@@ -58,6 +61,12 @@ pub(crate) struct PromptWriter {
     max_tokens: usize,
     context_tokens: usize,
     context_len: usize,
+}
+
+/// What stands beside the passages.
+struct Asked<'a> {
+    question: &'a str,
+    examples: &'a str,
 }
 
 /// A passage as templates see it.
@@ -104,7 +113,7 @@ impl PromptWriter {
             heading: "path › title".to_owned(),
             text: format!("PROBE-{number}"),
         };
-        let text = writer.user_turn("PROBE-0", &[probe(1), probe(2)])?;
+        let text = writer.user_turn(&Asked { question: "PROBE-0", examples: "" }, &[probe(1), probe(2)])?;
         let needed = [("question", "PROBE-0"), ("first passage's text", "PROBE-1"), ("second one's", "PROBE-2")];
         match needed.iter().find(|(_, probe)| !text.contains(probe)) {
             Some((what, _)) => Err(Error::Template { problem: format!("it does not write the {what}") }),
@@ -176,9 +185,11 @@ impl PromptWriter {
     /// and so on. It is whole where the templates do not write each passage once, in order and as it is.
     fn written(&self, model: &LanguageModel, context: &Context, shown: &[usize]) -> Result<Vec<String>> {
         let question = model.tokenizer.defuse(&context.question);
+        let examples = model.tokenizer.defuse(&context.examples);
+        let asked = Asked { question: &question, examples: &examples };
         let passages: Vec<_> =
             shown.iter().zip(1..).map(|(&i, number)| as_shown(model, number, &context.passages[i])).collect();
-        let whole = self.conversation(model, &question, &passages)?;
+        let whole = self.conversation(model, &asked, &passages)?;
         if passages.is_empty() || whole.contains(MARK) {
             return Ok(vec![whole]);
         }
@@ -192,7 +203,7 @@ impl PromptWriter {
                 ..*passage
             })
             .collect();
-        let marked = self.conversation(model, &question, &marked)?;
+        let marked = self.conversation(model, &asked, &marked)?;
         let mut pieces = Vec::with_capacity(2 * passages.len() + 1);
         let mut rest = &*marked;
         for passage in &passages {
@@ -212,18 +223,19 @@ impl PromptWriter {
     }
 
     /// The conversation as the model reads it.
-    fn conversation(&self, model: &LanguageModel, question: &str, passages: &[Shown<'_>]) -> Result<String> {
+    fn conversation(&self, model: &LanguageModel, asked: &Asked<'_>, passages: &[Shown<'_>]) -> Result<String> {
         let messages = [
             ChatMessage::new(ChatRole::System, self.system_prompt.clone()),
-            ChatMessage::new(ChatRole::User, self.user_turn(question, passages)?),
+            ChatMessage::new(ChatRole::User, self.user_turn(asked, passages)?),
         ];
         let messages = if self.system_prompt.is_empty() { &messages[1..] } else { &messages[..] };
         Ok(model.template.render(messages)?)
     }
 
-    fn user_turn(&self, question: &str, passages: &[Shown<'_>]) -> Result<String> {
+    fn user_turn(&self, asked: &Asked<'_>, passages: &[Shown<'_>]) -> Result<String> {
         let template = self.environment.get_template("user").map_err(|e| template_error(&e))?;
-        template.render(context! { question, passages => Serde(passages) }).map_err(|e| template_error(&e))
+        let &Asked { question, examples } = asked;
+        template.render(context! { question, examples, passages => Serde(passages) }).map_err(|e| template_error(&e))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Sentences of an answer, and the passage numbers written in them.
 
-use std::ops::Range;
-
-use unicode_segmentation::UnicodeSegmentation;
+use raglan_core::sentence_spans;
 
 /// A sentence of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,13 +10,6 @@ pub struct Sentence {
     /// The numbers cited in it or right after it, from 1, in order, each once.
     pub cited: Vec<usize>,
 }
-
-/// Abbreviations after which a sentence goes on, without their last full stop, in lower case.
-#[rustfmt::skip]
-const ABBREVIATIONS: [&str; 24] = [
-    "dr", "mr", "mrs", "ms", "prof", "st", "no", "vs", "etc", "e.g", "i.e", "cf", "fig", "sec", "eq", "vol", "inc",
-    "ltd", "co", "jr", "sr", "al", "approx", "u.s",
-];
 
 /// Splits an answer into sentences and takes out markers such as `[2]` or `[1, 3]` that name one of `n_passages`
 /// passages.
@@ -54,28 +45,6 @@ fn extend(cited: &mut Vec<usize>, numbers: &[usize]) {
             cited.push(number);
         }
     }
-}
-
-/// Where the sentences of a line lie.
-fn sentence_spans(line: &str) -> Vec<Range<usize>> {
-    let mut spans: Vec<Range<usize>> = Vec::new();
-    for (start, piece) in line.split_sentence_bound_indices() {
-        let end = start + piece.len();
-        match spans.last_mut() {
-            Some(last) if !ends_sentence(line[last.clone()].trim_end()) => last.end = end,
-            _ => spans.push(start..end),
-        }
-    }
-    spans
-}
-
-/// Whether a piece that Unicode takes for a sentence is one.
-fn ends_sentence(piece: &str) -> bool {
-    let Some(body) = piece.strip_suffix('.') else { return true };
-    let word = body.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
-    let initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
-    let list_number = word == body && word.chars().all(|c| c.is_ascii_digit());
-    !(initial || list_number || ABBREVIATIONS.contains(&word.to_lowercase().as_str()))
 }
 
 /// A sentence with its markers taken out, and white space before them.

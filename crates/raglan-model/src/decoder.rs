@@ -394,9 +394,19 @@ impl DecoderModel {
         Ok(hidden)
     }
 
+    /// Puts last hidden states, `[n, hidden_dim]` as [`Forwarded`] has them, through the final norm: what logits are
+    /// products of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`] when the length is not whole rows.
+    pub fn normalize(&self, hidden: &mut [f32]) -> Result<()> {
+        Ok(rms_norm_in_place(hidden, &self.norm, self.config.rms_eps)?)
+    }
+
     /// The logits of last hidden states.
     pub(crate) fn logits_of(&self, mut hidden: Vec<f32>) -> Result<Vec<f32>> {
-        rms_norm_in_place(&mut hidden, &self.norm, self.config.rms_eps)?;
+        self.normalize(&mut hidden)?;
         let mut logits = vec![0.0; hidden.len() / self.config.hidden_dim * self.config.vocab_size];
         self.output.apply(&hidden, Output::Replace, &mut logits)?;
         Ok(logits)

@@ -87,6 +87,17 @@ impl EncoderModel {
         Ok(Self { words, positions, segments, norm, layers, config })
     }
 
+    /// The vector of each token of the vocabulary before any layer, `[vocab_size, hidden_size]`, and nothing else of a
+    /// model's file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_safetensors`](Self::from_safetensors).
+    pub fn word_embeddings(file: &SafetensorsFile, config: &EncoderModelConfig) -> Result<Vec<f32>> {
+        let weights = Weights::of_model(file, config);
+        weights.tensor(weights.words(), &[config.vocab_size, config.hidden_size])
+    }
+
     /// The model's shape.
     pub fn config(&self) -> &EncoderModelConfig {
         &self.config

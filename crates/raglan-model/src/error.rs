@@ -78,6 +78,12 @@ pub enum Error {
     /// Keys and values cannot be kept, or not so.
     #[error(transparent)]
     Kv(#[from] raglan_kv::Error),
+    /// The model's scores are not numbers, as with damaged weights.
+    #[error("the model's scores are not numbers; its weights are probably damaged")]
+    NotFinite,
+    /// The chat template does not write a turn once and as it is.
+    #[error("the model's chat template does not write the user's turn once and unchanged")]
+    ChatFrame,
     /// A chat template is not sound, or refuses the conversation.
     #[error("chat template: {0:#}")]
     Template(#[from] minijinja::Error),

@@ -44,6 +44,24 @@ impl LanguageModel {
     }
 }
 
+impl LanguageModel {
+    /// The first `max_tokens` tokens of a text that somebody else wrote, without the marks of chat templates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer).
+    pub fn encode_text(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
+        // No token is longer than this many bytes for long; what is cut off is not worth its time.
+        let mut end = text.len().min(max_tokens.saturating_mul(32));
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut ids = self.tokenizer.encode(&self.tokenizer.defuse(&text[..end]), false)?.ids;
+        ids.truncate(max_tokens);
+        Ok(ids)
+    }
+}
+
 /// Runs both loads: the tokenizer takes one core a while; the weights meanwhile use the others.
 fn beside<T: Send, W>(tokenizer: impl FnOnce() -> T + Send, weights: impl FnOnce() -> W) -> (W, T) {
     std::thread::scope(|scope| {

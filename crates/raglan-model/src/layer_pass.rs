@@ -25,6 +25,40 @@ pub struct LayerPass<'m, 'c> {
 }
 
 impl DecoderModel {
+    /// Appends tokens to a cache and gives the attention that they pay to each range of slots: the mean over the tokens,
+    /// summed over the heads of `layers`.
+    ///
+    /// Layers behind those are not computed: where there are any, what is appended serves no other purpose and is to be
+    /// cut off again.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward); [`Error::Kernel`](crate::Error::Kernel) when a range is not there.
+    pub fn append_attending(
+        &self,
+        cache: &mut KvCache,
+        tokens: &[u32],
+        layers: Range<usize>,
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<f32>> {
+        let slots: Vec<usize> = (cache.len()..cache.len() + tokens.len()).collect();
+        let positions: Vec<u32> = (cache.next_position()..).take(tokens.len()).collect();
+        let rows: Vec<usize> = (0..tokens.len()).collect();
+        let mut sums = vec![0.0; ranges.len()];
+        let mut pass = self.begin_pass(cache, tokens, &positions, &slots)?;
+        for layer in 0..layers.end {
+            pass.layer()?;
+            if ranges.is_empty() || layer < layers.start {
+                continue;
+            }
+            let mass = pass.attention_mass(&rows, ranges)?;
+            for of_head in mass.chunks_exact(ranges.len()) {
+                sums.iter_mut().zip(of_head).for_each(|(sum, mass)| *sum += mass / tokens.len() as f32);
+            }
+        }
+        Ok(sums)
+    }
+
     /// Begins a pass of tokens at any positions, whose keys and values go to any slots, as in
     /// [`ForwardRows`]. The positions of all slots are set at once, the keys and values layer by layer.
     ///

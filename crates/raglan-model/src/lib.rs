@@ -26,8 +26,10 @@
 #![forbid(unsafe_code)]
 
 mod attention_policy;
+mod chat_frame;
 mod chat_template;
 mod context_extension;
+mod cost;
 mod decoder;
 mod decoder_config;
 mod decoder_tensors;
@@ -44,13 +46,16 @@ mod layer_pass;
 mod linear;
 pub mod registry;
 mod safetensors;
+mod sampler;
 mod tokenizer;
 mod weight_file;
 mod word_piece;
 
 pub use attention_policy::{AttentionPolicy, KeyBudget};
+pub use chat_frame::ChatFrame;
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
 pub use context_extension::ContextExtension;
+pub use cost::{Budget, Cost, Meter};
 pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
 pub use decoder_config::{DecoderConfig, Rope};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
@@ -63,5 +68,6 @@ pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
+pub use sampler::{Sampler, Sampling};
 pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

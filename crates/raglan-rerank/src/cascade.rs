@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::judge::Meter;
+use raglan_model::Meter;
+
+use crate::judge::judged;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
 /// Cuts each passage into windows of words, lets a cheap judge choose the most promising, and a good one score those: a
@@ -115,7 +117,7 @@ impl<C: Judge, J: Judge> Judge for Cascade<C, J> {
                 of_passage[owners[window]].extend(score);
             }
             let scores = of_passage.iter_mut().map(|scores| weighted(scores)).collect();
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

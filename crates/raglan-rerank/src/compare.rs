@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use raglan_model::LanguageModel;
+use raglan_model::{ChatFrame, LanguageModel, Meter};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, Labels, Wanted, encode, encode_text, passage_room, read_prompts};
+use crate::judge::judged;
+use crate::prompt::{Labels, Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
@@ -63,7 +63,7 @@ impl Compare {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] when a set has no child or more than 25; [`Error::Labels`]; [`Error::ChatTemplate`].
+    /// [`Error::Parameter`] when a set has no child or more than 25; [`Error::Labels`].
     pub fn new(
         model: Arc<LanguageModel>,
         comparison: Comparison,
@@ -78,7 +78,7 @@ impl Compare {
         let labels = Labels::of(&model, n_together)?;
         let passage = (0..n_together).map(|i| encode(&model, &format!("\n\n[{}] ", Labels::label(i))));
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             words: Words {
                 question: encode(&model, "Question: ")?,
                 passage: passage.collect::<Result<_>>()?,
@@ -202,11 +202,11 @@ impl Judge for Compare {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let n_together = self.comparison.n_together();
             let rest = self.prompt(&question, &[]).ids.len() + 8 * n_together;
             let room = passage_room(&self.model, rest, n_together, self.max_passage_tokens)?;
-            let passages = task.passages.iter().map(|passage| encode_text(&self.model, passage, room));
+            let passages = task.passages.iter().map(|passage| Ok(self.model.encode_text(passage, room)?));
             let passages = passages.collect::<Result<Vec<_>>>()?;
             let mut sorting = Sorting { judge: self, question, passages, meter, is_over: false, known: HashMap::new() };
             // A heap whose root is the best; what came first stands nearer to the root at the beginning.
@@ -223,7 +223,7 @@ impl Judge for Compare {
             if sorting.is_over {
                 order.extend(heap.first());
             }
-            Ok(sorting.meter.stop(Verdict::Order(order)))
+            Ok(judged(&sorting.meter, Verdict::Order(order)))
         };
         tasks.iter().map(judge).collect()
     }

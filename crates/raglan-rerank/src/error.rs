@@ -10,6 +10,9 @@ pub enum Error {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] raglan_model::Error),
+    /// A model in ONNX, or the library that runs it.
+    #[error(transparent)]
+    Onnx(#[from] raglan_onnx::Error),
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),
@@ -33,9 +36,6 @@ pub enum Error {
         /// The first label that has none.
         label: String,
     },
-    /// The chat template does not write what the user says once and as it is.
-    #[error("the model's chat template does not write the user's turn once and unchanged")]
-    ChatTemplate,
     /// A prompt that fits no passage.
     #[error("a prompt needs {needed} tokens with the least of passages, and the model reads {limit}")]
     NoRoom {

@@ -4,11 +4,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use raglan_kv::KvCache;
-use raglan_model::LanguageModel;
+use raglan_model::{ChatFrame, LanguageModel, Meter};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, encode, encode_text, passage_room};
+use crate::judge::judged;
+use crate::prompt::{encode, passage_room};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
@@ -42,7 +41,7 @@ impl InContext {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] when there are no such layers; [`Error::ChatTemplate`].
+    /// [`Error::Parameter`] when there are no such layers.
     pub fn new(model: Arc<LanguageModel>, layers: Option<Range<usize>>, max_passage_tokens: usize) -> Result<Self> {
         let n_layers = model.transformer.config().n_layers;
         let layers = layers.unwrap_or(0..n_layers);
@@ -51,7 +50,7 @@ impl InContext {
             return Err(Error::Parameter { name: "layers", problem });
         }
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             words: Words {
                 opening: encode(&model, "Here are some paragraphs:")?,
                 passage: encode(&model, "\n\n")?,
@@ -74,28 +73,6 @@ impl InContext {
         Self { is_calibrated: false, ..self }
     }
 
-    /// Appends tokens to a cache, as deep as layers count; with `ranges`, gives the mean attention that the tokens pay
-    /// to each, summed over heads and the layers that count.
-    fn read(&self, cache: &mut KvCache, tokens: &[u32], ranges: &[Range<usize>]) -> Result<Vec<f32>> {
-        let first = cache.len();
-        let slots: Vec<usize> = (first..first + tokens.len()).collect();
-        let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
-        let rows: Vec<usize> = (0..tokens.len()).collect();
-        let mut sums = vec![0.0; ranges.len()];
-        let mut pass = self.model.transformer.begin_pass(cache, tokens, &positions, &slots)?;
-        for layer in 0..self.layers.end {
-            pass.layer()?;
-            if ranges.is_empty() || !self.layers.contains(&layer) {
-                continue;
-            }
-            let mass = pass.attention_mass(&rows, ranges)?;
-            for of_head in mass.chunks_exact(ranges.len()) {
-                sums.iter_mut().zip(of_head).for_each(|(sum, mass)| *sum += mass / tokens.len() as f32);
-            }
-        }
-        Ok(sums)
-    }
-
     /// The score of each passage of a window.
     fn scores(&self, question: &[u32], passages: &[Vec<u32>], meter: &mut Meter) -> Result<Vec<f32>> {
         let mut prefix = [&*self.frame.before, &self.words.opening].concat();
@@ -109,34 +86,46 @@ impl InContext {
         let mut cache = self.model.transformer.cache();
         // The prefix in pieces of which each is a full-speed product and no more memory than needed.
         for piece in prefix.chunks(PIECE) {
-            self.read(&mut cache, piece, &[])?;
+            self.model.transformer.append_attending(&mut cache, piece, self.layers.clone(), &[])?;
         }
         meter.count(1, prefix.len(), 0);
         let each: Vec<Range<usize>> = spans.iter().cloned().flatten().map(|slot| slot..slot + 1).collect();
         let mut attention = |question: &[u32]| {
             let tail = [&*self.words.request, question, &self.frame.after].concat();
-            let sums = self.read(&mut cache, &tail, &each);
+            let sums = self.model.transformer.append_attending(&mut cache, &tail, self.layers.clone(), &each);
             cache.truncate(prefix.len());
             meter.count(1, tail.len(), 0);
             sums
         };
-        let mut differences = attention(question)?;
-        if self.is_calibrated {
-            let calibration = attention(&self.words.no_question)?;
-            // The tokens of a longer question also look at one another: what is left for passages is less, and most so
-            // for those that anyway get most. Equal totals leave where it goes.
-            let total = |sums: &[f32]| sums.iter().sum::<f32>();
-            let scale = total(&differences) / total(&calibration).max(f32::MIN_POSITIVE);
-            differences.iter_mut().zip(calibration).for_each(|(d, c)| *d -= c * scale);
-        }
-        let mut rest = &*differences;
-        let scores = spans.iter().map(|span| {
-            let of_passage;
-            (of_passage, rest) = rest.split_at(span.len());
-            score(of_passage)
-        });
-        Ok(scores.collect())
+        let of_question = attention(question)?;
+        let of_nothing = self.is_calibrated.then(|| attention(&self.words.no_question)).transpose()?;
+        let lengths: Vec<usize> = spans.iter().map(ExactSizeIterator::len).collect();
+        Ok(attention_scores(&of_question, of_nothing.as_deref(), &lengths))
     }
+}
+
+/// The scores of passages by the attention that a question pays to each of their tokens, as many as `lengths` says, one
+/// passage after another; `of_nothing` is what a question without content pays to the same tokens.
+///
+/// # Panics
+///
+/// When there are fewer tokens than the lengths say.
+pub fn attention_scores(of_question: &[f32], of_nothing: Option<&[f32]>, lengths: &[usize]) -> Vec<f32> {
+    let mut differences = of_question.to_vec();
+    if let Some(of_nothing) = of_nothing {
+        // The tokens of a longer question also look at one another: what is left for passages is less, and most so
+        // for those that anyway get most. Equal totals leave where it goes.
+        let total = |sums: &[f32]| sums.iter().sum::<f32>();
+        let scale = total(of_question) / total(of_nothing).max(f32::MIN_POSITIVE);
+        differences.iter_mut().zip(of_nothing).for_each(|(d, c)| *d -= c * scale);
+    }
+    let mut rest = &*differences;
+    let scores = lengths.iter().map(|&length| {
+        let of_passage;
+        (of_passage, rest) = rest.split_at(length);
+        score(of_passage)
+    });
+    scores.collect()
 }
 
 /// Tokens of a prefix that pass together.
@@ -161,12 +150,12 @@ impl Judge for InContext {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let mut meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let tail = self.words.request.len() + question.len().max(self.words.no_question.len());
             let rest = self.frame.len() + self.words.opening.len() + tail;
             let separator = self.words.passage.len();
             let room = passage_room(&self.model, rest + separator, 1, self.max_passage_tokens)?;
-            let passages = task.passages.iter().map(|passage| encode_text(&self.model, passage, room));
+            let passages = task.passages.iter().map(|passage| Ok(self.model.encode_text(passage, room)?));
             let passages = passages.collect::<Result<Vec<_>>>()?;
             let mut scores = vec![None; passages.len()];
             // All at once if they fit; what does not is left to windows of its own, whose scores are of the same scale.
@@ -188,7 +177,7 @@ impl Judge for InContext {
                 scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

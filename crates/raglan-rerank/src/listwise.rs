@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use raglan_model::{LanguageModel, Session};
+use raglan_model::{ChatFrame, LanguageModel, Meter, Session};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, Labels, Wanted, encode, encode_text, passage_room, read_prompts};
+use crate::judge::judged;
+use crate::prompt::{Labels, Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
@@ -51,7 +51,7 @@ impl Listwise {
     /// # Errors
     ///
     /// [`Error::Parameter`] when a window is not of 2 to 26 passages, or does not move by 1 up to its size;
-    /// [`Error::Labels`]; [`Error::ChatTemplate`].
+    /// [`Error::Labels`].
     pub fn new(
         model: Arc<LanguageModel>,
         reading: ListReading,
@@ -68,7 +68,7 @@ impl Listwise {
         let labels = Labels::of(&model, window)?;
         let passage = (0..window).map(|i| encode(&model, &format!("\n[{}] ", Labels::label(i))));
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             words: Words {
                 opening: encode(&model, "Passages, each behind a letter in brackets:\n")?,
                 passage: passage.collect::<Result<_>>()?,
@@ -175,14 +175,14 @@ impl Judge for Listwise {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let mut meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let n = task.passages.len();
             let window = self.window.min(n);
             let labels: usize = self.words.passage[..window].iter().map(Vec::len).sum();
             let written = 6 * window;
             let rest = self.prompt(&question, &[]).len() + labels + written;
             let room = passage_room(&self.model, rest, window, self.max_passage_tokens)?;
-            let passages = task.passages.iter().map(|passage| encode_text(&self.model, passage, room));
+            let passages = task.passages.iter().map(|passage| Ok(self.model.encode_text(passage, room)?));
             let passages = passages.collect::<Result<Vec<_>>>()?;
             let mut order: Vec<usize> = (0..n).collect();
             let mut end = n;
@@ -197,7 +197,7 @@ impl Judge for Listwise {
                 // The last window is as large as the others.
                 end = if start == 0 { 0 } else { (end - self.step).max(window) };
             }
-            Ok(meter.stop(Verdict::Order(order)))
+            Ok(judged(&meter, Verdict::Order(order)))
         };
         tasks.iter().map(judge).collect()
     }

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::judge::Meter;
+use raglan_model::Meter;
+
+use crate::judge::judged;
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
 
 /// Scores each passage by BM25 over the task's own passages, whose words are runs of letters and digits in lower case: no
@@ -55,7 +57,7 @@ impl Judge for WordOverlap {
                 Some(contributions.iter().sum())
             };
             let scores = counts.iter().zip(&passages).map(score).collect();
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

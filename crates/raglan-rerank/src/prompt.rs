@@ -2,53 +2,16 @@
 
 use std::ops::Range;
 
-use raglan_model::{Attending, ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Want};
+use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Meter, Want};
 
-use crate::judge::Meter;
 use crate::{Error, Result};
-
-/// Stands for the user's words while it is found out what a chat template writes around them.
-const MARK: &str = "\u{f8ef}";
 
 /// About how many tokens pass through a model together.
 const BATCH_TOKENS: usize = 2048;
 
-/// What a model's chat template writes before and behind the user's words, in tokens.
-#[derive(Clone, Debug)]
-pub(crate) struct ChatFrame {
-    pub before: Vec<u32>,
-    pub after: Vec<u32>,
-}
-
-impl ChatFrame {
-    pub fn of(model: &LanguageModel) -> Result<Self> {
-        let turn = model.template.render(&[ChatMessage::new(ChatRole::User, MARK)])?;
-        let Some((before, after)) = turn.split_once(MARK).filter(|(_, after)| !after.contains(MARK)) else {
-            return Err(Error::ChatTemplate);
-        };
-        Ok(Self { before: model.tokenizer.encode_prompt(before)?.ids, after: encode(model, after)? })
-    }
-
-    pub fn len(&self) -> usize {
-        self.before.len() + self.after.len()
-    }
-}
-
 /// The tokens of a piece of a prompt; texts of users must be defused.
 pub(crate) fn encode(model: &LanguageModel, text: &str) -> Result<Vec<u32>> {
     Ok(model.tokenizer.encode(text, false)?.ids)
-}
-
-/// The first tokens of a text that somebody else wrote, without the marks of chat templates.
-pub(crate) fn encode_text(model: &LanguageModel, text: &str, max_tokens: usize) -> Result<Vec<u32>> {
-    // No token is longer than this many bytes for long; what is cut off is not worth its time.
-    let mut end = text.len().min(max_tokens.saturating_mul(32));
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut ids = encode(model, &model.tokenizer.defuse(&text[..end]))?;
-    ids.truncate(max_tokens);
-    Ok(ids)
 }
 
 /// Labels `A`, `B`, … behind an opening bracket, one token each.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use raglan_kernels::log_softmax_at;
-use raglan_model::LanguageModel;
+use raglan_model::{ChatFrame, LanguageModel, Meter};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, Wanted, encode, encode_text, passage_room, read_prompts};
+use crate::judge::judged;
+use crate::prompt::{Wanted, encode, passage_room, read_prompts};
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
 
 /// Scores a passage by the mean log-probability of the question's tokens as the answer to a request for a question about
@@ -28,10 +28,10 @@ impl QueryLikelihood {
     ///
     /// # Errors
     ///
-    /// [`Error::ChatTemplate`](crate::Error::ChatTemplate), and what the tokenizer gives.
+    /// What the tokenizer gives.
     pub fn new(model: Arc<LanguageModel>, max_passage_tokens: usize) -> Result<Self> {
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             before: encode(&model, "Passage:\n")?,
             request: encode(&model, "\n\nWrite the question that this passage answers.")?,
             max_passage_tokens,
@@ -48,15 +48,15 @@ impl Judge for QueryLikelihood {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let mut meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let mut scores = vec![None; task.passages.len()];
             if question.is_empty() {
-                return Ok(meter.stop(Verdict::Scores(scores)));
+                return Ok(judged(&meter, Verdict::Scores(scores)));
             }
             let rest = self.frame.len() + self.before.len() + self.request.len() + question.len();
             let room = passage_room(&self.model, rest, 1, self.max_passage_tokens)?;
             let prompts = task.passages.iter().map(|passage| {
-                let passage = encode_text(&self.model, passage, room)?;
+                let passage = self.model.encode_text(passage, room)?;
                 let parts = [&*self.frame.before, &self.before, &passage, &self.request, &self.frame.after];
                 let mut ids = parts.concat();
                 let first = ids.len() - 1;
@@ -76,7 +76,7 @@ impl Judge for QueryLikelihood {
                 scores[i] = Some((sum / question.len() as f64) as f32);
                 Ok(())
             })?;
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use raglan_model::LanguageModel;
+use raglan_model::{ChatFrame, LanguageModel, Meter};
 
-use crate::judge::Meter;
-use crate::prompt::{ChatFrame, Wanted, encode, encode_text, passage_room, read_prompts};
+use crate::judge::judged;
+use crate::prompt::{Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
@@ -28,7 +28,7 @@ impl YesNo {
     ///
     /// # Errors
     ///
-    /// [`Error::Labels`] when yes and no begin with the same token; [`Error::ChatTemplate`].
+    /// [`Error::Labels`] when yes and no begin with the same token.
     pub fn new(model: Arc<LanguageModel>, max_passage_tokens: usize) -> Result<Self> {
         let first = |word: &str| {
             let ids = encode(&model, word)?;
@@ -39,7 +39,7 @@ impl YesNo {
             return Err(Error::Labels { label: "No".to_owned() });
         }
         Ok(Self {
-            frame: ChatFrame::of(&model)?,
+            frame: ChatFrame::of_user(&model)?,
             before: encode(&model, "Passage:\n")?,
             between: encode(&model, "\n\nQuestion: ")?,
             request: encode(&model, "\n\nDoes the passage answer the question? Reply with Yes or No.")?,
@@ -58,11 +58,11 @@ impl Judge for YesNo {
     fn judge(&self, tasks: &[Task<'_>], budget: &Budget) -> Result<Vec<Judgement>> {
         let judge = |task: &Task<'_>| {
             let mut meter = Meter::start(budget);
-            let question = encode_text(&self.model, task.question, QUESTION_TOKENS)?;
+            let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let rest = self.frame.len() + self.before.len() + self.between.len() + self.request.len() + question.len();
             let room = passage_room(&self.model, rest, 1, self.max_passage_tokens)?;
             let prompts = task.passages.iter().map(|passage| {
-                let passage = encode_text(&self.model, passage, room)?;
+                let passage = self.model.encode_text(passage, room)?;
                 let Self { before, between, request, frame, .. } = self;
                 let parts = [&*frame.before, before, &passage, between, &question, request, &frame.after];
                 Ok(Wanted::next(parts.concat()))
@@ -74,7 +74,7 @@ impl Judge for YesNo {
                 scores[i] = Some(yes - no);
                 Ok(())
             })?;
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(judged(&meter, Verdict::Scores(scores)))
         };
         tasks.iter().map(judge).collect()
     }

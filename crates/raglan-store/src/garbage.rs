@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::error::AtPath;
 use crate::files;
-use crate::lock::LOCK_FILE;
-use crate::manifest::{MANIFEST_DRAFT, MANIFEST_FILE, SEGMENTS_FOLDER};
+use crate::lock::{LOCK_FILE, WriterLock};
+use crate::manifest::{MANIFEST_DRAFT, MANIFEST_FILE, Manifest, SEGMENTS_FOLDER};
 use crate::{Error, Result};
 
 /// Derived data beside the index, which is not the store's to touch.
@@ -52,19 +52,39 @@ fn segment_of(name: &OsStr) -> Option<u32> {
 
 /// Refuses a folder in which something else lives, so that cleaning up can never touch it.
 pub(crate) fn refuse_foreign(folder: &Path) -> Result<()> {
-    if folder.join(MANIFEST_FILE).exists() || !folder.exists() {
+    if !folder.exists() || Manifest::read(folder).is_ok() {
         return Ok(());
     }
+    let mut has_ours = false;
     for entry in fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name();
+        if name == MANIFEST_FILE {
+            continue;
+        }
         let ours = name.to_str().is_some_and(|name| {
             [LOCK_FILE, MANIFEST_DRAFT, SEGMENTS_FOLDER, KV_FOLDER].contains(&name) || generation_of(name).is_some()
         });
         if !ours {
             return Err(Error::NotEmpty { path: folder.to_owned(), found: name.to_string_lossy().into_owned() });
         }
+        has_ours = true;
+    }
+    // A file of that name with nothing of an index beside it is somebody else's.
+    if !has_ours && folder.join(MANIFEST_FILE).exists() {
+        return Err(Error::NotEmpty { path: folder.to_owned(), found: MANIFEST_FILE.to_owned() });
     }
     Ok(())
+}
+
+/// Removes the index in a folder, with the folder, unless another process writes to it.
+///
+/// # Errors
+///
+/// [`Error::NotEmpty`] when something else lives in the folder, [`Error::Locked`], [`Error::Io`].
+pub fn remove_index(folder: &Path) -> Result<()> {
+    refuse_foreign(folder)?;
+    let _lock = WriterLock::take(folder)?;
+    fs::remove_dir_all(folder).at("remove", folder)
 }
 
 /// What the names in a folder say about ids that were used, when there is no manifest to say it.

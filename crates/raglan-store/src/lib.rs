@@ -109,7 +109,7 @@ mod writer;
 pub use chunk_table::{TextHash, text_hash};
 pub use error::{Error, Result};
 pub use files::FileEntry;
-pub use garbage::GcReport;
+pub use garbage::{GcReport, remove_index};
 pub use ledger::{Ledger, LedgerEntry, Skipped};
 pub use lock::LockHolder;
 pub use manifest::{FORMAT_VERSION, SegmentEntry, SegmentId};

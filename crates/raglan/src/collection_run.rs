@@ -40,7 +40,8 @@ impl Index {
     /// Runs the retrieval stages of a recipe on each query by itself, as a user would ask them.
     ///
     /// A document that has the query's own id is left out, as BEIR does: some collections ask with their documents. Each
-    /// list has the `k` best documents of those that the recipe finds; with `judged`, a query looks only among the
+    /// list has the `k` best documents of those that the recipe's stages find as they are written, the last of them
+    /// [giving](Recipe::giving) as many; with `judged`, a query looks only among the
     /// documents that are judged for it, as collections for rerankers want. `on_query` is called after each query; when
     /// it says no, the rest is not asked.
     ///
@@ -55,10 +56,12 @@ impl Index {
         judged: Option<&Qrels>,
         on_query: &mut dyn FnMut(usize) -> bool,
     ) -> Result<CollectionRun> {
-        // One more, for the query's own document.
-        let recipe = without_generation(recipe)?.with_k(k + 1);
-        let pipeline = self.pipeline(recipe, None)?;
         let documents = self.document_names()?;
+        let names: HashSet<&str> = documents.values().map(String::as_str).collect();
+        // One more where queries are documents too, for the query's own.
+        let own = usize::from(queries.iter().any(|query| names.contains(query.id.as_str())));
+        let recipe = without_generation(recipe)?.giving(k.saturating_add(own));
+        let pipeline = self.pipeline(recipe, None)?;
         let asked = |query: &beir::Query| match judged {
             None => Query::new(&query.text),
             Some(qrels) => {

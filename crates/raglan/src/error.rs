@@ -65,6 +65,12 @@ pub enum Error {
         /// The setting that names their encoder.
         setting: &'static str,
     },
+    /// Nothing finds entities under this name.
+    #[error("`{name}` finds no entities: name `rules`")]
+    NoExtractor {
+        /// What was asked for.
+        name: String,
+    },
     /// A recipe does not do what is asked of it.
     #[error("recipe `{recipe}` gives {found}, where {wanted} is needed")]
     RecipeEnd {
@@ -128,6 +134,12 @@ pub enum Error {
     /// Token vectors.
     #[error(transparent)]
     Late(#[from] raglan_late::Error),
+    /// N-grams.
+    #[error(transparent)]
+    Ngram(#[from] raglan_ngram::Error),
+    /// The graph of entities.
+    #[error(transparent)]
+    Graph(#[from] raglan_graph::Error),
     /// The index folder.
     #[error(transparent)]
     Store(#[from] raglan_store::Error),
@@ -152,9 +164,24 @@ pub enum Error {
     /// Models that judge passages.
     #[error(transparent)]
     Rerank(#[from] raglan_rerank::Error),
+    /// A sparse encoder whose queries need its model.
+    #[error("`{model}` has no inference-free queries; let the recipe's stage have `queries = \"encoded\"`")]
+    NoInferenceFree {
+        /// The encoder's name.
+        model: String,
+    },
+    /// Models that help searching.
+    #[error(transparent)]
+    Augment(#[from] raglan_augment::Error),
     /// A recipe asks for a model that judges, of an index that was opened without any.
     #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
     NoModels {
+        /// The stage's name.
+        stage: String,
+    },
+    /// A recipe asks for the attention of the model that answers, and the index was opened without one.
+    #[error("stage `{stage}` needs the model that answers: use the recipe with `raglan ask`")]
+    NoGenerator {
         /// The stage's name.
         stage: String,
     },

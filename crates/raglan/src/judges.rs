@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raglan_core::{ChunkStore, Reranker};
 use raglan_model::LanguageModel;
+use raglan_model::registry::ModelFiles;
 use raglan_pipeline::{RerankSpec, Reranking};
 use raglan_rerank::{
     Budget, Compare, Comparison, CrossEncoder, InContext, Judge, ListReading, Listwise, PassageReranker,
@@ -14,9 +15,6 @@ use raglan_rerank::{
 
 use crate::models::{Models, with_remedy};
 use crate::{Error, Result};
-
-/// The language model that judges when a recipe names none.
-const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
 /// Makes the rerankers of recipes; what they load stays, so that the next question finds it.
 pub(crate) struct Judges {
@@ -41,7 +39,8 @@ impl Judges {
         Ok(Arc::new(PassageReranker::new(judge, store, spec.depth, budget)))
     }
 
-    fn judge(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
+    /// The judge that a stage asks for, loaded when it is first asked for.
+    pub(crate) fn judge(&self, spec: &RerankSpec) -> Result<Arc<dyn Judge>> {
         // The locks are held while a model is loaded: a second question is to wait for it and not to load it too.
         let mut judges = self.judges.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(judge) = judges.get(spec) {
@@ -59,8 +58,9 @@ impl Judges {
         Ok(match spec.by {
             Reranking::CrossEncoder => {
                 let files = self.models.ensure(&spec.model)?;
-                let products = self.models.settings().products;
-                let judge = CrossEncoder::load(&files.dir, products, self.models.threads());
+                let (settings, threads) = (self.models.settings(), self.models.threads());
+                let library = settings.onnx_runtime.as_deref();
+                let judge = CrossEncoder::load(&files.dir, settings.products, threads, library);
                 Arc::new(judge.map_err(|error| with_remedy(&spec.model, error))?)
             }
             Reranking::QueryLikelihood => Arc::new(QueryLikelihood::new(model()?, passage_tokens)?),
@@ -75,12 +75,19 @@ impl Judges {
                 let end = model.transformer.config().n_layers.min(first_layer.saturating_add(n));
                 Arc::new(InContext::new(model, Some(first_layer..end), passage_tokens)?)
             }
+            Reranking::AnswerAttention => unreachable!("the generator judges, and no model of its own"),
             Reranking::WordOverlap => Arc::new(WordOverlap),
         })
     }
 
-    fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
-        let name = if name.is_empty() { DEFAULT_MODEL } else { name };
+    /// The files of a model.
+    pub(crate) fn files(&self, name: &str) -> Result<ModelFiles> {
+        self.models.ensure(name)
+    }
+
+    /// A language model by name, the generator's when that is empty, loaded when it is first asked for.
+    pub(crate) fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
+        let name = if name.is_empty() { self.models.language_model_name() } else { name };
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = models.get(name) {
             return Ok(model.clone());

@@ -24,9 +24,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attention_reranker;
+mod augmentations;
 mod chunking;
 mod collection_run;
 mod embedder;
+mod entity_graph;
 mod error;
 mod explain;
 mod filter;
@@ -39,6 +42,7 @@ mod library;
 mod location;
 mod long_context_evaluation;
 mod models;
+mod ngrams;
 mod search;
 mod snippet;
 mod sparse_options;
@@ -48,9 +52,11 @@ mod threads;
 mod time;
 mod verify_answer;
 
+pub use augmentations::{QuestionReport, QuestionSettings};
 pub use chunking::{ChunkingRow, eval_chunking};
 pub use collection_run::{CollectionRun, StageResults};
 pub use embedder::{DenseEncoder, Embedder, Encoders, SparseEmbedder};
+pub use entity_graph::{EntityGraph, GraphExtractor};
 pub use error::{Error, Result};
 pub use explain::{ExplainedBm25, ExplainedChunk, ExplainedStage, Explanation, RankAndScore};
 pub use filter::{Filter, MetadataCondition};
@@ -68,6 +74,7 @@ pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{LazyGenerator, ModelSettings, Models};
+pub use ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer};
 pub use search::{
     RunOutput, RunResult, SearchOutcome, SearchResult, StageTime, recipe, recipe_with, without_generation,
 };
@@ -79,17 +86,21 @@ pub use threads::set_threads;
 pub use time::parse_time;
 pub use verify_answer::{CheckedAnswer, CheckedQuote, QuoteState, verify_answer};
 
+pub use raglan_augment as augment;
 pub use raglan_core as core;
 pub use raglan_datasets as datasets;
 pub use raglan_dense as dense;
 pub use raglan_embed as embed;
 pub use raglan_eval as eval;
 pub use raglan_generate as generate;
+pub use raglan_graph as graph;
 pub use raglan_ingest as ingest;
 pub use raglan_kernels as kernels;
 pub use raglan_kv as kv;
 pub use raglan_late as late;
 pub use raglan_model as model;
+pub use raglan_ngram as ngram;
+pub use raglan_onnx as onnx;
 pub use raglan_pipeline as pipeline;
 pub use raglan_rerank as rerank;
 pub use raglan_sparse as sparse;

@@ -116,7 +116,7 @@ impl Library {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Answer> {
         let generator = self.models.generator(
-            "smollm2-135m-instruct",
+            self.models.language_model_name(),
             recipe,
             Arc::default(),
             Some(KvSettings::new(self.index.snapshot().folder())),

@@ -2,28 +2,39 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_core::{Answer, Context, Generator, TokenCounter, TokenMatrix};
+use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
+use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
-    TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat,
+    TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat, token_counter_of,
 };
 use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
+use raglan_graph::{Extractor, RuleExtractor};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
-use raglan_model::{AttentionPolicy, ContextExtension, LanguageModel, Products};
+use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
-use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::embedder::{Embedder, Encoders, GRAPH, LATE, Lazy, NGRAMS, SPARSE, SparseEmbedder};
+use crate::entity_graph::GraphExtractor;
 use crate::kept_kv::{KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
+use crate::ngrams::NgramTokenizer;
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
+
+/// The language model when nothing names one.
+const DEFAULT_LANGUAGE_MODEL: &str = "smollm2-135m-instruct";
+
+/// Begins the name of an encoder that is a language model asked for one word; the model's name follows.
+const PROMPT_REPS: &str = "promptreps:";
 
 /// The models of a machine: where they lie, and how their fetching is shown.
 #[derive(Clone)]
@@ -38,6 +49,9 @@ pub struct Models {
 /// with, and its passport refuses others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelSettings {
+    /// The language model of whatever names none, as [`Models::language_model`] takes it; SmolLM2 with 135 million
+    /// parameters when there is none.
+    pub language_model: Option<String>,
     /// How models multiply; language models have no [`Products::Int8`] and take [`Products::Stored`] then.
     pub products: Products,
     /// What encoders do with texts that are longer than they read at once.
@@ -87,6 +101,11 @@ impl Models {
         self.settings = settings;
     }
 
+    /// The language model of whatever names none.
+    pub fn language_model_name(&self) -> &str {
+        self.settings.language_model.as_deref().unwrap_or(DEFAULT_LANGUAGE_MODEL)
+    }
+
     /// How many threads a model works on.
     pub fn threads(&self) -> usize {
         self.threads
@@ -121,6 +140,9 @@ impl Models {
     ///
     /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn embedder(&self, name: &str) -> Result<Arc<Embedder>> {
+        if let Some(model) = name.strip_prefix(PROMPT_REPS) {
+            return Ok(Arc::new(self.prompt_reps(name, model, |reps| Arc::new(PromptRepsDense(reps)))?));
+        }
         let files = self.ensure(name)?;
         let config = EncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let ModelSettings { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, .. } =
@@ -148,17 +170,69 @@ impl Models {
         })))
     }
 
-    /// The encoders that made the vectors of an index.
+    /// The encoders that made the vectors of the index in a folder. Each is looked for when it is first needed, and
+    /// refused then when it is not the one that the passport names.
     ///
     /// # Errors
     ///
-    /// As [`embedder`](Self::embedder).
-    pub fn encoders_of(&self, passport: &Passport) -> Result<Encoders> {
-        Ok(Encoders {
-            dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()?,
-            sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder_of(stamp)).transpose()?,
-            late: passport.models.get(LATE).map(|stamp| self.late_embedder(&stamp.name)).transpose()?,
-        })
+    /// [`Error::NoExtractor`] when the index has a graph of entities that something unknown found.
+    pub fn encoders_of(&self, passport: &Passport, index: &Path) -> Result<Encoders> {
+        let dense = passport.embedder.as_ref().map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, embedder: &Arc<Embedder>| {
+                passport.embedder = Some(embedder.stamp().clone());
+            };
+            late_bound(stamp, self.checked(passport, index, move |models| models.embedder(&name), stamped))
+        });
+        let late = passport.models.get(LATE).map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, embedder: &Arc<Embedder<TokenMatrix>>| {
+                passport.models.insert(LATE.to_owned(), embedder.stamp().clone());
+            };
+            late_bound(stamp, self.checked(passport, index, move |models| models.late_embedder(&name), stamped))
+        });
+        let sparse = passport.models.get(SPARSE).map(|stamp| {
+            let of_index = stamp.clone();
+            let stamped = |passport: &mut Passport, sparse: &Arc<SparseEmbedder>| {
+                passport.models.insert(SPARSE.to_owned(), sparse.embedder.stamp().clone());
+            };
+            let sparse = self.checked(passport, index, move |models| models.sparse_embedder_of(&of_index), stamped);
+            let (counter, encoder, bag) = (sparse.clone(), sparse.clone(), sparse);
+            let embedder = Embedder::new(
+                stamp.clone(),
+                move || Ok(counter.get()?.embedder.counter()),
+                move || encoder.get()?.embedder.encoder().cloned(),
+            );
+            Arc::new(SparseEmbedder::new(embedder, move || bag.get()?.bag().cloned()))
+        });
+        let ngrams = passport.models.get(NGRAMS).map(|stamp| {
+            let name = stamp.name.clone();
+            let stamped = |passport: &mut Passport, ngrams: &Arc<NgramTokenizer>| {
+                passport.models.insert(NGRAMS.to_owned(), ngrams.stamp().clone());
+            };
+            let ngrams = self.checked(passport, index, move |models| models.ngram_tokenizer(&name), stamped);
+            Arc::new(NgramTokenizer::new(stamp.clone(), move || ngrams.get()?.tokenizer().cloned()))
+        });
+        let graph = passport.models.get(GRAPH).map(|stamp| self.graph_extractor(&stamp.name)).transpose()?;
+        Ok(Encoders { dense, sparse, late, ngrams, graph })
+    }
+
+    /// What `make` makes when it is first asked for, if it is what the index was made with by its stamp.
+    fn checked<T: Send + Sync + 'static>(
+        &self,
+        passport: &Passport,
+        index: &Path,
+        make: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,
+        stamp: impl Fn(&mut Passport, &T) + Send + Sync + 'static,
+    ) -> Arc<Lazy<T>> {
+        let (models, passport, index) = (self.clone(), passport.clone(), index.to_owned());
+        Arc::new(Lazy::new(Box::new(move || {
+            let made = make(&models)?;
+            let mut wanted = passport.clone();
+            stamp(&mut wanted, &made);
+            passport.check(&wanted, &index)?;
+            Ok(made)
+        })))
     }
 
     /// A learned sparse encoder by name, or by the folder of its files.
@@ -177,6 +251,12 @@ impl Models {
     }
 
     fn sparse_embedder_with(&self, name: &str, options: &SparseOptions) -> Result<Arc<SparseEmbedder>> {
+        if let Some(model) = name.strip_prefix(PROMPT_REPS) {
+            let embedder = self.prompt_reps(name, model, |reps| Arc::new(PromptRepsSparse(reps)))?;
+            let name = name.to_owned();
+            let no_bag = move || Err(Error::NoInferenceFree { model: name.clone() });
+            return Ok(Arc::new(SparseEmbedder::new(embedder, no_bag)));
+        }
         let files = self.ensure(name)?;
         let config = SparseEncoderConfig::for_model(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config =
@@ -201,6 +281,51 @@ impl Models {
         Ok(Arc::new(SparseEmbedder::new(embedder, load_bag)))
     }
 
+    /// An encoder of what a language model has in mind of texts, by the name that it is asked for and the model's.
+    fn prompt_reps<V: 'static>(
+        &self,
+        name: &str,
+        model: &str,
+        encoder: impl Fn(Arc<PromptReps>) -> Arc<dyn Encoder<Vector = V>> + Send + Sync + 'static,
+    ) -> Result<Embedder<V>> {
+        let files = self.ensure(model)?;
+        let path = language_model(&files)?;
+        let options = PromptRepsOptions::default();
+        let is_weights = |file: &str| file.ends_with(".gguf") || file.ends_with(".safetensors");
+        let dim = self.hidden_dim(model, &path)?;
+        let stamp = ModelStamp {
+            weights_sha256: joined_sha256(&files, is_weights),
+            normalized: true,
+            max_tokens: options.max_tokens,
+            parameters: BTreeMap::new(),
+            ..self.stamp(name, &files, "the word to come", options.max_tokens, dim)
+        };
+        let owned = model.to_owned();
+        let counter = move || {
+            let tokenizer = if path.is_dir() {
+                Tokenizer::from_file(path.join("tokenizer.json"))
+            } else {
+                GgufFile::open(&path).and_then(|file| Tokenizer::from_gguf(&file))
+            };
+            Ok(token_counter_of(tokenizer.map_err(|error| with_remedy(&owned, error))?))
+        };
+        let (models, model) = (self.clone(), model.to_owned());
+        Ok(Embedder::new(stamp, counter, move || {
+            let model = models.language_model(&model)?()?;
+            Ok(encoder(Arc::new(PromptReps::new(Arc::new(model), options)?)))
+        }))
+    }
+
+    /// The dimension of a language model's hidden states, without its weights.
+    fn hidden_dim(&self, name: &str, path: &Path) -> Result<usize> {
+        let config = if path.is_dir() {
+            DecoderConfig::from_folder(path)
+        } else {
+            GgufFile::open(path).and_then(|file| DecoderConfig::from_gguf(&file))
+        };
+        Ok(config.map_err(|error| with_remedy(name, error))?.hidden_dim)
+    }
+
     /// An encoder of token vectors by name, or by the folder of its files: a late-interaction model, or a sentence model
     /// whose hidden states serve as token vectors.
     ///
@@ -223,6 +348,45 @@ impl Models {
             Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
         })))
     }
+
+    /// The tokenizer of a language model by name, or by the path of its file or folder, for n-grams.
+    ///
+    /// # Errors
+    ///
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
+    pub fn ngram_tokenizer(&self, name: &str) -> Result<Arc<NgramTokenizer>> {
+        let files = self.ensure(name)?;
+        let path = language_model(&files)?;
+        let file =
+            if path.is_dir() { "tokenizer.json" } else { path.file_name().and_then(OsStr::to_str).unwrap_or("") };
+        let tokenizer_sha256 = files.sha256.get(file).cloned().unwrap_or_default();
+        let stamp = unused_stamp(name, "tokens", String::new(), tokenizer_sha256);
+        let name = name.to_owned();
+        Ok(Arc::new(NgramTokenizer::new(stamp, move || {
+            let tokenizer = if path.is_dir() {
+                Tokenizer::from_file(path.join("tokenizer.json"))
+            } else {
+                GgufFile::open(&path).and_then(|file| Tokenizer::from_gguf(&file))
+            };
+            Ok(Arc::new(tokenizer.map_err(|error| with_remedy(&name, error))?))
+        })))
+    }
+
+    /// What finds the entities of a graph: [`RULES`](Self::RULES).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoExtractor`] for any other name.
+    pub fn graph_extractor(&self, name: &str) -> Result<Arc<GraphExtractor>> {
+        if name != Self::RULES {
+            return Err(Error::NoExtractor { name: name.to_owned() });
+        }
+        let stamp = unused_stamp(name, &RuleExtractor.fingerprint(), String::new(), String::new());
+        Ok(Arc::new(GraphExtractor { stamp, extractor: Arc::new(RuleExtractor) }))
+    }
+
+    /// The name of the extractor of entities that needs no model.
+    pub const RULES: &str = "rules";
 
     /// What an index writes down of the settings of any encoder, where they are not the usual. Texts that are refused or
     /// cut give the same vectors where they are neither.
@@ -345,6 +509,30 @@ impl Models {
     }
 }
 
+/// The stamp of what makes no vectors of its own: most of an encoder's is nothing.
+fn unused_stamp(name: &str, kind: &str, weights_sha256: String, tokenizer_sha256: String) -> ModelStamp {
+    ModelStamp {
+        name: name.to_owned(),
+        weights_sha256,
+        tokenizer_sha256,
+        pooling: kind.to_owned(),
+        normalized: false,
+        query_prefix: String::new(),
+        passage_prefix: String::new(),
+        max_tokens: 0,
+        dim: 0,
+        parameters: BTreeMap::new(),
+        dtype: String::new(),
+    }
+}
+
+/// An encoder under the stamp that an index has of it.
+fn late_bound<V: 'static>(stamp: &ModelStamp, made: Arc<Lazy<Arc<Embedder<V>>>>) -> Arc<Embedder<V>> {
+    let (counter, encoder) = (made.clone(), made);
+    let counter = move || Ok(counter.get()?.counter());
+    Arc::new(Embedder::new(stamp.clone(), counter, move || encoder.get()?.encoder().cloned()))
+}
+
 /// What a model's weights are told from others by.
 fn weights(files: &ModelFiles) -> String {
     let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
@@ -368,6 +556,7 @@ pub(crate) fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
         Error::Embed(raglan_embed::Error::Model(model))
         | Error::Generate(raglan_generate::Error::Model(model))
         | Error::Rerank(raglan_rerank::Error::Model(model))
+        | Error::Augment(raglan_augment::Error::Model(model))
         | Error::Model(model) => Some(model),
         _ => None,
     };
@@ -481,6 +670,16 @@ impl Generator for LazyGenerator {
     ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
         generator.generate(contexts, on_text)
+    }
+
+    fn attention(
+        &self,
+        context: &Context,
+        first_layer: usize,
+        n_layers: Option<usize>,
+    ) -> raglan_core::Result<Option<PassageAttention>> {
+        let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
+        generator.attention(context, first_layer, n_layers)
     }
 }
 

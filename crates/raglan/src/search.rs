@@ -6,15 +6,18 @@ use std::time::Instant;
 
 use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, SpanOf};
 use raglan_dense::SearchMode;
+use raglan_graph::{GraphSearch, PageRank};
 use raglan_pipeline::{
-    Bm25Spec, DenseMode, DenseSpec, Part, Pipeline, Port, Recipe, RescoreSpec, SparseSpec, Stage, StageRun, StageSpec,
-    Value, read,
+    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, GraphSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec,
+    SparseSpec, Stage, StageRun, StageSpec, Value, read,
 };
 use raglan_sparse::Bm25Parameters;
 use serde::Serialize;
 
+use crate::attention_reranker::AttentionReranker;
 use crate::filter::Filter;
 use crate::index::Index;
+use crate::ngrams::NgramSearch;
 use crate::snippet::{Snippet, snippet};
 use crate::{Error, Result};
 
@@ -152,16 +155,42 @@ impl Index {
                     DenseMode::Int8 => SearchMode::Int8,
                     DenseMode::OneBit => SearchMode::OneBit,
                 })?),
+                StageSpec::GatedDense(GatedDenseSpec { temperature, .. }) => {
+                    Part::Retriever(self.gated_retriever(&stage.name, temperature)?)
+                }
+                StageSpec::Questions(ref spec) => Part::Retriever(self.question_retriever(&spec.file)?),
+                StageSpec::Rewrite(ref spec) => Part::Rewriter(self.rewriter(&stage.name, spec)?),
+                StageSpec::Examples(ref spec) => Part::Examples(self.example_source(&spec.file)?),
+                StageSpec::Focus(_) => Part::Encoder(self.sentence_encoder()?),
+                StageSpec::TreeSearch(ref spec) => Part::Scorer(self.set_scorer(&stage.name, spec)?),
                 StageSpec::Sparse(SparseSpec { queries, mode, .. }) => {
                     Part::Retriever(self.sparse_vectors(queries, mode)?)
                 }
                 StageSpec::Late(_) => Part::Retriever(self.late_retriever()?),
-                StageSpec::Rescore(RescoreSpec { by, .. }) => Part::Reranker(self.rescorer(by)?),
-                StageSpec::Rerank(ref spec) => {
-                    let judges = self.judges.as_ref().ok_or_else(|| Error::NoModels { stage: stage.name.clone() })?;
-                    Part::Reranker(judges.reranker(spec, Arc::new(self.snapshot().clone()))?)
+                StageSpec::Ngrams(ref spec) => {
+                    Part::Retriever(self.ngram_retriever(NgramSearch::of(spec), &stage.name)?)
                 }
-                StageSpec::MarginalRelevance(_) => Part::Vectors(self.dense()?.clone()),
+                StageSpec::Graph(GraphSpec { depth, seeds, chunk_weight, damping, .. }) => {
+                    let walk = PageRank { damping: f64::from(damping), ..PageRank::default() };
+                    let search = GraphSearch { walk, max_seeds: seeds, chunk_weight: f64::from(chunk_weight) };
+                    Part::Retriever(self.graph_retriever(depth, search)?)
+                }
+                StageSpec::Rescore(RescoreSpec { by, .. }) => Part::Reranker(self.rescorer(by)?),
+                StageSpec::Rerank(ref spec) if spec.by == Reranking::AnswerAttention => {
+                    let generator =
+                        generator.clone().ok_or_else(|| Error::NoGenerator { stage: stage.name.clone() })?;
+                    Part::Reranker(Arc::new(AttentionReranker {
+                        generator,
+                        store: self.snapshot().clone(),
+                        depth: spec.depth,
+                        first_layer: spec.first_layer,
+                        n_layers: Some(spec.n_layers).filter(|&n| n > 0),
+                    }))
+                }
+                StageSpec::Rerank(ref spec) => {
+                    Part::Reranker(self.judges(&stage.name)?.reranker(spec, Arc::new(self.snapshot().clone()))?)
+                }
+                StageSpec::MarginalRelevance(_) | StageSpec::Submodular(_) => Part::Vectors(self.dense()?.clone()),
                 StageSpec::Read(_) | StageSpec::Expand(_) => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
                     recipe: stage.name.clone(),
@@ -306,14 +335,20 @@ impl Index {
         Ok(answer)
     }
 
-    /// The context that a recipe for answers would answer from.
+    /// The context that a recipe for answers would have the generator answer from.
     ///
     /// # Errors
     ///
     /// [`Error::RecipeEnd`] when the recipe has no context; else as [`pipeline`](Self::pipeline).
-    pub fn context(&self, recipe: &Recipe, question: &str, filter: &Filter) -> Result<Context> {
+    pub fn context(
+        &self,
+        recipe: &Recipe,
+        generator: Arc<dyn Generator>,
+        question: &str,
+        filter: &Filter,
+    ) -> Result<Context> {
         let retrieval = without_generation(recipe)?;
-        let pipeline = self.pipeline(retrieval, None)?;
+        let pipeline = self.pipeline(retrieval, Some(generator))?;
         match pipeline.run(vec![self.query(question, filter)?])? {
             Value::Contexts(contexts) => Ok(contexts.into_iter().next().expect("one context a question")),
             other => Err(Error::RecipeEnd {

@@ -32,8 +32,8 @@ impl DenseIndex {
         let n_queries = sample.min(live.len());
         if n_queries > 0 && n_queries < live.len() {
             live.select_nth_unstable(n_queries - 1);
-            live.truncate(n_queries);
         }
+        live.truncate(n_queries);
         let mut chunks: Vec<ChunkId> = live.into_iter().map(|(_, id)| id).collect();
         chunks.sort_unstable();
         let exact = self.clone().with_mode(SearchMode::Exact);

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::kind::{Arity, Flow, Kind, default_without_needs, key_of, kinds, limits, plain_without_bodies, text_of};
 use super::parameter::{FINITE, Lines, MOST, Parameter, ParameterReference, Table, names};
 use super::{Measure, Port, RecipeError};
-use crate::Fusion;
+use crate::{Fusion, PassageOrder};
 
 kinds! {
     /// Finds chunks by BM25.
@@ -87,10 +87,26 @@ kinds! {
     takes {
         /// How scores of the queries' rankings become comparable.
         fusion: Fusion = Fusion::MIN_MAX;
+        /// How much the first query, as a rule the question itself, counts beside each other one; 0, only where there is
+        /// no other.
+        first_weight: f32 = 1.0, 0.0..=1e6;
         /// How many hits of each query count.
         depth: usize = 100, 1..=MOST;
         /// How many hits to keep.
         k: usize = 10, 1..=MOST;
+    }
+
+    /// Puts examples of right and wrong answers to questions like the one that is asked beside the passages; see
+    /// [`examples`](crate::examples).
+    Examples(ExamplesSpec) = "examples": Context => Context, ONE, Examples,
+    bodies [],
+    needs {
+        /// A file of examples, one JSON object with `question`, `correct` and `incorrect` a line.
+        file: String;
+    }
+    takes {
+        /// How many are shown.
+        n: usize = 1, 1..=MOST;
     }
 
     /// Adds what stands around the passages; see [`expand`](crate::expand).
@@ -114,6 +130,17 @@ kinds! {
         measure: Measure = Measure::Results;
         /// The least measure that is good enough.
         at_least: f32 = 1.0, FINITE;
+    }
+
+    /// Keeps the sentences of passages that are nearest to the question; see [`focus`](crate::focus).
+    Focus(FocusSpec) = "focus": Context => Context, ONE, Encoder,
+    bodies [],
+    needs {}
+    takes {
+        /// How many of the first passages are read.
+        passages: usize = 80, 1..=MOST;
+        /// How many of their sentences are kept.
+        sentences: usize = 80, 1..=MOST;
     }
 
     /// Asks on from what was found, without a model: the question and the words of its first passages; see
@@ -153,6 +180,18 @@ kinds! {
     }
     takes {}
 
+    /// Finds chunks by the inner product of embeddings whose components the query's words weigh, by the word embeddings of
+    /// the index's encoder, which must be of the BERT family (after LexSemBridge).
+    GatedDense(GatedDenseSpec) = "gated-dense": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// How evenly components weigh: the higher, the more like `dense`.
+        temperature: f32 = 1.0, 0.001..=1e6;
+    }
+
     /// Writes answers.
     Generate(GenerateSpec) = "generate": Context => Answer, ONE, Generator,
     bodies [],
@@ -177,6 +216,24 @@ kinds! {
         context_tokens: usize = 0, 0..=MOST;
         /// The system prompt; empty, the generator's own.
         system: String = String::new();
+    }
+
+    /// Finds chunks by a walk over the graph of entities and chunks, from the entities of the question and from the chunks that
+    /// vectors find, or words in an index without vectors (HippoRAG). Without entities these are what is found.
+    Graph(GraphSpec) = "graph": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// At how many chunks, the best, the walk begins besides.
+        depth: usize = 1000, 1..=MOST;
+        /// At how many entities it begins at most: those that the fewest chunks name.
+        seeds: usize = 5, 0..=MOST;
+        /// What the best of the chunks weighs as a beginning, where an entity that one chunk names weighs 1.
+        chunk_weight: f32 = 0.05, 0.0..=1e6;
+        /// How likely the walk goes on, and does not begin again.
+        damping: f32 = 0.5, 0.0..=0.99;
     }
 
     /// Finds chunks by late interaction of token vectors.
@@ -212,11 +269,56 @@ kinds! {
         k: usize = 10, 1..=MOST;
     }
 
+    /// Finds chunks by n-grams that stand in them: the question's own, and those that a language model says behind the question
+    /// when it is held to the corpus (SEAL).
+    Ngrams(NgramsSpec) = "ngrams": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// The most tokens of the question's own n-grams.
+        own: usize = 3, 0..=256;
+        /// How many n-grams the model follows at a time; 0 asks no model.
+        beams: usize = 0, 0..=1000;
+        /// The most tokens of the model's n-grams.
+        length: usize = 10, 1..=256;
+        /// What an n-gram's weight, by how much likelier it is behind the question, is raised to.
+        exponent: f32 = 2.0, 0.01..=16.0;
+        /// Occurrences that are added to an n-gram's own.
+        smoothing: f32 = 5.0, 0.01..=1e6;
+        /// How much less an n-gram counts that repeats the tokens of heavier ones.
+        repetition: f32 = 0.8, 0.0..=1.0;
+        /// N-grams with more occurrences find no chunks as long as there are others.
+        max_hits: usize = 1500, 1..=MOST;
+    }
+
+    /// Finds chunks by the questions that were written for them; see the command `raglan questions`.
+    Questions(QuestionsSpec) = "questions": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {
+        /// The file of questions.
+        file: String;
+    }
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+    }
+
     /// Reads the texts of chunks.
     Read(ReadSpec) = "read": Ranking => Context, ONE, Store,
     bodies [],
     needs {}
     takes {}
+
+    /// Puts passages in another order, for readers that do not look everywhere alike; see [`reorder`](crate::reorder).
+    Reorder(ReorderSpec) = "reorder": Context => Context, ONE, Nothing,
+    bodies [],
+    needs {}
+    takes {
+        /// Which order.
+        order: PassageOrder = PassageOrder::EndsFirst;
+    }
 
     /// Lets a model that reads passages judge the first hits.
     #[derive(Eq, Hash)]
@@ -243,7 +345,7 @@ kinds! {
         children: usize = 4, 1..=25;
         /// How many of the best `pairwise` and `setwise` find.
         top: usize = 10, 1..=MOST;
-        /// The first layer that counts for `in-context`.
+        /// The first layer that counts for `in-context` and `answer-attention`.
         first_layer: usize = 0, 0..=MOST;
         /// How many layers count from there on; 0, all.
         n_layers: usize = 0, 0..=MOST;
@@ -278,6 +380,32 @@ kinds! {
         deadline_ms: usize = 0, 0..=MOST;
     }
 
+    /// Makes of a question itself and other texts to search with, which a model writes; see [`rewrite`](crate::rewrite).
+    Rewrite(RewriteSpec) = "rewrite": Query => Queries, ONE, Rewriter,
+    bodies [],
+    needs {
+        /// Which texts.
+        by: Rewriting;
+    }
+    takes {
+        /// The language model's name or folder; empty, the default.
+        model: String = String::new();
+        /// How many texts, at most; `keywords` give one.
+        n: usize = 3, 1..=100;
+        /// The most tokens of a `hypothetical-document`.
+        max_tokens: usize = 96, 1..=MOST;
+        /// How a `hypothetical-document` and `paraphrases` are drawn; 0 takes the likeliest words, and one text then.
+        temperature: f32 = 0.7, 0.0..=100.0;
+        /// Seed of the sampling.
+        seed: u64 = 0, 0..=i64::MAX as u64;
+        /// A file of meta-knowledge, for `meta-knowledge`.
+        file: String = String::new();
+        /// The most tokens that a question may cost; 0, no limit.
+        budget_tokens: usize = 0, 0..=MOST;
+        /// The most milliseconds that a question may take; 0, no limit.
+        budget_ms: usize = 0, 0..=MOST;
+    }
+
     /// Keeps the first hits.
     Select(SelectSpec) = "select": Ranking => Ranking, ONE, Nothing,
     bodies [],
@@ -305,6 +433,40 @@ kinds! {
     bodies [],
     needs {}
     takes {}
+
+    /// Chooses passages that together cover what was found; see [`submodular`](crate::submodular).
+    Submodular(SubmodularSpec) = "submodular": Context => Context, ONE, Vectors,
+    bodies [],
+    needs {}
+    takes {
+        /// The most tokens of all passages together.
+        budget: usize = 1024, 1..=MOST;
+        /// How much of a passage's likeness to all others is worth having.
+        saturation: f32 = 0.25, 0.0..=1.0;
+        /// How much it counts that passages are of many documents, beside that they cover all.
+        diversity: f32 = 1.0, 0.0..=1e6;
+    }
+
+    /// Seeks the list of passages that is best as a whole; see [`tree_search`](crate::tree_search).
+    TreeSearch(TreeSearchSpec) = "tree-search": Context => Context, ONE, Scorer,
+    bodies [],
+    needs {}
+    takes {
+        /// What scores a list of passages.
+        by: SetScoring = SetScoring::Cosine;
+        /// The model's name or folder; empty, the default language model. A cross-encoder must be named.
+        model: String = String::new();
+        /// The most tokens of all passages together.
+        budget: usize = 1024, 1..=MOST;
+        /// How many of the first passages are candidates.
+        candidates: usize = 60, 1..=MOST;
+        /// How many lists are gone on from.
+        iterations: usize = 10, 1..=MOST;
+        /// How much lists that were seldom gone on from are preferred.
+        exploration: f32 = 2.4, 0.0..=1e6;
+        /// How much the tokens of a list count against it.
+        cost: f32 = 0.1, 0.0..=1e6;
+    }
 }
 
 /// A kind of stage as reference and schema tell of it.
@@ -341,6 +503,14 @@ pub enum PartKind {
     Store,
     /// A [`Generator`](raglan_core::Generator).
     Generator,
+    /// A [`QueryRewriter`](raglan_core::QueryRewriter).
+    Rewriter,
+    /// An [`ExampleSource`](raglan_core::ExampleSource).
+    Examples,
+    /// An [`Encoder`](raglan_core::Encoder) of dense vectors.
+    Encoder,
+    /// A [`PassageSetScorer`](raglan_core::PassageSetScorer).
+    Scorer,
 }
 
 impl std::fmt::Display for PartKind {
@@ -352,6 +522,10 @@ impl std::fmt::Display for PartKind {
             Self::Vectors => "vectors",
             Self::Store => "a store",
             Self::Generator => "a generator",
+            Self::Rewriter => "a query rewriter",
+            Self::Examples => "a source of examples",
+            Self::Encoder => "an encoder",
+            Self::Scorer => "a scorer of lists of passages",
         })
     }
 }
@@ -420,6 +594,12 @@ impl StageSpec {
                     return Err(Discord::Misfit("step", format!("must be at most `window`, {}", spec.window)));
                 }
                 Ok(())
+            }
+            Self::Rewrite(spec) if spec.by == Rewriting::MetaKnowledge && spec.file.is_empty() => {
+                Err(Discord::Missing("file"))
+            }
+            Self::TreeSearch(spec) if spec.by == SetScoring::CrossEncoder && spec.model.is_empty() => {
+                Err(Discord::Missing("model"))
             }
             Self::Generate(spec) if (1..=spec.max_tokens).contains(&spec.context_tokens) => {
                 let problem = format!("must be more than `max_tokens`, {}, or 0", spec.max_tokens);
@@ -501,8 +681,40 @@ pub enum Reranking {
     First,
     /// Where a language model's attention goes from the question.
     InContext,
+    /// The same in the prompt that the answer is written from, which is not read again then.
+    AnswerAttention,
     /// The words that passage and question share.
     WordOverlap,
+}
+
+/// Which texts are searched with for a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rewriting {
+    /// The question with keywords behind it.
+    Keywords,
+    /// Passages as they might answer it (HyDE).
+    HypotheticalDocument,
+    /// The same in other words.
+    Paraphrases,
+    /// The simpler questions that it asks at once.
+    Decomposition,
+    /// Questions in the light of what the collection is about.
+    MetaKnowledge,
+}
+
+/// What scores lists of passages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetScoring {
+    /// The index's dense encoder.
+    Cosine,
+    /// An encoder that reads question and passages together.
+    CrossEncoder,
+    /// How likely a language model finds the question after the passages.
+    QueryLikelihood,
+    /// Whether a language model says yes when asked whether the passages answer the question.
+    YesNo,
 }
 
 names!(DenseMode, "dense mode", {
@@ -516,5 +728,14 @@ names!(Rescorer, "rescorer", {
 names!(Reranking, "way to rerank", {
     CrossEncoder => "cross-encoder", QueryLikelihood => "query-likelihood", YesNo => "yes-no", Pairwise => "pairwise",
     Setwise => "setwise", Listwise => "listwise", First => "first", InContext => "in-context",
+    AnswerAttention => "answer-attention",
     WordOverlap => "word-overlap",
 });
+names!(Rewriting, "way to rewrite", {
+    Keywords => "keywords", HypotheticalDocument => "hypothetical-document", Paraphrases => "paraphrases",
+    Decomposition => "decomposition", MetaKnowledge => "meta-knowledge",
+});
+names!(SetScoring, "scorer", {
+    Cosine => "cosine", CrossEncoder => "cross-encoder", QueryLikelihood => "query-likelihood", YesNo => "yes-no",
+});
+names!(PassageOrder, "order", { EndsFirst => "ends-first", BestLast => "best-last", Document => "document" });

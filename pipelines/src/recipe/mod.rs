@@ -29,10 +29,11 @@ pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec,
-    FuseSpec, GateSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, ReadSpec,
-    RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, SelectSpec, SparseMode, SparseQueries, SparseSpec,
-    SplitSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
+    FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec, KindReference,
+    LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec,
+    Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode,
+    SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -111,7 +112,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 16] = [
+    pub const SHIPPED: [(&'static str, &'static str); 18] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -121,6 +122,8 @@ impl Recipe {
         ("splade", include_str!("../../recipes/splade.toml")),
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
+        ("ngrams", include_str!("../../recipes/ngrams.toml")),
+        ("graph", include_str!("../../recipes/graph.toml")),
         ("best", include_str!("../../recipes/best.toml")),
         ("fastest", include_str!("../../recipes/fastest.toml")),
         ("multi-hop", include_str!("../../recipes/multi-hop.toml")),
@@ -207,20 +210,30 @@ impl Recipe {
     ///
     /// Sets the `k` of the stage that decides how many there are, and lets the stages before it find at least as many.
     pub fn with_k(mut self, k: usize) -> Self {
-        self.limit(k.max(1), false);
+        self.limit(k.max(1), true, false);
         self
     }
 
-    /// Sets the `k` of the last stages that have one, and lets the others find at least as many; says whether there were
-    /// such stages. `decided`: stages that come after this recipe have limited the number.
-    fn limit(&mut self, k: usize, mut decided: bool) -> bool {
+    /// The same recipe, giving up to `k` chunks a question of those that its stages find as they are written.
+    pub fn giving(mut self, k: usize) -> Self {
+        self.limit(k.max(1), false, false);
+        self
+    }
+
+    /// Sets the `k` of the last stages that have one, and with `widen` lets the others find at least as many; says whether
+    /// there were such stages. `decided`: stages that come after this recipe have limited the number.
+    fn limit(&mut self, k: usize, widen: bool, mut decided: bool) -> bool {
         for stage in self.stages.iter_mut().rev() {
             for body in &mut stage.bodies {
-                decided |= body.limit(k, decided);
+                decided |= body.limit(k, widen, decided);
             }
             let Some(own) = stage.spec.parameter_mut::<usize>("k") else { continue };
-            *own = if decided { k.max(*own) } else { k };
-            if let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
+            match (decided, widen) {
+                (false, _) => *own = k,
+                (true, true) => *own = k.max(*own),
+                (true, false) => continue,
+            }
+            if widen && let StageSpec::Fuse(FuseSpec { depth, .. }) = &mut stage.spec {
                 *depth = k.max(*depth);
             }
             decided = true;

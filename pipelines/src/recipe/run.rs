@@ -5,20 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raglan_core::{
-    Answer, ChunkStore, ChunkVectors, Context, Error, Generator, Query, Reranker, Result, Retriever, SharedBudget,
+    Answer, ChunkStore, ChunkVectors, Context, DenseVector, Encoder, Error, ExampleSource, Generator, PassageSetScorer,
+    Query, QueryRewriter, Reranker, Result, Retriever, SharedBudget,
 };
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExpandSpec, FallbackSpec, FollowSpec, FuseSpec,
-    GateSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, Recipe, RecipeStage, RerankSpec,
-    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec,
+    FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GraphSpec, Input, LateSpec, LoopSpec,
+    MarginalRelevanceSpec, NgramsSpec, PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec,
+    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
 use crate::each;
 use crate::generate::answers;
-use crate::{Ranked, Stage, expand, follow, fuse, gate, min_score, mmr, read, rerank, retrieve, select, split};
+use crate::{
+    Ranked, Stage, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read, reorder,
+    rerank, retrieve, rewrite, select, split, submodular, tree_search,
+};
 
 /// What a stage of a recipe needs from outside.
 #[derive(Clone)]
@@ -27,12 +32,20 @@ pub enum Part {
     Retriever(Arc<dyn Retriever>),
     /// For a stage that scores the chunks of a Ranking.
     Reranker(Arc<dyn Reranker>),
-    /// For `mmr`.
+    /// For `mmr` and `submodular`.
     Vectors(Arc<dyn ChunkVectors>),
     /// For `read` and `expand`.
     Store(Arc<dyn ChunkStore>),
     /// For `generate`.
     Generator(Arc<dyn Generator>),
+    /// For `rewrite`.
+    Rewriter(Arc<dyn QueryRewriter>),
+    /// For `examples`.
+    Examples(Arc<dyn ExampleSource>),
+    /// For `focus`.
+    Encoder(Arc<dyn Encoder<Vector = DenseVector>>),
+    /// For `tree-search`.
+    Scorer(Arc<dyn PassageSetScorer>),
 }
 
 impl Part {
@@ -44,6 +57,10 @@ impl Part {
             Self::Vectors(_) => PartKind::Vectors,
             Self::Store(_) => PartKind::Store,
             Self::Generator(_) => PartKind::Generator,
+            Self::Rewriter(_) => PartKind::Rewriter,
+            Self::Examples(_) => PartKind::Examples,
+            Self::Encoder(_) => PartKind::Encoder,
+            Self::Scorer(_) => PartKind::Scorer,
         }
     }
 }
@@ -257,8 +274,12 @@ fn run_stage(
         (
             StageSpec::Bm25(Bm25Spec { k, .. })
             | StageSpec::Dense(DenseSpec { k, .. })
+            | StageSpec::GatedDense(GatedDenseSpec { k, .. })
             | StageSpec::Sparse(SparseSpec { k, .. })
-            | StageSpec::Late(LateSpec { k }),
+            | StageSpec::Late(LateSpec { k })
+            | StageSpec::Ngrams(NgramsSpec { k, .. })
+            | StageSpec::Graph(GraphSpec { k, .. })
+            | StageSpec::Questions(QuestionsSpec { k, .. }),
             Some(Part::Retriever(retriever)),
         ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),
         (
@@ -289,6 +310,28 @@ fn run_stage(
         (StageSpec::Read(_), Some(Part::Store(store))) => Value::Contexts(read(&**store).run(inputs.rankings(0))?),
         (StageSpec::Expand(ExpandSpec { neighbours, merge }), Some(Part::Store(store))) => {
             Value::Contexts(expand(&**store, *neighbours, *merge).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Rewrite(_), Some(Part::Rewriter(rewriter))) => {
+            Value::QueryLists(rewrite(&**rewriter).run(inputs.queries())?)
+        }
+        (StageSpec::Examples(ExamplesSpec { n, .. }), Some(Part::Examples(source))) => {
+            Value::Contexts(examples(&**source, *n).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Focus(FocusSpec { passages, sentences }), Some(Part::Encoder(encoder))) => {
+            Value::Contexts(focus(&**encoder, *passages, *sentences).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Reorder(ReorderSpec { order }), None) => {
+            Value::Contexts(reorder(*order).run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::Submodular(spec), Some(Part::Vectors(vectors))) => {
+            let SubmodularSpec { budget, saturation, diversity } = *spec;
+            let submodular = submodular(&**vectors, budget, saturation, diversity);
+            Value::Contexts(submodular.run(inputs.contexts().to_vec())?)
+        }
+        (StageSpec::TreeSearch(spec), Some(Part::Scorer(scorer))) => {
+            let &TreeSearchSpec { budget, candidates, iterations, exploration, cost, .. } = spec;
+            let options = TreeSearchOptions { budget, candidates, iterations, exploration, cost };
+            Value::Contexts(tree_search(&**scorer, options).run(inputs.contexts().to_vec())?)
         }
         (StageSpec::Generate(_), Some(Part::Generator(generator))) => {
             let contexts = inputs.contexts();
@@ -326,7 +369,7 @@ fn run_around(
             let is_good = |item: &Item| item.value.is_ok() && measure.of(item) >= *at_least;
             batch::fall_back(items, body(0), is_good, body(1))
         }
-        StageSpec::Each(EachSpec { fusion, depth, k }) => {
+        StageSpec::Each(EachSpec { fusion, first_weight, depth, k }) => {
             let places: Vec<usize> = items.iter().map(|item| item.place).collect();
             let originals: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
             let questions = items.into_iter().filter_map(|item| item.value.queries()).collect();
@@ -336,7 +379,7 @@ fn run_around(
                 let found = run_body(&stage.bodies[0], &bound.bodies[0], Item::all(&queries, inputs), &mut |_, _| {})?;
                 Ok(found.into_iter().filter_map(|item| item.value.ranking()).collect())
             };
-            let ranked = each::fused(originals.clone(), questions, fusion, *depth, *k, search)?;
+            let ranked = each::fused(originals.clone(), questions, fusion, *first_weight, *depth, *k, search)?;
             let items = Item::all(&originals, Value::Rankings(ranked)).into_iter().zip(places);
             Ok(items.map(|(item, place)| Item { place, ..item }).collect())
         }

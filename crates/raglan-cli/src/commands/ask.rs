@@ -73,14 +73,14 @@ fn show_prompt(
     session: &Session,
     index: &Index,
     recipe: &Recipe,
-    generator: &raglan::LazyGenerator,
+    generator: &Arc<raglan::LazyGenerator>,
     question: &str,
     filter: &Filter,
 ) -> Result<Outcome> {
     if question.trim().is_empty() {
         bail!("`--show-prompt` needs a question");
     }
-    let context = index.context(recipe, question, filter)?;
+    let context = index.context(recipe, generator.clone(), question, filter)?;
     let generator = generator.loaded()?;
     tell_missing_template(session, generator);
     let prompt = generator.prompt(&context)?;

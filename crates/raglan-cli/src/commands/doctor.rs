@@ -114,7 +114,7 @@ fn gpu() -> (Option<bool>, String) {
 }
 
 fn onnxruntime(session: &Session) -> (Option<bool>, String) {
-    match raglan::embed::find_onnx_runtime(session.models.settings().onnx_runtime.as_deref()) {
+    match raglan::onnx::find_onnx_runtime(session.models.settings().onnx_runtime.as_deref()) {
         Some(path) if path.is_file() => (None, path.display().to_string()),
         Some(path) => (Some(false), format!("`{}` is not a file", path.display())),
         None => (None, "not found (ORT_DYLIB_PATH names it); needed only for models in ONNX".to_owned()),

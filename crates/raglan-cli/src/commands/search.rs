@@ -31,7 +31,8 @@ pub fn run(session: &Session, command: &SearchCommand) -> Result<Outcome> {
 pub fn refuse_empty(index: &Index) -> Result<()> {
     if index.snapshot().n_chunks() == 0 {
         bail!(
-            "the index `{}` is empty so far; wait for the `raglan index` at work on it, or run `raglan index FOLDER`",
+            "the index `{}` holds no passages: none of the files had text (`raglan status` says what became of them), or \
+             the first `raglan index` has not committed yet",
             index.snapshot().folder().display()
         );
     }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::onnx_model::{Gives, INT32, INT64, write_onnx};
 use crate::small_model::{HIDDEN, write_model};
 use raglan_core::{DenseVector, Encoder};
-use raglan_embed::{EncoderConfig, Error, ExtendedPositions, LongInputs, Pooling, SentenceEncoder, find_onnx_runtime};
+use raglan_embed::{EncoderConfig, Error, ExtendedPositions, LongInputs, Pooling, SentenceEncoder};
 use raglan_model::Products;
 use raglan_model::registry::ModelCache;
+use raglan_onnx::find_onnx_runtime;
 use serde_json::json;
 
 /// Whether the library is there.
@@ -125,6 +126,9 @@ fn what_a_model_in_onnx_cannot_do_is_told() {
     unsupported(tokens.path(), &|config| config.products = Products::Int8);
     let extended = LongInputs::Extended { positions: ExtendedPositions::Grouped, limit: 64 };
     unsupported(tokens.path(), &|config| config.long_inputs = extended);
+    let classes = onnx_folder(own.path(), "model.onnx", Gives::Classes, INT64);
+    let error = load(classes.path(), |_| ()).unwrap_err();
+    assert!(matches!(error, Error::Onnx(raglan_onnx::Error::Unsupported { .. })), "{error}");
     let encoder = load(sentence.path(), |_| ()).unwrap();
     assert!(matches!(encoder.encode_chunks("abc", std::slice::from_ref(&(0..3))), Err(Error::NoTokenVectors)));
 }

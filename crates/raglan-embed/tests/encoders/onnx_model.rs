@@ -17,6 +17,8 @@ pub enum Gives {
     Tokens,
     /// `sentence_embedding`, the mean of the tokens.
     Sentence,
+    /// `logits`, of a pooler and a classifier.
+    Classes,
 }
 
 /// Writes the model of `dir`, which has `config.json` and `model.safetensors`, to `path`; its inputs are of type `kind`.
@@ -75,6 +77,13 @@ pub fn write_onnx(dir: &Path, path: &Path, gives: Gives, kind: u64) {
             g.node("ReduceSum", &["present", "first"], "count", &[]);
             g.node("Div", &["sum", "count"], "sentence_embedding", &[]);
             "sentence_embedding"
+        }
+        Gives::Classes => {
+            g.node("Gather", &[&last, "start"], "beginning", &[("axis", Attribute::Int(1))]);
+            g.linear("pooler.dense", "beginning", "pooled");
+            g.node("Tanh", &["pooled"], "pooler", &[]);
+            g.linear("classifier", "pooler", "logits");
+            "logits"
         }
     };
     g.string(2, "bert");

@@ -39,7 +39,7 @@ fn a_library_that_does_not_serve_is_an_error_with_what_helps() {
             ..EncoderConfig::for_model(folder.path()).unwrap()
         };
         let error = SentenceEncoder::load(folder.path(), config, 1).unwrap_err();
-        assert!(matches!(error, Error::NoOnnxRuntime { .. }), "{error}");
+        assert!(matches!(error, Error::Onnx(raglan_onnx::Error::NoRuntime { .. })), "{error}");
         let told = error.to_string();
         for part in [&*library.display().to_string(), "pip install onnxruntime", "ORT_DYLIB_PATH"] {
             assert!(told.contains(part), "{told}");

@@ -9,7 +9,8 @@ use serde_json::json;
 pub const HIDDEN: usize = 16;
 pub const POSITIONS: usize = 64;
 
-/// Writes a BERT whose tokens are letters and the comma, with a masked-language head and a projection to 6 dimensions.
+/// Writes a BERT whose tokens are letters and the comma, with a masked-language head, a projection to 6 dimensions, and a head of
+/// two classes.
 pub fn write_model(dir: &Path) {
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
     let heads = ('a'..='z').map(String::from);
@@ -72,6 +73,10 @@ pub fn write_model(dir: &Path) {
     for norm in norms {
         put(&format!("{norm}.LayerNorm.weight"), &[HIDDEN], 1.0);
         put(&format!("{norm}.LayerNorm.bias"), &[HIDDEN], 0.0);
+    }
+    for (name, outputs) in [("pooler.dense", HIDDEN), ("classifier", 2)] {
+        put(&format!("{name}.weight"), &[outputs, HIDDEN], 0.0);
+        put(&format!("{name}.bias"), &[outputs], 0.0);
     }
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
 }

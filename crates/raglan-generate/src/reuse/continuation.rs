@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use raglan_kv::{DriftSample, KvCache};
-use raglan_model::DecoderModel;
+use raglan_model::{DecoderModel, Error as ModelError};
 
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ impl Distributions {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] when logits are not numbers.
+    /// [`Error::Model`] when logits are not numbers.
     pub fn of(logits: &[Vec<f32>]) -> Result<Self> {
         logits.iter().map(|logits| log_softmax(logits)).collect::<Result<_>>().map(Self)
     }
@@ -46,7 +46,7 @@ fn log_softmax(logits: &[f32]) -> Result<Vec<f64>> {
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - greatest).exp()).sum();
     if !sum.is_finite() {
-        return Err(Error::NotFinite);
+        return Err(ModelError::NotFinite.into());
     }
     let norm = f64::from(greatest) + sum.ln();
     Ok(logits.iter().map(|logit| f64::from(*logit) - norm).collect())
@@ -78,7 +78,7 @@ impl Continuation {
     ///
     /// # Errors
     ///
-    /// [`Error::Interrupted`], [`Error::NotFinite`], [`Error::Model`].
+    /// [`Error::Interrupted`], [`Error::Model`].
     pub fn greedy(
         model: &DecoderModel,
         cache: &mut KvCache,
@@ -103,7 +103,7 @@ impl Continuation {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`], [`Error::Model`].
+    /// [`Error::Model`].
     pub fn follow(&self, model: &DecoderModel, cache: &mut KvCache, first: Vec<f32>) -> Result<Followed> {
         let mut logits = vec![first];
         let forced = &self.tokens[..self.tokens.len() - 1];
@@ -132,7 +132,7 @@ impl Continuation {
                 n_agree: best.iter().zip(&self.tokens).filter(|(a, b)| a == b).count(),
                 n_places,
             }),
-            Err(Error::NotFinite) => {
+            Err(Error::Model(ModelError::NotFinite)) => {
                 Ok(DriftSample { kl: f64::INFINITY, first_kl: f64::INFINITY, n_agree: 0, n_places })
             }
             Err(e) => Err(e),
@@ -158,12 +158,12 @@ pub fn read_tokens(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32], ro
 ///
 /// # Errors
 ///
-/// [`Error::NotFinite`] when logits are not numbers.
+/// [`Error::Model`] when logits are not numbers.
 pub fn best_token(logits: &[f32]) -> Result<u32> {
     let mut best = 0;
     for (i, logit) in logits.iter().enumerate() {
         if !logit.is_finite() {
-            return Err(Error::NotFinite);
+            return Err(ModelError::NotFinite.into());
         }
         if *logit > logits[best] {
             best = i;

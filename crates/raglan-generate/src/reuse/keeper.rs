@@ -287,14 +287,9 @@ impl KvKeeper {
         go_on: &dyn Fn() -> ControlFlow<()>,
     ) -> Result<(KvCache, usize)> {
         let n_read = ids.len().saturating_sub(1);
-        let mut cache = exact.unwrap_or_else(|| model.cache());
+        let cache = exact.unwrap_or_else(|| model.cache());
         let n_reused = cache.len();
-        for tokens in ids[n_reused..n_read].chunks(STEP) {
-            if go_on().is_break() {
-                return Err(Error::Interrupted);
-            }
-            append(model, &mut cache, tokens)?;
-        }
+        let cache = read_while(model, cache, &ids[n_reused..n_read], go_on)?;
         self.prefixes(model).insert(&ids[..n_read], &cache);
         Ok((cache, n_reused))
     }
@@ -367,7 +362,7 @@ impl KvKeeper {
     ///
     /// # Errors
     ///
-    /// [`Error::Model`] when blocks cannot be computed or written, [`Error::NotFinite`] when a whole computation gives
+    /// [`Error::Model`] when blocks cannot be computed or written, or when a whole computation gives
     /// no numbers.
     pub fn remember(&self, model: &DecoderModel, go_on: &dyn Fn() -> ControlFlow<()>) -> Result<Remembered> {
         let Pending { mut missing, read, n_asked, shadows } = std::mem::take(&mut *self.pending());
@@ -521,6 +516,22 @@ fn turn_round(pieces: &mut [PromptPiece]) {
     for piece in pieces.iter_mut().filter(|piece| piece.passage.is_some()) {
         piece.ids = ids.pop().expect("there are as many as passages");
     }
+}
+
+/// A cache with tokens behind what it has; `go_on` is asked now and then.
+pub(crate) fn read_while(
+    model: &DecoderModel,
+    mut cache: KvCache,
+    tokens: &[u32],
+    go_on: &dyn Fn() -> ControlFlow<()>,
+) -> Result<KvCache> {
+    for tokens in tokens.chunks(STEP) {
+        if go_on().is_break() {
+            return Err(Error::Interrupted);
+        }
+        append(model, &mut cache, tokens)?;
+    }
+    Ok(cache)
 }
 
 fn append(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32]) -> Result<()> {

@@ -14,7 +14,7 @@ pub use self::assembly::Assembly;
 pub use self::cache_craft::fix_share;
 pub use self::capture::{AttentionWatch, capture, model_hash};
 pub use self::continuation::{Continuation, Distributions, Followed, best_token, read_tokens};
-pub(crate) use self::keeper::{Kept, ReadPrompt};
+pub(crate) use self::keeper::{Kept, ReadPrompt, read_while};
 pub use self::keeper::{KvKeeper, Remembered};
 pub use self::method::ReuseMethod;
 pub use self::passage_order::PassageOrder;

@@ -113,9 +113,8 @@ fn context(question: &str, texts: &[&str]) -> Context {
         passage
     };
     Context {
-        question: question.to_owned(),
-        passages: texts.iter().enumerate().map(passage).collect(),
         left_out: vec![LeftOut { chunk: ChunkId(99), reason: LeftOutReason::Irrelevant }],
+        ..Context::new(question, texts.iter().enumerate().map(passage).collect())
     }
 }
 

@@ -29,11 +29,7 @@ pub fn load(n_layers: u32, products: Products) -> Arc<LanguageModel> {
 }
 
 pub fn context(question: &str, order: &[usize]) -> Context {
-    Context {
-        question: question.to_owned(),
-        passages: order.iter().map(|&i| passage(i, TEXTS[i])).collect(),
-        left_out: Vec::new(),
-    }
+    Context::new(question, order.iter().map(|&i| passage(i, TEXTS[i])).collect())
 }
 
 pub fn generator(model: &Arc<LanguageModel>) -> ChatGenerator {

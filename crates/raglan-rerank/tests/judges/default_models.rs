@@ -54,7 +54,7 @@ fn a_model_without_a_head_is_no_cross_encoder() {
         assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none());
         return eprintln!("skipped, for want of the model");
     };
-    let error = CrossEncoder::load(&files.dir, Products::Stored, 1).unwrap_err();
+    let error = CrossEncoder::load(&files.dir, Products::Stored, 1, None).unwrap_err();
     assert!(matches!(error, Error::NoHead { .. }), "{error}");
 }
 
@@ -86,7 +86,7 @@ fn pairs_are_scored_each_by_itself() {
         return eprintln!("skipped, for want of the model");
     };
     let folder = cross_encoder(&files.dir);
-    let judge = CrossEncoder::load(folder.path(), Products::Stored, 2).unwrap();
+    let judge = CrossEncoder::load(folder.path(), Products::Stored, 2, None).unwrap();
     let long = "A very long passage. ".repeat(400);
     let passages = ["Bread is baked.", &long, "", "The octopus has three hearts.", "Bread is baked."];
     let task = Task { question: "What is baked?", passages: &passages };

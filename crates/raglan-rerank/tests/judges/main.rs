@@ -3,6 +3,11 @@
 #[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
 mod byte_model;
 mod default_models;
+mod onnx;
+#[path = "../../../raglan-embed/tests/encoders/onnx_model.rs"]
+mod onnx_model;
+#[path = "../../../raglan-embed/tests/encoders/small_model.rs"]
+mod small_model;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -94,7 +94,7 @@ fn context<'p>(
         Ok(Passage { chunk, document: Arc::new(document), score: 0.0 })
     };
     let passages = (0..).zip(passages).map(passage).collect::<Result<_>>()?;
-    Ok(Context { question: question.to_owned(), passages, left_out: Vec::new() })
+    Ok(Context::new(question, passages))
 }
 
 /// Captures the blocks of the passages that a prompt shows.

@@ -11,8 +11,8 @@ use raglan::dense::DenseConfig;
 use raglan::embed::LongInputs;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
-use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, StageSpec};
-use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
+use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, SetScoring, StageSpec, TreeSearchSpec};
+use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, Models, index_collection};
 
 use crate::args::BeirCommand;
 use crate::progress::STOP;
@@ -38,14 +38,22 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     if queries.is_empty() {
         bail!("`{}`: no query of split `{}` is in queries.jsonl", path.display(), command.split);
     }
-    let mut qrels = collection.qrels.clone();
-    if let Some(limit) = command.limit {
-        queries.truncate(limit);
-        qrels = Qrels::default();
-        for query in &queries {
-            for (document, &grade) in collection.qrels.iter().find(|(id, _)| *id == query.id).expect("it is judged").1 {
-                qrels.insert(&query.id, document, grade);
-            }
+    let n_unknown = collection.qrels.iter().count() - queries.len();
+    if n_unknown > 0 {
+        let (noun, verb) = if n_unknown == 1 { ("query", "is") } else { ("queries", "are") };
+        eprintln!("{n_unknown} judged {noun} {verb} not in queries.jsonl, and left out");
+    }
+    queries.truncate(command.limit.unwrap_or(usize::MAX));
+    let mut qrels = Qrels::default();
+    for query in &queries {
+        for (document, &grade) in collection.qrels.iter().find(|(id, _)| *id == query.id).expect("it is judged").1 {
+            qrels.insert(&query.id, document, grade);
+        }
+    }
+    if command.out.is_some() {
+        let ids = queries.iter().map(|query| &query.id).chain(collection.documents.iter().map(|document| &document.id));
+        if let Some(id) = ids.into_iter().find(|id| id.contains(char::is_whitespace)) {
+            bail!("the id `{id}` holds white space, which runs in TREC's format cannot: leave out `--out`");
         }
     }
 
@@ -67,7 +75,11 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     }
 
     let passport = index.snapshot().passport();
-    let models = passport.embedder.iter().chain(passport.models.values());
+    let needs = Needs::of(&recipe);
+    let further = [("sparse", needs.sparse), ("late", needs.late), ("ngrams", needs.ngrams), ("graph", needs.graph)];
+    let further = further.into_iter().filter(|(_, needed)| *needed);
+    let dense = passport.embedder.iter().filter(|_| needs.dense);
+    let models = dense.chain(further.filter_map(|(part, _)| passport.models.get(part)));
     let mut result = ResultFile {
         recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
         collection: stamp(&path, command, &collection, queries.len()),
@@ -87,9 +99,10 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     result.time(queries.iter().zip(&found.seconds).map(|(query, seconds)| (query.id.as_str(), seconds * 1e3)));
     if let Some(folder) = &command.out {
         std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
-        found.run.write_trec(&folder.join("run.trec"), &command.recipe)?;
+        found.run.write_trec(&folder.join("run.trec"), &tag(&command.recipe))?;
         for stage in &found.stages {
-            found_stage_file(folder, &stage.stage).and_then(|path| Ok(stage.run.write_trec(&path, &stage.stage)?))?;
+            let path = found_stage_file(folder, &stage.stage)?;
+            stage.run.write_trec(&path, &tag(&stage.stage))?;
         }
         result.write(&folder.join("result.json"))?;
     }
@@ -139,17 +152,22 @@ fn open(
         setting("embedder", "all-minilm-l6-v2".to_owned()),
         setting("sparse", "splade-tiny".to_owned()),
         setting("late", "all-minilm-l6-v2".to_owned()),
+        setting("ngrams", "smollm2-135m-instruct".to_owned()),
+        setting("graph", Models::RULES.to_owned()),
     ];
     let needs = Needs::of(recipe);
     let needed = Encoders {
         dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
         sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
         late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
+        ngrams: needs.ngrams.then(|| session.models.ngram_tokenizer(&names[3])).transpose()?,
+        graph: needs.graph.then(|| session.models.graph_extractor(&names[4])).transpose()?,
     };
     // An index in the cache is of one corpus and of one choice of models.
     let mut key = blake3::Hasher::new();
     key.update(corpus_hash(collection).as_bytes());
-    for part in names.iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
+    for part in
+        names[..3].iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
     {
         key.update(part.as_bytes()).update(b"\n");
     }
@@ -157,22 +175,20 @@ fn open(
     for (setting, text, _) in session.settings.iter().filter(|(setting, text, _)| *text != setting.default) {
         if ["sparse-words", "sparse-min-weight", "sparse-activation"].contains(&setting.key) {
             key.update(setting.key.as_bytes()).update(b"=").update(text.as_bytes()).update(b"\n");
-        } else if ["pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
+        } else if ["ngrams", "graph", "pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
             key.update(format!("{} {text}\n", setting.key).as_bytes());
         }
     }
-    let folder = match session.settings.path("index") {
-        Some(folder) => folder,
-        None => {
-            let name = collection_name(path);
-            session.models.cache().dir().join("collections").join(format!("{name}-{}", &key.finalize().to_hex()[..16]))
-        }
-    };
-    if command.fresh && folder.join("manifest.json").is_file() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("`{}`", folder.display()))?;
+    let shelf = session.models.cache().dir().join("collections");
+    let folder = session
+        .settings
+        .path("index")
+        .unwrap_or_else(|| shelf.join(format!("{}-{}", collection_name(path), &key.finalize().to_hex()[..16])));
+    if command.fresh && folder.exists() {
+        remove(&folder, &shelf)?;
     }
     let present = match raglan::store::Passport::read(&folder) {
-        Ok(passport) => session.models.encoders_of(&passport)?,
+        Ok(passport) => session.models.encoders_of(&passport, &folder)?,
         Err(_) => Encoders::default(),
     };
     let encoders = needed.or(present);
@@ -192,12 +208,27 @@ fn open(
     Ok((Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone()), report))
 }
 
-/// The kinds of vectors that a recipe's stages need.
+/// Removes an index of a collection, while no other process writes to it: one on our own shelf, or one whose passport says
+/// that it is of a collection.
+fn remove(folder: &Path, shelf: &Path) -> Result<()> {
+    let is_of_collection = raglan::store::Passport::read(folder).is_ok_and(|passport| passport.root.is_none());
+    if !is_of_collection && folder.parent() != Some(shelf) {
+        bail!(
+            "`{}` is not the index of a collection: `--fresh` removes no other; name another folder",
+            folder.display()
+        );
+    }
+    Ok(raglan::store::remove_index(folder)?)
+}
+
+/// The parts of an index that a recipe's stages need.
 #[derive(Default)]
 struct Needs {
     dense: bool,
     sparse: bool,
     late: bool,
+    ngrams: bool,
+    graph: bool,
 }
 
 impl Needs {
@@ -205,12 +236,22 @@ impl Needs {
         let mut needs = Self::default();
         for stage in recipe.all_stages() {
             match stage.spec {
-                StageSpec::Dense(_) => needs.dense = true,
+                StageSpec::Dense(_)
+                | StageSpec::Examples(_)
+                | StageSpec::Focus(_)
+                | StageSpec::GatedDense(_)
+                | StageSpec::MarginalRelevance(_)
+                | StageSpec::Questions(_)
+                | StageSpec::Submodular(_)
+                | StageSpec::TreeSearch(TreeSearchSpec { by: SetScoring::Cosine, .. }) => needs.dense = true,
                 StageSpec::Sparse(_)
                 | StageSpec::Rescore(RescoreSpec { by: Rescorer::Sparse | Rescorer::SparseInferenceFree, .. }) => {
                     needs.sparse = true;
                 }
                 StageSpec::Late(_) | StageSpec::Rescore(RescoreSpec { by: Rescorer::Late, .. }) => needs.late = true,
+                StageSpec::Ngrams(_) => needs.ngrams = true,
+                // Its entities have vectors.
+                StageSpec::Graph(_) => (needs.graph, needs.dense) = (true, true),
                 _ => {}
             }
         }
@@ -233,6 +274,11 @@ fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult
         before = Some(before.map_or(recall_after, |best| best.max(recall_after)));
     }
     results
+}
+
+/// A name as the last column of a run in TREC's format, which has no white space.
+fn tag(name: &str) -> String {
+    name.split_whitespace().collect::<Vec<_>>().join("_")
 }
 
 fn found_stage_file(folder: &Path, stage: &str) -> Result<PathBuf> {

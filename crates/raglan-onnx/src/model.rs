@@ -1,4 +1,4 @@
-//! A model in ONNX: token ids in batches to vectors.
+//! A model in ONNX: token ids in batches to vectors or scores.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, Tensor, TensorElementType};
 
-use super::OnnxFiles;
-use super::runtime::environment;
-use crate::workers::BATCH_TOKENS;
-use crate::{Error, Result};
+use crate::runtime::environment;
+use crate::{Error, OnnxFiles, Result};
+
+/// How many tokens one run reads at most, unless a single text has more.
+const BATCH_TOKENS: usize = 1024;
 
 /// What a model can be given, by name.
 const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
@@ -21,28 +22,52 @@ const TOKENS: [&str; 2] = ["last_hidden_state", "token_embeddings"];
 /// What sentence-transformers calls the vector of a text; a model with one output may give it another name.
 const SENTENCE: &str = "sentence_embedding";
 
+/// What exporters call the scores of classes; a model with one output may give it another name.
+const CLASSES: &str = "logits";
+
 /// A model in ONNX.
 ///
 /// Texts of a batch are padded to the longest of them, and what is padded is masked; sums of a library over another
 /// length may differ in their last bits.
-pub(crate) struct OnnxModel {
+pub struct OnnxModel {
     path: PathBuf,
     /// A run needs all of it; the threads are its own.
     session: Mutex<Session>,
     inputs: Vec<Input>,
     output: String,
     gives: OnnxOutput,
-    dim: usize,
+    /// The length of a vector; of classes, any number.
+    dim: Option<usize>,
     pad_token: i64,
+}
+
+/// A text, or a pair of them, in tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct OnnxText<'a> {
+    /// The tokens, special ones included.
+    pub ids: &'a [u32],
+    /// Of which text each is, 0 or 1; those behind the last are 0.
+    pub types: &'a [u32],
+}
+
+/// What a model is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnnxUse {
+    /// Vectors of tokens or texts.
+    Vectors,
+    /// Scores of classes, `logits`.
+    Classes,
 }
 
 /// What a model gives of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnnxOutput {
+pub enum OnnxOutput {
     /// A vector for each token.
     Tokens,
     /// One vector, pooled by the model itself.
     Sentence,
+    /// A score for each class.
+    Classes,
 }
 
 /// Something that the model is to be given.
@@ -61,16 +86,16 @@ impl fmt::Debug for OnnxModel {
 }
 
 impl OnnxModel {
-    /// Loads a model, and the library that runs it (see [`find_onnx_runtime`](super::find_onnx_runtime)), to work on
+    /// Loads a model, and the library that runs it (see [`find_onnx_runtime`](crate::find_onnx_runtime)), to work on
     /// `threads` threads.
     ///
     /// # Errors
     ///
-    /// [`Error::NoOnnxRuntime`] without the library; [`Error::Onnx`] when the library refuses the file;
+    /// [`Error::NoRuntime`] without the library; [`Error::Runtime`] when the library refuses the file;
     /// [`Error::Unsupported`] when the model wants what is not given, or gives nothing that is of use here.
-    pub fn load(files: &OnnxFiles, library: Option<&Path>, threads: usize) -> Result<Self> {
+    pub fn load(files: &OnnxFiles, wanted: OnnxUse, library: Option<&Path>, threads: usize) -> Result<Self> {
         let path = files.model.clone();
-        let refused = |error: ort::Error| Error::Onnx { path: path.clone(), source: error };
+        let refused = |error: ort::Error| Error::Runtime { path: path.clone(), source: error };
         let environment = environment(library)?;
         let builder = Session::builder(&environment).map_err(refused)?;
         let builder = builder.with_intra_threads(threads.max(1)).map_err(|error| refused(error.into()))?;
@@ -93,20 +118,27 @@ impl OnnxModel {
         let is_of = |output: &&Outlet, n: usize| output.dtype().tensor_shape().is_some_and(|shape| shape.len() == n);
         let named = |name: &str| session.outputs().iter().find(|output| output.name() == name);
         let tokens = TOKENS.into_iter().find_map(named).or_else(|| session.outputs().iter().find(|o| is_of(o, 3)));
-        let sentence = named(SENTENCE).or_else(|| session.outputs().first().filter(|_| session.outputs().len() == 1));
-        let (output, gives) = match (tokens, sentence) {
-            (Some(tokens), _) if is_of(&tokens, 3) => (tokens, OnnxOutput::Tokens),
-            (_, Some(sentence)) if is_of(&sentence, 2) => (sentence, OnnxOutput::Sentence),
+        let only = session.outputs().first().filter(|_| session.outputs().len() == 1);
+        let sentence = named(SENTENCE).or(only.filter(|output| output.name() != CLASSES));
+        let classes = named(CLASSES).or(only.filter(|output| output.name() != SENTENCE));
+        let (output, gives) = match (wanted, tokens, sentence, classes) {
+            (OnnxUse::Vectors, Some(tokens), ..) if is_of(&tokens, 3) => (tokens, OnnxOutput::Tokens),
+            (OnnxUse::Vectors, _, Some(sentence), _) if is_of(&sentence, 2) => (sentence, OnnxOutput::Sentence),
+            (OnnxUse::Classes, .., Some(classes)) if is_of(&classes, 2) => (classes, OnnxOutput::Classes),
             _ => {
                 let names: Vec<&str> = session.outputs().iter().map(Outlet::name).collect();
-                let wanted = "neither vectors of tokens (`last_hidden_state`) nor a `sentence_embedding`";
+                let wanted = match wanted {
+                    OnnxUse::Vectors => "neither vectors of tokens (`last_hidden_state`) nor a `sentence_embedding`",
+                    OnnxUse::Classes => "no scores of classes (`logits`)",
+                };
                 return Err(unsupported(format!("a model that gives {wanted}, but {}", names.join(", "))));
             }
         };
         if output.dtype().tensor_type() != Some(TensorElementType::Float32) {
             return Err(unsupported(format!("the output `{}` of {}, not of f32", output.name(), output.dtype())));
         }
-        let (output, dim, pad_token) = (output.name().to_owned(), files.hidden_size, files.pad_token);
+        let (output, pad_token) = (output.name().to_owned(), files.pad_token);
+        let dim = (gives != OnnxOutput::Classes).then_some(files.hidden_size);
         Ok(Self { path, session: Mutex::new(session), inputs, output, gives, dim, pad_token })
     }
 
@@ -115,18 +147,27 @@ impl OnnxModel {
         self.gives
     }
 
-    /// What `make` makes of each text's vectors, in order: `[n_tokens, dim]`, or `[1, dim]` where the model pools.
-    pub fn encode<T>(&self, texts: &[Vec<u32>], mut make: impl FnMut(&[f32]) -> Result<T>) -> Result<Vec<T>> {
+    /// What `make` makes of each text's vectors, in order: `[n_tokens, dim]`, `[1, dim]` where the model pools, or
+    /// `[n_classes]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Runtime`]; [`Error::Malformed`] when the model gives another shape than it said; what `make` gives.
+    pub fn encode<T, E: From<Error>>(
+        &self,
+        texts: &[OnnxText<'_>],
+        mut make: impl FnMut(&[f32]) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
         let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&text| std::cmp::Reverse(texts[text].len()));
+        order.sort_by_key(|&text| std::cmp::Reverse(texts[text].ids.len()));
         let mut made: Vec<Option<T>> = texts.iter().map(|_| None).collect();
         let mut rest = &*order;
         while let Some(&first) = rest.first() {
-            let longest = texts[first].len();
+            let longest = texts[first].ids.len();
             let n_texts = (BATCH_TOKENS / longest.max(1)).clamp(1, rest.len());
             let (batch, others) = rest.split_at(n_texts);
-            let ids: Vec<&[u32]> = batch.iter().map(|&text| &*texts[text]).collect();
-            self.run(&ids, longest, |place, vectors| {
+            let of_batch: Vec<OnnxText<'_>> = batch.iter().map(|&text| texts[text]).collect();
+            self.run(&of_batch, longest, |place, vectors| -> Result<(), E> {
                 made[batch[place]] = Some(make(vectors)?);
                 Ok(())
             })?;
@@ -136,18 +177,23 @@ impl OnnxModel {
     }
 
     /// Runs a batch of texts of no more than `longest` tokens, and calls `each` with each one's place and vectors.
-    fn run(&self, texts: &[&[u32]], longest: usize, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        let failed = |source: ort::Error| Error::Onnx { path: self.path.clone(), source };
+    fn run<E: From<Error>>(
+        &self,
+        texts: &[OnnxText<'_>],
+        longest: usize,
+        mut each: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let failed = |source: ort::Error| Error::Runtime { path: self.path.clone(), source };
         let mut given: Vec<(&str, SessionInputValue)> = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
             let mut values = Vec::with_capacity(texts.len() * longest);
-            for ids in texts {
+            for OnnxText { ids, types } in texts {
                 values.extend((0..longest).map(|token| match (&*input.name, ids.get(token)) {
                     ("input_ids", Some(&id)) => i64::from(id),
                     ("input_ids", None) => self.pad_token,
                     ("attention_mask", id) => i64::from(id.is_some()),
                     ("position_ids", _) => token as i64,
-                    _ => 0, // Every token is of the first text.
+                    _ => types.get(token).map_or(0, |&of| i64::from(of)),
                 }));
             }
             let shape = [texts.len(), longest];
@@ -164,28 +210,25 @@ impl OnnxModel {
         let outputs = session.run(given).map_err(failed)?;
         let output = outputs.get(&self.output).expect("the model was loaded with this output");
         let (shape, vectors) = output.try_extract_tensor::<f32>().map_err(failed)?;
-        let rows = match self.gives {
-            OnnxOutput::Tokens => longest,
-            OnnxOutput::Sentence => 1,
-        };
         let sizes: Vec<usize> = shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
-        let fits = match (self.gives, &*sizes) {
-            (OnnxOutput::Tokens, &[n, tokens, dim]) => (n, tokens, dim) == (texts.len(), longest, self.dim),
-            (OnnxOutput::Sentence, &[n, dim]) => (n, dim) == (texts.len(), self.dim),
+        let dim = self.dim.or(sizes.last().copied()).unwrap_or(0);
+        let rows = if self.gives == OnnxOutput::Tokens { longest } else { 1 };
+        let fits = match *sizes {
+            [n, tokens, of_token] if rows == tokens => (n, of_token) == (texts.len(), dim),
+            [n, of_text] if self.gives != OnnxOutput::Tokens => (n, of_text) == (texts.len(), dim),
             _ => false,
         };
         if !fits {
             let problem = format!(
-                "of {} texts of {longest} tokens it gives `{}` of shape {sizes:?}, where `config.json` says vectors of {}",
+                "of {} texts of {longest} tokens it gives `{}` of shape {sizes:?}, where vectors of {dim} were expected",
                 texts.len(),
                 self.output,
-                self.dim
             );
-            return Err(Error::Malformed { path: self.path.clone(), problem });
+            return Err(Error::Malformed { path: self.path.clone(), problem }.into());
         }
-        for (place, ids) in texts.iter().enumerate() {
-            let text = &vectors[place * rows * self.dim..];
-            each(place, &text[..rows.min(ids.len()) * self.dim])?;
+        for (place, text) in texts.iter().enumerate() {
+            let of_text = &vectors[place * rows * dim..];
+            each(place, &of_text[..rows.min(text.ids.len()) * dim])?;
         }
         Ok(())
     }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::encoder_config::read;
 use crate::{Error, Result};
 
 /// Families whose positions begin behind that of padding, so that two rows of their tables are for no text.
@@ -13,7 +12,7 @@ const POSITIONS_BEHIND_PADDING: [&str; 6] =
 
 /// A model in ONNX and what `config.json` says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OnnxFiles {
+pub struct OnnxFiles {
     /// The model's file; files of its weights, where they are not in it, lie beside it.
     pub model: PathBuf,
     /// The length of a token's vector.
@@ -34,9 +33,13 @@ impl OnnxFiles {
         let places = [dir.join("model.onnx"), dir.join("onnx/model.onnx")];
         let Some(model) = places.into_iter().find(|path| path.is_file()) else { return Ok(None) };
         let path = dir.join("config.json");
-        let Some(config) = read::<Value>(&path)? else {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(Error::Io { path, source });
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(Error::Io { path, source }),
+        };
+        let config: Value = match serde_json::from_slice(&bytes) {
+            Ok(config) => config,
+            Err(error) => return Err(Error::Malformed { path, problem: error.to_string() }),
         };
         let number = |keys: &[&str]| keys.iter().find_map(|&key| config.get(key)?.as_u64());
         let hidden_size = number(&["hidden_size", "d_model", "dim", "n_embd"]).unwrap_or(0) as usize;

@@ -20,13 +20,13 @@ static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
 ///
 /// # Errors
 ///
-/// [`Error::NoOnnxRuntime`] when there is none, or it is not one, or too old.
-pub(super) fn environment(named: Option<&Path>) -> Result<Environment> {
+/// [`Error::NoRuntime`] when there is none, or it is not one, or too old.
+pub(crate) fn environment(named: Option<&Path>) -> Result<Environment> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*loaded {
         return Ok(environment.clone());
     }
-    let absent = |problem: String| Error::NoOnnxRuntime { problem };
+    let absent = |problem: String| Error::NoRuntime { problem };
     let path = find_onnx_runtime(named).ok_or_else(|| absent("no library of onnxruntime was found".to_owned()))?;
     // The library's file is opened only where it is there: the loader would say less of a path that is none.
     if !path.is_file() {

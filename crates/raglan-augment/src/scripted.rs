@@ -1,0 +1,40 @@
+//! A completer for tests that writes what it is told.
+
+use std::sync::Mutex;
+
+use raglan_model::Meter;
+
+use crate::{Completer, Completion, CompletionRequest, Result};
+
+/// Gives the same texts to every request, as many as it wants; or what a function of the request says.
+pub(crate) struct Scripted {
+    write: Box<dyn Fn(&CompletionRequest) -> Vec<String> + Send + Sync>,
+    /// What was asked, in order.
+    pub asked: Mutex<Vec<String>>,
+}
+
+impl Scripted {
+    pub fn new(texts: &[&str]) -> Self {
+        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        Self::by(move |_| texts.clone())
+    }
+
+    pub fn by(write: impl Fn(&CompletionRequest) -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { write: Box::new(write), asked: Mutex::default() }
+    }
+}
+
+impl Completer for Scripted {
+    fn complete(&self, requests: &[CompletionRequest], meter: &mut Meter) -> Result<Vec<Vec<Completion>>> {
+        let complete = |request: &CompletionRequest| {
+            if !meter.allows(1) {
+                return Vec::new();
+            }
+            meter.count(1, 1, 1);
+            self.asked.lock().expect("no thread panics while it adds").push(request.ask.clone());
+            let texts = (self.write)(request).into_iter().take(request.n);
+            texts.map(|text| Completion { text, log_probability: -1.0 }).collect()
+        };
+        Ok(requests.iter().map(complete).collect())
+    }
+}
