@@ -10,7 +10,16 @@ use crate::cache::{Cache, Content};
 
 /// Sends each item of a batch one of two ways: `Vec<T>` → `Vec<U>`, in the items' order.
 ///
-/// Both ways give the same, or the program does not compile.
+/// Both ways give the same, or the program does not compile:
+///
+/// ```compile_fail,E0271
+/// use raglan_core::{ChunkStore, Retriever};
+/// use raglan_pipeline::{Ranked, Stage, read, retrieve, select};
+///
+/// fn search(bm25: &dyn Retriever, store: &dyn ChunkStore) {
+///     retrieve(bm25, 10).branch(|found: &Ranked| found.ranking.is_empty(), select(3), read(store));
+/// }
+/// ```
 pub fn branch<T, U, P, A, B>(test: P, yes: A, no: B) -> Branch<P, A, B>
 where
     P: Fn(&T) -> bool + Send + Sync,

@@ -191,7 +191,16 @@ impl RecipeBuilder {
         self.push(name, spec.into(), vec![input.source], vec![body(then), body(otherwise)])
     }
 
-    /// Adds a stage that repeats what is inside.
+    /// Adds a stage that repeats what is inside, which gives what it takes:
+    ///
+    /// ```compile_fail,E0308
+    /// use raglan_pipeline::{Bm25Spec, LoopSpec, Measure, ReadSpec, RecipeBuilder};
+    ///
+    /// let mut recipe = RecipeBuilder::new();
+    /// let found = recipe.add("found", Bm25Spec::new(), recipe.query());
+    /// let rounds = LoopSpec::new(Measure::Score, 1.0, 3);
+    /// recipe.repeat("rounds", rounds, found, |round, found| round.add("context", ReadSpec {}, found));
+    /// ```
     pub fn repeat<P>(
         &mut self,
         name: &str,

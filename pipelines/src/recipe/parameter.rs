@@ -202,7 +202,7 @@ impl Parameter for f32 {
     }
 
     fn describe(key: &'static str, doc: &str, limits: &Self::Limits, usual: Option<&Self>) -> Vec<ParameterReference> {
-        let values = float_range(limits, false).replace("from", "number from");
+        let values = float_range(limits, false).replace("from", "number from").replace("finite ", "");
         let usual = usual.map(|usual| (float(*usual), number(*usual)));
         vec![reference(key, doc, values, usual, number_schema(limits))]
     }
