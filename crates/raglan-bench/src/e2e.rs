@@ -121,7 +121,7 @@ pub fn run(options: &E2e) -> Result<()> {
 }
 
 fn ask(options: &E2e, index_folder: &Path, models: &Models, report: &Report) -> Result<()> {
-    let index = Index::open(index_folder, |passport| models.encoders_of(passport, index_folder))?;
+    let index = Index::open(index_folder, |passport| Ok(models.encoders_of(passport, index_folder)))?;
     let recipe = raglan::recipe(if index.has_dense() { "hybrid" } else { "bm25" })?.with_k(TOP);
     let text =
         std::fs::read_to_string(&options.questions).with_context(|| format!("`{}`", options.questions.display()))?;

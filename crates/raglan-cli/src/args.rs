@@ -202,7 +202,7 @@ pub struct IndexingArgs {
     /// Count n-grams by this language model's tokenizer, or `none`; likewise
     #[arg(long, value_name = "MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "smollm2-135m-instruct")]
     pub ngrams: Option<String>,
-    /// Join chunks by the entities that they name: `rules`, or `none`; likewise
+    /// Join chunks by the entities that they name: `rules`, a language model, or `none`; likewise
     #[arg(long, value_name = "WAY", num_args = 0..=1, require_equals = true, default_missing_value = "rules")]
     pub graph: Option<String>,
     /// How the dense encoder pools: mean, cls, last_token or max; otherwise as the model's files say

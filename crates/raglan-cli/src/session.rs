@@ -109,7 +109,8 @@ impl Session {
 
     /// Opens an index for questions.
     pub fn open(&self, index: &Path) -> Result<Index> {
-        Ok(Index::open(index, |passport| self.models.encoders_of(passport, index))?.with_models(self.models.clone()))
+        Ok(Index::open(index, |passport| Ok(self.models.encoders_of(passport, index)))?
+            .with_models(self.models.clone()))
     }
 
     /// The encoder of the settings, if there is to be one.

@@ -89,7 +89,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("sparse-weights", Text, "", "JSON file of weights by token for queries without inference, as models publish it (idf.json); empty: the one beside the model, or else each token's idf in the index"),
     setting("late", Text, "none", "encoder of token vectors for late interaction: a model name or path, or `none`"),
     setting("ngrams", Text, "none", "language model by whose tokenizer n-grams are counted, for recipes that find chunks or quotations by them, or `none`"),
-    setting("graph", Text, "none", "what finds the entities of a graph of entities and chunks: `rules`, by capitals and sentences, or `none`"),
+    setting("graph", Text, "none", "what finds the entities of a graph of entities and chunks: `rules`, by capitals and sentences, a language model beside these, which takes seconds for each chunk, or `none`"),
     setting("pooling", Word(word::<raglan::embed::Pooling>), "", "how the dense encoder pools: mean, cls, last_token or max; empty: as the model's files say"),
     setting("truncate-dim", Whole(0, MANY), "0", "keep this many of each dense vector's first coordinates (Matryoshka models); 0: all"),
     setting("long-inputs", Word(long_inputs), "refuse", "how encoders read chunks longer than their models do: refuse, windows (dense only; the mean of several), or N tokens at other positions: grouped:N, recurrent:N, interpolated:N, for rotated positions raised-base:N, self-extend:N"),

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use raglan_core::{Query, Ranking, Retriever};
-use raglan_graph::{EntityId, Extractor, GraphIndex, GraphSearch};
+use raglan_graph::{EntityId, Extractor, GraphIndex, GraphSearch, RuleExtractor};
 use raglan_store::ModelStamp;
 
 use crate::embedder::DenseEncoder;
 
-/// What finds the entities of chunks and questions, with the stamp by which an index knows it.
+/// What finds the entities of chunks, with the stamp by which an index knows it.
 pub struct GraphExtractor {
     /// What the index writes down of it.
     pub stamp: ModelStamp,
@@ -26,9 +26,7 @@ const NEAR: f32 = 0.8;
 pub struct EntityGraph {
     /// The graph.
     pub index: Arc<GraphIndex>,
-    /// What finds the question's names.
-    pub extractor: Arc<dyn Extractor>,
-    /// What makes vectors of names that no chunk has, if entities have vectors.
+    /// What makes vectors of names that no chunk has, if entities have vectors. Rules find the names in a question.
     pub encoder: Option<DenseEncoder>,
     /// What finds the chunks at which the walk begins besides.
     pub first: Arc<dyn Retriever>,
@@ -45,7 +43,7 @@ impl EntityGraph {
         let certain = |text: &&str| self.index.entities_in(text).into_iter().map(|entity| (entity, 1.0)).collect();
         let mut entities: Vec<Vec<(EntityId, f32)>> = texts.iter().map(certain).collect();
         let Some(encoder) = self.encoder.as_ref().filter(|_| self.index.dim() > 0) else { return Ok(entities) };
-        let said = self.extractor.extract(&texts)?;
+        let said = RuleExtractor.extract(&texts)?;
         let mut unknown: Vec<(usize, &str)> = Vec::new();
         for (i, said) in said.iter().enumerate() {
             // A name of which a part is known means that.

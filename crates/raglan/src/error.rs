@@ -65,12 +65,6 @@ pub enum Error {
         /// The setting that names their encoder.
         setting: &'static str,
     },
-    /// Nothing finds entities under this name.
-    #[error("`{name}` finds no entities: name `rules`")]
-    NoExtractor {
-        /// What was asked for.
-        name: String,
-    },
     /// A recipe does not do what is asked of it.
     #[error("recipe `{recipe}` gives {found}, where {wanted} is needed")]
     RecipeEnd {

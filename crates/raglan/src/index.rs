@@ -313,14 +313,13 @@ impl Index {
     ///
     /// [`Error::NoVectors`] when the index has no graph; a damaged file, or an encoder that cannot be loaded.
     pub fn graph_retriever(&self, depth: usize, search: GraphSearch) -> Result<Arc<EntityGraph>> {
-        let extractor = self.graph_extractor()?.extractor.clone();
         let index = self.graph()?.clone();
         let encoder = self.encoders.dense.as_ref().map(|embedder| embedder.encoder().cloned()).transpose()?;
         let first: Arc<dyn Retriever> = match self.has_dense() {
             true => self.dense_retriever(SearchMode::default())?,
             false => self.bm25(Bm25Parameters::default())?,
         };
-        Ok(Arc::new(EntityGraph { index, extractor, encoder, first, depth, search }))
+        Ok(Arc::new(EntityGraph { index, encoder, first, depth, search }))
     }
 
     /// What scores the chunks of a ranking anew.

@@ -50,6 +50,7 @@ mod status;
 mod stored_vectors;
 mod threads;
 mod time;
+mod triple_extraction;
 mod verify_answer;
 
 pub use augmentations::{QuestionReport, QuestionSettings};
@@ -84,6 +85,7 @@ pub use status::Status;
 pub use stored_vectors::{SparseQuery, SparseVectors, TokenVectors};
 pub use threads::set_threads;
 pub use time::parse_time;
+pub use triple_extraction::TripleExtractor;
 pub use verify_answer::{CheckedAnswer, CheckedQuote, QuoteState, verify_answer};
 
 pub use raglan_augment as augment;

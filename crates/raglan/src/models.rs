@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
+use raglan_augment::{ChatCompleter, PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
 use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
@@ -28,6 +28,7 @@ use crate::kept_kv::{KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
 use crate::ngrams::NgramTokenizer;
 use crate::sparse_options::SparseOptions;
+use crate::triple_extraction::TripleExtractor;
 use crate::{Error, Result};
 
 /// The language model when nothing names one.
@@ -173,11 +174,7 @@ impl Models {
 
     /// The encoders that made the vectors of the index in a folder. Each is looked for when it is first needed, and
     /// refused then when it is not the one that the passport names.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoExtractor`] when the index has a graph of entities that something unknown found.
-    pub fn encoders_of(&self, passport: &Passport, index: &Path) -> Result<Encoders> {
+    pub fn encoders_of(&self, passport: &Passport, index: &Path) -> Encoders {
         let dense = passport.embedder.as_ref().map(|stamp| {
             let name = stamp.name.clone();
             let stamped = |passport: &mut Passport, embedder: &Arc<Embedder>| {
@@ -214,8 +211,12 @@ impl Models {
             let ngrams = self.checked(passport, index, move |models| models.ngram_tokenizer(&name), stamped);
             Arc::new(NgramTokenizer::new(stamp.clone(), move || ngrams.get()?.tokenizer().cloned()))
         });
-        let graph = passport.models.get(GRAPH).map(|stamp| self.graph_extractor(&stamp.name)).transpose()?;
-        Ok(Encoders { dense, sparse, late, ngrams, graph })
+        // Searching looks at what was extracted, and asks nobody anew.
+        let graph = passport
+            .models
+            .get(GRAPH)
+            .map(|stamp| Arc::new(GraphExtractor { stamp: stamp.clone(), extractor: self.extractor(&stamp.name) }));
+        Encoders { dense, sparse, late, ngrams, graph }
     }
 
     /// What `make` makes when it is first asked for, if it is what the index was made with by its stamp.
@@ -383,17 +384,30 @@ impl Models {
         })))
     }
 
-    /// What finds the entities of a graph: [`RULES`](Self::RULES).
+    /// What finds the entities of a graph: [`RULES`](Self::RULES), or a language model by name, or by the path of its file
+    /// or folder, beside them. A model takes seconds for each chunk.
     ///
     /// # Errors
     ///
-    /// [`Error::NoExtractor`] for any other name.
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
     pub fn graph_extractor(&self, name: &str) -> Result<Arc<GraphExtractor>> {
-        if name != Self::RULES {
-            return Err(Error::NoExtractor { name: name.to_owned() });
+        let hash = match name {
+            Self::RULES => String::new(),
+            name => joined_sha256(&self.ensure(name)?, |_| true),
+        };
+        let extractor = self.extractor(name);
+        let stamp = unused_stamp(name, &extractor.fingerprint(), hash, String::new());
+        Ok(Arc::new(GraphExtractor { stamp, extractor }))
+    }
+
+    /// The same, whose model is looked for when it is first asked.
+    fn extractor(&self, name: &str) -> Arc<dyn Extractor> {
+        if name == Self::RULES {
+            return Arc::new(RuleExtractor);
         }
-        let stamp = unused_stamp(name, &RuleExtractor.fingerprint(), String::new(), String::new());
-        Ok(Arc::new(GraphExtractor { stamp, extractor: Arc::new(RuleExtractor) }))
+        let (models, name) = (self.clone(), name.to_owned());
+        let load = move || Ok(Arc::new(ChatCompleter::new(Arc::new(models.language_model(&name)?()?))) as Arc<_>);
+        Arc::new(TripleExtractor::new(load))
     }
 
     /// The name of the extractor of entities that needs no model.

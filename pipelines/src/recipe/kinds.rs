@@ -285,7 +285,7 @@ kinds! {
         length: usize = 10, 1..=256;
         /// What an n-gram's weight, by how much likelier it is behind the question, is raised to.
         exponent: f32 = 2.0, 0.01..=16.0;
-        /// Occurrences that are added to an n-gram's own.
+        /// Occurrences that are added to an n-gram's own; with as few as a thousand tokens in the corpus, less serves better.
         smoothing: f32 = 5.0, 0.01..=1e6;
         /// How much less an n-gram counts that repeats the tokens of heavier ones.
         repetition: f32 = 0.8, 0.0..=1.0;

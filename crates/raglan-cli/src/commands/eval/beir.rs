@@ -188,7 +188,7 @@ fn open(
         remove(&folder, &shelf)?;
     }
     let present = match raglan::store::Passport::read(&folder) {
-        Ok(passport) => session.models.encoders_of(&passport, &folder)?,
+        Ok(passport) => session.models.encoders_of(&passport, &folder),
         Err(_) => Encoders::default(),
     };
     let encoders = needed.or(present);
