@@ -80,7 +80,7 @@ mod tests {
             document: document.clone(),
             score: 1.0,
         };
-        let context = |passages| Context { question: "q".to_owned(), passages, left_out: vec![] };
+        let context = |passages| Context::new("q", passages);
         let among = Query::new("who?").among(Arc::new(ChunkSet::new()));
         let contexts = vec![context(vec![passage("born in London, she"), passage("not this")]), context(vec![])];
         let asked = follow(1, 3).run((vec![among.clone(), "where?".into()], contexts)).unwrap();

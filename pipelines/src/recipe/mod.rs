@@ -29,7 +29,11 @@ pub use error::{RecipeError, RecipeProblem};
 pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
+    FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, KindReference, LateSpec,
+    LoopSpec, MarginalRelevanceSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec, Reranking,
+    RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries,
+    SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;

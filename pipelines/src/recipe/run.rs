@@ -11,15 +11,18 @@ use raglan_core::{
 
 use super::item::Item;
 use super::{
-    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec, PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec,
+    FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec,
+    PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec,
+    SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
 use crate::each;
 use crate::generate::answers;
 use crate::{
-    Ranked, Stage, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read, reorder, rerank,
-    retrieve, rewrite, select, split, submodular, tree_search,
+    Ranked, Stage, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read, reorder,
+    rerank, retrieve, rewrite, select, split, submodular, tree_search,
 };
 
 /// What a stage of a recipe needs from outside.
