@@ -70,12 +70,12 @@ pub use ranked::Ranked;
 pub use read::{Read, read};
 pub use recipe::{
     Arity, AroundSpec, Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec,
-    ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, Input,
-    KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, Node, Nodes, ParameterReference, Part, PartKind,
-    Pipeline, PlainSpec, Port, QuestionsSpec, ReadSpec, Recipe, RecipeBuilder, RecipeError, RecipeProblem, RecipeStage,
-    ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec,
-    SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun, StageSpec, SubmodularSpec, TreeSearchSpec,
-    Value, ports,
+    ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec,
+    Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, NgramsSpec, Node, Nodes,
+    ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, QuestionsSpec, ReadSpec, Recipe, RecipeBuilder,
+    RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec,
+    RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun,
+    StageSpec, SubmodularSpec, TreeSearchSpec, Value, ports,
 };
 pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};

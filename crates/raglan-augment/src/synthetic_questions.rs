@@ -112,7 +112,7 @@ impl<C: Completer> QuestionWriter<C> {
                 }
             }
         }
-        Ok(WrittenQuestions { questions, n_dropped, cost: meter.spent() })
+        Ok(WrittenQuestions { questions, n_dropped, cost: meter.cost() })
     }
 
     fn request(&self, passage: &str) -> CompletionRequest {

@@ -207,6 +207,12 @@ pub struct IndexingArgs {
     /// Encoder of token vectors for late interaction, such as all-minilm-l6-v2, or `none`; likewise
     #[arg(long, value_name = "MODEL")]
     pub late: Option<String>,
+    /// Count n-grams by this language model's tokenizer, or `none`; likewise
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "smollm2-135m-instruct")]
+    pub ngrams: Option<String>,
+    /// Join chunks by the entities that they name: `rules`, or `none`; likewise
+    #[arg(long, value_name = "WAY", num_args = 0..=1, require_equals = true, default_missing_value = "rules")]
+    pub graph: Option<String>,
     /// How the dense encoder pools: mean, cls, last_token or max; otherwise as the model's files say
     #[arg(long, value_name = "KIND")]
     pub pooling: Option<String>,
@@ -1005,6 +1011,8 @@ impl IndexingArgs {
             ("sparse-min-weight", self.sparse_min_weight.clone()),
             ("sparse-activation", self.sparse_activation.clone()),
             ("late", self.late.clone()),
+            ("ngrams", self.ngrams.clone()),
+            ("graph", self.graph.clone()),
             ("pooling", self.pooling.clone()),
             ("truncate-dim", self.truncate_dim.clone()),
             ("long-inputs", self.long_inputs.clone()),

@@ -127,6 +127,8 @@ impl Session {
             dense: self.embedder()?,
             sparse: name("sparse").map(|name| self.models.sparse_embedder(name)).transpose()?,
             late: name("late").map(|name| self.models.late_embedder(name)).transpose()?,
+            ngrams: name("ngrams").map(|name| self.models.ngram_tokenizer(name)).transpose()?,
+            graph: name("graph").map(|name| self.models.graph_extractor(name)).transpose()?,
         })
     }
 

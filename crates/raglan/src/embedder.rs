@@ -8,6 +8,8 @@ use raglan_embed::TokenBag;
 use raglan_store::{ModelStamp, Passport};
 
 use crate::Result;
+use crate::entity_graph::GraphExtractor;
+use crate::ngrams::NgramTokenizer;
 
 /// An encoder of dense vectors, shared by threads.
 pub type DenseEncoder = Arc<dyn Encoder<Vector = DenseVector>>;
@@ -18,20 +20,29 @@ pub(crate) const SPARSE: &str = "sparse";
 /// The part of an index, and the model in its passport, of token vectors.
 pub(crate) const LATE: &str = "late";
 
+/// The part of an index, and the model in its passport whose tokenizer it is of, of n-grams.
+pub(crate) const NGRAMS: &str = "ngrams";
+
+/// The part of an index, and the model in its passport that finds entities, of the graph.
+pub(crate) const GRAPH: &str = "graph";
+
+/// The parts of an index that are made by others than the dense encoder.
+const FURTHER: [&str; 4] = [SPARSE, LATE, NGRAMS, GRAPH];
+
 type Load<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
 /// Something that is loaded once, when it is first asked for.
-struct Lazy<T> {
+pub(crate) struct Lazy<T> {
     loaded: OnceLock<T>,
     load: Load<T>,
 }
 
 impl<T> Lazy<T> {
-    fn new(load: Load<T>) -> Self {
+    pub(crate) fn new(load: Load<T>) -> Self {
         Self { loaded: OnceLock::new(), load }
     }
 
-    fn get(&self) -> Result<&T> {
+    pub(crate) fn get(&self) -> Result<&T> {
         if self.loaded.get().is_none() {
             let value = (self.load)()?;
             let _ = self.loaded.set(value); // Another thread may have been first; its value is as good.
@@ -116,7 +127,7 @@ impl SparseEmbedder {
     }
 }
 
-/// What makes the vectors of an index, by their kind; words need nothing.
+/// What makes the parts of an index, by their kind; words need nothing.
 #[derive(Clone, Default)]
 pub struct Encoders {
     /// One vector a chunk.
@@ -125,6 +136,10 @@ pub struct Encoders {
     pub sparse: Option<Arc<SparseEmbedder>>,
     /// One vector a token.
     pub late: Option<Arc<Embedder<TokenMatrix>>>,
+    /// The tokens that n-grams are of.
+    pub ngrams: Option<Arc<NgramTokenizer>>,
+    /// The entities of the graph; their vectors are by the dense encoder, if there is one.
+    pub graph: Option<Arc<GraphExtractor>>,
 }
 
 impl Encoders {
@@ -133,36 +148,47 @@ impl Encoders {
         Self { dense: embedder, ..Self::default() }
     }
 
-    /// Puts the encoders' stamps into a passport.
+    /// Puts what made the index into a passport.
     pub fn stamp(&self, passport: &mut Passport) {
         passport.embedder = self.dense.as_ref().map(|embedder| embedder.stamp().clone());
+        let dim = passport.embedder.as_ref().map_or(0, |stamp| stamp.dim);
         let further = [
-            (SPARSE, self.sparse.as_ref().map(|sparse| sparse.embedder.stamp())),
-            (LATE, self.late.as_ref().map(|late| late.stamp())),
+            (SPARSE, self.sparse.as_ref().map(|sparse| sparse.embedder.stamp().clone())),
+            (LATE, self.late.as_ref().map(|late| late.stamp().clone())),
+            (NGRAMS, self.ngrams.as_ref().map(|ngrams| ngrams.stamp().clone())),
+            (GRAPH, self.graph.as_ref().map(|graph| ModelStamp { dim, ..graph.stamp.clone() })),
         ];
-        passport.models.retain(|part, _| part != SPARSE && part != LATE);
+        passport.models.retain(|part, _| !FURTHER.contains(&part.as_str()));
         for (part, stamp) in further {
-            passport.models.extend(stamp.map(|stamp| (part.to_owned(), stamp.clone())));
+            passport.models.extend(stamp.map(|stamp| (part.to_owned(), stamp)));
         }
     }
 
-    /// The stamps of all encoders.
+    /// The stamps of those that make vectors of chunks.
     pub fn stamps(&self) -> impl Iterator<Item = &ModelStamp> {
         let dense = self.dense.iter().map(|embedder| embedder.stamp());
         let sparse = self.sparse.iter().map(|sparse| sparse.embedder.stamp());
         dense.chain(sparse).chain(self.late.iter().map(|late| late.stamp()))
     }
 
+    /// Whether there are none, so that the index has words only.
+    pub fn is_empty(&self) -> bool {
+        self.stamps().next().is_none() && self.ngrams.is_none() && self.graph.is_none()
+    }
+
     /// The encoders that an index with this passport lacks, and those it has.
     pub fn split(&self, passport: &Passport) -> (Self, Self) {
-        let has =
-            [passport.embedder.is_some(), passport.models.contains_key(SPARSE), passport.models.contains_key(LATE)];
-        let those = |wanted: [bool; 3]| Self {
-            dense: self.dense.clone().filter(|_| wanted[0]),
-            sparse: self.sparse.clone().filter(|_| wanted[1]),
-            late: self.late.clone().filter(|_| wanted[2]),
+        let those = |has: bool| {
+            let wanted = |part| passport.models.contains_key(part) == has;
+            Self {
+                dense: self.dense.clone().filter(|_| passport.embedder.is_some() == has),
+                sparse: self.sparse.clone().filter(|_| wanted(SPARSE)),
+                late: self.late.clone().filter(|_| wanted(LATE)),
+                ngrams: self.ngrams.clone().filter(|_| wanted(NGRAMS)),
+                graph: self.graph.clone().filter(|_| wanted(GRAPH)),
+            }
         };
-        (those(has.map(|has| !has)), those(has))
+        (those(false), those(true))
     }
 
     /// What counts the tokens of chunks: the tokenizer of the first encoder there is.
@@ -175,7 +201,13 @@ impl Encoders {
 
     /// These encoders, and those of another set where these have none.
     pub fn or(self, other: Self) -> Self {
-        Self { dense: self.dense.or(other.dense), sparse: self.sparse.or(other.sparse), late: self.late.or(other.late) }
+        Self {
+            dense: self.dense.or(other.dense),
+            sparse: self.sparse.or(other.sparse),
+            late: self.late.or(other.late),
+            ngrams: self.ngrams.or(other.ngrams),
+            graph: self.graph.or(other.graph),
+        }
     }
 }
 

@@ -65,6 +65,12 @@ pub enum Error {
         /// The setting that names their encoder.
         setting: &'static str,
     },
+    /// Nothing finds entities under this name.
+    #[error("`{name}` finds no entities: name `rules`")]
+    NoExtractor {
+        /// What was asked for.
+        name: String,
+    },
     /// A recipe does not do what is asked of it.
     #[error("recipe `{recipe}` gives {found}, where {wanted} is needed")]
     RecipeEnd {
@@ -128,6 +134,12 @@ pub enum Error {
     /// Token vectors.
     #[error(transparent)]
     Late(#[from] raglan_late::Error),
+    /// N-grams.
+    #[error(transparent)]
+    Ngram(#[from] raglan_ngram::Error),
+    /// The graph of entities.
+    #[error(transparent)]
+    Graph(#[from] raglan_graph::Error),
     /// The index folder.
     #[error(transparent)]
     Store(#[from] raglan_store::Error),

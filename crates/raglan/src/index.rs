@@ -5,15 +5,19 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use raglan_core::{Reranker, Retriever, TokenMatrix};
 use raglan_dense::{DenseConfig, DenseIndex, SearchMode};
+use raglan_graph::{GraphIndex, GraphSearch};
 use raglan_late::{LateConfig, LateIndex};
+use raglan_ngram::NgramIndex;
 use raglan_pipeline::{Rescorer, SparseMode, SparseQueries, VectorRetriever};
 use raglan_sparse::{Analyzer, AnalyzerConfig, Bm25Index, Bm25Parameters, ImpactConfig, ImpactIndex, ImpactSearch};
 use raglan_store::{Passport, Snapshot};
 
-use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::embedder::{Embedder, Encoders, GRAPH, LATE, NGRAMS, SPARSE, SparseEmbedder};
+use crate::entity_graph::{EntityGraph, GraphExtractor};
 use crate::judges::Judges;
 use crate::location::noted_root;
 use crate::models::Models;
+use crate::ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer, quotations};
 use crate::stored_vectors::{SparseQuery, SparseVectors, TokenVectors};
 use crate::{Error, Result};
 
@@ -28,6 +32,8 @@ pub struct Index {
     dense: OnceLock<Arc<DenseIndex>>,
     sparse: OpenedParts<SparseMode, ImpactIndex>,
     late: OnceLock<Arc<LateIndex>>,
+    ngrams: OnceLock<Arc<NgramIndex>>,
+    graph: OnceLock<Arc<GraphIndex>>,
     pub(crate) judges: Option<Judges>,
 }
 
@@ -61,6 +67,8 @@ impl Index {
             dense: OnceLock::new(),
             sparse: OpenedParts::default(),
             late: OnceLock::new(),
+            ngrams: OnceLock::new(),
+            graph: OnceLock::new(),
             judges: None,
         })
     }
@@ -222,6 +230,97 @@ impl Index {
     pub fn late_retriever(&self) -> Result<Arc<dyn Retriever>> {
         let encoder = self.late_embedder()?.encoder()?.clone();
         Ok(Arc::new(VectorRetriever::new(encoder, self.late()?.clone())))
+    }
+
+    /// The index of n-grams.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, or a damaged file.
+    pub fn ngrams(&self) -> Result<&Arc<NgramIndex>> {
+        self.ngram_tokenizer()?;
+        if self.ngrams.get().is_none() {
+            let index = NgramIndex::open(&self.folders(NGRAMS)?, self.snapshot.deleted())?;
+            let _ = self.ngrams.set(Arc::new(index));
+        }
+        Ok(self.ngrams.get().expect("the index was set above"))
+    }
+
+    /// The tokenizer of the index's n-grams.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none.
+    pub fn ngram_tokenizer(&self) -> Result<&NgramTokenizer> {
+        self.encoders.ngrams.as_deref().ok_or_else(|| self.no_vectors("n-grams", NGRAMS))
+    }
+
+    /// Retrieval by n-grams. Where they are generated, that is by the model whose tokenizer they are of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has no n-grams; [`Error::NoModels`] when a model is needed, for `stage`, and the
+    /// index was opened without; a damaged file, or a model that cannot be loaded.
+    pub fn ngram_retriever(&self, search: NgramSearch, stage: &str) -> Result<Arc<NgramRetriever>> {
+        let ngrams = self.ngram_tokenizer()?;
+        let tokenizer = ngrams.tokenizer()?.clone();
+        let model = match search.generated.beams {
+            0 => None,
+            _ => {
+                let judges = self.judges.as_ref().ok_or_else(|| Error::NoModels { stage: stage.to_owned() })?;
+                Some(judges.language_model(&ngrams.stamp().name)?)
+            }
+        };
+        Ok(Arc::new(NgramRetriever::new(self.ngrams()?.clone(), tokenizer, model, search)?))
+    }
+
+    /// The runs of at least `min_tokens` tokens of a text that stand in the index word for word, in the order of the text.
+    ///
+    /// # Errors
+    ///
+    /// As [`ngrams`](Self::ngrams).
+    pub fn quotations(&self, text: &str, min_tokens: usize) -> Result<Vec<FoundQuotation>> {
+        let tokenizer = self.ngram_tokenizer()?.tokenizer()?;
+        quotations(self.ngrams()?, tokenizer, text, min_tokens)
+    }
+
+    /// The graph of entities and chunks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has none, or a damaged file.
+    pub fn graph(&self) -> Result<&Arc<GraphIndex>> {
+        self.graph_extractor()?;
+        if self.graph.get().is_none() {
+            let index = GraphIndex::open(&self.folders(GRAPH)?, self.snapshot.deleted())?;
+            let _ = self.graph.set(Arc::new(index));
+        }
+        Ok(self.graph.get().expect("the index was set above"))
+    }
+
+    /// What found the entities of the graph.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has no graph.
+    pub fn graph_extractor(&self) -> Result<&GraphExtractor> {
+        self.encoders.graph.as_deref().ok_or_else(|| self.no_vectors("graph of entities", GRAPH))
+    }
+
+    /// Retrieval by the graph, from the best `depth` chunks by vectors, or by words where the index has no vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoVectors`] when the index has no graph; a damaged file, or an encoder that cannot be loaded.
+    pub fn graph_retriever(&self, depth: usize, search: GraphSearch) -> Result<Arc<EntityGraph>> {
+        let extractor = self.graph_extractor()?.extractor.clone();
+        let index = self.graph()?.clone();
+        let encoder = self.encoders.dense.as_ref().map(|embedder| embedder.encoder().cloned()).transpose()?;
+        let first: Arc<dyn Retriever> = match self.has_dense() {
+            true => self.dense_retriever(SearchMode::default())?,
+            false => self.bm25(Bm25Parameters::default())?,
+        };
+        Ok(Arc::new(EntityGraph { index, extractor, encoder, first, depth, search }))
     }
 
     /// What scores the chunks of a ranking anew.

@@ -226,6 +226,10 @@ pub struct IndexTimings {
     pub sparse_s: f64,
     /// Writing token vectors.
     pub late_s: f64,
+    /// Writing n-grams.
+    pub ngrams_s: f64,
+    /// Embedding entities and writing the graph.
+    pub graph_s: f64,
     /// Writing chunk tables and ledgers and making them durable.
     pub commit_s: f64,
     /// Merging segments.

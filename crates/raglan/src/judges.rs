@@ -85,7 +85,7 @@ impl Judges {
         self.models.ensure(name)
     }
 
-    /// A language model by name, the default one when that is empty, loaded when it is first asked for.
+    /// A language model by name, the generator's when that is empty, loaded when it is first asked for.
     pub(crate) fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
         let name = if name.is_empty() { self.models.language_model_name() } else { name };
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -15,14 +16,17 @@ use raglan_embed::{
 };
 use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
+use raglan_graph::{Extractor, RuleExtractor};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress};
 use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
-use crate::embedder::{Embedder, Encoders, LATE, SPARSE, SparseEmbedder};
+use crate::embedder::{Embedder, Encoders, GRAPH, LATE, NGRAMS, SPARSE, SparseEmbedder};
+use crate::entity_graph::GraphExtractor;
 use crate::kept_kv::{KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
+use crate::ngrams::NgramTokenizer;
 use crate::sparse_options::SparseOptions;
 use crate::{Error, Result};
 
@@ -176,6 +180,8 @@ impl Models {
             dense: passport.embedder.as_ref().map(|stamp| self.embedder(&stamp.name)).transpose()?,
             sparse: passport.models.get(SPARSE).map(|stamp| self.sparse_embedder_of(stamp)).transpose()?,
             late: passport.models.get(LATE).map(|stamp| self.late_embedder(&stamp.name)).transpose()?,
+            ngrams: passport.models.get(NGRAMS).map(|stamp| self.ngram_tokenizer(&stamp.name)).transpose()?,
+            graph: passport.models.get(GRAPH).map(|stamp| self.graph_extractor(&stamp.name)).transpose()?,
         })
     }
 
@@ -292,6 +298,45 @@ impl Models {
             Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
         })))
     }
+
+    /// The tokenizer of a language model by name, or by the path of its file or folder, for n-grams.
+    ///
+    /// # Errors
+    ///
+    /// When the model's files cannot be had; what is wrong inside of them shows when they are loaded.
+    pub fn ngram_tokenizer(&self, name: &str) -> Result<Arc<NgramTokenizer>> {
+        let files = self.ensure(name)?;
+        let path = language_model(&files)?;
+        let file =
+            if path.is_dir() { "tokenizer.json" } else { path.file_name().and_then(OsStr::to_str).unwrap_or("") };
+        let tokenizer_sha256 = files.sha256.get(file).cloned().unwrap_or_default();
+        let stamp = unused_stamp(name, "tokens", String::new(), tokenizer_sha256);
+        let name = name.to_owned();
+        Ok(Arc::new(NgramTokenizer::new(stamp, move || {
+            let tokenizer = if path.is_dir() {
+                Tokenizer::from_file(path.join("tokenizer.json"))
+            } else {
+                GgufFile::open(&path).and_then(|file| Tokenizer::from_gguf(&file))
+            };
+            Ok(Arc::new(tokenizer.map_err(|error| with_remedy(&name, error))?))
+        })))
+    }
+
+    /// What finds the entities of a graph: [`RULES`](Self::RULES).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoExtractor`] for any other name.
+    pub fn graph_extractor(&self, name: &str) -> Result<Arc<GraphExtractor>> {
+        if name != Self::RULES {
+            return Err(Error::NoExtractor { name: name.to_owned() });
+        }
+        let stamp = unused_stamp(name, &RuleExtractor.fingerprint(), String::new(), String::new());
+        Ok(Arc::new(GraphExtractor { stamp, extractor: Arc::new(RuleExtractor) }))
+    }
+
+    /// The name of the extractor of entities that needs no model.
+    pub const RULES: &str = "rules";
 
     /// What an index writes down of the settings of any encoder, where they are not the usual. Texts that are refused or
     /// cut give the same vectors where they are neither.
@@ -411,6 +456,23 @@ impl Models {
             let extended = model.transformer.extended(extension).map_err(raglan_generate::Error::from)?;
             Ok(LanguageModel { transformer: extended, ..model })
         })
+    }
+}
+
+/// The stamp of what makes no vectors of its own: most of an encoder's is nothing.
+fn unused_stamp(name: &str, kind: &str, weights_sha256: String, tokenizer_sha256: String) -> ModelStamp {
+    ModelStamp {
+        name: name.to_owned(),
+        weights_sha256,
+        tokenizer_sha256,
+        pooling: kind.to_owned(),
+        normalized: false,
+        query_prefix: String::new(),
+        passage_prefix: String::new(),
+        max_tokens: 0,
+        dim: 0,
+        parameters: BTreeMap::new(),
+        dtype: String::new(),
     }
 }
 

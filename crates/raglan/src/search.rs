@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use raglan_core::{Answer, Context, Format, Generator, Locator, Passage, Query, SpanOf};
 use raglan_dense::SearchMode;
+use raglan_graph::{GraphSearch, PageRank};
 use raglan_pipeline::{
-    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec, SparseSpec,
-    Stage, StageRun, StageSpec, Value, read,
+    Bm25Spec, DenseMode, DenseSpec, GatedDenseSpec, GraphSpec, Part, Pipeline, Port, Recipe, Reranking, RescoreSpec,
+    SparseSpec, Stage, StageRun, StageSpec, Value, read,
 };
 use raglan_sparse::Bm25Parameters;
 use serde::Serialize;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use crate::attention_reranker::AttentionReranker;
 use crate::filter::Filter;
 use crate::index::Index;
+use crate::ngrams::NgramSearch;
 use crate::snippet::{Snippet, snippet};
 use crate::{Error, Result};
 
@@ -165,6 +167,14 @@ impl Index {
                     Part::Retriever(self.sparse_vectors(queries, mode)?)
                 }
                 StageSpec::Late(_) => Part::Retriever(self.late_retriever()?),
+                StageSpec::Ngrams(ref spec) => {
+                    Part::Retriever(self.ngram_retriever(NgramSearch::of(spec), &stage.name)?)
+                }
+                StageSpec::Graph(GraphSpec { depth, seeds, chunk_weight, damping, .. }) => {
+                    let walk = PageRank { damping: f64::from(damping), ..PageRank::default() };
+                    let search = GraphSearch { walk, max_seeds: seeds, chunk_weight: f64::from(chunk_weight) };
+                    Part::Retriever(self.graph_retriever(depth, search)?)
+                }
                 StageSpec::Rescore(RescoreSpec { by, .. }) => Part::Reranker(self.rescorer(by)?),
                 StageSpec::Rerank(ref spec) if spec.by == Reranking::AnswerAttention => {
                     let generator =

@@ -218,6 +218,24 @@ kinds! {
         system: String = String::new();
     }
 
+    /// Finds chunks by a walk over the graph of entities and chunks, from the entities of the question and from the chunks that
+    /// vectors find, or words in an index without vectors (HippoRAG). Without entities these are what is found.
+    Graph(GraphSpec) = "graph": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// At how many chunks, the best, the walk begins besides.
+        depth: usize = 1000, 1..=MOST;
+        /// At how many entities it begins at most: those that the fewest chunks name.
+        seeds: usize = 5, 0..=MOST;
+        /// What the best of the chunks weighs as a beginning, where an entity that one chunk names weighs 1.
+        chunk_weight: f32 = 0.05, 0.0..=1e6;
+        /// How likely the walk goes on, and does not begin again.
+        damping: f32 = 0.5, 0.0..=0.99;
+    }
+
     /// Finds chunks by late interaction of token vectors.
     Late(LateSpec) = "late": Query => Ranking, ONE, Retriever,
     bodies [],
@@ -249,6 +267,30 @@ kinds! {
         lambda: f32 = 0.7, 0.0..=1.0;
         /// How many hits to choose.
         k: usize = 10, 1..=MOST;
+    }
+
+    /// Finds chunks by n-grams that stand in them: the question's own, and those that a language model says behind the question
+    /// when it is held to the corpus (SEAL).
+    Ngrams(NgramsSpec) = "ngrams": Query => Ranking, ONE, Retriever,
+    bodies [],
+    needs {}
+    takes {
+        /// How many chunks to find.
+        k: usize = 100, 1..=MOST;
+        /// The most tokens of the question's own n-grams.
+        own: usize = 3, 0..=256;
+        /// How many n-grams the model follows at a time; 0 asks no model.
+        beams: usize = 0, 0..=1000;
+        /// The most tokens of the model's n-grams.
+        length: usize = 10, 1..=256;
+        /// What an n-gram's weight, by how much likelier it is behind the question, is raised to.
+        exponent: f32 = 2.0, 0.01..=16.0;
+        /// Occurrences that are added to an n-gram's own.
+        smoothing: f32 = 5.0, 0.01..=1e6;
+        /// How much less an n-gram counts that repeats the tokens of heavier ones.
+        repetition: f32 = 0.8, 0.0..=1.0;
+        /// N-grams with more occurrences find no chunks as long as there are others.
+        max_hits: usize = 1500, 1..=MOST;
     }
 
     /// Finds chunks by the questions that were written for them; see the command `raglan questions`.

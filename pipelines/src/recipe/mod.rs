@@ -30,10 +30,10 @@ pub use item::Measure;
 pub use kind::Arity;
 pub use kinds::{
     Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
-    FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, KindReference, LateSpec,
-    LoopSpec, MarginalRelevanceSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec, Reranking,
-    RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries,
-    SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec, KindReference,
+    LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec,
+    Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode,
+    SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -112,7 +112,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 16] = [
+    pub const SHIPPED: [(&'static str, &'static str); 18] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -122,6 +122,8 @@ impl Recipe {
         ("splade", include_str!("../../recipes/splade.toml")),
         ("splade-if", include_str!("../../recipes/splade-if.toml")),
         ("late", include_str!("../../recipes/late.toml")),
+        ("ngrams", include_str!("../../recipes/ngrams.toml")),
+        ("graph", include_str!("../../recipes/graph.toml")),
         ("best", include_str!("../../recipes/best.toml")),
         ("fastest", include_str!("../../recipes/fastest.toml")),
         ("multi-hop", include_str!("../../recipes/multi-hop.toml")),

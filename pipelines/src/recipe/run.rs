@@ -12,9 +12,9 @@ use raglan_core::{
 use super::item::Item;
 use super::{
     Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec, FallbackSpec,
-    FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, Input, LateSpec, LoopSpec, MarginalRelevanceSpec,
-    PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec, RescoreSpec, RetrySpec, SelectSpec,
-    SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GraphSpec, Input, LateSpec, LoopSpec,
+    MarginalRelevanceSpec, NgramsSpec, PartKind, Port, QuestionsSpec, Recipe, RecipeStage, ReorderSpec, RerankSpec,
+    RescoreSpec, RetrySpec, SelectSpec, SparseSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
 };
 use crate::batch::{self, Retry};
 use crate::cache::Cache;
@@ -277,6 +277,8 @@ fn run_stage(
             | StageSpec::GatedDense(GatedDenseSpec { k, .. })
             | StageSpec::Sparse(SparseSpec { k, .. })
             | StageSpec::Late(LateSpec { k })
+            | StageSpec::Ngrams(NgramsSpec { k, .. })
+            | StageSpec::Graph(GraphSpec { k, .. })
             | StageSpec::Questions(QuestionsSpec { k, .. }),
             Some(Part::Retriever(retriever)),
         ) => Value::Rankings(retrieve(&**retriever, *k).run(inputs.queries())?),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arrows;
+mod associations;
 mod common;
 mod damage;
 mod indexing;

@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
         let texts: Vec<_> = chunks.iter().map(|chunk| chunk.embedded_text(self.settings.prefix_headings)).collect();
         let n_texts = texts.len();
         let Some(bytes) = vectors.encode(encoders, texts, self.stop)? else { return Ok(false) };
-        if encoders.stamps().next().is_some() {
+        if !encoders.is_empty() {
             self.bytes += bytes as u64;
             self.embed_s += started.elapsed().as_secs_f64();
             self.progress.event(IndexEvent::Embedded { chunks: n_texts });
@@ -186,7 +186,7 @@ impl<'a> Batch<'a> {
         if changed || writer.snapshot().ledger()? != ledger {
             let mut add = Vec::new();
             if let Some((vectors, draft)) = self.segment.take().filter(|_| !self.chunks.is_empty()) {
-                add.push(write_segment(writer.snapshot(), draft, self.settings, &self.chunks, vectors, timings)?);
+                add.push(write_segment(writer.snapshot(), &[], draft, self.settings, &self.chunks, vectors, timings)?);
             }
             let started = Instant::now();
             let delete = std::mem::take(&mut self.delete);
@@ -206,9 +206,11 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Writes the chunks, their terms and their vectors as a segment that is not committed yet, of the index of a snapshot.
+/// Writes the chunks, their terms and their vectors as a segment that is not committed yet, of the index of a snapshot,
+/// which other segments will join with it.
 pub(super) fn write_segment(
     snapshot: &Snapshot,
+    joining: &[SegmentDraft],
     mut draft: SegmentDraft,
     settings: &BuildSettings,
     chunks: &[Chunk],
@@ -222,7 +224,7 @@ pub(super) fn write_segment(
     let dir = draft.part_dir("bm25")?;
     let terms_s = std::thread::scope(|scope| {
         let terms = scope.spawn(|| write_terms(&dir, settings, chunks));
-        vectors.write(&draft, &ids, snapshot, settings, timings)?;
+        vectors.write(&draft, &ids, snapshot, joining, settings, timings)?;
         terms.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     timings.bm25_s += terms_s;

@@ -26,7 +26,7 @@ pub(super) fn open_or_extend(
     let as_it_is = |passport| Ok(Some((Writer::open_or_create(index, passport)?, 0)));
     let Ok(before) = Passport::read(index) else { return as_it_is(passport) };
     let (missing, present) = settings.encoders.split(&before);
-    if missing.stamps().next().is_none() {
+    if missing.is_empty() {
         return as_it_is(passport);
     }
     let mut writer = Writer::extend(index, passport)?;
@@ -45,7 +45,8 @@ pub(super) fn open_or_extend(
             progress.event(IndexEvent::Embedded { chunks: some.len() });
         }
         vectors.join(further);
-        add.push(write_segment(&snapshot, draft, settings, &chunks, vectors, &mut IndexTimings::default())?);
+        let mut timings = IndexTimings::default();
+        add.push(write_segment(&snapshot, &add, draft, settings, &chunks, vectors, &mut timings)?);
     }
     let drop = snapshot.segments().iter().map(|segment| segment.id).collect();
     let ledger = snapshot.ledger()?.clone();

@@ -33,7 +33,8 @@ pub(super) fn merge_segments(
         let mut add = Vec::new();
         if !chunks.is_empty() {
             let draft = writer.new_segment()?;
-            add.push(write_segment(&snapshot, draft, settings, &chunks, vectors, &mut IndexTimings::default())?);
+            let mut timings = IndexTimings::default();
+            add.push(write_segment(&snapshot, &[], draft, settings, &chunks, vectors, &mut timings)?);
         }
         let ledger = snapshot.ledger()?.clone();
         writer.commit(Commit { add, drop: group, delete: ChunkSet::new(), ledger })?;

@@ -12,7 +12,7 @@ use raglan::embed::LongInputs;
 use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
 use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, SetScoring, StageSpec, TreeSearchSpec};
-use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, index_collection};
+use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, Models, index_collection};
 
 use crate::args::BeirCommand;
 use crate::progress::STOP;
@@ -139,17 +139,22 @@ fn open(
         setting("embedder", "all-minilm-l6-v2".to_owned()),
         setting("sparse", "splade-tiny".to_owned()),
         setting("late", "all-minilm-l6-v2".to_owned()),
+        setting("ngrams", "smollm2-135m-instruct".to_owned()),
+        setting("graph", Models::RULES.to_owned()),
     ];
     let needs = Needs::of(recipe);
     let needed = Encoders {
         dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
         sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
         late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
+        ngrams: needs.ngrams.then(|| session.models.ngram_tokenizer(&names[3])).transpose()?,
+        graph: needs.graph.then(|| session.models.graph_extractor(&names[4])).transpose()?,
     };
     // An index in the cache is of one corpus and of one choice of models.
     let mut key = blake3::Hasher::new();
     key.update(corpus_hash(collection).as_bytes());
-    for part in names.iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
+    for part in
+        names[..3].iter().map(String::as_str).chain(["precision", "language"].map(|key| session.settings.text(key)))
     {
         key.update(part.as_bytes()).update(b"\n");
     }
@@ -157,7 +162,7 @@ fn open(
     for (setting, text, _) in session.settings.iter().filter(|(setting, text, _)| *text != setting.default) {
         if ["sparse-words", "sparse-min-weight", "sparse-activation"].contains(&setting.key) {
             key.update(setting.key.as_bytes()).update(b"=").update(text.as_bytes()).update(b"\n");
-        } else if ["pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
+        } else if ["ngrams", "graph", "pooling", "truncate-dim", "long-inputs", "line-windows"].contains(&setting.key) {
             key.update(format!("{} {text}\n", setting.key).as_bytes());
         }
     }
@@ -192,12 +197,14 @@ fn open(
     Ok((Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone()), report))
 }
 
-/// The kinds of vectors that a recipe's stages need.
+/// The parts of an index that a recipe's stages need.
 #[derive(Default)]
 struct Needs {
     dense: bool,
     sparse: bool,
     late: bool,
+    ngrams: bool,
+    graph: bool,
 }
 
 impl Needs {
@@ -218,6 +225,9 @@ impl Needs {
                     needs.sparse = true;
                 }
                 StageSpec::Late(_) | StageSpec::Rescore(RescoreSpec { by: Rescorer::Late, .. }) => needs.late = true,
+                StageSpec::Ngrams(_) => needs.ngrams = true,
+                // Its entities have vectors.
+                StageSpec::Graph(_) => (needs.graph, needs.dense) = (true, true),
                 _ => {}
             }
         }
