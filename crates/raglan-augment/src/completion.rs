@@ -94,6 +94,14 @@ struct Draft {
     is_over: bool,
 }
 
+/// The next token of a text.
+struct Step<'d> {
+    draft: &'d mut Draft,
+    token: [u32; 1],
+    slot: [usize; 1],
+    position: [u32; 1],
+}
+
 impl ChatCompleter {
     /// A completer on this model.
     pub fn new(model: Arc<LanguageModel>) -> Self {
@@ -144,7 +152,7 @@ impl ChatCompleter {
     fn write(&self, requests: &[CompletionRequest], drafts: &mut [Draft], meter: &mut Meter) -> Result<()> {
         let transformer = &self.model.transformer;
         loop {
-            let mut next: Vec<(&mut Draft, [u32; 1], [usize; 1], [u32; 1])> = Vec::with_capacity(drafts.len());
+            let mut steps: Vec<Step<'_>> = Vec::with_capacity(drafts.len());
             for draft in drafts.iter_mut().filter(|draft| !draft.is_over) {
                 let request = &requests[draft.request];
                 if draft.ids.len() >= request.max_tokens || !meter.allows(1) {
@@ -168,20 +176,20 @@ impl ChatCompleter {
                     continue;
                 }
                 let slot = draft.cache.len();
-                next.push((draft, [token], [slot], [slot as u32]));
+                steps.push(Step { draft, token: [token], slot: [slot], position: [slot as u32] });
             }
-            if next.is_empty() {
+            if steps.is_empty() {
                 return Ok(());
             }
-            let sequences = next.iter_mut().map(|(draft, token, slot, position)| ForwardSequence {
+            let sequences = steps.iter_mut().map(|Step { draft, token, slot, position }| ForwardSequence {
                 rows: ForwardRows { tokens: token, positions: position, slots: slot, ..ForwardRows::default() },
                 cache: &mut draft.cache,
                 want: Want { logits: &[0], ..Want::default() },
                 attending: Attending::All,
             });
             let forwarded = transformer.forward(&mut sequences.collect::<Vec<_>>())?;
-            for ((draft, ..), forwarded) in next.iter_mut().zip(forwarded) {
-                draft.logits = forwarded.logits;
+            for (step, forwarded) in steps.iter_mut().zip(forwarded) {
+                step.draft.logits = forwarded.logits;
             }
         }
     }

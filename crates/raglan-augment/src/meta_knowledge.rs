@@ -148,7 +148,7 @@ impl<C: Completer> MetaKnowledgeWriter<C> {
             (!summary.is_empty()).then(|| ((*topic).to_owned(), summary))
         });
         let summaries = summaries.collect();
-        Ok((MetaKnowledge { questions, summaries }, meter.spent()))
+        Ok((MetaKnowledge { questions, summaries }, meter.cost()))
     }
 
     /// The topic that the model names first; where it names none, the one whose words the passage has most of.
@@ -223,7 +223,7 @@ impl<C: Completer> QueryRewriter for MetaKnowledgeRewriter<C> {
                 CompletionRequest { stop: vec!["\n\n".to_owned()], ..CompletionRequest::line(ask, 32 * self.n.max(1)) };
             let mut meter = Meter::start(&self.budget);
             let written = self.completer.complete(&[request], &mut meter)?;
-            *self.spent.lock().expect("no thread panics while it adds") += meter.spent();
+            *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
             let mut texts: Vec<String> = Vec::new();
             for line in written.iter().flatten().flat_map(|completion| completion.text.lines()) {
                 let line = line.trim().trim_start_matches(|c: char| c.is_ascii_digit() || "-*.) ".contains(c));

@@ -171,7 +171,7 @@ impl<C: Completer> QueryRewriter for ModelRewriter<C> {
             }
             let mut meter = Meter::start(&self.budget);
             let written = self.completer.complete(&[self.request(question)], &mut meter)?;
-            *self.spent.lock().expect("no thread panics while it adds") += meter.spent();
+            *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
             let written = written.into_iter().flatten().map(|completion| completion.text).collect();
             Ok(self.texts(question, written))
         };

@@ -74,12 +74,16 @@ impl<C: Completer> QuestionWriter<C> {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] when no question or no token is wanted.
+    /// [`Error::Parameter`] when no question or no token is wanted, or the temperature is negative or not a number.
     pub fn new(completer: C, options: QuestionOptions) -> Result<Self> {
         for (name, value) in [("n", options.n), ("max_tokens", options.max_tokens)] {
             if value == 0 {
                 return Err(Error::Parameter { name, problem: "must be at least 1".to_owned() });
             }
+        }
+        let temperature = options.sampling.temperature;
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return Err(Error::Parameter { name: "temperature", problem: "must be 0 or above".to_owned() });
         }
         Ok(Self { completer, options })
     }
@@ -108,7 +112,7 @@ impl<C: Completer> QuestionWriter<C> {
                 }
             }
         }
-        Ok(WrittenQuestions { questions, n_dropped, cost: meter.spent() })
+        Ok(WrittenQuestions { questions, n_dropped, cost: meter.cost() })
     }
 
     fn request(&self, passage: &str) -> CompletionRequest {

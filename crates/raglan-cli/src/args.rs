@@ -109,6 +109,14 @@ Examples:
 Example:
   raglan warm -f manuals && raglan ask -f manuals --kv focus \"How long is the warranty?\"")]
     Warm(WarmCommand),
+    /// Write questions that passages answer, before anybody asks them
+    #[command(after_help = "The stage `questions` of a recipe finds passages by the file's questions, and `rewrite` by
+`meta-knowledge` takes the file that --topics makes. A language model reads every passage: that takes long.
+
+Examples:
+  raglan questions -f manuals --out questions.jsonl -n 3 --round-trip 1
+  raglan questions -f manuals --out knowledge.json --topics 'safety,warranty,cleaning'")]
+    Questions(QuestionsCommand),
     /// Show what the index holds
     Status(FolderArgs),
     /// Check the index, or the quotes of an answer against the files
@@ -451,6 +459,38 @@ pub struct WarmCommand {
     /// How they are kept: f32, f16, bf16 or int8
     #[arg(long, value_name = "KIND")]
     pub kv_precision: Option<String>,
+}
+
+/// `raglan questions`
+#[derive(Args)]
+pub struct QuestionsCommand {
+    /// Which index.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// The file that is written: one JSON object a line; with --topics, one JSON object
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Questions for a passage: 8, or 3 with --topics, unless said
+    #[arg(short = 'n', long, value_name = "N")]
+    pub number: Option<usize>,
+    /// Keep questions that find their passage among the first K by the index's vectors; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub round_trip: usize,
+    /// Read only the first passages
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// How freely questions are drawn; 0 takes the likeliest, and one a passage then
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Seed of the sampling
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Write meta-knowledge instead: questions with answers, by these topics, and what each topic is about
+    #[arg(long, value_name = "TOPICS", value_delimiter = ',')]
+    pub topics: Vec<String>,
+    /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub generator: Option<String>,
 }
 
 /// `raglan gc`
@@ -881,6 +921,7 @@ impl Command {
             Self::Ask(_) => "ask",
             Self::Search(_) => "search",
             Self::Chunks(_) => "chunks",
+            Self::Questions(_) => "questions",
             Self::Warm(_) => "warm",
             Self::Status(_) => "status",
             Self::Verify(_) => "verify",
@@ -919,6 +960,7 @@ impl Command {
                 flags.push(("rope-scaling", command.rope_scaling.clone()));
                 flags
             }
+            Self::Questions(command) => vec![("generator", command.generator.clone())],
             Self::Warm(command) => {
                 vec![("generator", command.generator.clone()), ("kv-precision", command.kv_precision.clone())]
             }

@@ -113,6 +113,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Ask(command) => commands::ask::run(&session, &command),
         Command::Search(command) => commands::search::run(&session, &command),
         Command::Chunks(command) => commands::chunks::run(&session, &command),
+        Command::Questions(command) => commands::questions::run(&session, &command),
         Command::Warm(command) => commands::warm::run(&session, &command),
         Command::Status(folder) => commands::status::run(&session, &folder),
         Command::Verify(command) => commands::verify::run(&session, &command),

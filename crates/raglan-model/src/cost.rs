@@ -76,7 +76,7 @@ impl Meter {
     }
 
     /// What it has cost so far.
-    pub fn spent(&self) -> Cost {
+    pub fn cost(&self) -> Cost {
         Cost { seconds: self.started.elapsed().as_secs_f64(), ..self.cost }
     }
 }

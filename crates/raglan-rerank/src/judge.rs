@@ -98,7 +98,7 @@ fn below(score: f32) -> f32 {
 
 /// A verdict with what the task's meter has counted.
 pub(crate) fn judged(meter: &Meter, verdict: Verdict) -> Judgement {
-    Judgement { verdict, cost: meter.spent() }
+    Judgement { verdict, cost: meter.cost() }
 }
 
 #[cfg(test)]

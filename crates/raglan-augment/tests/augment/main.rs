@@ -91,14 +91,14 @@ fn nothing_is_written_beyond_the_budget() {
     for budget in [Budget { tokens: Some(0), time: None }, Budget { tokens: None, time: Some(Duration::ZERO) }] {
         let mut meter = Meter::start(&budget);
         assert_eq!(completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap(), [vec![]]);
-        assert_eq!(meter.spent().tokens_read, 0);
+        assert_eq!(meter.cost().tokens_read, 0);
     }
     let mut meter = free();
     completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap();
-    let whole = meter.spent();
+    let whole = meter.cost();
     let mut meter = Meter::start(&Budget { tokens: Some(whole.tokens_read + 3), time: None });
     let few = completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap();
-    assert_eq!((few[0].len(), meter.spent().tokens_written), (2, 3));
+    assert_eq!((few[0].len(), meter.cost().tokens_written), (2, 3));
     let long = request(&"word ".repeat(10_000), 1, 0.0);
     assert!(matches!(completer.complete(&[long], &mut free()), Err(Error::NoRoom { .. })));
 }
@@ -112,7 +112,7 @@ fn what_a_user_writes_is_no_mark_of_the_template() {
     // Ten characters and the one that defuses them, which has three bytes, instead of one token.
     let mut of_plain = free();
     assert_eq!(completer.complete(&[request("x", 1, 0.0)], &mut of_plain).unwrap(), plain);
-    assert_eq!(meter.spent().tokens_read, of_plain.spent().tokens_read + 13);
+    assert_eq!(meter.cost().tokens_read, of_plain.cost().tokens_read + 13);
 }
 
 fn options() -> PromptRepsOptions {

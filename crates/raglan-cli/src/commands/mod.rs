@@ -9,6 +9,7 @@ pub mod explain;
 pub mod gc;
 pub mod index;
 pub mod models;
+pub mod questions;
 pub mod run;
 pub mod search;
 pub mod status;
@@ -28,6 +29,7 @@ use crate::{Outcome, output};
 pub fn index_of(session: &Session, command: &Command) -> Result<Option<PathBuf>> {
     let folder = match command {
         Command::Gc(command) => &command.folder,
+        Command::Questions(command) => &command.folder,
         Command::Warm(command) => &command.folder,
         Command::Index(command) => return session.index_of(&command.folder).map(Some),
         Command::Ask(command) => &command.folder,
