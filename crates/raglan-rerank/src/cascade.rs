@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::judge::Meter;
+use raglan_core::Meter;
+
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
 /// Cuts each passage into windows of words, lets a cheap judge choose the most promising, and a good one score those: a
@@ -115,7 +116,7 @@ impl<C: Judge, J: Judge> Judge for Cascade<C, J> {
                 of_passage[owners[window]].extend(score);
             }
             let scores = of_passage.iter_mut().map(|scores| weighted(scores)).collect();
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

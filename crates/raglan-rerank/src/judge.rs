@@ -1,8 +1,6 @@
 //! What a reranker is asked, and what it says.
 
-use std::time::{Duration, Instant};
-
-use serde::Serialize;
+use raglan_core::{Budget, Cost, Meter};
 
 use crate::Result;
 
@@ -38,37 +36,6 @@ pub struct Task<'a> {
     pub question: &'a str,
     /// The passages.
     pub passages: &'a [&'a str],
-}
-
-/// What a task may cost. A judge looks before each call of its model, so that one call may go beyond.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// Tokens that the model may read and write.
-    pub tokens: Option<usize>,
-    /// How long it may take.
-    pub time: Option<Duration>,
-}
-
-/// What a task did cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Cost {
-    /// Calls of the model; texts that pass together are as many.
-    pub calls: usize,
-    /// Tokens that the model read.
-    pub tokens_read: usize,
-    /// Tokens that the model wrote.
-    pub tokens_written: usize,
-    /// Seconds.
-    pub seconds: f64,
-}
-
-impl std::ops::AddAssign for Cost {
-    fn add_assign(&mut self, other: Self) {
-        self.calls += other.calls;
-        self.tokens_read += other.tokens_read;
-        self.tokens_written += other.tokens_written;
-        self.seconds += other.seconds;
-    }
 }
 
 /// What a judge says of a task's passages.
@@ -124,51 +91,16 @@ impl Verdict {
     }
 }
 
+impl Judgement {
+    /// A verdict with what the meter has counted.
+    pub(crate) fn new(verdict: Verdict, meter: &Meter) -> Self {
+        Self { verdict, cost: meter.cost() }
+    }
+}
+
 /// A number that is less by far more than rounding.
 fn below(score: f32) -> f32 {
     score - score.abs().max(1.0) * 1e-3
-}
-
-/// Counts a task's cost against its budget.
-#[derive(Debug)]
-pub(crate) struct Meter {
-    budget: Budget,
-    started: Instant,
-    cost: Cost,
-}
-
-impl Meter {
-    pub fn start(budget: &Budget) -> Self {
-        Self { budget: *budget, started: Instant::now(), cost: Cost::default() }
-    }
-
-    /// Whether a call may still be made that reads about so many tokens.
-    pub fn allows(&self, n_tokens: usize) -> bool {
-        let spent = self.cost.tokens_read + self.cost.tokens_written;
-        self.budget.tokens.is_none_or(|tokens| spent + n_tokens <= tokens)
-            && self.budget.time.is_none_or(|time| self.started.elapsed() < time)
-    }
-
-    pub fn count(&mut self, calls: usize, tokens_read: usize, tokens_written: usize) {
-        self.cost += Cost { calls, tokens_read, tokens_written, seconds: 0.0 };
-    }
-
-    pub fn add(&mut self, cost: Cost) {
-        self.cost += Cost { seconds: 0.0, ..cost };
-    }
-
-    /// What of the budget is left.
-    pub fn left(&self) -> Budget {
-        let spent = self.cost.tokens_read + self.cost.tokens_written;
-        Budget {
-            tokens: self.budget.tokens.map(|tokens| tokens.saturating_sub(spent)),
-            time: self.budget.time.map(|time| time.saturating_sub(self.started.elapsed())),
-        }
-    }
-
-    pub fn stop(self, verdict: Verdict) -> Judgement {
-        Judgement { verdict, cost: Cost { seconds: self.started.elapsed().as_secs_f64(), ..self.cost } }
-    }
 }
 
 #[cfg(test)]
@@ -185,16 +117,5 @@ mod tests {
         assert!(ranked.windows(2).all(|pair| pair[0].1 >= pair[1].1));
         assert!(ranked[2].1 > ranked[3].1 && ranked[4].1 > ranked[5].1);
         assert_eq!(Verdict::Order(Vec::new()).ranked(0), []);
-    }
-
-    #[test]
-    fn a_meter_stops_at_its_budget() {
-        let mut meter = Meter::start(&Budget { tokens: Some(10), time: None });
-        assert!(meter.allows(10) && !meter.allows(11));
-        meter.count(1, 6, 2);
-        assert!(meter.allows(2) && !meter.allows(3));
-        assert_eq!(meter.left().tokens, Some(2));
-        let late = Meter::start(&Budget { tokens: None, time: Some(Duration::ZERO) });
-        assert!(!late.allows(0));
     }
 }

@@ -39,9 +39,11 @@ pub use compare::{Compare, Comparison};
 pub use cross_encoder::CrossEncoder;
 pub use error::{Error, Result};
 pub use in_context::{InContext, attention_scores};
-pub use judge::{Budget, Cost, Judge, Judgement, Task, Verdict};
+pub use judge::{Judge, Judgement, Task, Verdict};
 pub use listwise::{ListReading, Listwise};
 pub use overlap::WordOverlap;
 pub use query_likelihood::QueryLikelihood;
 pub use reranker::PassageReranker;
 pub use yes_no::YesNo;
+
+pub use raglan_core::{Budget, Cost};

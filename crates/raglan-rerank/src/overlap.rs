@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::judge::Meter;
+use raglan_core::Meter;
+
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
 
 /// Scores each passage by BM25 over the task's own passages, whose words are runs of letters and digits in lower case: no
@@ -55,7 +56,7 @@ impl Judge for WordOverlap {
                 Some(contributions.iter().sum())
             };
             let scores = counts.iter().zip(&passages).map(score).collect();
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

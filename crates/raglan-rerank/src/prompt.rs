@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use raglan_core::Meter;
 use raglan_model::{Attending, ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Want};
 
-use crate::judge::Meter;
 use crate::{Error, Result};
 
 /// Stands for the user's words while it is found out what a chat template writes around them.

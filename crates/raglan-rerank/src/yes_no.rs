@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use raglan_core::Meter;
 use raglan_model::LanguageModel;
 
-use crate::judge::Meter;
 use crate::prompt::{ChatFrame, Wanted, encode, encode_text, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -74,7 +74,7 @@ impl Judge for YesNo {
                 scores[i] = Some(yes - no);
                 Ok(())
             })?;
-            Ok(meter.stop(Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

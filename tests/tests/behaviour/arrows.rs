@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-model", &["raglan-kernels", "raglan-kv"]),
     ("raglan-embed", &["raglan-core", "raglan-model", "raglan-onnx"]),
     ("raglan-generate", &["raglan-core", "raglan-kv", "raglan-model"]),
+    ("raglan-multistep", &["raglan-core", "raglan-kv", "raglan-model"]),
     ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-model", "raglan-onnx"]),
     ("raglan-eval", &["raglan-core", "raglan-datasets"]),
     (
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "raglan-kv",
             "raglan-late",
             "raglan-model",
+            "raglan-multistep",
             "raglan-onnx",
             "raglan-pipeline",
             "raglan-rerank",
