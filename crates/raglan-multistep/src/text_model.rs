@@ -345,7 +345,7 @@ mod tests {
             page("moss", "Ada Moss was an engineer. She was born in Leith."),
             page("puffins", "Puffins nest on the northern cliffs from April to August."),
         ];
-        let limits = Limits { answer_tokens: 24, step_tokens: 16, ..Limits::default() };
+        let limits = Limits { answer_tokens: 24, step_tokens: 24, ..Limits::default() };
         let parts = Parts { model: Arc::new(model), sources: sources(&list, Unit::Passages), limits };
         let strategy = SelfAsk { max_steps: 1, min_steps: 1, ..SelfAsk::new(parts.clone(), 1) };
         let question = "When was the lighthouse at Skerry lit?".into();
