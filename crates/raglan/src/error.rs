@@ -43,6 +43,14 @@ pub enum Error {
         /// What is wrong with it.
         source: globset::Error,
     },
+    /// A way to answer lacks what it works with.
+    #[error("`{approach}` needs {what}")]
+    Approach {
+        /// The way.
+        approach: String,
+        /// What is missing.
+        what: &'static str,
+    },
     /// Identifiers ran out.
     #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
     Full {
@@ -152,6 +160,9 @@ pub enum Error {
     /// Models that judge passages.
     #[error(transparent)]
     Rerank(#[from] raglan_rerank::Error),
+    /// Answering in steps failed.
+    #[error(transparent)]
+    Multistep(#[from] raglan_multistep::Error),
     /// A recipe asks for a model that judges, of an index that was opened without any.
     #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
     NoModels {

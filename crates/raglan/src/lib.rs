@@ -40,6 +40,7 @@ mod library;
 mod location;
 mod long_context_evaluation;
 mod models;
+mod page_evaluation;
 mod search;
 mod snippet;
 mod sparse_options;
@@ -58,7 +59,7 @@ pub use filter::{Filter, MetadataCondition};
 pub use index::{Index, gc};
 pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
-    index_collection,
+    index_collection, index_pages,
 };
 pub use kept_kv::{KV_DRIFT, KV_SHADOW, KeptKv, KvDrift, KvSettings, WarmReport, drop_kept_kv};
 pub use kv_evaluation::{
@@ -69,6 +70,10 @@ pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{LazyGenerator, ModelSettings, Models};
+pub use page_evaluation::{
+    Approach, ApproachError, ApproachResult, Judged, NamedPage, PageEvaluator, PageQuestion, QuestionResult,
+    frames_questions, kilt_questions,
+};
 pub use search::{
     RunOutput, RunResult, SearchOutcome, SearchResult, StageTime, recipe, recipe_with, without_generation,
 };
@@ -91,6 +96,7 @@ pub use raglan_kernels as kernels;
 pub use raglan_kv as kv;
 pub use raglan_late as late;
 pub use raglan_model as model;
+pub use raglan_multistep as multistep;
 pub use raglan_onnx as onnx;
 pub use raglan_pipeline as pipeline;
 pub use raglan_rerank as rerank;
