@@ -51,6 +51,12 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
+    /// Questions that nothing can be tuned on.
+    #[error("{problem}")]
+    Tune {
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Identifiers ran out.
     #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
     Full {

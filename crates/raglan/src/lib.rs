@@ -71,8 +71,8 @@ pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{LazyGenerator, ModelSettings, Models};
 pub use page_evaluation::{
-    Approach, ApproachError, ApproachResult, Judged, NamedPage, PageEvaluator, PageQuestion, QuestionResult,
-    frames_questions, kilt_questions,
+    Allowance, Approach, ApproachError, ApproachResult, Judged, MeasuredAllocation, NamedPage, PageEvaluator,
+    PageQuestion, QuestionResult, Tuning, allocation_grid, frames_questions, kilt_questions,
 };
 pub use search::{
     RunOutput, RunResult, SearchOutcome, SearchResult, StageTime, recipe, recipe_with, without_generation,

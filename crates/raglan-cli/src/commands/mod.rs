@@ -12,6 +12,7 @@ pub mod models;
 pub mod run;
 pub mod search;
 pub mod status;
+pub mod tune;
 pub mod verify;
 pub mod warm;
 

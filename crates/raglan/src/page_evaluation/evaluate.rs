@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use raglan_core::{Budget, ChunkId, ChunkStore, Cost, Query};
+use raglan_core::{Budget, ChunkId, ChunkSet, Cost, Query};
 use raglan_datasets::kilt::{Output, Provenance, Record as KiltRecord};
 use raglan_eval::kilt::KiltScore;
 use raglan_eval::loss::{Fate, Way, fate, fates};
 use raglan_eval::{answers, kilt};
-use raglan_multistep::{End, Limits, Parts, Prompt, Sources, Step, TextModel, Trail, Unit};
+use raglan_multistep::{End, Limits, Parts, Prompt, Sources, Step, Strategy, TextModel, Trail, Unit};
 use raglan_pipeline::Recipe;
 use serde::Serialize;
 
@@ -137,10 +137,10 @@ pub struct QuestionResult {
 }
 
 /// What the questions of an evaluation share.
-struct Shared {
+pub(super) struct Shared {
     names: PageNames,
     retrieval: Option<Arc<RecordedRetrieval>>,
-    sources: Sources,
+    pub sources: Sources,
 }
 
 impl PageEvaluator<'_> {
@@ -155,11 +155,23 @@ impl PageEvaluator<'_> {
         questions: &[PageQuestion],
         on_question: &mut dyn FnMut(usize) -> bool,
     ) -> Result<ApproachResult> {
-        let lacks = |what| Error::Approach { approach: approach.to_string(), what };
-        if approach.needs_pages() && self.pages.is_none() {
-            return Err(lacks("pages"));
-        }
-        let shared = match self.pages {
+        let shared = self.shared(approach.needs_pages(), &approach.to_string())?;
+        let strategy = match approach.needs_model() {
+            true => approach.strategy(self.parts(&shared, &approach.to_string())?),
+            false => None,
+        };
+        let allowed = |question: &PageQuestion| match approach {
+            Approach::Oracle(_) => Ok(Some(right_chunks(question, &shared)?)),
+            _ => Ok(None),
+        };
+        let results = self.results(strategy.as_deref(), questions, &shared, &allowed, on_question)?;
+        Ok(self.sum_up(approach.to_string(), questions, results))
+    }
+
+    /// What the questions of an evaluation share.
+    pub(super) fn shared(&self, needs_pages: bool, approach: &str) -> Result<Shared> {
+        Ok(match self.pages {
+            None if needs_pages => return Err(Error::Approach { approach: approach.to_owned(), what: "pages" }),
             None => Shared { names: PageNames::default(), retrieval: None, sources: NoPages::sources() },
             Some((index, recipe)) => {
                 let retrieval = Arc::new(RecordedRetrieval::new(index, recipe, self.depth)?);
@@ -167,34 +179,44 @@ impl PageEvaluator<'_> {
                 let sources = Sources { retriever: retrieval.clone(), store, unit: Unit::Passages };
                 Shared { names: PageNames::of(index.snapshot())?, retrieval: Some(retrieval), sources }
             }
-        };
-        let strategy = match &self.model {
-            Some(model) => {
-                let parts = Parts { model: model.clone(), sources: shared.sources.clone(), limits: self.limits };
-                approach.strategy(parts)
-            }
-            None if approach.needs_model() => return Err(lacks("a language model")),
-            None => None,
-        };
+        })
+    }
+
+    /// What strategies work with.
+    pub(super) fn parts(&self, shared: &Shared, approach: &str) -> Result<Parts> {
+        let lacks = || Error::Approach { approach: approach.to_owned(), what: "a language model" };
+        let model = self.model.clone().ok_or_else(lacks)?;
+        Ok(Parts { model, sources: shared.sources.clone(), limits: self.limits })
+    }
+
+    /// What a strategy, or retrieval alone, makes of each question.
+    pub(super) fn results(
+        &self,
+        strategy: Option<&dyn Strategy>,
+        questions: &[PageQuestion],
+        shared: &Shared,
+        allowed: &dyn Fn(&PageQuestion) -> Result<Option<ChunkSet>>,
+        on_question: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Vec<QuestionResult>> {
         let mut results = Vec::with_capacity(questions.len());
         for (i, question) in questions.iter().enumerate() {
             let mut query = Query::new(&question.text);
-            if let Approach::Oracle(_) = approach {
-                query = query.among(Arc::new(right_chunks(question, &shared)?));
+            if let Some(allowed) = allowed(question)? {
+                query = query.among(Arc::new(allowed));
             }
-            let trail = match &strategy {
+            let trail = match strategy {
                 Some(strategy) => Some(strategy.answer(&query, &self.budget)?),
                 None => {
                     shared.sources.retriever.search(&[query], self.depth)?;
                     None
                 }
             };
-            results.push(self.result(question, trail, &shared)?);
+            results.push(self.result(question, trail, shared)?);
             if !on_question(i + 1) {
                 break;
             }
         }
-        Ok(self.sum_up(approach, questions, results))
+        Ok(results)
     }
 
     fn result(&self, question: &PageQuestion, trail: Option<Trail>, shared: &Shared) -> Result<QuestionResult> {
@@ -261,7 +283,13 @@ impl PageEvaluator<'_> {
         })
     }
 
-    fn sum_up(&self, approach: &Approach, questions: &[PageQuestion], results: Vec<QuestionResult>) -> ApproachResult {
+    /// The means over all questions.
+    pub(super) fn sum_up(
+        &self,
+        approach: String,
+        questions: &[PageQuestion],
+        results: Vec<QuestionResult>,
+    ) -> ApproachResult {
         let n = results.len();
         let mean = |of: &dyn Fn(&QuestionResult) -> f64| results.iter().map(of).sum::<f64>() / n.max(1) as f64;
         let (kilt, _) = kilt::evaluate(
@@ -293,7 +321,7 @@ impl PageEvaluator<'_> {
             agreement: share(&|judged, contains| judged == contains),
         });
         ApproachResult {
-            approach: approach.to_string(),
+            approach,
             n,
             containment: mean(&|result| f64::from(result.contains)),
             em: mean(&|result| answers::best(&result.answer, &result.right, answers::exact_match)),
@@ -313,8 +341,8 @@ impl PageEvaluator<'_> {
 }
 
 /// The chunks of all right pages that are in the index.
-fn right_chunks(question: &PageQuestion, shared: &Shared) -> Result<raglan_core::ChunkSet> {
-    let mut chunks = raglan_core::ChunkSet::new();
+fn right_chunks(question: &PageQuestion, shared: &Shared) -> Result<ChunkSet> {
+    let mut chunks = ChunkSet::new();
     for page in question.page_sets.iter().flatten() {
         if let Some(doc) = shared.names.find(page) {
             for chunk in shared.sources.store.chunks_of(doc)? {
@@ -351,20 +379,22 @@ fn recall_by_step(trail: &Trail, sets: &[Vec<&str>]) -> Vec<f64> {
     recall
 }
 
-fn provenance(page: &String) -> Provenance {
-    Provenance { wikipedia_id: page.clone(), ..Provenance::default() }
+fn provenance(page: &str) -> Provenance {
+    Provenance { wikipedia_id: page.to_owned(), ..Provenance::default() }
 }
 
 fn prediction(result: &QuestionResult) -> KiltRecord {
     let answer = Some(result.answer.clone()).filter(|answer| !answer.is_empty() && !result.refused);
-    let output = Output { answer, provenance: result.pages.iter().map(provenance).collect() };
+    let output = Output { answer, provenance: result.pages.iter().map(|page| provenance(page)).collect() };
     KiltRecord { id: result.id.clone(), input: result.question.clone(), outputs: vec![output] }
 }
 
 /// The right answers and pages, the latter by the names that results have them.
 fn gold(result: &QuestionResult, question: &PageQuestion) -> KiltRecord {
     let answers = question.answers.iter().map(|answer| Output { answer: Some(answer.clone()), provenance: Vec::new() });
-    let sets =
-        result.right_pages.iter().map(|set| Output { answer: None, provenance: set.iter().map(provenance).collect() });
+    let sets = result
+        .right_pages
+        .iter()
+        .map(|set| Output { answer: None, provenance: set.iter().map(|page| provenance(page)).collect() });
     KiltRecord { id: result.id.clone(), input: question.text.clone(), outputs: answers.chain(sets).collect() }
 }

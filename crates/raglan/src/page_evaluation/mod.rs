@@ -7,7 +7,9 @@ mod questions;
 mod recorded_retrieval;
 #[cfg(test)]
 mod tests;
+mod tune;
 
 pub use approach::{Approach, ApproachError};
 pub use evaluate::{ApproachResult, Judged, PageEvaluator, QuestionResult};
 pub use questions::{NamedPage, PageQuestion, frames_questions, kilt_questions};
+pub use tune::{Allowance, MeasuredAllocation, Tuning, allocation_grid};
