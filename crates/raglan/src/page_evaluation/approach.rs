@@ -18,7 +18,7 @@ pub enum Approach {
     ClosedBook,
     /// From the best `k` passages.
     Single(usize),
-    /// From the best `k` passages of the right pages.
+    /// From `k` passages of the right pages: the best of each, then the second best of each, and so on.
     Oracle(usize),
     /// By follow-up questions: steps, and passages of each.
     SelfAsk(usize, usize),

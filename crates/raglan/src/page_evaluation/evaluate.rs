@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::Approach;
 use super::page_names::PageNames;
 use super::questions::PageQuestion;
-use super::recorded_retrieval::{NoPages, RecordedRetrieval};
+use super::recorded_retrieval::{EveryDocument, NoPages, RecordedRetrieval};
 use crate::index::Index;
 use crate::{Error, Result};
 
@@ -157,7 +157,14 @@ impl PageEvaluator<'_> {
     ) -> Result<ApproachResult> {
         let shared = self.shared(approach.needs_pages(), &approach.to_string())?;
         let strategy = match approach.needs_model() {
-            true => approach.strategy(self.parts(&shared, &approach.to_string())?),
+            true => {
+                let mut parts = self.parts(&shared, &approach.to_string())?;
+                if let Approach::Oracle(_) = approach {
+                    let Sources { retriever, store, .. } = parts.sources.clone();
+                    parts.sources.retriever = Arc::new(EveryDocument { retriever, store });
+                }
+                approach.strategy(parts)
+            }
             false => None,
         };
         let allowed = |question: &PageQuestion| match approach {

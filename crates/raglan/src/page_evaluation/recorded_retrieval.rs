@@ -1,5 +1,6 @@
 //! A recipe as a retriever that remembers what its stages found.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use raglan_core::{Chunk, ChunkId, ChunkStore, DocId, Document, Error as CoreError, Hit, Query, Ranking, Retriever};
@@ -65,6 +66,38 @@ impl Retriever for RecordedRetrieval {
             record.first = last.first().cloned();
         }
         Ok(last.into_iter().map(|ranking| ranking.truncated(k)).collect())
+    }
+}
+
+/// Finds, of the chunks that a query allows, the best of each document first, then the second best of each, and so on, so
+/// that every document is there, also one that the query has no word of.
+pub(super) struct EveryDocument {
+    /// Ranks chunks; those that it does not find come behind, in order.
+    pub retriever: Arc<dyn Retriever>,
+    /// Knows whose chunks they are.
+    pub store: Arc<dyn ChunkStore>,
+}
+
+impl Retriever for EveryDocument {
+    fn search(&self, queries: &[Query], k: usize) -> raglan_core::Result<Vec<Ranking>> {
+        let ranked = |query: &Query| {
+            let Some(allowed) = &query.allowed else { return Ok(Ranking::default()) };
+            let found = self.retriever.search(std::slice::from_ref(query), allowed.len())?;
+            let mut ids: Vec<ChunkId> = found.first().map(Ranking::ids).unwrap_or_default();
+            let known: HashSet<ChunkId> = ids.iter().copied().collect();
+            ids.extend(allowed.iter().filter(|id| !known.contains(id)));
+            let mut places: Vec<(usize, usize, ChunkId)> = Vec::with_capacity(ids.len());
+            let mut depths: HashMap<DocId, usize> = HashMap::new();
+            for (i, chunk) in self.store.chunks(&ids)?.into_iter().enumerate() {
+                let depth = depths.entry(chunk.doc).or_default();
+                places.push((*depth, i, chunk.id));
+                *depth += 1;
+            }
+            places.sort_unstable();
+            let n = places.len();
+            Ranking::best(places.iter().enumerate().map(|(i, place)| Hit::new(place.2, (n - i) as f32)).collect(), k)
+        };
+        queries.iter().map(ranked).collect()
     }
 }
 
