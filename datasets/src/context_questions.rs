@@ -96,9 +96,10 @@ struct AnswersLine {
     answers: Vec<String>,
 }
 
-fn read_folder(folder: &Path, n_passages: usize, seed: u64) -> Result<Vec<ContextQuestion>> {
+/// Answers by the query's id.
+pub(crate) fn read_answers(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    lines::each(&folder.join("answers.jsonl"), |_, line| {
+    lines::each(path, |_, line| {
         let AnswersLine { id, answers: right } = lines::json(line)?;
         let id = id.into_text();
         match answers.insert(id.clone(), right) {
@@ -106,6 +107,11 @@ fn read_folder(folder: &Path, n_passages: usize, seed: u64) -> Result<Vec<Contex
             None => Ok(()),
         }
     })?;
+    Ok(answers)
+}
+
+fn read_folder(folder: &Path, n_passages: usize, seed: u64) -> Result<Vec<ContextQuestion>> {
+    let mut answers = read_answers(&folder.join("answers.jsonl"))?;
     let collection = beir::read(folder, "test")?;
     let documents: Vec<&beir::Document> =
         collection.documents.iter().filter(|document| !document.text.trim().is_empty()).collect();

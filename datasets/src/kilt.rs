@@ -3,13 +3,16 @@
 //!
 //! A line is `{"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id", "title", …}]}]}`; further keys are
 //! ignored. Predictions have the same form with one output a line.
+//!
+//! A folder in the layout of [BEIR](crate::beir), with `answers.jsonl` or without, gives the same: what was judged relevant
+//! are the pages of each answer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::{Result, lines};
+use crate::{Result, beir, context_questions, lines};
 
 /// A question with the answers that count as right, or with the one that a system gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,12 +45,15 @@ pub struct Provenance {
     pub paragraphs: Option<(u32, u32)>,
 }
 
-/// Reads records, in the file's order.
+/// Reads records, in the file's order; of a folder, the queries of the split `test` that have a relevant document.
 ///
 /// # Errors
 ///
 /// When the file is missing or unreadable, a line is not such an object, or an id occurs twice.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
+    if path.is_dir() {
+        return read_folder(path);
+    }
     let mut ids = HashSet::new();
     let mut records = Vec::new();
     lines::each(path, |_, line| {
@@ -61,6 +67,25 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
         Ok(())
     })?;
     Ok(records)
+}
+
+fn read_folder(folder: &Path) -> Result<Vec<Record>> {
+    let answers = folder.join("answers.jsonl");
+    let answers = if lines::exists(&answers) { context_questions::read_answers(&answers)? } else { BTreeMap::new() };
+    let qrels = beir::read_qrels(folder, "test")?;
+    let record = |query: beir::Query| {
+        let relevant = qrels.grades(&query.id)?.iter().filter(|(_, grade)| **grade > 0);
+        let page = |(id, _): (&String, _)| Provenance { wikipedia_id: id.clone(), ..Provenance::default() };
+        let provenance: Vec<Provenance> = relevant.map(page).collect();
+        let output = |answer: Option<String>| Output { answer, provenance: provenance.clone() };
+        let outputs = match answers.get(&query.id) {
+            _ if provenance.is_empty() => return None,
+            Some(right) if !right.is_empty() => right.iter().cloned().map(Some).map(output).collect(),
+            _ => vec![output(None)],
+        };
+        Some(Record { id: query.id, input: query.text, outputs })
+    };
+    Ok(beir::read_queries(folder)?.into_iter().filter_map(record).collect())
 }
 
 #[derive(Deserialize)]
@@ -93,5 +118,30 @@ impl From<LineOutput> for Output {
             paragraphs: page.start_paragraph_id.zip(page.end_paragraph_id),
         });
         Self { answer: line.answer, provenance: provenance.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_gives_questions_whose_relevant_documents_are_the_pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("qrels")).unwrap();
+        fs::write(path.join("qrels/test.tsv"), "query-id\tcorpus-id\tscore\n1\ta\t1\n1\tb\t1\n2\tc\t0\n3\tc\t2\n")
+            .unwrap();
+        let queries = ["1", "2", "3"].map(|id| format!(r#"{{"_id": "{id}", "text": "q{id}?"}}"#));
+        fs::write(path.join("queries.jsonl"), queries.join("\n")).unwrap();
+        fs::write(path.join("answers.jsonl"), r#"{"_id": "1", "answers": ["x", "y"]}"#).unwrap();
+        let records = read(path).unwrap();
+        let told: Vec<_> = records.iter().map(|record| (record.id.as_str(), record.outputs.len())).collect();
+        assert_eq!(told, [("1", 2), ("3", 1)]);
+        let pages: Vec<_> = records[0].outputs[1].provenance.iter().map(|page| page.wikipedia_id.as_str()).collect();
+        assert_eq!((pages, records[0].outputs[1].answer.as_deref()), (vec!["a", "b"], Some("y")));
+        assert_eq!(records[1].outputs[0].answer, None);
     }
 }

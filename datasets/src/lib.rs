@@ -12,6 +12,7 @@
 //! - [`context_questions::read`] gives questions with the passages to answer them from, and [`planted::planted`] makes such
 //!   ones.
 //! - [`long_context::read`] gives questions about long texts, and [`ruler::ruler`] makes such ones.
+//! - [`pages::Pages`] gives the pages of an encyclopedia's dump, one at a time.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -40,16 +41,19 @@ pub mod frames;
 pub mod kilt;
 mod lines;
 pub mod long_context;
+pub mod pages;
 pub mod planted;
 mod qrels;
 pub mod ruler;
 mod run;
 pub mod trec_topics;
+mod wikitext;
 
 pub use beir::{Collection, Document, Query};
 pub use context_questions::{ContextPassage, ContextQuestion};
 pub use draws::Draws;
 pub use error::{Error, Result};
 pub use long_context::LongContextItem;
+pub use pages::{Page, PagePart, Pages};
 pub use qrels::Qrels;
 pub use run::{DocumentRanking, Run};

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use raglan_core::Meter;
 use raglan_kernels::log_softmax_at;
 use raglan_kv::KvCache;
 use raglan_model::{
-    Attending, ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Meter, Sampler, Sampling, Want,
+    Attending, ChatMessage, ChatRole, ForwardRows, ForwardSequence, LanguageModel, Sampler, Sampling, Want,
 };
 
 use crate::{Error, Result};

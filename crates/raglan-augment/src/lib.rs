@@ -11,7 +11,7 @@
 //! ```
 //! use raglan_augment::{Completer, Completion, CompletionRequest, ModelRewriter, Result, Rewriting};
 //! use raglan_core::QueryRewriter;
-//! use raglan_model::{Budget, Meter};
+//! use raglan_core::{Budget, Meter};
 //!
 //! /// Knows two words.
 //! struct TwoWords;

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 
-use raglan_core::{ChunkId, QueryRewriter};
-use raglan_model::{Budget, Cost, Meter};
+use raglan_core::{Budget, ChunkId, Cost, Meter, QueryRewriter};
 use serde::{Deserialize, Serialize};
 
 use crate::words::{content_words, first_words, normalized};

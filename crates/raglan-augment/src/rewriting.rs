@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use raglan_core::QueryRewriter;
-use raglan_model::{Budget, Cost, Meter, Sampling};
+use raglan_core::{Budget, Cost, Meter, QueryRewriter};
+use raglan_model::Sampling;
 
 use crate::words::{first_words, normalized};
 use crate::{Completer, CompletionRequest, Error, Result};

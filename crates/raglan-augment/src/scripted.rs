@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use raglan_model::Meter;
+use raglan_core::Meter;
 
 use crate::{Completer, Completion, CompletionRequest, Result};
 

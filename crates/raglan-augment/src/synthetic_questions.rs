@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use raglan_core::{ChunkId, Query, Retriever};
-use raglan_model::{Budget, Cost, Meter, Sampling};
+use raglan_core::{Budget, ChunkId, Cost, Meter, Query, Retriever};
+use raglan_model::Sampling;
 use serde::{Deserialize, Serialize};
 
 use crate::words::{content_words, first_words, normalized};

@@ -5,10 +5,9 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use raglan::KvCalibrated;
-use raglan::MetadataCondition;
 use raglan::core::Format;
 use raglan::kv::BlockPrecision;
+use raglan::{Approach, KvCalibrated, MetadataCondition};
 
 /// Ask a folder of documents: index it, search it, and get answers with sources you can check. Offline.
 #[derive(Parser)]
@@ -146,6 +145,14 @@ Examples:
   raglan check ask --graph svg > ask.svg
   raglan check --schema > recipe.schema.json")]
     Check(CheckCommand),
+    /// Find out on your own questions how many passages, demonstrations and calls a budget is best spent on
+    #[command(after_help = "Examples:
+  raglan tune --path questions.jsonl --index manuals/.raglan --budget-tokens 2000 --limit 50
+  raglan tune --path musique --recipe hybrid --budget-seconds 3 --passages 0,1,5 --demonstrations 0,1 --calls 1
+
+Measures every combination, fits the model of DRAG, and names the best that costs no more. The first questions serve as
+demonstrations and are not asked.")]
+    Tune(TuneCommand),
     /// Run a recipe on questions, and print what its last stage gives
     #[command(after_help = "With --json, one line a question. Examples:
   raglan run hybrid -f manuals \"How long is the warranty?\"
@@ -622,6 +629,22 @@ link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=S
   raglan eval longcontext --rope-scaling yarn=2 --lengths 12000 --tasks passkey --policy full"
     )]
     LongContext(LongContextCommand),
+    /// Pages found and answers given to KILT's questions: R-precision, and answers that count only with the right pages
+    #[command(after_help = "Examples:
+  raglan eval kilt --path nq-dev-kilt.jsonl --pages kilt_knowledgesource.json --index wiki --approach retrieval,single=5
+  raglan eval kilt --path musique --recipe hybrid --approach single=5,self-ask=3x4,ircot=4x4 --out results/musique
+
+A line of the questions has id, input and output, a list of answers with their provenance. A folder in BEIR's layout, with
+answers.jsonl or without, brings its own pages. Pages are read as they come, and an interrupted run goes on.")]
+    Kilt(KiltCommand),
+    /// Answers to FRAMES' questions, which need several pages: without pages, in one step, in several, with the right pages
+    #[command(after_help = "Examples:
+  raglan eval frames --path frames.jsonl --approach closed-book
+  raglan eval frames --path frames.jsonl --pages pages/ --approach closed-book,single=2,single=4,oracle=8,plan=5x5x10
+
+Pages are a folder of .txt and .md files named like the pages, a dump in lines of JSON, or MediaWiki's XML; or `--index DIR`
+names an index of them. Right pages are known by the titles in their addresses.")]
+    Frames(FramesCommand),
 }
 
 /// `raglan eval kv`
@@ -725,6 +748,102 @@ pub struct LongContextCommand {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Folder for longcontext.json and longcontext.html; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `raglan eval kilt`
+#[derive(Args)]
+pub struct KiltCommand {
+    /// Questions in KILT's format, plain, .gz or .zst, or a folder in BEIR's layout
+    #[arg(long, value_name = "PATH")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub answers: AnswersArgs,
+    #[command(flatten)]
+    pub pages: PagesArgs,
+}
+
+/// `raglan eval frames`
+#[derive(Args)]
+pub struct FramesCommand {
+    /// Questions: .tsv, .parquet or .jsonl, the first and the last also .gz or .zst
+    #[arg(long, value_name = "FILE")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub answers: AnswersArgs,
+    #[command(flatten)]
+    pub pages: PagesArgs,
+}
+
+/// How questions are answered, and what is said of it.
+#[derive(Args)]
+pub struct AnswersArgs {
+    /// Ways to answer, separated by commas: retrieval, closed-book, single=K, oracle=K, self-ask=STEPSxK, ircot=STEPSxK,
+    /// plan=STEPSxQUERIESxK, adaptive=PROBABILITY, flare=K, refusing=K
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "single=5")]
+    pub approach: Vec<Approach>,
+    /// Language model that judges answers, beside the comparison of words
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+}
+
+/// `raglan tune`
+#[derive(Args)]
+pub struct TuneCommand {
+    /// Questions with answers, in KILT's format, plain, .gz or .zst, or a folder in BEIR's layout with answers.jsonl
+    #[arg(long, value_name = "PATH")]
+    pub path: PathBuf,
+    /// Numbers of passages to try
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,2,5,10")]
+    pub passages: Vec<usize>,
+    /// Numbers of demonstrations to try
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,2")]
+    pub demonstrations: Vec<usize>,
+    /// Numbers of calls to try: one reads once, more ask follow-up questions first
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "1,3")]
+    pub calls: Vec<usize>,
+    #[command(flatten)]
+    pub pages: PagesArgs,
+}
+
+/// What answers from pages are made with.
+#[derive(Args)]
+pub struct PagesArgs {
+    /// Pages to put into the index: a dump (.jsonl, .json, .xml, each also .gz or .zst) or a folder of .txt and .md
+    #[arg(long, value_name = "PATH")]
+    pub pages: Option<PathBuf>,
+    /// Recipe that finds pages: a shipped name or a TOML file
+    #[arg(long, value_name = "RECIPE", default_value = "bm25")]
+    pub recipe: String,
+    /// Change a parameter of the recipe, such as fuse.k=20; may be given several times
+    #[arg(long, value_name = "STAGE.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Chunks that each search ranks
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub depth: usize,
+    /// Ask only the first questions
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub answer_tokens: usize,
+    /// Tokens of prompt and reply together; the model's context is a limit too
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub prompt_tokens: usize,
+    /// Words of each passage
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub passage_words: usize,
+    /// Tokens that a question may cost over all calls
+    #[arg(long, value_name = "N")]
+    pub budget_tokens: Option<usize>,
+    /// Seconds that a question may take
+    #[arg(long, value_name = "S")]
+    pub budget_seconds: Option<f64>,
+    /// Language model that answers: a model name, or the path of a GGUF file or a folder of safetensors
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Folder for the result; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -931,6 +1050,7 @@ impl Command {
             Self::Eval(_) => "eval",
             Self::Check(_) => "check",
             Self::Run(_) => "run",
+            Self::Tune(_) => "tune",
             Self::Doctor(_) => "doctor",
             Self::Completions { .. } => "completions",
             Self::ReadWorker => "read-worker",
@@ -974,6 +1094,9 @@ impl Command {
                 flags
             }
             Self::Eval(EvalCommand::Kv(command)) => vec![("generator", command.model.clone())],
+            Self::Tune(command) => vec![("generator", command.pages.model.clone())],
+            Self::Eval(EvalCommand::Kilt(command)) => vec![("generator", command.pages.model.clone())],
+            Self::Eval(EvalCommand::Frames(command)) => vec![("generator", command.pages.model.clone())],
             Self::Eval(EvalCommand::LongContext(command)) => {
                 vec![("generator", command.model.clone()), ("rope-scaling", command.rope_scaling.clone())]
             }

@@ -123,6 +123,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Eval(command) => commands::eval::run(&mut session, &command),
         Command::Check(command) => commands::check::run(&session, &command),
         Command::Run(command) => commands::run::run(&session, &command),
+        Command::Tune(command) => commands::tune::run(&session, &command),
         Command::Doctor(folder) => commands::doctor::run(&session, &folder),
         Command::Completions { .. } | Command::ReadWorker => unreachable!("both were served above"),
     }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod budget;
 mod chunk;
 mod chunk_set;
 mod context;
@@ -34,6 +35,7 @@ mod vector;
 pub use answer::{
     Answer, AnswerSentence, Attribution, KvFallback, KvFallbackReason, KvUsage, Source, Timings, TokenUsage,
 };
+pub use budget::{Budget, Cost, Meter};
 pub use chunk::{Chunk, ChunkId, ChunkSpan};
 pub use chunk_set::ChunkSet;
 pub use context::{Context, LeftOut, LeftOutReason, Passage};

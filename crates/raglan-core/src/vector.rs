@@ -1,12 +1,29 @@
 //! Vectors of texts.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// A dense vector.
 ///
 /// Invariant: every component is finite.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Vec<f32>", try_from = "Vec<f32>")]
 pub struct DenseVector(Vec<f32>);
+
+impl From<DenseVector> for Vec<f32> {
+    fn from(vector: DenseVector) -> Self {
+        vector.0
+    }
+}
+
+impl TryFrom<Vec<f32>> for DenseVector {
+    type Error = Error;
+
+    fn try_from(components: Vec<f32>) -> Result<Self> {
+        Self::new(components)
+    }
+}
 
 impl DenseVector {
     /// A vector of these components.

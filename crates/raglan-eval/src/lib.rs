@@ -11,6 +11,7 @@
 //! - [`Report`] puts results side by side, as Markdown and as a page with plots.
 //! - [`TradeOffReport`] plots what methods give against what they cost.
 //! - [`answers`] and [`kilt`] compare answers and their sources with the right ones.
+//! - [`loss::fate`] says where a question was lost: before the index, before the prompt, or in the answer.
 //! - [`chunking::score`] and [`chunking::precision_omega`] compare retrieved chunks with reference passages.
 //!
 //! ```
@@ -38,6 +39,7 @@ mod comparison;
 mod error;
 mod evaluate;
 pub mod kilt;
+pub mod loss;
 mod metric;
 mod report;
 mod result_file;

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use raglan_model::Meter;
-
-use crate::judge::judged;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
+use raglan_core::Meter;
 
 /// Cuts each passage into windows of words, lets a cheap judge choose the most promising, and a good one score those: a
 /// passage's score is `Σ_j w_j · s_(j)` over its windows' scores in falling order, with weights that fall as `1/j` and
@@ -117,7 +115,7 @@ impl<C: Judge, J: Judge> Judge for Cascade<C, J> {
                 of_passage[owners[window]].extend(score);
             }
             let scores = of_passage.iter_mut().map(|scores| weighted(scores)).collect();
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

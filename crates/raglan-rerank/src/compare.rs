@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use raglan_model::{ChatFrame, LanguageModel, Meter};
+use raglan_core::Meter;
+use raglan_model::{ChatFrame, LanguageModel};
 
-use crate::judge::judged;
 use crate::prompt::{Labels, Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -223,7 +223,7 @@ impl Judge for Compare {
             if sorting.is_over {
                 order.extend(heap.first());
             }
-            Ok(judged(&sorting.meter, Verdict::Order(order)))
+            Ok(Judgement::new(Verdict::Order(order), &sorting.meter))
         };
         tasks.iter().map(judge).collect()
     }

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use raglan_core::Meter;
 use raglan_model::{
-    ClassificationHead, EncodedPair, EncoderModel, EncoderModelConfig, Meter, Products, SafetensorsFile, Tokenizer,
+    ClassificationHead, EncodedPair, EncoderModel, EncoderModelConfig, Products, SafetensorsFile, Tokenizer,
 };
 use raglan_onnx::{OnnxFiles, OnnxModel, OnnxText, OnnxUse};
 use rayon::prelude::*;
 
-use crate::judge::judged;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
 
 /// About how many tokens pass through the model together.
@@ -140,7 +140,7 @@ impl Judge for CrossEncoder {
                 scores[first..end].iter_mut().zip(found).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

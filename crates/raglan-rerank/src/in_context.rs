@@ -4,9 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use raglan_model::{ChatFrame, LanguageModel, Meter};
+use raglan_core::Meter;
+use raglan_model::{ChatFrame, LanguageModel};
 
-use crate::judge::judged;
 use crate::prompt::{encode, passage_room};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -177,7 +177,7 @@ impl Judge for InContext {
                 scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

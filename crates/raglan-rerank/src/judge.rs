@@ -1,6 +1,6 @@
 //! What a reranker is asked, and what it says.
 
-use raglan_model::{Budget, Cost, Meter};
+use raglan_core::{Budget, Cost, Meter};
 
 use crate::Result;
 
@@ -91,14 +91,16 @@ impl Verdict {
     }
 }
 
+impl Judgement {
+    /// A verdict with what the meter has counted.
+    pub(crate) fn new(verdict: Verdict, meter: &Meter) -> Self {
+        Self { verdict, cost: meter.cost() }
+    }
+}
+
 /// A number that is less by far more than rounding.
 fn below(score: f32) -> f32 {
     score - score.abs().max(1.0) * 1e-3
-}
-
-/// A verdict with what the task's meter has counted.
-pub(crate) fn judged(meter: &Meter, verdict: Verdict) -> Judgement {
-    Judgement { verdict, cost: meter.cost() }
 }
 
 #[cfg(test)]

@@ -45,6 +45,6 @@ pub use listwise::{ListReading, Listwise};
 pub use overlap::WordOverlap;
 pub use passage_sets::JudgedSets;
 pub use query_likelihood::QueryLikelihood;
-pub use raglan_model::{Budget, Cost};
+pub use raglan_core::{Budget, Cost};
 pub use reranker::PassageReranker;
 pub use yes_no::YesNo;

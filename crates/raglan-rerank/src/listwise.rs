@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use raglan_model::{ChatFrame, LanguageModel, Meter, Session};
+use raglan_core::Meter;
+use raglan_model::{ChatFrame, LanguageModel, Session};
 
-use crate::judge::judged;
 use crate::prompt::{Labels, Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -197,7 +197,7 @@ impl Judge for Listwise {
                 // The last window is as large as the others.
                 end = if start == 0 { 0 } else { (end - self.step).max(window) };
             }
-            Ok(judged(&meter, Verdict::Order(order)))
+            Ok(Judgement::new(Verdict::Order(order), &meter))
         };
         tasks.iter().map(judge).collect()
     }

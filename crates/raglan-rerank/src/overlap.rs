@@ -2,10 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use raglan_model::Meter;
-
-use crate::judge::judged;
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
+use raglan_core::Meter;
 
 /// Scores each passage by BM25 over the task's own passages, whose words are runs of letters and digits in lower case: no
 /// model, and enough to tell which windows of a text a better judge should read.
@@ -57,7 +55,7 @@ impl Judge for WordOverlap {
                 Some(contributions.iter().sum())
             };
             let scores = counts.iter().zip(&passages).map(score).collect();
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

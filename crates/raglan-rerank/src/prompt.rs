@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Meter, Want};
+use raglan_core::Meter;
+use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Want};
 
 use crate::{Error, Result};
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use raglan_core::Meter;
 use raglan_kernels::log_softmax_at;
-use raglan_model::{ChatFrame, LanguageModel, Meter};
+use raglan_model::{ChatFrame, LanguageModel};
 
-use crate::judge::judged;
 use crate::prompt::{Wanted, encode, passage_room, read_prompts};
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
 
@@ -51,7 +51,7 @@ impl Judge for QueryLikelihood {
             let question = self.model.encode_text(task.question, QUESTION_TOKENS)?;
             let mut scores = vec![None; task.passages.len()];
             if question.is_empty() {
-                return Ok(judged(&meter, Verdict::Scores(scores)));
+                return Ok(Judgement::new(Verdict::Scores(scores), &meter));
             }
             let rest = self.frame.len() + self.before.len() + self.request.len() + question.len();
             let room = passage_room(&self.model, rest, 1, self.max_passage_tokens)?;
@@ -76,7 +76,7 @@ impl Judge for QueryLikelihood {
                 scores[i] = Some((sum / question.len() as f64) as f32);
                 Ok(())
             })?;
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

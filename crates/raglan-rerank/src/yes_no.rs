@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use raglan_model::{ChatFrame, LanguageModel, Meter};
+use raglan_core::Meter;
+use raglan_model::{ChatFrame, LanguageModel};
 
-use crate::judge::judged;
 use crate::prompt::{Wanted, encode, passage_room, read_prompts};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -74,7 +74,7 @@ impl Judge for YesNo {
                 scores[i] = Some(yes - no);
                 Ok(())
             })?;
-            Ok(judged(&meter, Verdict::Scores(scores)))
+            Ok(Judgement::new(Verdict::Scores(scores), &meter))
         };
         tasks.iter().map(judge).collect()
     }

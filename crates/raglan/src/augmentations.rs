@@ -11,10 +11,9 @@ use raglan_augment::{
     SyntheticQuestion, read_questions, round_trip,
 };
 use raglan_core::{
-    ChunkId, ChunkStore, DenseVector, Encoder, ExampleSource, PassageSetScorer, QueryRewriter, Retriever,
+    Budget, ChunkId, ChunkStore, Cost, DenseVector, Encoder, ExampleSource, PassageSetScorer, QueryRewriter, Retriever,
 };
 use raglan_dense::SearchMode;
-use raglan_model::{Budget, Cost};
 use raglan_pipeline::{
     EncodedSets, RerankSpec, Reranking, RewriteSpec, Rewriting, SetScoring, TreeSearchSpec, VectorRetriever,
 };

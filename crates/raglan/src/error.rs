@@ -43,6 +43,20 @@ pub enum Error {
         /// What is wrong with it.
         source: globset::Error,
     },
+    /// A way to answer lacks what it works with.
+    #[error("`{approach}` needs {what}")]
+    Approach {
+        /// The way.
+        approach: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Questions that nothing can be tuned on.
+    #[error("{problem}")]
+    Tune {
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Identifiers ran out.
     #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
     Full {
@@ -167,6 +181,9 @@ pub enum Error {
     /// Models that help searching.
     #[error(transparent)]
     Augment(#[from] raglan_augment::Error),
+    /// Answering in steps failed.
+    #[error(transparent)]
+    Multistep(#[from] raglan_multistep::Error),
     /// A recipe asks for a model that judges, of an index that was opened without any.
     #[error("stage `{stage}` needs a model, and the index was opened without; see `Index::with_models`")]
     NoModels {

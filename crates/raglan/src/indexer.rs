@@ -27,7 +27,7 @@ use crate::embedder::Encoders;
 use crate::location;
 use crate::{Error, Result};
 use batch::{Added, Batch};
-pub use collection::index_collection;
+pub use collection::{index_collection, index_pages};
 use plan::Plan;
 use read::{Content, Ready, read_in_order};
 

@@ -43,6 +43,7 @@ mod location;
 mod long_context_evaluation;
 mod models;
 mod ngrams;
+mod page_evaluation;
 mod search;
 mod snippet;
 mod sparse_options;
@@ -64,7 +65,7 @@ pub use filter::{Filter, MetadataCondition};
 pub use index::{Index, gc};
 pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
-    index_collection,
+    index_collection, index_pages,
 };
 pub use kept_kv::{KV_DRIFT, KV_SHADOW, KeptKv, KvDrift, KvSettings, WarmReport, drop_kept_kv};
 pub use kv_evaluation::{
@@ -76,6 +77,10 @@ pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{LazyGenerator, ModelSettings, Models};
 pub use ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer};
+pub use page_evaluation::{
+    Allowance, Approach, ApproachError, ApproachResult, Judged, MeasuredAllocation, NamedPage, PageEvaluator,
+    PageQuestion, QuestionResult, Tuning, allocation_grid, frames_questions, kilt_questions,
+};
 pub use search::{
     RunOutput, RunResult, SearchOutcome, SearchResult, StageTime, recipe, recipe_with, without_generation,
 };
@@ -101,6 +106,7 @@ pub use raglan_kernels as kernels;
 pub use raglan_kv as kv;
 pub use raglan_late as late;
 pub use raglan_model as model;
+pub use raglan_multistep as multistep;
 pub use raglan_ngram as ngram;
 pub use raglan_onnx as onnx;
 pub use raglan_pipeline as pipeline;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use raglan_augment::{Completer, Completion, CompletionRequest};
+use raglan_core::{Budget, Meter};
 use raglan_graph::{Extraction, Extractor, RuleExtractor, normalized};
-use raglan_model::{Budget, Meter};
 use serde_json::Value;
 
 use crate::Result;

@@ -10,9 +10,10 @@ use raglan_augment::{
     ChatCompleter, LexicalGate, ModelRewriter, PromptReps, PromptRepsOptions, QuestionOptions, QuestionWriter,
     Rewriting,
 };
+use raglan_core::Budget;
 use raglan_core::{ChunkId, QueryRewriter};
 use raglan_model::registry::{ModelCache, ModelFiles, Silent};
-use raglan_model::{Budget, LanguageModel, Products};
+use raglan_model::{LanguageModel, Products};
 
 fn files(model: &str) -> Option<ModelFiles> {
     match ModelCache::new(None, true).unwrap().ensure(model, &Silent) {

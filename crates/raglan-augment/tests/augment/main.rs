@@ -10,8 +10,9 @@ use std::time::Duration;
 use raglan_augment::{
     ChatCompleter, Completer, CompletionRequest, Error, GatedEncoder, LexicalGate, PromptReps, PromptRepsOptions,
 };
+use raglan_core::{Budget, Meter};
 use raglan_core::{DenseVector, Encoder};
-use raglan_model::{Budget, ChatMessage, ChatRole, LanguageModel, Meter, Products, Sampling};
+use raglan_model::{ChatMessage, ChatRole, LanguageModel, Products, Sampling};
 
 fn small() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ pub mod questions;
 pub mod run;
 pub mod search;
 pub mod status;
+pub mod tune;
 pub mod verify;
 pub mod warm;
 

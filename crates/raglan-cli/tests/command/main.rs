@@ -3,6 +3,7 @@
 mod encoder_settings;
 mod eval;
 mod eval_collections;
+mod eval_pages;
 #[cfg(unix)]
 mod hostile;
 mod kept_kv;

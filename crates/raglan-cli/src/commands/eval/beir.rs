@@ -144,25 +144,8 @@ fn open(
     recipe: &Recipe,
     collection: &Collection,
 ) -> Result<(Index, IndexReport)> {
-    let setting = |key, usual| match session.settings.text(key) {
-        "none" => usual,
-        name => name.to_owned(),
-    };
-    let names = [
-        setting("embedder", "all-minilm-l6-v2".to_owned()),
-        setting("sparse", "splade-tiny".to_owned()),
-        setting("late", "all-minilm-l6-v2".to_owned()),
-        setting("ngrams", "smollm2-135m-instruct".to_owned()),
-        setting("graph", Models::RULES.to_owned()),
-    ];
-    let needs = Needs::of(recipe);
-    let needed = Encoders {
-        dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
-        sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
-        late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
-        ngrams: needs.ngrams.then(|| session.models.ngram_tokenizer(&names[3])).transpose()?,
-        graph: needs.graph.then(|| session.models.graph_extractor(&names[4])).transpose()?,
-    };
+    let names = encoder_names(session);
+    let needed = needed_encoders(session, recipe)?;
     // An index in the cache is of one corpus and of one choice of models.
     let mut key = blake3::Hasher::new();
     key.update(corpus_hash(collection).as_bytes());
@@ -219,6 +202,34 @@ fn remove(folder: &Path, shelf: &Path) -> Result<()> {
         );
     }
     Ok(raglan::store::remove_index(folder)?)
+}
+
+/// The names of what makes the parts of an index: those of the settings, the usual ones where there is none.
+fn encoder_names(session: &Session) -> [String; 5] {
+    let usual = [
+        ("embedder", "all-minilm-l6-v2"),
+        ("sparse", "splade-tiny"),
+        ("late", "all-minilm-l6-v2"),
+        ("ngrams", "smollm2-135m-instruct"),
+        ("graph", Models::RULES),
+    ];
+    usual.map(|(key, usual)| match session.settings.text(key) {
+        "none" => usual.to_owned(),
+        name => name.to_owned(),
+    })
+}
+
+/// What makes the parts of an index that a recipe's stages need.
+pub(super) fn needed_encoders(session: &Session, recipe: &Recipe) -> Result<Encoders> {
+    let names = encoder_names(session);
+    let needs = Needs::of(recipe);
+    Ok(Encoders {
+        dense: needs.dense.then(|| session.models.embedder(&names[0])).transpose()?,
+        sparse: needs.sparse.then(|| session.models.sparse_embedder(&names[1])).transpose()?,
+        late: needs.late.then(|| session.models.late_embedder(&names[2])).transpose()?,
+        ngrams: needs.ngrams.then(|| session.models.ngram_tokenizer(&names[3])).transpose()?,
+        graph: needs.graph.then(|| session.models.graph_extractor(&names[4])).transpose()?,
+    })
 }
 
 /// The parts of an index that a recipe's stages need.
@@ -288,7 +299,7 @@ fn found_stage_file(folder: &Path, stage: &str) -> Result<PathBuf> {
     Ok(folder.join(format!("{name}.trec")))
 }
 
-fn collection_name(path: &Path) -> String {
+pub(super) fn collection_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().map_or_else(|| "collection".to_owned(), |name| name.to_string_lossy().into_owned())
 }

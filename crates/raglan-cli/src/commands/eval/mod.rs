@@ -5,6 +5,7 @@ mod chunking;
 mod diff;
 mod kv;
 mod long_context;
+pub mod pages;
 mod report;
 mod run;
 
@@ -22,6 +23,8 @@ pub fn run(session: &mut Session, command: &EvalCommand) -> Result<Outcome> {
         EvalCommand::Report(command) => report::run(session, command),
         EvalCommand::Kv(command) => kv::run(session, command),
         EvalCommand::LongContext(command) => long_context::run(session, command),
+        EvalCommand::Kilt(command) => pages::kilt(session, command),
+        EvalCommand::Frames(command) => pages::frames(session, command),
         EvalCommand::Chunking(command) => chunking::run(session, command),
     }
 }

@@ -1,29 +1,36 @@
-//! What asking a model may cost, and does.
+//! What a model's work may cost, and what it did cost.
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// What a task may cost that models are asked for. It is looked at before each call, so that one call may go beyond.
+/// What the work for one question may cost. It is looked at before each call of a model, so that one call may go beyond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Tokens that the model may read and write.
+    /// Tokens that models may read and write.
     pub tokens: Option<usize>,
     /// How long it may take.
     pub time: Option<Duration>,
 }
 
-/// What a task did cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+/// What the work for one question did cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Calls of the model; texts that pass together are as many.
+    /// Calls of models; texts that pass together are as many.
     pub calls: usize,
-    /// Tokens that the model read.
+    /// Tokens that models read.
     pub tokens_read: usize,
-    /// Tokens that the model wrote.
+    /// Tokens that models wrote.
     pub tokens_written: usize,
     /// Seconds.
     pub seconds: f64,
+}
+
+impl Cost {
+    /// Tokens that were read and written.
+    pub fn tokens(&self) -> usize {
+        self.tokens_read + self.tokens_written
+    }
 }
 
 impl std::ops::AddAssign for Cost {
@@ -35,7 +42,7 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
-/// Counts a task's cost against its budget.
+/// Counts the cost of the work for one question against its budget.
 #[derive(Debug)]
 pub struct Meter {
     budget: Budget,
@@ -44,38 +51,36 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Begins to count.
+    /// Starts the clock.
     pub fn start(budget: &Budget) -> Self {
         Self { budget: *budget, started: Instant::now(), cost: Cost::default() }
     }
 
     /// Whether a call may still be made that reads about so many tokens.
     pub fn allows(&self, n_tokens: usize) -> bool {
-        let spent = self.cost.tokens_read + self.cost.tokens_written;
-        self.budget.tokens.is_none_or(|tokens| spent + n_tokens <= tokens)
+        self.budget.tokens.is_none_or(|tokens| self.cost.tokens() + n_tokens <= tokens)
             && self.budget.time.is_none_or(|time| self.started.elapsed() < time)
     }
 
-    /// Counts calls and tokens.
+    /// Takes down calls and their tokens.
     pub fn count(&mut self, calls: usize, tokens_read: usize, tokens_written: usize) {
         self.cost += Cost { calls, tokens_read, tokens_written, seconds: 0.0 };
     }
 
-    /// Counts what another meter has counted, but for its time.
+    /// Takes down what another part has cost; its time passed on this clock too.
     pub fn add(&mut self, cost: Cost) {
         self.cost += Cost { seconds: 0.0, ..cost };
     }
 
     /// What of the budget is left.
     pub fn left(&self) -> Budget {
-        let spent = self.cost.tokens_read + self.cost.tokens_written;
         Budget {
-            tokens: self.budget.tokens.map(|tokens| tokens.saturating_sub(spent)),
+            tokens: self.budget.tokens.map(|tokens| tokens.saturating_sub(self.cost.tokens())),
             time: self.budget.time.map(|time| time.saturating_sub(self.started.elapsed())),
         }
     }
 
-    /// What it has cost so far.
+    /// The cost until now.
     pub fn cost(&self) -> Cost {
         Cost { seconds: self.started.elapsed().as_secs_f64(), ..self.cost }
     }
@@ -92,6 +97,7 @@ mod tests {
         meter.count(1, 6, 2);
         assert!(meter.allows(2) && !meter.allows(3));
         assert_eq!(meter.left().tokens, Some(2));
+        assert_eq!((meter.cost().calls, meter.cost().tokens()), (1, 8));
         let late = Meter::start(&Budget { tokens: None, time: Some(Duration::ZERO) });
         assert!(!late.allows(0));
     }

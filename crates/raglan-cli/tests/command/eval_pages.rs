@@ -1,0 +1,103 @@
+//! `raglan eval kilt` and `raglan eval frames` on a few pages whose answers are known.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+#[track_caller]
+fn json(cache: &Path, args: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    command.args(args).args(["--json", "--offline", "-q"]).env("RAGLAN_CACHE", cache).env_remove("RAGLAN_INDEX");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A folder of three pages, and a question that needs two of them.
+fn write_frames(place: &Path) -> (PathBuf, PathBuf) {
+    let pages = place.join("pages");
+    fs::create_dir_all(&pages).unwrap();
+    fs::write(pages.join("Emma_(novel).txt"), "Emma is a novel. Its writer was Jane Austen.\n").unwrap();
+    fs::write(pages.join("Jane_Austen.md"), "# Life\nAusten was born in Steventon.\n\n# Works\nShe wrote novels.")
+        .unwrap();
+    fs::write(pages.join("Bread.txt"), "Bread is baked from flour.").unwrap();
+    let question = r#"{"id": 0, "question": "Where was the writer of the novel Emma born?", "answer": "Steventon",
+        "wiki_links": ["https://en.wikipedia.org/wiki/Emma_(novel)", "https://en.wikipedia.org/wiki/Jane_Austen"]}"#;
+    let questions = place.join("frames.jsonl");
+    fs::write(&questions, question.replace('\n', " ")).unwrap();
+    (pages, questions)
+}
+
+#[test]
+fn pages_of_frames_are_found_in_a_folder() {
+    let place = tempfile::tempdir().unwrap();
+    let (pages, questions) = write_frames(place.path());
+    let (cache, out) = (place.path().join("cache"), place.path().join("out"));
+    let [pages, questions] = [&pages, &questions].map(|path| path.to_str().unwrap());
+    let args = ["eval", "frames", "--path", questions, "--pages", pages, "--approach", "retrieval"];
+    let result = json(&cache, &[&args[..], &["--out", out.to_str().unwrap()]].concat());
+    let found = &result["approaches"][0];
+    assert_eq!(found["kilt"]["r_precision"], 1.0, "{result}");
+    assert_eq!(found["fates"]["found"], 1);
+    assert_eq!(found["questions"][0]["pages"][0], "Emma_(novel)");
+    let written: Value = serde_json::from_str(&fs::read_to_string(out.join("frames.json")).unwrap()).unwrap();
+    assert_eq!(written["recipe"]["hash"], result["recipe"]["hash"]);
+    // The index is there: the same is found at once, also from the folder of another run.
+    assert_eq!(json(&cache, &args)["approaches"][0]["fates"], found["fates"]);
+}
+
+#[test]
+fn kilt_takes_a_knowledge_source_and_a_folder_with_judgements() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = place.path().join("cache");
+    let source = place.path().join("source.jsonl");
+    let page = |id: &str, title: &str, text: &str| {
+        serde_json::json!({"wikipedia_id": id, "wikipedia_title": title, "text": [format!("{title}\n"), text]})
+            .to_string()
+    };
+    let lines = [page("12", "Emma", "Emma is a novel by Austen.\n"), page("13", "Bread", "Bread is baked.\n")];
+    fs::write(&source, lines.join("\n")).unwrap();
+    let questions = place.path().join("dev.jsonl");
+    let output =
+        r#"[{"answer": "Austen", "provenance": [{"wikipedia_id": "12"}]}, {"provenance": [{"wikipedia_id": "99"}]}]"#;
+    fs::write(&questions, format!(r#"{{"id": "q", "input": "Who wrote the novel Emma?", "output": {output}}}"#))
+        .unwrap();
+    let index = place.path().join("index");
+    let [source, questions, index] = [&source, &questions, &index].map(|path| path.to_str().unwrap());
+    let args = ["eval", "kilt", "--path", questions, "--index", index, "--approach", "retrieval"];
+    let result = json(&cache, &[&args[..], &["--pages", source]].concat());
+    assert_eq!(result["approaches"][0]["kilt"]["r_precision"], 1.0, "{result}");
+    // Now the index alone will do.
+    assert_eq!(json(&cache, &args)["approaches"][0]["questions"][0]["pages"][0], "12");
+
+    let folder = place.path().join("set");
+    fs::create_dir_all(folder.join("qrels")).unwrap();
+    fs::write(folder.join("corpus.jsonl"), r#"{"_id": "d", "title": "Emma", "text": "A novel by Austen."}"#).unwrap();
+    fs::write(folder.join("queries.jsonl"), r#"{"_id": "q", "text": "novel Emma"}"#).unwrap();
+    fs::write(folder.join("qrels/test.tsv"), "query-id\tcorpus-id\tscore\nq\td\t1\n").unwrap();
+    let args = ["eval", "kilt", "--path", folder.to_str().unwrap(), "--approach", "retrieval"];
+    assert_eq!(json(&cache, &args)["approaches"][0]["fates"]["found"], 1);
+}
+
+/// Asks the default model, when it is in the cache.
+#[test]
+fn the_default_model_answers_from_the_right_pages() {
+    let Some(cache) = std::env::var_os("RAGLAN_CACHE").map(PathBuf::from) else {
+        eprintln!("skipped: set RAGLAN_CACHE to a folder with the default model");
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let (pages, questions) = write_frames(place.path());
+    let index = place.path().join("index");
+    let [pages, questions, index] = [&pages, &questions, &index].map(|path| path.to_str().unwrap());
+    let approaches = "closed-book,oracle=4,self-ask=1x2";
+    let args = ["eval", "frames", "--path", questions, "--pages", pages, "--index", index, "--approach", approaches];
+    let result = json(&cache, &[&args[..], &["--answer-tokens", "12"]].concat());
+    let approach = |i: usize| &result["approaches"][i];
+    assert_eq!(approach(0)["page_recall"].as_array().unwrap().len(), 0);
+    assert_eq!(approach(1)["all_pages"], 1.0, "{result}");
+    assert_eq!(approach(1)["containment"], 1.0, "{result}");
+    assert!(approach(2)["tokens"].as_f64() > approach(0)["tokens"].as_f64());
+}

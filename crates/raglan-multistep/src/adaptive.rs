@@ -1,0 +1,367 @@
+//! Whether to retrieve at all, and whether once more.
+
+use raglan_core::{Budget, Query};
+
+use crate::single_step::{FROM_MEMORY, FROM_PASSAGES};
+use crate::work::{Turn, Work};
+use crate::{End, Error, Parts, Prompt, Result, StepKind, Strategy, Trail, Written};
+
+/// Says that an attempt is not to be trusted, and passages are wanted.
+///
+/// Thresholds are of a model and of its quantisation: probabilities of small instruction-tuned models are badly calibrated,
+/// so that those given here are starting points to be fitted on one's own questions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trigger {
+    /// Always.
+    Always,
+    /// When the first token of the answer is less likely than this.
+    FirstToken {
+        /// A probability.
+        least: f32,
+    },
+    /// When any token is less likely than this, as in FLARE (Jiang et al., 2023), which has 0.8.
+    AnyToken {
+        /// A probability.
+        least: f32,
+    },
+    /// When the mean of `−ln p` over the answer's tokens is more than this.
+    MeanLoss {
+        /// Nats a token.
+        most: f32,
+    },
+    /// When the model asks for it: by this token, if its vocabulary has it, as after the training of Adapt-LLM
+    /// (Labruna et al., 2024), which has `<RET>`; else by the word RETRIEVE, which it is told of.
+    Asked {
+        /// The token.
+        token: String,
+    },
+    /// When, asked whether it is sure of its answer, the model's log-odds of `Yes` against `No` are less than this: a
+    /// training-free surrogate of R-Tuning (Zhang et al., 2024).
+    Unsure {
+        /// Nats.
+        least: f32,
+    },
+}
+
+/// The word by which a model without a token of its own asks for passages.
+const WORD: &str = "RETRIEVE";
+const OR_RETRIEVE: &str = "Reply with the answer alone, in a few words. If you do not know it, reply RETRIEVE.";
+const SURE: &str = "Are you sure that the answer is right? Reply with Yes or No.";
+
+/// Attempts an answer without passages; while the trigger says so, retrieves and attempts it again.
+///
+/// The first search is for the question, later ones for the question and the last attempt.
+#[derive(Clone)]
+pub struct Adaptive {
+    /// What it works with.
+    pub parts: Parts,
+    /// When to retrieve.
+    pub trigger: Trigger,
+    /// Passages that each search adds.
+    pub k: usize,
+    /// The most searches.
+    pub max_rounds: usize,
+}
+
+impl Adaptive {
+    /// With 2 searches at most of 5 passages.
+    pub fn new(parts: Parts, trigger: Trigger) -> Self {
+        Self { parts, trigger, k: 5, max_rounds: 2 }
+    }
+
+    /// Whether an attempt asks for passages; unless it is asked, the answer stands.
+    fn fires(&self, work: &mut Work<'_>, question: &str, written: &Written) -> Result<bool> {
+        let probabilities = || written.tokens.iter().map(|token| token.probability);
+        Ok(match &self.trigger {
+            Trigger::Always => true,
+            _ if written.text.trim().is_empty() && written.tokens.is_empty() => true,
+            Trigger::FirstToken { least } => probabilities().next().is_none_or(|p| p < *least),
+            Trigger::AnyToken { least } => probabilities().any(|p| p < *least),
+            Trigger::MeanLoss { most } => {
+                let loss: f32 = probabilities().map(|p| -p.max(f32::MIN_POSITIVE).ln()).sum();
+                loss / written.tokens.len() as f32 > *most
+            }
+            Trigger::Asked { token } if work.model.has_token(token) => {
+                written.tokens.first().is_some_and(|first| first.text.trim() == token)
+            }
+            Trigger::Asked { .. } => written.text.trim_start().starts_with(WORD),
+            Trigger::Unsure { least } => {
+                let user = format!("Question: {question}\nAnswer: {}\n{SURE}", written.text.trim());
+                work.weigh(&Prompt { user: &user, reply: "" }, &["Yes", "No"])?.margin() < f64::from(*least)
+            }
+        })
+    }
+}
+
+impl Strategy for Adaptive {
+    fn name(&self) -> String {
+        let trigger = match &self.trigger {
+            Trigger::Always => "always".to_owned(),
+            Trigger::FirstToken { least } => format!("first-token<{least}"),
+            Trigger::AnyToken { least } => format!("any-token<{least}"),
+            Trigger::MeanLoss { most } => format!("mean-loss>{most}"),
+            Trigger::Asked { token } => format!("asked {token}"),
+            Trigger::Unsure { least } => format!("unsure<{least}"),
+        };
+        format!("adaptive({trigger},{}×{})", self.max_rounds, self.k)
+    }
+
+    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+        let mut work = Work::start(&self.parts, question, budget);
+        let is_told = matches!(&self.trigger, Trigger::Asked { token } if !work.model.has_token(token));
+        let mut last: Option<(String, Vec<usize>)> = None;
+        for round in 0..=self.max_rounds {
+            let before = work.meter.cost();
+            let gathered = match (&last, round) {
+                (_, 0) => Default::default(),
+                (Some((attempt, _)), 2..) if !attempt.is_empty() => {
+                    let query = format!("{} {attempt}", question.text);
+                    work.gather(&[query], self.k, usize::MAX)?
+                }
+                _ => work.gather(std::slice::from_ref(&question.text), self.k, usize::MAX)?,
+            };
+            let places = work.all();
+            let request = match (places.is_empty(), is_told) {
+                (true, true) => OR_RETRIEVE,
+                (true, false) => FROM_MEMORY,
+                (false, _) => FROM_PASSAGES,
+            };
+            let turn = Turn { question: &question.text, request, reply: "Answer:", ..Turn::default() };
+            let limit = self.parts.limits.answer_tokens;
+            let Some(filled) = work.fill(&turn, &places, limit)? else {
+                let (answer, shown) = last.unwrap_or_default();
+                return Ok(work.finish(answer, shown, End::Budget));
+            };
+            let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
+            let fires = self.fires(&mut work, &question.text, &written)?;
+            let is_request = fires && matches!(self.trigger, Trigger::Asked { .. });
+            let text = written.text.trim().to_owned();
+            let queries = match round {
+                0 => Vec::new(),
+                _ => vec![question.text.clone()],
+            };
+            work.note(StepKind::Attempt, text.clone(), queries, &gathered, before);
+            // What asks for passages is no answer, unless there is nothing more to ask for.
+            let answer = if is_request { String::new() } else { text };
+            if !fires {
+                return Ok(work.finish(answer, filled.shown, End::Answered));
+            }
+            last = Some((answer, filled.shown));
+        }
+        let (answer, shown) = last.unwrap_or_default();
+        Ok(work.finish(answer, shown, End::Steps))
+    }
+}
+
+/// Forward-looking retrieval: FLARE (Jiang et al., 2023), which looks for the next sentence before it is written.
+///
+/// A tentative sentence with an unlikely token is searched for, without its least likely tokens, and written anew over
+/// what that finds; a sentence that the model is sure of stands. The question itself is searched for first.
+#[derive(Clone)]
+pub struct Flare {
+    /// What it works with; `limits.step_tokens` is the length of a sentence.
+    pub parts: Parts,
+    /// Passages that are read for a sentence.
+    pub k: usize,
+    /// A sentence with a token of less than this probability is searched for; at most 1, where all are.
+    pub theta: f32,
+    /// Tokens of less than this probability are left out of the query.
+    pub beta: f32,
+    /// The most sentences.
+    pub max_sentences: usize,
+}
+
+impl Flare {
+    /// With `k` 2, θ 0.8, β 0.4 and sentences of 64 tokens, as the authors have it for 2WikiMultihopQA.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, k: 2, theta: 0.8, beta: 0.4, max_sentences: 8 }
+    }
+}
+
+const IN_SENTENCES: &str = "Answer the question from the documents above in short sentences.";
+
+impl Strategy for Flare {
+    fn name(&self) -> String {
+        format!("flare({},θ={},β={})", self.k, self.theta, self.beta)
+    }
+
+    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+        for (name, value) in [("theta", self.theta), ("beta", self.beta)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::Parameter { name, problem: format!("{value} is no probability") });
+            }
+        }
+        let mut work = Work::start(&self.parts, question, budget);
+        let mut places = work.search_question(self.k, usize::MAX)?.all;
+        let (mut answer, mut shown, mut end) = (String::new(), Vec::new(), End::Steps);
+        for _ in 0..self.max_sentences {
+            let before = work.meter.cost();
+            let Some((mut sentence, mut written, mut in_prompt, mut is_last)) =
+                self.sentence(&mut work, question, &answer, &places)?
+            else {
+                end = End::Budget;
+                break;
+            };
+            let mut queries = Vec::new();
+            let mut gathered = Default::default();
+            if written.iter().any(|(_, probability)| *probability < self.theta) {
+                written.retain(|(_, probability)| *probability >= self.beta);
+                let masked = written.iter().map(|(text, _)| text.as_str()).collect::<String>();
+                let masked = masked.trim();
+                let query = if masked.is_empty() { question.text.clone() } else { masked.to_owned() };
+                gathered = work.gather(std::slice::from_ref(&query), self.k, usize::MAX)?;
+                queries.push(query);
+                if !gathered.all.is_empty() {
+                    places.clone_from(&gathered.all);
+                    let Some(again) = self.sentence(&mut work, question, &answer, &places)? else {
+                        end = End::Budget;
+                        break;
+                    };
+                    (sentence, _, in_prompt, is_last) = again;
+                }
+            }
+            work.note(StepKind::Sentence, sentence.clone(), queries, &gathered, before);
+            let is_repeated = !sentence.is_empty() && answer.contains(&sentence);
+            if sentence.is_empty() || is_repeated {
+                end = End::Answered;
+                break;
+            }
+            if !answer.is_empty() {
+                answer.push(' ');
+            }
+            answer.push_str(&sentence);
+            shown.extend(in_prompt);
+            if is_last {
+                end = End::Answered;
+                break;
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        shown.retain(|place| seen.insert(*place));
+        Ok(work.finish(answer, shown, end))
+    }
+}
+
+/// A sentence, its tokens with their probabilities, what stood in the prompt, and whether the reply ends with it.
+type Sentence = (String, Vec<(String, f32)>, Vec<usize>, bool);
+
+impl Flare {
+    fn sentence(
+        &self,
+        work: &mut Work<'_>,
+        question: &Query,
+        answer: &str,
+        places: &[usize],
+    ) -> Result<Option<Sentence>> {
+        let reply = format!("Answer: {answer}");
+        let turn = Turn { question: &question.text, request: IN_SENTENCES, reply: reply.trim_end(), ..Turn::default() };
+        let limit = self.parts.limits.step_tokens;
+        let Some(filled) = work.fill(&turn, places, limit)? else { return Ok(None) };
+        let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
+        let (sentence, is_whole) = crate::work::first_sentence(written.text.trim());
+        // Tokens of the sentence alone; special ones have no place in the text and none in a query.
+        let from = written.text.len() - written.text.trim_start().len();
+        let end = from + sentence.len();
+        let mut at = 0;
+        let mut tokens = Vec::new();
+        for token in &written.tokens {
+            if at < end && written.text[at..].starts_with(token.text.as_str()) {
+                tokens.push((token.text.clone(), token.probability));
+                at += token.text.len();
+            }
+        }
+        let is_last = written.text.trim().len() == sentence.len() && (written.ended || !is_whole);
+        Ok(Some((sentence.to_owned(), tokens, filled.shown, is_last)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Unit;
+    use crate::scripted::{Scripted, page, parts};
+
+    const SCRIPT: &[(&[&str], &str)] = &[
+        (&["Are you sure", "Answer: 1889"], "Yes"),
+        (&["Are you sure"], "No"),
+        (&["opened 1889"], " 1889~0.9"),
+        (&["tower"], " 1901~0.3 or 1902~0.9"),
+        (&["RETRIEVE"], " RETRIEVE"),
+    ];
+
+    fn library() -> Vec<(String, String)> {
+        vec![page("history", "The tower opened 1889"), page("cats", "Cats sleep")]
+    }
+
+    #[track_caller]
+    fn check(trigger: Trigger, answer: &str, n_searches: usize) {
+        let strategy = Adaptive::new(parts(Scripted::new(SCRIPT), &library(), Unit::Passages), trigger);
+        let trail = strategy.answer(&"When was the tower built?".into(), &Budget::default()).unwrap();
+        let searches = trail.steps.iter().filter(|step| !step.queries.is_empty()).count();
+        assert_eq!((trail.answer.as_str(), searches), (answer, n_searches), "{}", strategy.name());
+    }
+
+    #[test]
+    fn an_attempt_that_is_trusted_retrieves_nothing() {
+        check(Trigger::FirstToken { least: 0.2 }, "1901 or 1902", 0);
+        check(Trigger::AnyToken { least: 0.2 }, "1901 or 1902", 0);
+        check(Trigger::MeanLoss { most: 0.45 }, "1901 or 1902", 0); // (−ln .3 − ln 1 − ln .9) / 3 = .436
+    }
+
+    #[test]
+    fn an_attempt_that_is_not_trusted_retrieves() {
+        check(Trigger::FirstToken { least: 0.8 }, "1889", 1);
+        check(Trigger::AnyToken { least: 0.8 }, "1889", 1);
+        check(Trigger::MeanLoss { most: 0.43 }, "1889", 1);
+        check(Trigger::Unsure { least: 0.0 }, "1889", 1);
+    }
+
+    #[test]
+    fn what_stays_unsure_retrieves_again_until_the_rounds_are_through() {
+        check(Trigger::Always, "1889", 2);
+        check(Trigger::FirstToken { least: 0.95 }, "1889", 2);
+    }
+
+    #[test]
+    fn a_model_may_ask_by_word_or_by_a_token_of_its_own() {
+        let answered = |model: Scripted| {
+            let mut parts = parts(Scripted::new(&[]), &library(), Unit::Passages);
+            let model = Arc::new(model);
+            parts.model = model.clone();
+            let strategy = Adaptive::new(parts, Trigger::Asked { token: "<RET>".to_owned() });
+            let trail = strategy.answer(&"When was it, the tower?".into(), &Budget::default()).unwrap();
+            let is_told = model.prompts.lock().unwrap()[0].0.contains("RETRIEVE");
+            (trail.answer, trail.steps.len(), is_told)
+        };
+        let by_word = Scripted::new(&[(&["opened 1889"], " 1889"), (&["RETRIEVE"], " RETRIEVE")]);
+        assert_eq!(answered(by_word), ("1889".to_owned(), 2, true));
+        let mut by_token = Scripted::new(&[(&["opened 1889"], " 1889"), (&[], "<RET>")]);
+        by_token.special.push("<RET>");
+        assert_eq!(answered(by_token), ("1889".to_owned(), 2, false));
+        let knows = Scripted::new(&[(&[], " 1889")]);
+        assert_eq!(answered(knows), ("1889".to_owned(), 1, true));
+    }
+
+    #[test]
+    fn an_unlikely_sentence_is_searched_for_and_written_anew() {
+        let list = [page("tower", "The tower is tall"), page("metal", "It has iron beams from Pompey")];
+        let script: &[(&[&str], &str)] = &[
+            (&["iron beams", "It is tall."], " Its iron came from Pompey."),
+            (&["It is tall."], " The iron~0.9 beams~0.7 are Belgian~0.1 ."),
+            (&["@Answer:"], " It is tall. Then"),
+        ];
+        let strategy = Flare::new(parts(Scripted::new(script), &list, Unit::Passages));
+        let trail = strategy.answer(&"How is the tower?".into(), &Budget::default()).unwrap();
+        assert_eq!(trail.answer, "It is tall. Its iron came from Pompey.");
+        assert_eq!(trail.steps[2].queries, ["The iron beams are ."]);
+        assert_eq!(trail.documents(), ["tower", "metal"]);
+        assert_eq!(trail.end, End::Answered);
+        let never = Flare { theta: 0.0, ..strategy.clone() };
+        let trail = never.answer(&"How is the tower?".into(), &Budget::default()).unwrap();
+        assert_eq!(trail.documents(), ["tower"]);
+        let wrong = Flare { theta: f32::NAN, ..strategy };
+        assert!(matches!(wrong.answer(&"?".into(), &Budget::default()), Err(Error::Parameter { name: "theta", .. })));
+    }
+}

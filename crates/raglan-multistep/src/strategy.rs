@@ -1,0 +1,126 @@
+//! What every way of answering in steps is asked, and what it tells of its work.
+
+use raglan_core::{Budget, ChunkId, Cost, Passage, Query};
+use serde::Serialize;
+
+use crate::Result;
+
+/// A way to answer a question by searching and reading, in one step or several.
+pub trait Strategy: Send + Sync {
+    /// A short name with the parameters that matter, such as `self-ask(5×4)`.
+    fn name(&self) -> String;
+
+    /// Answers a question within a budget; only chunks that the question allows are read.
+    ///
+    /// The budget is looked at before each step, so that what is left reads the last prompt; a trail ends without an answer
+    /// when not even the question fits into what is left. When time is up, the answer is still given from what was found.
+    ///
+    /// # Errors
+    ///
+    /// When a part fails. What the model writes never is an error.
+    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail>;
+}
+
+impl<S: Strategy + ?Sized> Strategy for std::sync::Arc<S> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+        (**self).answer(question, budget)
+    }
+}
+
+/// How a question was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trail {
+    /// The answer; empty when the budget did not allow one.
+    pub answer: String,
+    /// Whether the answer is a refusal.
+    pub refused: bool,
+    /// What was done, in order.
+    pub steps: Vec<Step>,
+    /// What was found, in the order in which it came; no chunk comes twice.
+    pub evidence: Vec<Passage>,
+    /// Places in `evidence` of what stood in the prompt of the answer, in the order in which it stood there.
+    pub shown: Vec<usize>,
+    /// What it cost.
+    pub cost: Cost,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Why a trail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The strategy was through, or the model had its answer.
+    Answered,
+    /// The most steps were taken, and the answer was asked for.
+    Steps,
+    /// The budget allowed no further step.
+    Budget,
+}
+
+/// One step: what the model wrote, what was looked for with it, and what that found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub kind: StepKind,
+    /// What the model wrote in it.
+    pub text: String,
+    /// What was looked for.
+    pub queries: Vec<String>,
+    /// Chunks that were found and were not there before, in order.
+    pub found: Vec<ChunkId>,
+    /// The documents of those chunks that were not there before, by path, in order.
+    pub documents: Vec<String>,
+    /// What the step cost.
+    pub cost: Cost,
+}
+
+/// What is done in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// Looking for the question itself.
+    #[default]
+    Search,
+    /// A question that must be answered first, and its answer.
+    FollowUp,
+    /// A sentence of a chain of thought, or of the answer.
+    Sentence,
+    /// Queries that the model planned.
+    Plan,
+    /// An attempt to answer, that the model was or was not sure of.
+    Attempt,
+    /// The answer from what was found.
+    Answer,
+    /// A look at whether the evidence bears the answer out.
+    Check,
+    /// What is to be remembered of the question.
+    Thought,
+}
+
+impl Trail {
+    /// The distinct documents of the evidence, by path, in the order in which they came.
+    pub fn documents(&self) -> Vec<&str> {
+        distinct(self.evidence.iter())
+    }
+
+    /// The distinct documents of what stood in the prompt of the answer, by path, in that order.
+    pub fn shown_documents(&self) -> Vec<&str> {
+        distinct(self.shown.iter().map(|&i| &self.evidence[i]))
+    }
+}
+
+fn distinct<'a>(passages: impl Iterator<Item = &'a Passage>) -> Vec<&'a str> {
+    let mut paths: Vec<&str> = Vec::new();
+    for passage in passages {
+        let path = passage.document.path.as_str();
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
+}
