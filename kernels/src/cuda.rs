@@ -1,0 +1,23 @@
+//! The kernels' forms for NVIDIA devices.
+//!
+//! They do what the functions of the same names do for slices, with [`Buffer`]s, in the order in which they are called
+//! on a device's stream. Rows are `f32` or [`Bf16`]; cached keys and values are [`F16`]. What they compute agrees with
+//! the processor's forms within the rounding of those types, not to the bit.
+//!
+//! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] copies beside its work.
+//! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
+//! - [`KvPages`] keeps keys and values, [`PagePool`] says which pages are free; [`place`] puts new and cached tokens into
+//!   them and turns keys on the way.
+//! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`add_rms_norm`], [`activate`], [`gated`] and [`rotate`] are the
+//!   row-wise steps of a transformer.
+//! - [`compile_kernels`] compiles all of them without a device.
+
+pub use crate::activation::cuda::{activate, gated};
+pub use crate::device::cuda::{
+    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, KernelUse, KvPages, PAGE_TOKENS, PackedSequences,
+    PagePool, Plain, Real, Uploader, compile_kernels,
+};
+pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};
+pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
+pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm};
+pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, place, rotate};
