@@ -8,11 +8,18 @@
 //! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
 //! - [`KvPages`] keeps keys and values, [`PagePool`] says which pages are free; [`place`] puts new and cached tokens into
 //!   them and turns keys on the way.
+//! - [`bidirectional_attention`] attends within packed sequences; [`causal_attention`] from any rows over pages, by a
+//!   [`CausalPlan`], with [`attention_mass`]; [`decode_attention`] from a few rows of each of many sequences, by a
+//!   [`DecodePlan`].
 //! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`add_rms_norm`], [`activate`], [`gated`] and [`rotate`] are the
 //!   row-wise steps of a transformer.
 //! - [`compile_kernels`] compiles all of them without a device.
 
 pub use crate::activation::cuda::{activate, gated};
+pub use crate::attention::cuda::{
+    CausalPlan, DecodePlan, EMPTY_SLOT, PagedKeys, attention_mass, bidirectional_attention, causal_attention,
+    decode_attention,
+};
 pub use crate::device::cuda::{
     Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, KernelUse, KvPages, PAGE_TOKENS, PackedSequences,
     PagePool, Plain, Real, Uploader, compile_kernels,

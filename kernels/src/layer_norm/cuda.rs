@@ -19,12 +19,7 @@ pub(crate) static MODULE: Module = Module {
 /// # Errors
 ///
 /// As [`layer_norm`](crate::layer_norm); [`Error::Unsupported`](crate::Error::Unsupported) for `f16`.
-pub fn layer_norm<T: Real>(
-    rows: &mut Buffer<T>,
-    scale: &Buffer<f32>,
-    shift: &Buffer<f32>,
-    epsilon: f32,
-) -> Result<()> {
+pub fn layer_norm<T: Real>(rows: &mut Buffer<T>, scale: &Buffer<f32>, shift: &Buffer<f32>, epsilon: f32) -> Result<()> {
     row_norm(&MODULE, rows, None, scale, Some(shift), epsilon, None, rows)
 }
 

@@ -10,9 +10,9 @@
 
 mod compile;
 mod driver;
-mod kv_pages;
 #[cfg(test)]
 pub(crate) mod emulation;
+mod kv_pages;
 mod pages;
 mod pinned;
 mod probe;
@@ -33,6 +33,7 @@ pub use pages::{PAGE_TOKENS, PagePool};
 pub use pinned::Uploader;
 pub use probe::cuda_devices;
 pub use sequences::PackedSequences;
+pub(crate) use sequences::TILE_ROWS;
 
 use crate::{Error, Result};
 
@@ -273,9 +274,10 @@ impl CudaDevice {
         }
         let problem = match launch {
             Launch { grid: [_, y, z], .. } if y > 65_535 || z > 65_535 => Some("the grid is too large".to_owned()),
-            Launch { shared_bytes, .. } if shared_bytes > self.limits().shared_bytes => {
-                Some(format!("{shared_bytes} bytes of shared memory, of which there are {}", self.limits().shared_bytes))
-            }
+            Launch { shared_bytes, .. } if shared_bytes > self.limits().shared_bytes => Some(format!(
+                "{shared_bytes} bytes of shared memory, of which there are {}",
+                self.limits().shared_bytes
+            )),
             _ => None,
         };
         if let Some(problem) = problem {
@@ -498,4 +500,5 @@ pub(crate) const MODULES: &[&Module] = &[
     &crate::layer_norm::cuda::MODULE,
     &crate::activation::cuda::MODULE,
     &crate::rotary::cuda::MODULE,
+    &crate::attention::cuda::MODULE,
 ];

@@ -26,8 +26,8 @@ const ROWS: usize = 8;
 fn kernel_of<T: Real>(kernels: &'static [Kernel], dim: usize) -> &'static str {
     let by_length = match dim.div_ceil(128) {
         _ if !dim.is_multiple_of(4) => 0,
-        ..=8 => 1,
-        ..=16 => 2,
+        0..=8 => 1,
+        9..=16 => 2,
         _ => 0,
     };
     kernels[by_length + if T::SUFFIX == "f32" { 0 } else { 3 }].name

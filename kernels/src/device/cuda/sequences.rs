@@ -82,7 +82,11 @@ pub(crate) fn tiles(ends: &[usize], rows: usize) -> Vec<Tile> {
     let mut tiles: Vec<Tile> = starts
         .zip(ends)
         .flat_map(|(start, &end)| {
-            (start..end).step_by(rows).map(move |row| Tile { start: start as u32, end: end as u32, first_row: row as u32 })
+            (start..end).step_by(rows).map(move |row| Tile {
+                start: start as u32,
+                end: end as u32,
+                first_row: row as u32,
+            })
         })
         .collect();
     tiles.sort_by_key(|tile| std::cmp::Reverse(tile.end - tile.start));

@@ -87,7 +87,8 @@ fn check_activations<T: Real>(device: &CudaDevice, seed: u64) {
         let (n, dim) = (5, 2 * 67);
         let rows = random::<T>(&mut rng, n * dim);
         let bias: Vec<f32> = random(&mut rng, dim);
-        let mut want: Vec<f32> = widened(&rows).chunks(dim).flat_map(|r| r.iter().zip(&bias).map(|(x, b)| x + b)).collect();
+        let mut want: Vec<f32> =
+            widened(&rows).chunks(dim).flat_map(|r| r.iter().zip(&bias).map(|(x, b)| x + b)).collect();
         crate::activate(&mut want, activation);
         let mut got = device.upload(&rows).unwrap();
         cuda::activate(&mut got, Some(&device.upload(&bias).unwrap()), activation).unwrap();
@@ -249,7 +250,10 @@ fn numbers_go_there_and_back() {
         assert!(uploader.upload(&numbers, &mut long, 2).is_err());
         device.wait_for(&stream).unwrap();
         assert_eq!(long.download().unwrap()[1..], numbers);
-        assert!(matches!(device.upload::<u8>(&[]).and_then(|_| device.filled::<u64>(0, usize::MAX)), Err(Error::DeviceMemory { .. })));
+        assert!(matches!(
+            device.upload::<u8>(&[]).and_then(|_| device.filled::<u64>(0, usize::MAX)),
+            Err(Error::DeviceMemory { .. })
+        ));
     });
 }
 
