@@ -13,6 +13,7 @@
 //!   [`DecodePlan`].
 //! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`add_rms_norm`], [`activate`], [`gated`] and [`rotate`] are the
 //!   row-wise steps of a transformer.
+//! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there.
 //! - [`compile_kernels`] compiles all of them without a device.
 
 pub use crate::activation::cuda::{activate, gated};
@@ -25,6 +26,7 @@ pub use crate::device::cuda::{
     PagePool, Plain, Real, Uploader, compile_kernels,
 };
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};
+pub use crate::matrix_product::cuda::{DeviceMatrix, matrix_product};
 pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
 pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm};
 pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, place, rotate};

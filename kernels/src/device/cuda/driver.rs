@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::library::{Library, Product};
 use super::{Architecture, Backend, DeviceLimits, Launch, Module, compile};
 use crate::{Error, Result};
 
@@ -108,6 +109,8 @@ impl Drop for Context {
 pub struct Driver {
     context: Arc<Context>,
     stream: sys::CUstream,
+    /// The library for products and the address of its workspace, once a product was asked for.
+    library: OnceLock<Option<(Library, u64)>>,
 }
 
 // SAFETY: a stream may be used from any thread.
@@ -192,11 +195,36 @@ impl Driver {
     fn on(context: Arc<Context>) -> Result<Self> {
         context.current()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(cuda)?;
-        Ok(Self { context, stream })
+        Ok(Self { context, stream, library: OnceLock::new() })
     }
 
     pub fn another_stream(&self) -> Result<Self> {
         Self::on(Arc::clone(&self.context))
+    }
+
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Begins a product by the library; false when it is not there or does not serve the shape.
+    ///
+    /// # Safety
+    ///
+    /// As [`Library::product`].
+    pub unsafe fn product(&self, product: &Product) -> bool {
+        if self.context.current().is_err() {
+            return false;
+        }
+        let library = self.library.get_or_init(|| {
+            let workspace = self.allocate(Library::WORKSPACE).ok()?;
+            let library = Library::load(workspace);
+            if library.is_none() {
+                self.free(workspace, Library::WORKSPACE);
+            }
+            Some((library?, workspace))
+        });
+        // SAFETY: as the caller promises.
+        library.as_ref().is_some_and(|(library, _)| unsafe { library.product(self, product) }.is_ok())
     }
 
     pub fn wait_for(&self, other: &Self) -> Result<()> {
@@ -281,6 +309,10 @@ const TIMED: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        if let Some(Some((library, workspace))) = self.library.take() {
+            drop(library);
+            self.free(workspace, Library::WORKSPACE);
+        }
         // SAFETY: the stream is this one's own; the driver ends it when its work is done. A failure has no remedy.
         let _ = self.context.current().map(|()| unsafe { result::stream::destroy(self.stream) });
     }

@@ -13,6 +13,7 @@ mod driver;
 #[cfg(test)]
 pub(crate) mod emulation;
 mod kv_pages;
+mod library;
 mod pages;
 mod pinned;
 mod probe;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 pub use compile::{Architecture, KernelUse, compile_kernels};
 pub use driver::Graph;
 pub use kv_pages::KvPages;
+pub(crate) use library::Product;
 pub use pages::{PAGE_TOKENS, PagePool};
 pub use pinned::Uploader;
 pub use probe::cuda_devices;
@@ -296,6 +298,16 @@ impl CudaDevice {
         unsafe { self.0.launch(module, kernel, launch, &mut pointers) }
     }
 
+    /// Begins a product by NVIDIA's library; false when it is not there or does not serve the shape.
+    ///
+    /// # Safety
+    ///
+    /// The addresses are of living buffers of this device that are as long as the product's shape says.
+    pub(crate) unsafe fn product_by_library(&self, product: &Product) -> bool {
+        // SAFETY: as the caller promises.
+        self.0.driver().is_some_and(|driver| unsafe { driver.product(product) })
+    }
+
     fn driver(&self) -> Option<&driver::Driver> {
         self.0.driver()
     }
@@ -448,6 +460,10 @@ impl<T: Plain> Buffer<T> {
         Argument::Address(self.address)
     }
 
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
     /// The address of the number at `at`, which is in the buffer or its end.
     pub(crate) fn argument_at(&self, at: usize) -> Argument {
         assert!(at <= self.len, "the place is in the buffer");
@@ -501,4 +517,5 @@ pub(crate) const MODULES: &[&Module] = &[
     &crate::activation::cuda::MODULE,
     &crate::rotary::cuda::MODULE,
     &crate::attention::cuda::MODULE,
+    &crate::matrix_product::cuda::MODULE,
 ];
