@@ -45,6 +45,8 @@ mod centroid_max_sim;
 pub mod cuda;
 pub mod device;
 mod elementary;
+#[cfg(feature = "cuda")]
+mod embedding;
 mod epilogue;
 mod error;
 mod forms;

@@ -1,7 +1,9 @@
 //! On a device: weights in bf16, by NVIDIA's library where it is there, else by a kernel of our own.
 
+use std::ops::Range;
+
 use crate::device::cuda::{
-    Argument, Bf16, Buffer, CudaDevice, Kernel, Launch, Module, Product, Real, check_len, count, optional,
+    Argument, Bf16, Buffer, CudaDevice, Kernel, Launch, Module, Product, Real, check_len, count,
 };
 use crate::{Activation, Error, Output, Result};
 
@@ -70,6 +72,11 @@ impl DeviceMatrix {
         Ok(Self { weights, bias: None, n_in, n_out })
     }
 
+    /// The weights, `[n_out, n_in]`.
+    pub fn weights(&self) -> &Buffer<Bf16> {
+        &self.weights
+    }
+
     /// The length of an input row.
     pub fn n_in(&self) -> usize {
         self.n_in
@@ -95,14 +102,28 @@ pub fn matrix_product<T: Real>(
     output: Output,
     out: &mut Buffer<T>,
 ) -> Result<()> {
-    let &DeviceMatrix { n_in, n_out, .. } = weights;
+    product_of_outputs(rows, weights, 0..weights.n_out, output, out)
+}
+
+/// [`matrix_product`] for some of the outputs only, of which `out` has as many columns.
+pub(crate) fn product_of_outputs<T: Real>(
+    rows: &Buffer<Bf16>,
+    weights: &DeviceMatrix,
+    outputs: Range<usize>,
+    output: Output,
+    out: &mut Buffer<T>,
+) -> Result<()> {
+    let (n_in, n_out) = (weights.n_in, outputs.len());
+    if outputs.end > weights.n_out {
+        return Err(Error::Row { row: outputs.end, n_rows: weights.n_out });
+    }
     check_len("rows", rows.len(), rows.len().next_multiple_of(n_in))?;
     let n = rows.len() / n_in;
     if let Output::Gated(activation) = output {
         check_len("gated outputs", n_out, n_out.next_multiple_of(2))?;
         check_len("out", out.len(), n * n_out / 2)?;
         let mut both = rows.device().allocate::<T>(n * n_out)?;
-        matrix_product(rows, weights, Output::Replace, &mut both)?;
+        product_of_outputs(rows, weights, outputs, Output::Replace, &mut both)?;
         return crate::activation::cuda::gated(&both, n_out / 2, activation, out);
     }
     check_len("out", out.len(), n * n_out)?;
@@ -112,19 +133,21 @@ pub fn matrix_product<T: Real>(
     if n == 0 || n_out == 0 {
         return Ok(());
     }
+    // Our kernel adds the bias and activates itself; the library leaves an activation to a launch of its own, which adds
+    // the bias unrounded and takes that of all outputs.
     let activates = matches!(output, Output::Activate(_));
     let product = Product {
-        rows: rows.address(),
-        weights: weights.weights.address(),
-        // An activation is a launch of its own then, which adds the bias unrounded.
-        bias: weights.bias.as_ref().filter(|_| !activates).map(|bias| bias.narrow.address()),
-        out: out.address(),
+        rows: rows.address_at(0),
+        weights: weights.weights.address_at(outputs.start * n_in),
+        bias: weights.bias.as_ref().filter(|_| !activates).map(|bias| bias.narrow.address_at(outputs.start)),
+        out: out.address_at(0),
         shape: [n, n_out, n_in],
         wide: T::SUFFIX == "f32",
         add: output == Output::Add,
     };
+    let all = n_out == weights.n_out;
     // SAFETY: the lengths of rows, weights, bias and result are those of the shape.
-    if unsafe { rows.device().product_by_library(&product) } {
+    if (all || !activates) && unsafe { rows.device().product_by_library(&product) } {
         return match output {
             Output::Activate(activation) => {
                 let bias = weights.bias.as_ref().map(|bias| &bias.wide);
@@ -133,12 +156,13 @@ pub fn matrix_product<T: Real>(
             _ => Ok(()),
         };
     }
-    own_product(rows, weights, n, output, out)
+    own_product(rows, weights, outputs, n, output, out)
 }
 
 fn own_product<T: Real>(
     rows: &Buffer<Bf16>,
     weights: &DeviceMatrix,
+    outputs: Range<usize>,
     n: usize,
     output: Output,
     out: &mut Buffer<T>,
@@ -149,18 +173,18 @@ fn own_product<T: Real>(
         Output::Replace | Output::Gated(_) => (0, 0),
     };
     let launch = Launch {
-        grid: [weights.n_out.div_ceil(TILE) as u32, count("rows", n.div_ceil(TILE))?, 1],
+        grid: [outputs.len().div_ceil(TILE) as u32, count("rows", n.div_ceil(TILE))?, 1],
         block: 256,
         shared_bytes: 3 * 2 * TILE * 32 * size_of::<Bf16>(), // Three steps of 32 inputs, of rows and of weights.
     };
     let arguments = [
         rows.argument(),
-        weights.weights.argument(),
-        optional(weights.bias.as_ref().map(|bias| &bias.wide)),
+        weights.weights.argument_at(outputs.start * weights.n_in),
+        weights.bias.as_ref().map_or(Argument::Address(0), |bias| bias.wide.argument_at(outputs.start)),
         Argument::U32(mode),
         Argument::U32(kind),
         Argument::U32(count("rows", n)?),
-        Argument::U32(count("outputs", weights.n_out)?),
+        Argument::U32(count("outputs", outputs.len())?),
         Argument::U32(count("inputs", weights.n_in)?),
         out.argument(),
     ];

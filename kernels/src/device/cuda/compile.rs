@@ -5,8 +5,9 @@ use std::panic;
 use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::{result, sys};
+use rayon::prelude::*;
 
-use super::{MODULES, Module};
+use super::{Kernel, MODULES, Module};
 use crate::{Error, Result};
 
 /// The instruction set that kernels are compiled for.
@@ -66,23 +67,24 @@ pub struct KernelUse {
 /// [`Error::NoCompiler`] when `libnvrtc` is not found; [`Error::Compile`] when a kernel does not compile, or the
 /// compiler does not say what it takes.
 pub fn compile_kernels(architecture: Architecture) -> Result<Vec<KernelUse>> {
-    let mut uses = Vec::new();
-    for module in MODULES {
-        let compiled = compile(module, architecture.name())?;
-        let found = uses_of(&compiled.log);
-        for kernel in module.kernels {
-            let problem = || Error::Compile {
-                module: module.name,
-                log: format!("nothing is said about the kernel `{}`:\n{}", kernel.name, compiled.log),
-            };
-            let (_, use_) = found.iter().find(|(name, _)| name == kernel.name).ok_or_else(problem)?;
-            uses.push(KernelUse { module: module.name, most_registers: kernel.most_registers, ..use_.clone() });
-        }
-        if let Some((name, _)) = found.iter().find(|(name, _)| !module.kernels.iter().any(|k| k.name == *name)) {
-            return Err(Error::Compile { module: module.name, log: format!("`{name}` is not in the module's list") });
-        }
+    let of_modules: Vec<_> =
+        MODULES.par_iter().map(|module| compile_module(module, architecture)).collect::<Result<_>>()?;
+    Ok(of_modules.into_iter().flatten().collect())
+}
+
+fn compile_module(module: &Module, architecture: Architecture) -> Result<Vec<KernelUse>> {
+    let compiled = compile(module, architecture.name())?;
+    let failed = |log: String| Error::Compile { module: module.name, log };
+    let found = uses_of(&compiled.log);
+    if let Some((name, _)) = found.iter().find(|(name, _)| !module.kernels.iter().any(|kernel| kernel.name == *name)) {
+        return Err(failed(format!("`{name}` is not in the module's list")));
     }
-    Ok(uses)
+    let use_of = |kernel: &Kernel| {
+        let of_name = found.iter().find(|(name, _)| name == kernel.name);
+        let (_, used) = of_name.ok_or_else(|| failed(format!("nothing is said about `{}`", kernel.name)))?;
+        Ok(KernelUse { module: module.name, most_registers: kernel.most_registers, ..used.clone() })
+    };
+    module.kernels.iter().map(use_of).collect()
 }
 
 struct Compiled {

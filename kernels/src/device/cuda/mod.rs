@@ -460,14 +460,15 @@ impl<T: Plain> Buffer<T> {
         Argument::Address(self.address)
     }
 
-    pub(crate) fn address(&self) -> u64 {
-        self.address
-    }
-
     /// The address of the number at `at`, which is in the buffer or its end.
     pub(crate) fn argument_at(&self, at: usize) -> Argument {
+        Argument::Address(self.address_at(at))
+    }
+
+    /// As [`Buffer::argument_at`], the number itself.
+    pub(crate) fn address_at(&self, at: usize) -> u64 {
         assert!(at <= self.len, "the place is in the buffer");
-        Argument::Address(self.address + (at * size_of::<T>()) as u64)
+        self.address + (at * size_of::<T>()) as u64
     }
 
     fn n_bytes(&self) -> usize {
@@ -518,4 +519,8 @@ pub(crate) const MODULES: &[&Module] = &[
     &crate::rotary::cuda::MODULE,
     &crate::attention::cuda::MODULE,
     &crate::matrix_product::cuda::MODULE,
+    &crate::quantized_score::cuda::MODULE,
+    &crate::splade_pool::cuda::MODULE,
+    &crate::embedding::cuda::MODULE,
+    &crate::block_product::cuda::MODULE,
 ];
