@@ -40,6 +40,58 @@ pub enum Error {
         /// Where it is.
         index: usize,
     },
+    /// A device that the machine has not, or that is too old.
+    #[error("no CUDA device: {problem}")]
+    NoDevice {
+        /// What is missing.
+        problem: String,
+    },
+    /// A device's memory is full.
+    #[error("the CUDA device has {free} bytes of memory free, and {needed} are needed")]
+    DeviceMemory {
+        /// How many bytes were asked for.
+        needed: usize,
+        /// How many were free.
+        free: usize,
+    },
+    /// The pages of an arena are taken.
+    #[error("{free} pages are free, and {needed} are needed")]
+    Pages {
+        /// How many pages were asked for.
+        needed: usize,
+        /// How many were free.
+        free: usize,
+    },
+    /// A size that a device's kernels were not written for.
+    #[error("kernels of CUDA devices do not serve this {what}: {found}")]
+    Unsupported {
+        /// What it is the size of.
+        what: &'static str,
+        /// The size.
+        found: usize,
+    },
+    /// The run-time compiler of CUDA is not there.
+    #[error(
+        "libnvrtc is not found, which compiles kernels for the device: install the CUDA toolkit, or the Python package \
+         nvidia-cuda-nvrtc-cu12 and put its folder `lib` into LD_LIBRARY_PATH"
+    )]
+    NoCompiler,
+    /// Kernels that do not compile.
+    #[error("the kernels of `{module}` do not compile: {log}")]
+    Compile {
+        /// The operation.
+        module: &'static str,
+        /// What the compiler said.
+        log: String,
+    },
+    /// A kernel that could not be launched.
+    #[error("the kernel `{kernel}` was not launched: {problem}")]
+    Launch {
+        /// The kernel.
+        kernel: &'static str,
+        /// What the driver said.
+        problem: String,
+    },
     /// The graphics driver answered with an error.
     #[error("the CUDA driver: {problem}")]
     Cuda {

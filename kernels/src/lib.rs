@@ -22,7 +22,7 @@
 //!   without bias.
 //! - [`max_sim`] scores documents of many vectors, [`centroid_max_sim`] nearly so from their centroids; [`encode_residuals`]
 //!   keeps such vectors small, and [`ResidualQuery`] scores documents of them as they are kept.
-//! - [`device`] says what the machine offers.
+//! - [`device`] says what the machine offers; with the feature `cuda`, the module `cuda` has forms for NVIDIA devices.
 //!
 //! ```
 //! use raglan_kernels::{inner_products, l2_normalize, top_k};
@@ -41,8 +41,12 @@ mod attention;
 mod bf16_product;
 mod block_product;
 mod centroid_max_sim;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 mod elementary;
+#[cfg(feature = "cuda")]
+mod embedding;
 mod epilogue;
 mod error;
 mod forms;

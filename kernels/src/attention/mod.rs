@@ -15,6 +15,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod exp;
 mod merge;
 #[cfg(target_arch = "aarch64")]

@@ -116,7 +116,7 @@ impl Bf16Matrix {
 
 /// The nearest bf16, ties to even; what is not a number stays none.
 #[inline(always)]
-fn round(x: f32) -> u16 {
+pub(crate) fn round(x: f32) -> u16 {
     let bits = x.to_bits();
     let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     // A quiet bit, lest the part that is left be all zeros, which is infinity.

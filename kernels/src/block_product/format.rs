@@ -169,12 +169,7 @@ impl SubBlock {
             BlockFormat::Q5_1 => simple(half(0), Some(half(2)), |i| (nibble(8, i) | high_bit(4, i)) as i8),
             BlockFormat::Q8_0 => simple(half(0), None, |i| block[2 + i] as i8),
             BlockFormat::Q4K | BlockFormat::Q5K => {
-                let b = &block[4..16];
-                let (scale, min) = if sub < 4 {
-                    (b[sub] & 63, b[sub + 4] & 63)
-                } else {
-                    ((b[sub + 4] & 15) | ((b[sub - 4] >> 6) << 4), (b[sub + 4] >> 4) | ((b[sub] >> 6) << 4))
-                };
+                let (scale, min) = six_bit_scales(&block[4..16], sub);
                 let (d, min) = (half(0) * f32::from(scale), -(half(2) * f32::from(min)));
                 let (first, shift) = (sub / 2 * 32, sub % 2 * 4);
                 if format == BlockFormat::Q4K {
@@ -202,6 +197,16 @@ impl SubBlock {
                 }
             }
         }
+    }
+}
+
+/// The scale and the minimum of a block's `sub`-th 32 numbers, from the twelve bytes that hold eight of each.
+#[inline(always)]
+pub(super) fn six_bit_scales(b: &[u8], sub: usize) -> (u8, u8) {
+    if sub < 4 {
+        (b[sub] & 63, b[sub + 4] & 63)
+    } else {
+        ((b[sub + 4] & 15) | ((b[sub - 4] >> 6) << 4), (b[sub + 4] >> 4) | ((b[sub] >> 6) << 4))
     }
 }
 

@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod format;
 mod matrix;
 #[cfg(target_arch = "aarch64")]

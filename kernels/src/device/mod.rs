@@ -1,7 +1,7 @@
 //! What the machine offers to the kernels.
 
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 
 #[cfg(target_arch = "x86_64")]
 pub use crate::tiles::{TileProducts, multiply_tiles};

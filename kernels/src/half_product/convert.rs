@@ -12,7 +12,7 @@ pub fn to_f16(from: &[f32], to: &mut [u16]) -> Result<()> {
         return Err(Error::Shape { what: "to", expected: from.len(), found: to.len() });
     }
     for (to, &x) in to.iter_mut().zip(from) {
-        *to = round(x);
+        *to = f32_to_f16(x);
     }
     Ok(())
 }
@@ -32,7 +32,7 @@ pub fn from_f16(from: &[u16], to: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-fn round(x: f32) -> u16 {
+pub fn f32_to_f16(x: f32) -> u16 {
     const SMALLEST_NORMAL: f32 = 6.103_515_6e-5; // 2⁻¹⁴
     const OVERFLOW: f32 = 65_520.0; // Halfway from the greatest to what would be the next.
     let sign = (x.to_bits() >> 16 & 0x8000) as u16;

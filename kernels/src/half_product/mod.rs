@@ -15,6 +15,8 @@ mod tests;
 use crate::device::CpuForm;
 use crate::{Error, Result};
 
+#[cfg(feature = "cuda")]
+pub(crate) use convert::f32_to_f16;
 pub use convert::{f16_to_f32, from_f16, to_f16};
 
 /// Scores vectors in `f16` against queries: `out[q, v] = Σ_d queries[q, d] · vectors[v, d]`.

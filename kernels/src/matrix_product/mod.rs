@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;

@@ -2,6 +2,10 @@
 
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod fast;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 #[cfg(target_arch = "x86_64")]
 mod popcnt;
 mod portable;

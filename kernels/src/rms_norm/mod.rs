@@ -2,9 +2,14 @@
 
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod fast;
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use cpu::rms_norm as reference;
 
 use crate::device::CpuForm;
 use crate::{Error, Result};

@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod fast;
 mod frequencies;
 #[cfg(test)]

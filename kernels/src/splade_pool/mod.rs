@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod fast;
 #[cfg(test)]
 mod tests;

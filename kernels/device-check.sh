@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Checks and times the CUDA kernels on a device, from programs that are built where there is none.
+#
+#   kernels/device-check.sh build FOLDER    tests and timings, and the run-time compiler if a wheel of it was unpacked
+#   kernels/device-check.sh run FOLDER      on the machine with the device: every test, then the table of figures
+#   kernels/device-check.sh emulate         the same tests on the processor, and all kernels through the compiler
+#
+# FOLDER holds all that `run` needs. libnvrtc is looked for in FOLDER/lib, then where the system finds libraries, and so
+# is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in FOLDER/kernels.
+set -euo pipefail
+
+case ${1-} in
+build)
+    folder=${2:?a folder}
+    mkdir -p "$folder/lib"
+    folder=$(cd "$folder" && pwd)
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    # The programs' paths, as cargo tells them: the one of the tests, the one of the timings.
+    cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
+        --message-format json |
+        python3 -c '
+import json, shutil, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device"):
+        shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
+' "$folder"
+    cp kernels/device-check.sh "$folder"
+    target=$(cargo metadata --no-deps --format-version 1 |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+    for library in "$target"/nvrtc-*/nvidia/cuda_nvrtc/lib/*.so*; do
+        [ ! -e "$library" ] || cp "$library" "$folder/lib"
+    done
+    ls "$folder"
+    ;;
+run)
+    folder=$(cd "${2:?a folder}" && pwd)
+    export LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
+    status=0
+    "$folder/raglan_kernels" cuda || status=$?
+    "$folder/device" || status=$?
+    exit "$status"
+    ;;
+emulate)
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    cargo test --locked --package raglan-kernels --features cuda --lib cuda
+    ;;
+*)
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,44 @@
+// Activations, plain with a bias and gated: one thread a number, for these follow a product whose result is in the cache.
+
+#define GELU 0
+#define GELU_TANH 1
+#define RELU 2
+#define SILU 3
+
+__device__ __forceinline__ float activation(u32 kind, float x) {
+    switch (kind) {
+    case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case RELU: return fmaxf(x, 0.0f);
+    default: return x / (1.0f + expf(-x));
+    }
+}
+
+// values[r, o] = activation(values[r, o] + bias[o]); no bias where it is null.
+template <class T>
+__device__ __forceinline__ void activate(T *values, const float *bias, u32 kind, u64 n, u32 width) {
+    const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= n) return;
+    narrow(activation(kind, widen(values[i]) + (bias ? bias[i % width] : 0)), values[i]);
+}
+
+// out[r, o] = activation(gate_up[r, o]) * gate_up[r, dim + o]
+template <class T>
+__device__ __forceinline__ void gated(const T *gate_up, u32 kind, u64 n, u32 dim, T *out) {
+    const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= n) return;
+    const T *row = gate_up + i / dim * 2 * dim + i % dim;
+    narrow(activation(kind, widen(row[0])) * widen(row[dim]), out[i]);
+}
+
+#define KERNELS(T)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        activate_##T(T *values, const float *bias, u32 kind, u64 n, u32 width) {                                       \
+        activate(values, bias, kind, n, width);                                                                        \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) gated_##T(const T *gate_up, u32 kind, u64 n, u32 dim, T *out) {  \
+        gated(gate_up, kind, n, dim, out);                                                                             \
+    }
+typedef float f32;
+KERNELS(f32)
+KERNELS(bf16)

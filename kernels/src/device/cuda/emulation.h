@@ -1,0 +1,419 @@
+// Runs CUDA kernels on the processor: the check of their indexing, masks and barriers where there is no device.
+//
+// The threads of a block are fibers that take turns: each runs until it waits for others. A launch runs them in rising
+// or in falling order, by turns, so that a missing barrier shows as a wrong result in one of the two. What the hardware
+// does for a warp as a whole (shuffles, products of tiles, loads of matrices) is done over what the lanes brought.
+// Asynchronous copies happen when they are waited for, and their target holds NaN until then.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define RAGLAN_EMULATION
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __constant__ static const
+
+struct uint2 {
+    unsigned x, y;
+} __attribute__((aligned(8)));
+struct uint4 {
+    unsigned x, y, z, w;
+} __attribute__((aligned(16)));
+struct int4 {
+    int x, y, z, w;
+} __attribute__((aligned(16)));
+struct float2 {
+    float x, y;
+} __attribute__((aligned(8)));
+struct float4 {
+    float x, y, z, w;
+} __attribute__((aligned(16)));
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+struct Index3 {
+    unsigned x, y, z;
+};
+static Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+
+constexpr size_t STACK = 256 << 10;
+constexpr size_t SHARED = 228 << 10;
+
+[[noreturn]] static void fail(const char *problem) {
+    fprintf(stderr, "emulated kernel, block (%u, %u, %u), thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
+            threadIdx.x, problem);
+    abort();
+}
+
+struct Barrier {
+    unsigned live = 0, arrived = 0, generation = 0;
+    void release_if_complete() {
+        if (arrived == live) {
+            arrived = 0;
+            ++generation;
+        }
+    }
+};
+
+struct Copy {
+    void *to;
+    const void *from;
+    bool present;
+};
+
+struct Fiber {
+    ucontext_t context;
+    jmp_buf state;
+    bool started = false, done = false;
+    const unsigned *waits_on = nullptr;
+    unsigned waits_while = 0;
+    std::unique_ptr<char[]> stack{new char[STACK]};
+    std::vector<Copy> open;
+    std::deque<std::vector<Copy>> groups;
+};
+
+struct Warp {
+    Barrier barrier;
+    uint32_t brought[32][12];
+};
+
+static std::vector<Fiber> fibers;
+static std::vector<Warp> warps;
+static Barrier block_barrier;
+static jmp_buf scheduler;
+static unsigned current;
+static void (*body)(void *);
+static void *body_arguments;
+alignas(1024) static unsigned char shared_memory[SHARED];
+
+static void yield() {
+    if (!_setjmp(fibers[current].state)) _longjmp(scheduler, 1);
+}
+
+static void wait(Barrier &barrier) {
+    const unsigned generation = barrier.generation;
+    ++barrier.arrived;
+    barrier.release_if_complete();
+    if (barrier.generation == generation) {
+        Fiber &fiber = fibers[current];
+        fiber.waits_on = &barrier.generation;
+        fiber.waits_while = generation;
+        yield();
+        fibers[current].waits_on = nullptr;
+    }
+}
+
+static Warp &warp() { return warps[current / 32]; }
+static unsigned lane() { return current % 32; }
+
+static void whole_warp() {
+    if (warp().barrier.live != 32) fail("a collective of a warp whose lanes have ended");
+    wait(warp().barrier);
+}
+
+static void start() {
+    body(body_arguments);
+    Fiber &fiber = fibers[current];
+    if (!fiber.open.empty() || !fiber.groups.empty()) fail("ends with copies that nobody waited for");
+    fiber.done = true;
+    --warp().barrier.live;
+    warp().barrier.release_if_complete();
+    --block_barrier.live;
+    block_barrier.release_if_complete();
+    _longjmp(scheduler, 1);
+}
+
+static void run_block(bool falling) {
+    const unsigned n = blockDim.x;
+    warps.assign((n + 31) / 32, Warp());
+    block_barrier = Barrier();
+    block_barrier.live = n;
+    fibers.resize(n);
+    for (unsigned i = 0; i < n; ++i) {
+        ++warps[i / 32].barrier.live;
+        Fiber &fiber = fibers[i];
+        fiber.started = fiber.done = false;
+        fiber.waits_on = nullptr;
+        fiber.open.clear();
+        fiber.groups.clear();
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, start, 0);
+    }
+    memset(shared_memory, 0xff, SHARED);
+    static unsigned n_done, n_ran, i;
+    for (n_done = 0; n_done < n;) {
+        n_done = n_ran = 0;
+        for (i = 0; i < n; ++i) {
+            current = falling ? n - 1 - i : i;
+            Fiber &fiber = fibers[current];
+            if (fiber.done) {
+                ++n_done;
+                continue;
+            }
+            if (fiber.waits_on && *fiber.waits_on == fiber.waits_while) continue;
+            ++n_ran;
+            threadIdx = {current, 0, 0};
+            if (!_setjmp(scheduler)) {
+                if (fiber.started) _longjmp(fiber.state, 1);
+                fiber.started = true;
+                setcontext(&fiber.context);
+            }
+        }
+        if (n_ran == 0 && n_done < n) fail("all threads wait");
+    }
+}
+
+template <class... A, size_t... I>
+void launch_by(void (*kernel)(A...), const unsigned *grid, unsigned block, size_t shared, void **arguments,
+               std::index_sequence<I...>) {
+    if (shared > SHARED) fail("more shared memory than a block can have");
+    static bool falling = false;
+    falling = !falling;
+    using Call = std::pair<void (*)(A...), std::tuple<A...>>;
+    Call call{kernel, std::tuple<A...>(*static_cast<A *>(arguments[I])...)};
+    body = [](void *pointer) {
+        Call &call = *static_cast<Call *>(pointer);
+        std::apply(call.first, call.second);
+    };
+    body_arguments = &call;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block, 1, 1};
+    for (unsigned z = 0; z < grid[2]; ++z)
+        for (unsigned y = 0; y < grid[1]; ++y)
+            for (unsigned x = 0; x < grid[0]; ++x) {
+                blockIdx = {x, y, z};
+                run_block(falling);
+            }
+}
+
+template <class... A>
+void launch(void (*kernel)(A...), const unsigned *grid, unsigned block, size_t shared, void **arguments) {
+    launch_by(kernel, grid, block, shared, arguments, std::index_sequence_for<A...>());
+}
+
+template <class T> T exchange(T value, unsigned from) {
+    static_assert(sizeof(T) <= 8, "at most two registers");
+    memcpy(warp().brought[lane()], &value, sizeof(T));
+    whole_warp();
+    memcpy(&value, warp().brought[from % 32], sizeof(T));
+    whole_warp();
+    return value;
+}
+
+static float half_value(uint16_t bits, bool bf16) {
+    uint32_t word;
+    if (bf16) {
+        word = uint32_t(bits) << 16;
+    } else {
+        const uint32_t sign = uint32_t(bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
+        if (exponent == 0) {
+            const float value = std::ldexp(float(fraction), -24);
+            return sign ? -value : value;
+        }
+        word = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | fraction << 13;
+    }
+    float value;
+    memcpy(&value, &word, 4);
+    return value;
+}
+
+} // namespace emulation
+
+static inline void __syncthreads() { emulation::wait(emulation::block_barrier); }
+static inline void __syncwarp() { emulation::wait(emulation::warp().barrier); }
+template <class T> T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+    return emulation::exchange(value, emulation::lane() ^ mask);
+}
+template <class T> T __shfl_sync(unsigned, T value, unsigned from) { return emulation::exchange(value, from); }
+template <class T> T __shfl_down_sync(unsigned, T value, unsigned by) {
+    const unsigned from = emulation::lane() + by;
+    return emulation::exchange(value, from < 32 ? from : emulation::lane());
+}
+static inline unsigned __ballot_sync(unsigned, int predicate) {
+    emulation::warp().brought[emulation::lane()][0] = predicate != 0;
+    emulation::whole_warp();
+    unsigned bits = 0;
+    for (unsigned i = 0; i < 32; ++i) bits |= emulation::warp().brought[i][0] << i;
+    emulation::whole_warp();
+    return bits;
+}
+template <class T, class U> T atomicAdd(T *to, U value) {
+    const T old = *to;
+    *to = old + T(value);
+    return old;
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline float __int_as_float(int x) {
+    float y;
+    memcpy(&y, &x, 4);
+    return y;
+}
+static inline float __uint_as_float(unsigned x) { return __int_as_float(int(x)); }
+static inline int __float_as_int(float x) {
+    int y;
+    memcpy(&y, &x, 4);
+    return y;
+}
+static inline unsigned __float_as_uint(float x) { return unsigned(__float_as_int(x)); }
+static inline int __dp4a(int a, int b, int c) {
+    for (int i = 0; i < 4; ++i) c += int(int8_t(a >> 8 * i)) * int(int8_t(b >> 8 * i));
+    return c;
+}
+static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline float fdividef(float a, float b) { return a / b; }
+template <class T> T __ldg(const T *from) { return *from; }
+template <class T> T min(T a, T b) { return b < a ? b : a; }
+template <class T> T max(T a, T b) { return a < b ? b : a; }
+
+// The primitives that common.cuh has in assembly.
+
+static inline float exp2_fast(float x) { return std::exp2(x); }
+
+static inline float f16_bits_to_float(unsigned short bits) { return emulation::half_value(bits, false); }
+
+static inline unsigned short float_to_bf16_bits(float x) {
+    const uint32_t word = __float_as_uint(x);
+    if (x != x) return 0x7fff;
+    return uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+static inline unsigned short float_to_f16_bits(float x) {
+    const uint32_t word = __float_as_uint(x), sign = word >> 16 & 0x8000;
+    const float magnitude = std::fabs(x);
+    if (x != x) return 0x7fff;
+    if (magnitude >= 65520.0f) return uint16_t(sign | 0x7c00);
+    // Adding a power of two rounds to its last place; halves go to even as the processor rounds.
+    int exponent;
+    std::frexp(magnitude, &exponent);
+    const int step = exponent - 11 < -24 ? -24 : exponent - 11;
+    const float rounded = std::nearbyint(std::ldexp(magnitude, -step));
+    const float value = std::ldexp(rounded, step);
+    if (value == 0) return uint16_t(sign);
+    if (value < std::ldexp(1.0f, -14)) return uint16_t(sign | uint32_t(std::ldexp(value, 24)));
+    const uint32_t bits = __float_as_uint(value);
+    return uint16_t(sign | (((bits >> 23) - 112) << 10 | (bits >> 13 & 0x3ff)));
+}
+
+static inline unsigned pack_bf16(float low, float high) {
+    return float_to_bf16_bits(low) | unsigned(float_to_bf16_bits(high)) << 16;
+}
+
+static inline unsigned pack_f16(float low, float high) {
+    return float_to_f16_bits(low) | unsigned(float_to_f16_bits(high)) << 16;
+}
+
+template <bool BF16> void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    auto &brought = emulation::warp().brought;
+    uint32_t *mine = brought[emulation::lane()];
+    memcpy(mine, a, 16);
+    mine[4] = b0;
+    mine[5] = b1;
+    emulation::whole_warp();
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = emulation::lane() / 4 + i / 2 * 8, col = emulation::lane() % 4 * 2 + i % 2;
+        float sum = c[i];
+        for (unsigned k = 0; k < 16; ++k) {
+            const uint32_t left = brought[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+            const uint32_t right = brought[col * 4 + k % 8 / 2][4 + k / 8];
+            sum += emulation::half_value(uint16_t(left >> 16 * (k % 2)), BF16) *
+                   emulation::half_value(uint16_t(right >> 16 * (k % 2)), BF16);
+        }
+        c[i] = sum;
+    }
+    emulation::whole_warp();
+}
+
+static inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    mma_16x8x16<true>(c, a, b0, b1);
+}
+
+static inline void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    mma_16x8x16<false>(c, a, b0, b1);
+}
+
+static inline void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    auto &brought = emulation::warp().brought;
+    uint32_t *mine = brought[emulation::lane()];
+    memcpy(mine, a, 16);
+    mine[4] = b0;
+    mine[5] = b1;
+    emulation::whole_warp();
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = emulation::lane() / 4 + i / 2 * 8, col = emulation::lane() % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 32; k += 4) {
+            const uint32_t left = brought[row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
+            const uint32_t right = brought[col * 4 + k % 16 / 4][4 + k / 16];
+            c[i] = __dp4a(int(left), int(right), c[i]);
+        }
+    }
+    emulation::whole_warp();
+}
+
+static inline void load_matrices(unsigned (&out)[4], const void *row, bool transposed) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a row of a matrix is not aligned");
+    auto &brought = emulation::warp().brought;
+    memcpy(brought[emulation::lane()], row, 16);
+    emulation::whole_warp();
+    const unsigned lane = emulation::lane();
+    for (unsigned i = 0; i < 4; ++i) {
+        uint16_t pair[2];
+        for (unsigned j = 0; j < 2; ++j) {
+            const unsigned line = transposed ? lane % 4 * 2 + j : lane / 4;
+            const unsigned at = transposed ? lane / 4 : lane % 4 * 2 + j;
+            memcpy(&pair[j], reinterpret_cast<uint16_t *>(brought[i * 8 + line]) + at, 2);
+        }
+        out[i] = pair[0] | unsigned(pair[1]) << 16;
+    }
+    emulation::whole_warp();
+}
+
+static inline void load_matrices(unsigned (&out)[4], const void *row) { load_matrices(out, row, false); }
+static inline void load_matrices_transposed(unsigned (&out)[4], const void *row) { load_matrices(out, row, true); }
+
+static inline void copy_16_async(void *to, const void *from, bool present) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0) emulation::fail("the target of a copy is not aligned");
+    if (present && reinterpret_cast<uintptr_t>(from) % 16 != 0) emulation::fail("the source of a copy is not aligned");
+    memset(to, 0xff, 16);
+    emulation::fibers[emulation::current].open.push_back({to, from, present});
+}
+
+static inline void commit_copies() {
+    auto &fiber = emulation::fibers[emulation::current];
+    fiber.groups.push_back(std::move(fiber.open));
+    fiber.open.clear();
+}
+
+template <int N> void wait_copies() {
+    auto &groups = emulation::fibers[emulation::current].groups;
+    while (groups.size() > N) {
+        for (const auto &copy : groups.front()) {
+            if (copy.present) memcpy(copy.to, copy.from, 16);
+            else memset(copy.to, 0, 16);
+        }
+        groups.pop_front();
+    }
+}
+
+#define DYNAMIC_SHARED(name) unsigned char *name = emulation::shared_memory

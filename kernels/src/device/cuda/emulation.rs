@@ -1,0 +1,171 @@
+//! Kernels on the processor, for tests where there is no device: the same sources and the same launches, compiled by
+//! the system's C++ compiler with `emulation.h` before them.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use libloading::Library;
+
+use super::{Backend, CudaDevice, DeviceLimits, Launch, Module, driver};
+use crate::{Error, Result};
+
+/// Bytes before and after a buffer that nobody may write, and that are no numbers.
+const MARGIN: usize = 256;
+const MARGIN_BYTE: u8 = 0xff;
+
+/// Calls `check` with every device that there is to test: the emulation if there is a compiler, and the first of the
+/// machine if `RAGLAN_CUDA` asks for it. What is skipped is said.
+pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
+    match emulated() {
+        Some(device) => check(&device),
+        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
+    }
+    if std::env::var_os("RAGLAN_CUDA").is_some() {
+        static DEVICE: OnceLock<CudaDevice> = OnceLock::new();
+        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(PathBuf::from);
+        let open = || CudaDevice::open(0, folder.as_deref()).unwrap_or_else(|error| panic!("{error}"));
+        check(DEVICE.get_or_init(open));
+    } else {
+        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
+    }
+}
+
+fn emulated() -> Option<CudaDevice> {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    let there = *THERE.get_or_init(|| {
+        cfg!(all(target_os = "linux", target_pointer_width = "64"))
+            && Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success())
+    });
+    there.then(|| {
+        CudaDevice(Arc::new(Emulation {
+            limits: DeviceLimits {
+                name: "emulation".to_owned(),
+                capability: (8, 0),
+                n_multiprocessors: 4,
+                shared_bytes: 227 << 10,
+                memory_bytes: 1 << 30,
+            },
+        }))
+    })
+}
+
+struct Emulation {
+    limits: DeviceLimits,
+}
+
+type Run = unsafe extern "C" fn(*const u32, u32, usize, *mut *mut c_void);
+
+/// The libraries of the modules. Their states are global, so that one launch runs at a time.
+fn libraries() -> &'static Mutex<HashMap<&'static str, Library>> {
+    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Library>>> = OnceLock::new();
+    LIBRARIES.get_or_init(Mutex::default)
+}
+
+fn compile(module: &Module) -> Library {
+    let folder = std::env::temp_dir().join(format!("raglan-emulation-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    let source = folder.join(format!("{}.cpp", module.name));
+    let library = folder.join(format!("{}.so", module.name));
+    let mut text = format!("{}\n{}\n", include_str!("emulation.h"), module.source);
+    for kernel in module.kernels {
+        let name = kernel.name;
+        text += &format!(
+            "extern \"C\" void run_{name}(const unsigned *grid, unsigned block, size_t shared, void **arguments) {{ \
+             emulation::launch({name}, grid, block, shared, arguments); }}\n"
+        );
+    }
+    std::fs::write(&source, text).expect("the temporary folder can be written");
+    let output = Command::new("c++")
+        .args(["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"])
+        .args(["-ffp-contract=off", "-o"])
+        .args([&library, &source])
+        .output()
+        .expect("the compiler was there");
+    assert!(output.status.success(), "{}: {}", module.name, String::from_utf8_lossy(&output.stderr));
+    // SAFETY: the library was compiled just now from this crate's sources; its initialisers only build empty tables.
+    let loaded = unsafe { Library::new(&library) }.expect("the library was written");
+    std::fs::remove_dir_all(&folder).expect("the folder is this process's own");
+    loaded
+}
+
+impl Backend for Emulation {
+    fn limits(&self) -> &DeviceLimits {
+        &self.limits
+    }
+
+    fn allocate(&self, n_bytes: usize) -> Result<u64> {
+        if n_bytes > self.limits.memory_bytes {
+            return Err(Error::DeviceMemory { needed: n_bytes, free: self.limits.memory_bytes });
+        }
+        let memory = Box::leak(vec![MARGIN_BYTE; n_bytes + 2 * MARGIN + MARGIN].into_boxed_slice());
+        let start = memory.as_ptr() as usize;
+        let address = (start + MARGIN).next_multiple_of(MARGIN);
+        // Where the memory began is kept before the margin's last bytes.
+        let before = address - start;
+        memory[before - 8..before].copy_from_slice(&(before as u64).to_le_bytes());
+        Ok(address as u64)
+    }
+
+    fn free(&self, address: u64, n_bytes: usize) {
+        let number = (address as usize - 8) as *const u64;
+        // SAFETY: `allocate` wrote the distance to the memory's beginning there.
+        let before = u64::from_le(unsafe { number.read_unaligned() }) as usize;
+        let start = (address as usize - before) as *mut u8;
+        let length = n_bytes + 3 * MARGIN;
+        // SAFETY: `allocate` leaked a slice of this length that begins there.
+        let memory = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, length)) };
+        let untouched = memory[..before - 8].iter().chain(&memory[before + n_bytes..]).all(|&byte| byte == MARGIN_BYTE);
+        assert!(untouched || std::thread::panicking(), "a kernel wrote outside of its buffers");
+    }
+
+    fn fill(&self, address: u64, byte: u8, n_bytes: usize) -> Result<()> {
+        // SAFETY: the buffer has as many bytes.
+        unsafe { std::ptr::write_bytes(address as *mut u8, byte, n_bytes) };
+        Ok(())
+    }
+
+    fn upload(&self, from: &[u8], address: u64) -> Result<()> {
+        // SAFETY: the buffer has as many bytes, and is no part of `from`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as before.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, from: u64, to: u64, n_bytes: usize) -> Result<()> {
+        // SAFETY: both buffers have as many bytes.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, n_bytes) };
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &self,
+        module: &'static Module,
+        kernel: &'static str,
+        launch: Launch,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let mut libraries = libraries().lock().unwrap_or_else(PoisonError::into_inner);
+        let library = libraries.entry(module.name).or_insert_with(|| compile(module));
+        // SAFETY: the name is of a function of this type, which `compile` wrote.
+        let run = unsafe { library.get::<Run>(format!("run_{kernel}")) }.expect("the module has the kernel");
+        // SAFETY: arguments and grid are as the caller promises.
+        unsafe { run(launch.grid.as_ptr(), launch.block, launch.shared_bytes, arguments.as_mut_ptr()) };
+        Ok(())
+    }
+
+    fn driver(&self) -> Option<&driver::Driver> {
+        None
+    }
+}

@@ -1,0 +1,82 @@
+//! The device's form against the processor's reference.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::cpu;
+use super::cuda::{Length, RowNorm, norm_mean_pool};
+use crate::Error;
+use crate::device::cuda::emulation::for_each_device;
+use crate::device::cuda::{Bf16, CudaDevice, F16, PackedSequences, Real};
+
+fn normalised(rows: &[f32], dim: usize, norm: usize, scale: &[f32], shift: &[f32]) -> Vec<f32> {
+    rows.chunks(dim)
+        .flat_map(|row| match norm {
+            0 => row.iter().map(|&x| f64::from(x)).collect(),
+            1 => crate::layer_norm::reference(row, scale, shift, 1e-5),
+            _ => crate::rms_norm::reference(row, scale, 1e-5),
+        })
+        .map(|x| x as f32)
+        .collect()
+}
+
+fn check<T: Real>(device: &CudaDevice, dim: usize, ends: &[usize], seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n = ends.last().copied().unwrap_or(0);
+    let mut random = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-2.0..2.0)).collect() };
+    let (rows, scale, shift) = (random(n * dim), random(dim), random(dim));
+    let rows: Vec<T> = rows.into_iter().map(T::from_f32).collect();
+    let rounded: Vec<f32> = rows.iter().map(|x| x.to_f32()).collect();
+    let (device_scale, device_shift) = (device.upload(&scale).unwrap(), device.upload(&shift).unwrap());
+    let norms = [
+        RowNorm::None,
+        RowNorm::Layer { scale: &device_scale, shift: &device_shift, epsilon: 1e-5 },
+        RowNorm::Rms { scale: &device_scale, epsilon: 1e-5 },
+    ];
+    let sequences = PackedSequences::new(device, ends).unwrap();
+    let rows = device.upload(&rows).unwrap();
+    for (i, norm) in norms.into_iter().enumerate() {
+        for length in [Length::Kept, Length::Unit] {
+            let mut want = cpu::mean_pool(&normalised(&rounded, dim, i, &scale, &shift), ends, dim);
+            for vector in want.chunks_mut(dim).filter(|_| length == Length::Unit) {
+                let square: f64 = vector.iter().map(|x| x * x).sum();
+                vector.iter_mut().filter(|_| square > 0.0).for_each(|x| *x /= square.sqrt());
+            }
+            let got = norm_mean_pool(&rows, &sequences, dim, norm, length).unwrap().download().unwrap();
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.iter().zip(&want) {
+                assert!((f64::from(*got) - want).abs() <= 1e-5, "dim {dim}, norm {i}, {length:?}: {got} is not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_pools_as_the_reference_does() {
+    for_each_device(|device| {
+        let ends: [&[usize]; 4] = [&[], &[1], &[9, 9, 10], &[3, 40]];
+        for (i, dim) in [4, 32, 384, 516, 768, 1024, 1028, 2048].into_iter().enumerate() {
+            check::<f32>(device, dim, ends[i % 4], i as u64);
+            check::<Bf16>(device, dim, ends[(i + 1) % 4], 100 + i as u64);
+        }
+    });
+}
+
+#[test]
+fn what_no_kernel_serves_is_refused() {
+    for_each_device(|device| {
+        let sequences = PackedSequences::new(device, &[1]).unwrap();
+        for dim in [6, 2052] {
+            let rows = device.filled::<f32>(0, dim).unwrap();
+            let refused = norm_mean_pool(&rows, &sequences, dim, RowNorm::None, Length::Kept);
+            assert!(matches!(refused, Err(Error::Unsupported { found, .. }) if found == dim));
+        }
+        let rows = device.filled::<F16>(0, 4).unwrap();
+        let refused = norm_mean_pool(&rows, &sequences, 4, RowNorm::None, Length::Kept);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        let short = device.filled::<f32>(0, 3).unwrap();
+        let refused = norm_mean_pool(&short, &sequences, 4, RowNorm::None, Length::Kept);
+        assert!(matches!(refused, Err(Error::Shape { what: "rows", .. })));
+        assert!(PackedSequences::new(device, &[2, 1]).is_err());
+    });
+}
