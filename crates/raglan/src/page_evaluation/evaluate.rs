@@ -144,7 +144,8 @@ pub(super) struct Shared {
 }
 
 impl PageEvaluator<'_> {
-    /// Answers each question; `on_question` is called after each, and ends it all when it says no.
+    /// Answers each question; `on_question` is called after each, and ends it all when it says no. What was answered before
+    /// that, or before the model was interrupted, is what the result is of.
     ///
     /// # Errors
     ///
@@ -211,8 +212,10 @@ impl PageEvaluator<'_> {
             if let Some(allowed) = allowed(question)? {
                 query = query.among(Arc::new(allowed));
             }
-            let trail = match strategy {
-                Some(strategy) => Some(strategy.answer(&query, &self.budget)?),
+            let trail = match strategy.map(|strategy| strategy.answer(&query, &self.budget)) {
+                // What was answered before is worth its time.
+                Some(Err(raglan_multistep::Error::Interrupted)) => break,
+                Some(trail) => Some(trail?),
                 None => {
                     shared.sources.retriever.search(&[query], self.depth)?;
                     None

@@ -109,11 +109,12 @@ impl PageEvaluator<'_> {
                 let shown = without_answers(&demonstrations, &answers, allocation.demonstrations);
                 let strategy = strategy(allocation, parts.clone(), shown);
                 let one = std::slice::from_ref(question);
-                results.extend(self.results(Some(&*strategy), one, &shared, &|_| Ok(None), &mut |_| true)?);
+                let found = self.results(Some(&*strategy), one, &shared, &|_| Ok(None), &mut |_| true)?;
                 done += 1;
-                if !on_question(done) {
+                if found.is_empty() || !on_question(done) {
                     return Err(raglan_multistep::Error::Interrupted.into());
                 }
+                results.extend(found);
             }
             let found = self.sum_up("tune".to_owned(), questions, results);
             measured.push(MeasuredAllocation {

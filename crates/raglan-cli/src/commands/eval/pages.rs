@@ -92,6 +92,10 @@ fn evaluate(session: &Session, mut task: Task<'_>, answers: &AnswersArgs, args: 
         });
         session.bars.clear();
         results.push(found.with_context(|| format!("approach `{approach}`"))?);
+        if STOP.load(Ordering::Relaxed) {
+            eprintln!("interrupted; the result is of what was answered until then");
+            break;
+        }
     }
     let result = json!({
         "task": task.name,
