@@ -41,8 +41,8 @@ impl Reorder {
                 let k = passages.len();
                 let mut placed: Vec<_> = passages
                     .into_iter()
-                    .zip(1..)
-                    .map(|(passage, i)| (if i % 2 == 1 { (i + 1) / 2 } else { k + 1 - i / 2 }, passage))
+                    .zip(1_usize..)
+                    .map(|(passage, i)| (if i % 2 == 1 { i.div_ceil(2) } else { k + 1 - i / 2 }, passage))
                     .collect();
                 placed.sort_by_key(|(place, _)| *place);
                 passages = placed.into_iter().map(|(_, passage)| passage).collect();
