@@ -6,9 +6,12 @@ use raglan_core::Meter;
 
 use crate::{Completer, Completion, CompletionRequest, Result};
 
+/// What is written for a request.
+type Script = dyn Fn(&CompletionRequest) -> Vec<String> + Send + Sync;
+
 /// Gives the same texts to every request, as many as it wants; or what a function of the request says.
 pub(crate) struct Scripted {
-    write: Box<dyn Fn(&CompletionRequest) -> Vec<String> + Send + Sync>,
+    write: Box<Script>,
     /// What was asked, in order.
     pub asked: Mutex<Vec<String>>,
 }

@@ -117,7 +117,7 @@ fn collect(value: &Value, found: &mut Vec<[String; 2]>) {
         },
         Value::Object(parts) => match (parts.get("subject"), parts.get("object")) {
             (Some(Value::String(subject)), Some(Value::String(object))) => {
-                found.push([subject.clone(), object.clone()])
+                found.push([subject.clone(), object.clone()]);
             }
             _ => parts.values().for_each(|part| collect(part, found)),
         },
