@@ -61,6 +61,8 @@ struct Bench {
     device: CudaDevice,
     random: Random,
     failed: bool,
+    /// What sizes are divided by: 1 but for the emulation.
+    smaller: usize,
 }
 
 impl Bench {
@@ -68,11 +70,11 @@ impl Bench {
     fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
         work()?;
         let mut times = Vec::new();
-        for _ in 0..RUNS {
+        for _ in 0..if self.smaller == 1 { RUNS } else { 1 } {
             times.push(f64::from(self.device.time(&mut work)?) / 1e3);
         }
         times.sort_by(f64::total_cmp);
-        Ok(times[RUNS / 2])
+        Ok(times[times.len() / 2])
     }
 
     fn report(&self, what: &str, seconds: f64, flops: Option<f64>, bytes: Option<f64>, floor: f64) {
@@ -111,9 +113,14 @@ impl Bench {
     }
 
     fn packed_attention(&mut self) -> Result<()> {
-        for (dim, n_heads, length, count, floor) in
-            [(64, 12, 512, 128, 0.30), (32, 12, 512, 128, 0.15), (64, 12, 128, 512, 0.10), (128, 16, 2048, 16, 0.30)]
-        {
+        for (dim, n_heads, length, count, floor) in [
+            (64, 12_usize, 512, 128_usize, 0.30),
+            (32, 12, 512, 128, 0.15),
+            (64, 12, 128, 512, 0.10),
+            (128, 16, 2048, 16, 0.30),
+        ] {
+            let (n_heads, count) = (n_heads.div_ceil(self.smaller), count.div_ceil(self.smaller));
+            let length = length / self.smaller.min(8);
             let shape =
                 AttentionShape { n_heads, n_kv_heads: n_heads, head_dim: dim, scale: 1.0 / (dim as f32).sqrt() };
             let ends: Vec<usize> = (1..=count).map(|i| i * length).collect();
@@ -167,7 +174,7 @@ impl Bench {
     }
 
     fn any_rows(&mut self) -> Result<()> {
-        let (n_keys, n_heads) = (32_768, 32);
+        let (n_keys, n_heads) = (32_768 / self.smaller, 32);
         let shape = AttentionShape { n_heads, n_kv_heads: 8, head_dim: 64, scale: 0.125 };
         let mask = AttentionMask::default();
         let n_pages = n_keys / PAGE_TOKENS;
@@ -228,7 +235,8 @@ impl Bench {
     }
 
     fn decoding(&mut self) -> Result<()> {
-        for (n_sequences, length) in [(32, 32_768), (1, 32_768)] {
+        for (n_sequences, length) in [(32_usize, 32_768 / self.smaller), (1, 32_768 / self.smaller)] {
+            let n_sequences = n_sequences.div_ceil(self.smaller.min(8));
             let (n_heads, group_pages) = (32, length / PAGE_TOKENS);
             let shape = AttentionShape { n_heads, n_kv_heads: 8, head_dim: 64, scale: 0.125 };
             let n_pages = n_sequences * group_pages;
@@ -272,7 +280,7 @@ impl Bench {
     }
 
     fn moving_keys(&mut self) -> Result<()> {
-        let (n_layers, n, n_kv_heads, dim) = (16, 16_384, 8, 64);
+        let (n_layers, n, n_kv_heads, dim) = (16, 16_384 / self.smaller, 8, 64);
         let width = n_kv_heads * dim;
         let (keys, values) = (self.random.halves(n_layers * n * width), self.random.halves(n_layers * n * width));
         let (on_keys, on_values) = (self.device.upload(&keys)?, self.device.upload(&values)?);
@@ -297,7 +305,7 @@ impl Bench {
     }
 
     fn pooling_and_norms(&mut self) -> Result<()> {
-        let (dim, length, count) = (768, 256, 2048);
+        let (dim, length, count) = (768, 256 / self.smaller.min(16), 2048 / self.smaller);
         let n = dim * length * count;
         let rows = self.random.narrow(n);
         let (scale, shift) = (self.random.floats(dim), self.random.floats(dim));
@@ -325,7 +333,7 @@ impl Bench {
     }
 
     fn best_vectors(&mut self) -> Result<()> {
-        let (n, dim) = (4_000_000, 384);
+        let (n, dim) = (4_000_000 / self.smaller, 384);
         let codes = self.random.many(n * dim, |bits| (bits as i8).max(-127));
         let scales: Vec<f32> = self.random.floats(n).iter().map(|x| x.abs()).collect();
         let query = self.random.many(dim, |bits| (bits as i8).max(-127));
@@ -337,7 +345,7 @@ impl Bench {
         let seconds = self.time(|| vectors.best(&query, &[0.5], 100).map(|_| ()))?;
         let what = format!("G6 the best 100 of {n} vectors of {dim} bytes, one query");
         self.report(&what, seconds, None, Some((n * dim) as f64), 0.60);
-        let (n, n_words) = (24_000_000, 16);
+        let (n, n_words) = (24_000_000 / self.smaller, 16);
         let bits = self.random.many(n * n_words, |bits| bits);
         let query = self.random.many(n_words, |bits| bits);
         let vectors = BitVectors::new(&self.device, &bits, n_words)?;
@@ -357,6 +365,7 @@ impl Bench {
 
     fn products(&mut self) -> Result<()> {
         for (n, n_in, n_out) in [(65_536, 768, 3072), (65_536, 3072, 768), (65_536, 384, 1536), (8192, 4096, 4096)] {
+            let (n, n_out) = (n / self.smaller, n_out / self.smaller);
             let (rows, weights) = (self.random.narrow(n * n_in), self.random.floats(n_out * n_in));
             let matrix = DeviceMatrix::new(&self.device, &weights, n_in, n_out, None)?;
             let input = self.device.upload(&rows)?;
@@ -377,7 +386,7 @@ impl Bench {
     }
 
     fn quantised_products(&mut self) -> Result<()> {
-        let (n_in, n_out) = (4096, 131_072);
+        let (n_in, n_out) = (4096 / self.smaller.min(8), 131_072 / self.smaller);
         for format in [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K] {
             let n_blocks = n_in * n_out / format.block_len();
             let mut bytes = self.random.many(n_blocks * format.block_bytes(), |bits| (bits >> 32) as u8);
@@ -410,13 +419,25 @@ impl Bench {
     }
 }
 
+/// The emulation, where `RAGLAN_CUDA_EMULATED` asks for it: whether this program works, not how fast anything is.
+fn emulated() -> Option<CudaDevice> {
+    #[cfg(feature = "emulation")]
+    if std::env::var_os("RAGLAN_CUDA_EMULATED").is_some() {
+        return CudaDevice::emulated();
+    }
+    None
+}
+
 fn run() -> Result<bool> {
     let kernels = std::env::var_os("RAGLAN_CUDA_KERNELS");
-    let device = CudaDevice::open(0, kernels.as_deref().map(std::path::Path::new))?;
+    let (device, smaller) = match emulated() {
+        Some(device) => (device, 256),
+        None => (CudaDevice::open(0, kernels.as_deref().map(std::path::Path::new))?, 1),
+    };
     println!("{:?}", device.limits());
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 | 1);
     println!("seed {seed}; shares are of an H200's {} TFLOP/s and {} TB/s", PEAK_FLOPS / 1e12, PEAK_BYTES / 1e12);
-    let mut bench = Bench { device, random: Random(seed), failed: false };
+    let mut bench = Bench { device, random: Random(seed), failed: false, smaller };
     bench.packed_attention()?;
     bench.any_rows()?;
     bench.decoding()?;

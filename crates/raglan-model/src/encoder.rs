@@ -3,6 +3,8 @@
 //! One forward serves BERT and what came of it. Sequences are packed one behind the other, never padded: what one
 //! sequence gives cannot depend on the lengths of the others, and no work is done for padding.
 
+#[cfg(feature = "cuda")]
+mod on_device;
 mod positions;
 mod pre_norm;
 mod self_extend;
@@ -14,6 +16,8 @@ use std::path::Path;
 
 use raglan_kernels::{AttentionShape, Output, bidirectional_attention, layer_norm};
 
+#[cfg(feature = "cuda")]
+pub use self::on_device::DeviceEncoder;
 pub use self::positions::Positions;
 use self::pre_norm::PreNormLayers;
 pub(crate) use self::weights::Weights;
@@ -245,31 +249,49 @@ struct Layer {
 /// Rows that pass through the feed-forward part together: what they hold there stays in the second-level cache.
 const FEED_FORWARD_ROWS: usize = 128;
 
-impl Layer {
-    fn load(weights: &Weights, config: &EncoderModelConfig, i: usize, products: Products) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+/// What a layer's weights are called.
+struct LayerNames {
+    qkv: [String; 3],
+    attended: String,
+    attended_norm: String,
+    widen: String,
+    narrow: String,
+    output_norm: String,
+}
+
+impl LayerNames {
+    fn new(config: &EncoderModelConfig, i: usize) -> Self {
         let distil = config.family == EncoderFamily::DistilBert;
         let name = |usual: &str, distils: &str| match distil {
             true => format!("transformer.layer.{i}.{distils}"),
             false => format!("encoder.layer.{i}.{usual}"),
         };
-        let qkv = [
-            name("attention.self.query", "attention.q_lin"),
-            name("attention.self.key", "attention.k_lin"),
-            name("attention.self.value", "attention.v_lin"),
-        ];
+        Self {
+            qkv: [
+                name("attention.self.query", "attention.q_lin"),
+                name("attention.self.key", "attention.k_lin"),
+                name("attention.self.value", "attention.v_lin"),
+            ],
+            attended: name("attention.output.dense", "attention.out_lin"),
+            attended_norm: name("attention.output.LayerNorm", "sa_layer_norm"),
+            widen: name("intermediate.dense", "ffn.lin1"),
+            narrow: name("output.dense", "ffn.lin2"),
+            output_norm: name("output.LayerNorm", "output_layer_norm"),
+        }
+    }
+}
+
+impl Layer {
+    fn load(weights: &Weights, config: &EncoderModelConfig, i: usize, products: Products) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let names = LayerNames::new(config, i);
         Ok(Self {
-            qkv: weights.linear(&qkv, hidden, hidden, products)?,
-            attended: weights.linear(
-                &[name("attention.output.dense", "attention.out_lin")],
-                hidden,
-                hidden,
-                products,
-            )?,
-            attended_norm: weights.layer_norm(&name("attention.output.LayerNorm", "sa_layer_norm"))?,
-            widen: weights.linear(&[name("intermediate.dense", "ffn.lin1")], hidden, inner, products)?,
-            narrow: weights.linear(&[name("output.dense", "ffn.lin2")], inner, hidden, products)?,
-            output_norm: weights.layer_norm(&name("output.LayerNorm", "output_layer_norm"))?,
+            qkv: weights.linear(&names.qkv, hidden, hidden, products)?,
+            attended: weights.linear(&[names.attended], hidden, hidden, products)?,
+            attended_norm: weights.layer_norm(&names.attended_norm)?,
+            widen: weights.linear(&[names.widen], hidden, inner, products)?,
+            narrow: weights.linear(&[names.narrow], inner, hidden, products)?,
+            output_norm: weights.layer_norm(&names.output_norm)?,
         })
     }
 

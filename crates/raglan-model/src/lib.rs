@@ -56,6 +56,8 @@ pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
 pub use context_extension::ContextExtension;
 pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
 pub use decoder_config::{DecoderConfig, Rope};
+#[cfg(feature = "cuda")]
+pub use encoder::DeviceEncoder;
 pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
@@ -65,6 +67,9 @@ pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;
+/// Devices that [`DeviceEncoder`] runs on.
+#[cfg(feature = "cuda")]
+pub use raglan_kernels::cuda;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use sampler::{Sampler, Sampling};
 pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};

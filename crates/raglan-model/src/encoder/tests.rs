@@ -8,30 +8,36 @@ use serde_json::json;
 
 use super::*;
 
-struct Saved {
+pub(super) struct Saved {
     dir: tempfile::TempDir,
     tensors: HashMap<String, Tensor>,
 }
 
 /// A small model of random weights, as files.
 fn saved() -> Saved {
-    let (vocab, hidden, inner, positions) = (50, 16, 24, 20);
+    saved_with_heads(16, 4)
+}
+
+/// One of another width, in so many heads.
+pub(super) fn saved_with_heads(hidden: usize, n_heads: usize) -> Saved {
+    let (vocab, inner, positions) = (50, 24, 20);
     let dir = tempfile::tempdir().unwrap();
     let config = json!({
         "model_type": "bert", "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "intermediate_size": inner, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "num_attention_heads": n_heads, "intermediate_size": inner, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
         "max_position_embeddings": positions, "type_vocab_size": 2, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
         "pad_token_id": 0, "position_embedding_type": "absolute", "use_cache": true
     });
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let mut tensors = HashMap::new();
     let mut seed = 1u64;
+    let spread = (16.0 / hidden as f32).sqrt(); // Sums are as large whatever the width.
     let mut put = |name: String, shape: &[usize], centre: f32| {
         let n = shape.iter().product();
         let values: Vec<f32> = (0..n)
             .map(|_| {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                centre + (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+                centre + ((seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * spread
             })
             .collect();
         tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
@@ -65,8 +71,12 @@ fn saved() -> Saved {
 }
 
 impl Saved {
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("model.safetensors")
+    }
+
+    pub(super) fn config(&self) -> EncoderModelConfig {
+        EncoderModelConfig::from_file(self.dir.path().join("config.json")).unwrap()
     }
 
     fn load(&self) -> Result<EncoderModel> {
@@ -74,7 +84,7 @@ impl Saved {
     }
 
     fn load_with(&self, products: Products) -> Result<EncoderModel> {
-        EncoderModel::load(self.path(), EncoderModelConfig::from_file(self.dir.path().join("config.json"))?, products)
+        EncoderModel::load(self.path(), self.config(), products)
     }
 
     #[track_caller]

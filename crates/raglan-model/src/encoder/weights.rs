@@ -54,11 +54,17 @@ impl<'f> Weights<'f> {
 
     /// Linear maps of one input side by side, as one.
     pub fn linear(&self, names: &[String], inputs: usize, outputs: usize, products: Products) -> Result<Linear> {
+        let (weights, bias) = self.numbers(names, inputs, outputs)?;
+        Linear::new(&weights, bias, inputs, products)
+    }
+
+    /// The weights of linear maps side by side, `[names.len() · outputs, inputs]`, and their bias.
+    pub fn numbers(&self, names: &[String], inputs: usize, outputs: usize) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let weights = names.iter().map(|name| self.tensor(&format!("{name}.weight"), &[outputs, inputs]));
         let weights = weights.collect::<Result<Vec<_>>>()?.concat();
         let biases = names.iter().map(|name| self.bias(&format!("{name}.bias"), outputs));
         let biases: Option<Vec<_>> = biases.collect::<Result<Vec<_>>>()?.into_iter().collect();
-        Linear::new(&weights, biases.map(|biases| biases.concat()), inputs, products)
+        Ok((weights, biases.map(|biases| biases.concat())))
     }
 
     pub fn layer_norm(&self, name: &str) -> Result<LayerNorm> {
@@ -77,6 +83,11 @@ impl<'f> Weights<'f> {
     fn bias(&self, name: &str, n: usize) -> Result<Option<Vec<f32>>> {
         let absent = self.config.family == EncoderFamily::ModernBert && !self.contains(name);
         if absent { Ok(None) } else { self.tensor(name, &[n]).map(Some) }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub fn unsupported(&self, what: &str) -> Error {
+        Error::Unsupported { path: self.file.path().to_owned(), what: what.to_owned() }
     }
 
     pub fn malformed(&self, problem: String) -> Error {

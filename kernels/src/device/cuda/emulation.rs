@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::Library;
 
-use super::{Backend, CudaDevice, DeviceLimits, Launch, Module, driver};
+#[cfg(test)]
+use super::CudaDevice;
+use super::{Backend, DeviceLimits, Launch, Module, driver};
 use crate::{Error, Result};
 
 /// Bytes before and after a buffer that nobody may write, and that are no numbers.
@@ -18,14 +19,15 @@ const MARGIN_BYTE: u8 = 0xff;
 
 /// Calls `check` with every device that there is to test: the emulation if there is a compiler, and the first of the
 /// machine if `RAGLAN_CUDA` asks for it. What is skipped is said.
+#[cfg(test)]
 pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
-    match emulated() {
+    match CudaDevice::emulated() {
         Some(device) => check(&device),
         None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
     }
     if std::env::var_os("RAGLAN_CUDA").is_some() {
         static DEVICE: OnceLock<CudaDevice> = OnceLock::new();
-        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(PathBuf::from);
+        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
         let open = || CudaDevice::open(0, folder.as_deref()).unwrap_or_else(|error| panic!("{error}"));
         check(DEVICE.get_or_init(open));
     } else {
@@ -33,27 +35,27 @@ pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
     }
 }
 
-fn emulated() -> Option<CudaDevice> {
-    static THERE: OnceLock<bool> = OnceLock::new();
-    let there = *THERE.get_or_init(|| {
-        cfg!(all(target_os = "linux", target_pointer_width = "64"))
-            && Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success())
-    });
-    there.then(|| {
-        CudaDevice(Arc::new(Emulation {
-            limits: DeviceLimits {
-                name: "emulation".to_owned(),
-                capability: (8, 0),
-                n_multiprocessors: 4,
-                shared_bytes: 227 << 10,
-                memory_bytes: 1 << 30,
-            },
-        }))
-    })
+pub(super) struct Emulation {
+    limits: DeviceLimits,
 }
 
-struct Emulation {
-    limits: DeviceLimits,
+impl Emulation {
+    /// The emulation, if there is a compiler.
+    pub fn open() -> Option<Self> {
+        static THERE: OnceLock<bool> = OnceLock::new();
+        let there = *THERE.get_or_init(|| {
+            cfg!(all(target_os = "linux", target_pointer_width = "64"))
+                && Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success())
+        });
+        let limits = || DeviceLimits {
+            name: "emulation".to_owned(),
+            capability: (8, 0),
+            n_multiprocessors: 4,
+            shared_bytes: 227 << 10,
+            memory_bytes: 1 << 30,
+        };
+        there.then(|| Self { limits: limits() })
+    }
 }
 
 type Run = unsafe extern "C" fn(*const u32, u32, usize, *mut *mut c_void);

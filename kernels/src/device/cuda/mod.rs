@@ -10,7 +10,7 @@
 
 mod compile;
 mod driver;
-#[cfg(test)]
+#[cfg(any(test, feature = "emulation"))]
 pub(crate) mod emulation;
 mod kv_pages;
 mod library;
@@ -142,6 +142,13 @@ impl CudaDevice {
     /// [`Error::Cuda`] when the driver does not answer.
     pub fn open(ordinal: u32, kernels: Option<&Path>) -> Result<Self> {
         Ok(Self(Arc::new(driver::Driver::open(ordinal, kernels)?)))
+    }
+
+    /// What runs the kernels on the processor, slowly, for tests where there is no device: the same sources, compiled by
+    /// the system's C++ compiler. None where there is no such compiler.
+    #[cfg(any(test, feature = "emulation"))]
+    pub fn emulated() -> Option<Self> {
+        emulation::Emulation::open().map(|emulation| Self(Arc::new(emulation)))
     }
 
     /// Another stream on the same device. Work on the two is in no order but that of [`CudaDevice::wait_for`].

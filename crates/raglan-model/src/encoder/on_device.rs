@@ -1,0 +1,263 @@
+//! Encoders on NVIDIA devices: the same forward, in bf16 with sums in single precision.
+
+use raglan_kernels::Output;
+use raglan_kernels::cuda::{
+    Bf16, Buffer, CudaDevice, DeviceMatrix, Embedding, Length, PackedSequences, Real, RowNorm, add_layer_norm,
+    bidirectional_attention, embed, layer_norm, matrix_product, norm_mean_pool,
+};
+
+use super::{HiddenStates, LayerNames, LayerNorm, Positions, Weights, attention_shape};
+use crate::{EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
+
+/// An encoder of the families BERT, RoBERTa and DistilBERT on a device.
+///
+/// Weights and vectors between layers are bf16, sums are `f32`: vectors of texts have a cosine of .9995 or more to those
+/// of [`EncoderModel`](crate::EncoderModel). What a sequence gives depends on no other sequence of the call.
+#[derive(Debug)]
+pub struct DeviceEncoder {
+    device: CudaDevice,
+    config: EncoderModelConfig,
+    words: Embedding,
+    positions: Embedding,
+    segments: Option<Embedding>,
+    norm: Norm,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    qkv: DeviceMatrix,
+    attended: DeviceMatrix,
+    attended_norm: Norm,
+    widen: DeviceMatrix,
+    narrow: DeviceMatrix,
+    output_norm: Norm,
+}
+
+#[derive(Debug)]
+struct Norm {
+    scale: Buffer<f32>,
+    shift: Buffer<f32>,
+    epsilon: f32,
+}
+
+impl Norm {
+    fn new(device: &CudaDevice, norm: &LayerNorm) -> Result<Self> {
+        Ok(Self { scale: device.upload(&norm.scale)?, shift: device.upload(&norm.shift)?, epsilon: norm.epsilon })
+    }
+
+    fn apply(&self, rows: &mut Buffer<Bf16>) -> Result<()> {
+        Ok(layer_norm(rows, &self.scale, &self.shift, self.epsilon)?)
+    }
+
+    /// Of the sums of two.
+    fn apply_to_sums(&self, rows: &mut Buffer<Bf16>, residual: &Buffer<Bf16>) -> Result<()> {
+        Ok(add_layer_norm(rows, residual, &self.scale, &self.shift, self.epsilon)?)
+    }
+}
+
+/// Rows on their way through the layers.
+struct Passage {
+    /// `[n_tokens, hidden_size]`
+    rows: Buffer<Bf16>,
+    sequences: PackedSequences,
+    ends: Vec<usize>,
+}
+
+impl DeviceEncoder {
+    /// Reads the weights of an open file to a device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EncoderModel::from_safetensors`](crate::EncoderModel::from_safetensors); [`Error::Unsupported`] for
+    /// `ModernBERT`; [`Error::Kernel`] when the device has not so much memory, or no kernels for heads of this size.
+    pub fn from_safetensors(device: &CudaDevice, file: &SafetensorsFile, config: EncoderModelConfig) -> Result<Self> {
+        config.check().map_err(|problem| Error::Malformed { path: file.path().to_owned(), problem })?;
+        let weights = Weights::of_model(file, &config);
+        if config.family == EncoderFamily::ModernBert || config.rotary.is_some() {
+            return Err(weights.unsupported("a model of rotated positions on a CUDA device"));
+        }
+        let hidden = config.hidden_size;
+        let table = |name: &str, n_rows: usize, skipped: usize| -> Result<Embedding> {
+            Ok(Embedding::new(device, &weights.tensor(name, &[n_rows, hidden])?[skipped * hidden..], hidden)?)
+        };
+        let words = table(weights.words(), config.vocab_size, 0)?;
+        let name = "embeddings.position_embeddings.weight";
+        let positions = table(name, config.max_position_embeddings, config.first_position)?;
+        let name = "embeddings.token_type_embeddings.weight";
+        let segments = (config.type_vocab_size > 0).then(|| table(name, config.type_vocab_size, 0)).transpose()?;
+        let norm = Norm::new(device, &weights.layer_norm("embeddings.LayerNorm")?)?;
+        let layers = (0..config.num_hidden_layers).map(|i| Layer::load(device, &weights, &config, i));
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Self { device: device.clone(), words, positions, segments, norm, layers, config })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &EncoderModelConfig {
+        &self.config
+    }
+
+    /// The last layer's vector for each token of each sequence, as
+    /// [`EncoderModel::hidden_states`](crate::EncoderModel::hidden_states) gives it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ContextOverflow`] when a sequence has more tokens than there are positions, [`Error::UnknownToken`]
+    /// for an id beyond the vocabulary; [`Error::Kernel`] when the device fails.
+    pub fn hidden_states(&self, sequences: &[&[u32]]) -> Result<HiddenStates> {
+        let mut passage = self.forward(sequences)?;
+        self.last_norm().apply(&mut passage.rows)?;
+        let rows = passage.rows.download()?.into_iter().map(Real::to_f32).collect();
+        Ok(HiddenStates::new(self.config.hidden_size, rows, passage.ends))
+    }
+
+    /// The mean of each sequence's vectors, `[n_sequences, hidden_size]`, of this length. The last norm, the mean and
+    /// the length are made in one pass, and only the means leave the device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hidden_states`](Self::hidden_states).
+    pub fn mean_vectors(&self, sequences: &[&[u32]], length: Length) -> Result<Vec<f32>> {
+        let passage = self.forward(sequences)?;
+        let Norm { scale, shift, epsilon } = self.last_norm();
+        let norm = RowNorm::Layer { scale, shift, epsilon: *epsilon };
+        let dim = self.config.hidden_size;
+        Ok(norm_mean_pool(&passage.rows, &passage.sequences, dim, norm, length)?.download()?)
+    }
+
+    /// The norm behind the last layer, or behind the embeddings where there are no layers.
+    fn last_norm(&self) -> &Norm {
+        self.layers.last().map_or(&self.norm, |layer| &layer.output_norm)
+    }
+
+    /// Everything but the last norm.
+    fn forward(&self, sequences: &[&[u32]]) -> Result<Passage> {
+        let (mut ids, mut places, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for sequence in sequences {
+            Positions::Consecutive.check(sequence.len(), &self.config)?;
+            if let Some(&id) = sequence.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+                return Err(Error::UnknownToken { id });
+            }
+            ids.extend_from_slice(sequence);
+            places.extend(0..sequence.len() as u32);
+            ends.push(ids.len());
+        }
+        let kinds = vec![0; ids.len()];
+        let segments = self.segments.as_ref().map(|segments| (segments, &kinds[..]));
+        let mut rows = embed((&self.words, &ids), Some((&self.positions, &places)), segments)?;
+        let sequences = PackedSequences::new(&self.device, &ends)?;
+        let (n, dim) = (ids.len(), self.config.hidden_size);
+        let shape = attention_shape(&self.config);
+        let mut room = Room {
+            qkv: self.device.filled(0, n * 3 * dim)?,
+            mixed: self.device.filled(0, n * dim)?,
+            narrow: self.device.filled(0, n * dim)?,
+            wide: self.device.filled(0, n * self.config.intermediate_size)?,
+        };
+        let mut norm_before = &self.norm;
+        for (i, layer) in self.layers.iter().enumerate() {
+            // Each layer's last norm comes with the addition before it; only the last one's is left to the caller.
+            match i {
+                0 => norm_before.apply(&mut rows)?,
+                _ => norm_before.apply_to_sums(&mut rows, &room.narrow)?,
+            }
+            let Room { qkv, mixed, narrow, wide } = &mut room;
+            matrix_product(&rows, &layer.qkv, Output::Replace, qkv)?;
+            bidirectional_attention(&shape, qkv, &sequences, None, mixed)?;
+            matrix_product(mixed, &layer.attended, Output::Replace, narrow)?;
+            layer.attended_norm.apply_to_sums(&mut rows, narrow)?;
+            matrix_product(&rows, &layer.widen, Output::Activate(self.config.hidden_act.into()), wide)?;
+            let output = if i + 1 == self.layers.len() { Output::Add } else { Output::Replace };
+            matrix_product(wide, &layer.narrow, output, if output == Output::Add { &mut rows } else { narrow })?;
+            norm_before = &layer.output_norm;
+        }
+        Ok(Passage { rows, sequences, ends })
+    }
+}
+
+/// Room that the layers share.
+struct Room {
+    qkv: Buffer<Bf16>,
+    mixed: Buffer<Bf16>,
+    narrow: Buffer<Bf16>,
+    wide: Buffer<Bf16>,
+}
+
+impl Layer {
+    fn load(device: &CudaDevice, weights: &Weights, config: &EncoderModelConfig, i: usize) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let names = LayerNames::new(config, i);
+        let matrix = |names: &[String], n_in: usize, n_out: usize| -> Result<DeviceMatrix> {
+            let (numbers, bias) = weights.numbers(names, n_in, n_out)?;
+            Ok(DeviceMatrix::new(device, &numbers, n_in, names.len() * n_out, bias.as_deref())?)
+        };
+        let norm = |name: &str| Norm::new(device, &weights.layer_norm(name)?);
+        Ok(Self {
+            qkv: matrix(&names.qkv, hidden, hidden)?,
+            attended: matrix(&[names.attended], hidden, hidden)?,
+            attended_norm: norm(&names.attended_norm)?,
+            widen: matrix(&[names.widen], hidden, inner)?,
+            narrow: matrix(&[names.narrow], inner, hidden)?,
+            output_norm: norm(&names.output_norm)?,
+        })
+    }
+}
+
+#[cfg(all(test, feature = "emulation"))]
+mod tests {
+    use super::*;
+    use crate::encoder::tests::saved_with_heads;
+    use crate::{EncoderModel, Products};
+
+    fn device() -> Option<CudaDevice> {
+        let device = CudaDevice::emulated();
+        if device.is_none() {
+            eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler");
+        }
+        device
+    }
+
+    fn cosine(a: &[f32], b: &[f32]) -> f32 {
+        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+        product(a, b) / (product(a, a) * product(b, b)).sqrt()
+    }
+
+    #[test]
+    fn a_device_gives_the_vectors_that_the_processor_gives() {
+        let Some(device) = device() else { return };
+        let saved = saved_with_heads(64, 2);
+        let file = SafetensorsFile::open(saved.path()).unwrap();
+        let config = saved.config();
+        let plain = EncoderModel::from_safetensors(&file, config.clone(), Products::F32).unwrap();
+        let encoder = DeviceEncoder::from_safetensors(&device, &file, config).unwrap();
+        let texts: [&[u32]; 4] = [&[1, 2, 3, 4, 5], &[], &[49], &[7; 20]];
+        let (got, want) = (encoder.hidden_states(&texts).unwrap(), plain.hidden_states(&texts).unwrap());
+        assert_eq!(got.ends(), want.ends());
+        for (got, want) in got.rows().chunks(64).zip(want.rows().chunks(64)) {
+            assert!(cosine(got, want) >= 0.9995);
+        }
+        let means = encoder.mean_vectors(&texts, Length::Unit).unwrap();
+        for (mean, tokens) in means.chunks(64).zip(want.sequences()) {
+            if tokens.is_empty() {
+                assert_eq!(mean, [0.0; 64]);
+                continue;
+            }
+            let want: Vec<f32> = (0..64).map(|d| tokens.iter().skip(d).step_by(64).sum()).collect();
+            assert!(cosine(mean, &want) >= 0.9995);
+            assert!((mean.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-5);
+        }
+        let alone = encoder.hidden_states(&texts[3..]).unwrap();
+        assert_eq!(alone.rows(), &got.rows()[6 * 64..], "a sequence does not depend on the others");
+        assert!(encoder.mean_vectors(&[], Length::Unit).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let Some(device) = device() else { return };
+        let saved = saved_with_heads(64, 2);
+        let file = SafetensorsFile::open(saved.path()).unwrap();
+        let encoder = DeviceEncoder::from_safetensors(&device, &file, saved.config()).unwrap();
+        assert!(matches!(encoder.hidden_states(&[&[50]]), Err(Error::UnknownToken { id: 50 })));
+        assert!(matches!(encoder.hidden_states(&[&[1; 21]]), Err(Error::ContextOverflow { tokens: 21, limit: 20 })));
+    }
+}
