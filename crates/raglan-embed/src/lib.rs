@@ -32,6 +32,8 @@ mod error;
 mod late_chunking;
 mod line_windows;
 mod long_inputs;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod pooling;
 mod prompts;
 mod sentence_encoder;

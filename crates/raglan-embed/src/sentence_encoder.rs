@@ -30,6 +30,9 @@ pub struct SentenceEncoder {
 pub(crate) enum SentenceModel {
     /// On our own kernels.
     Kernels(EncoderModel),
+    /// On our own kernels for NVIDIA devices.
+    #[cfg(feature = "cuda")]
+    Device(Box<raglan_model::DeviceEncoder>),
     /// On onnxruntime.
     Onnx(OnnxModel),
 }
@@ -82,6 +85,8 @@ impl SentenceEncoder {
                 let hidden = long_inputs.hidden_states(model, batch, max_tokens)?;
                 hidden.sequences().map(|tokens| self.finished(pooling.pool(tokens, dim))).collect()
             }),
+            #[cfg(feature = "cuda")]
+            SentenceModel::Device(model) => self.encode_on_device(model, texts),
             SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
                 model.encode(&onnx_texts(texts), |tokens| self.finished(pooling.pool(tokens, dim)))
             }
@@ -99,6 +104,15 @@ impl SentenceEncoder {
             SentenceModel::Kernels(model) => self
                 .workers
                 .encode(texts, |batch| Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())),
+            #[cfg(feature = "cuda")]
+            SentenceModel::Device(model) => {
+                let mut vectors = Vec::with_capacity(texts.len());
+                for range in crate::on_device::batches(texts) {
+                    let batch: Vec<&[u32]> = texts[range].iter().map(Vec::as_slice).collect();
+                    vectors.extend(model.hidden_states(&batch)?.sequences().map(<[f32]>::to_vec));
+                }
+                Ok(vectors)
+            }
             SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
                 model.encode(&onnx_texts(texts), |tokens| Ok(tokens.to_vec()))
             }
