@@ -67,7 +67,7 @@ pub use kv_evaluation::{
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
-pub use models::{LazyGenerator, ModelSettings, Models};
+pub use models::{ComputeDevice, LazyGenerator, ModelSettings, Models};
 pub use search::{SearchOutcome, SearchResult, StageTime, recipe, without_generation};
 pub use snippet::{Snippet, snippet};
 pub use sparse_options::SparseOptions;
