@@ -47,6 +47,9 @@ pub struct Global {
     /// How exactly models multiply: stored, f32, bf16 or int8
     #[arg(long, global = true, value_name = "KIND")]
     pub precision: Option<String>,
+    /// Where dense encoders compute: cpu or cuda
+    #[arg(long, global = true, value_name = "NAME")]
+    pub device: Option<String>,
     /// What models multiply with: raglan or candle
     #[arg(long, global = true, value_name = "NAME")]
     pub backend: Option<String>,
@@ -1114,6 +1117,7 @@ impl Global {
             ("offline", self.offline.then(|| "true".to_owned())),
             ("threads", self.threads.clone()),
             ("precision", self.precision.clone()),
+            ("device", self.device.clone()),
             ("backend", self.backend.clone()),
             ("sparse-weights", self.sparse_weights.clone()),
             ("max-memory", self.max_memory.clone()),

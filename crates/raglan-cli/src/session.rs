@@ -307,6 +307,7 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         token_weights: settings.path("sparse-weights"),
         context_extension: settings.parse("rope-scaling")?,
         attention: settings.parse("attention")?,
+        device: settings.parse("device")?,
     })
 }
 

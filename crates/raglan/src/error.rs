@@ -57,6 +57,11 @@ pub enum Error {
         /// What is wrong with them.
         problem: String,
     },
+    /// A build without kernels for NVIDIA devices is to compute on one.
+    #[error(
+        "this raglan was built without kernels for NVIDIA devices; build it with `--features cuda`, or leave `device` at cpu"
+    )]
+    NoCuda,
     /// Identifiers ran out.
     #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
     Full {

@@ -75,7 +75,7 @@ pub use kv_evaluation::{
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
-pub use models::{LazyGenerator, ModelSettings, Models};
+pub use models::{ComputeDevice, LazyGenerator, ModelSettings, Models};
 pub use ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer};
 pub use page_evaluation::{
     Allowance, Approach, ApproachError, ApproachResult, Judged, MeasuredAllocation, NamedPage, PageEvaluator,

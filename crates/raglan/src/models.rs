@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -75,6 +76,30 @@ pub struct ModelSettings {
     pub context_extension: ContextExtension,
     /// Which of a prompt's keys answers attend to.
     pub attention: AttentionPolicy,
+    /// Where dense encoders compute. Vectors of either are near enough to search those of the other.
+    pub device: ComputeDevice,
+}
+
+/// Where models compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ComputeDevice {
+    /// On the processor.
+    #[default]
+    Cpu,
+    /// On the first NVIDIA device, in bf16; in a build with the feature `cuda`.
+    Cuda,
+}
+
+impl FromStr for ComputeDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            _ => Err(format!("`{text}` is neither cpu nor cuda")),
+        }
+    }
 }
 
 impl Models {
@@ -166,9 +191,11 @@ impl Models {
             stamp.weights_sha256 = onnx_sha256(&files);
         }
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
+        let (device, kernels) = (self.settings.device, self.cache.dir().join("cuda-kernels"));
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
-            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+            let encoder = encoder.map_err(|error| with_remedy(&owned, error))?;
+            Ok(Arc::new(on_device(encoder, device, &dir, &kernels)?))
         })))
     }
 
@@ -570,6 +597,26 @@ fn reference(name: &str) -> Cow<'_, str> {
     let is_elsewhere = name.starts_with("hf:") || name.starts_with("file:") || name.contains("://");
     let is_path = name.contains('/') || own.is_file() || own.join("config.json").is_file();
     if is_path && !is_elsewhere { format!("file:{name}").into() } else { name.into() }
+}
+
+/// The encoder where it is to compute; compiled kernels are kept in a folder.
+#[cfg(feature = "cuda")]
+fn on_device(encoder: SentenceEncoder, device: ComputeDevice, dir: &Path, kernels: &Path) -> Result<SentenceEncoder> {
+    match device {
+        ComputeDevice::Cpu => Ok(encoder),
+        ComputeDevice::Cuda => {
+            let device = raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?;
+            Ok(encoder.on_device(dir, &device)?)
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_device(encoder: SentenceEncoder, device: ComputeDevice, _: &Path, _: &Path) -> Result<SentenceEncoder> {
+    match device {
+        ComputeDevice::Cpu => Ok(encoder),
+        ComputeDevice::Cuda => Err(Error::NoCuda),
+    }
 }
 
 /// The error of loading a model; where its files are not sound, with what helps.
