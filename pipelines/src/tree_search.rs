@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 
-use raglan_core::{Context, DenseVector, Encoder, Error, LeftOut, LeftOutReason, Passage, PassageSetScorer, Result};
+use raglan_core::{
+    Context, DenseVector, Encoder, Error, LeftOut, LeftOutReason, Passage, PassageSetScorer, Result, sentence_spans,
+};
 
 use crate::Stage;
 
@@ -184,8 +186,8 @@ where
     }
 }
 
-/// Scores a list of passages by the cosine of the question and their texts read as one, halved and moved to between 0 and
-/// 1.
+/// Scores a list of passages by the cosine of the question and the mean of the vectors of all their sentences, halved and
+/// moved to between 0 and 1.
 ///
 /// It sees that a list lacks what the question asks, and hardly that it repeats itself: a model that reads question and
 /// passages together is the better scorer, where there is one.
@@ -200,21 +202,47 @@ impl<E> EncodedSets<E> {
     }
 }
 
+impl<E> EncodedSets<E>
+where
+    E: Deref<Target: Encoder<Vector = DenseVector>>,
+{
+    /// The sum of the vectors of a text's sentences, which are short enough for any encoder.
+    fn sum_of_sentences(&self, text: &str, dim: usize) -> Result<Vec<f32>> {
+        let sentences: Vec<&str> = sentence_spans(text).into_iter().map(|span| &text[span]).collect();
+        let mut sum = vec![0.0; dim];
+        for vector in self.encoder.encode_passages(&sentences)? {
+            if vector.dim() != dim {
+                return Err(Error::Shape { what: "vector of a sentence", expected: dim, found: vector.dim() });
+            }
+            sum.iter_mut().zip(vector.as_slice()).for_each(|(sum, x)| *sum += x);
+        }
+        Ok(sum)
+    }
+}
+
 impl<E> PassageSetScorer for EncodedSets<E>
 where
     E: Deref<Target: Encoder<Vector = DenseVector>> + Send + Sync,
 {
     fn scores(&self, question: &str, lists: &[Vec<&Passage>]) -> Result<Vec<f32>> {
-        let text = |list: &Vec<&Passage>| {
-            list.iter().map(|passage| passage.chunk.text.as_str()).collect::<Vec<_>>().join("\n\n")
-        };
-        let texts: Vec<String> = lists.iter().map(text).collect();
         let question = self.encoder.encode_queries(&[question])?;
-        let vectors = self.encoder.encode_passages(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
         let Some(question) = question.first() else {
             return Err(Error::Shape { what: "vectors of questions", expected: 1, found: 0 });
         };
-        Ok(vectors.iter().map(|vector| (0.5 + 0.5 * question.cosine(vector)) as f32).collect())
+        let mut sums: HashMap<&str, Vec<f32>> = HashMap::new();
+        let mut scores = Vec::with_capacity(lists.len());
+        for list in lists {
+            let mut of_list = vec![0.0; question.dim()];
+            for passage in list {
+                let text = passage.chunk.text.as_str();
+                if !sums.contains_key(text) {
+                    sums.insert(text, self.sum_of_sentences(text, question.dim())?);
+                }
+                of_list.iter_mut().zip(&sums[text]).for_each(|(sum, x)| *sum += x);
+            }
+            scores.push((0.5 + 0.5 * question.cosine(&DenseVector::new(of_list)?)) as f32);
+        }
+        Ok(scores)
     }
 }
 
