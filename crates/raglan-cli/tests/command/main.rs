@@ -9,3 +9,4 @@ mod kept_kv;
 mod kill;
 mod long_context;
 mod manners;
+mod recipes;
