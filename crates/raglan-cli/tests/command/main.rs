@@ -10,3 +10,4 @@ mod kept_kv;
 mod kill;
 mod long_context;
 mod manners;
+mod recipes;

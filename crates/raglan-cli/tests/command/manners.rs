@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn raglan(folder: &Path, args: &[&str]) -> Output {
+pub fn raglan(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
     command
         .args(args)
@@ -17,13 +17,13 @@ fn raglan(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn json(folder: &Path, args: &[&str]) -> Value {
+pub fn json(folder: &Path, args: &[&str]) -> Value {
     let output = raglan(folder, &[args, &["--json"]].concat());
     assert_ne!(output.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("warranty.md", "# Warranty\n\nThe warranty lasts twenty-four months from the day of delivery.\n");
