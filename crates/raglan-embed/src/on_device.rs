@@ -81,7 +81,7 @@ mod tests {
     fn batches_hold_every_text_once_in_order_and_not_too_many_tokens() {
         let texts: Vec<Vec<u32>> = [10, BATCH_TOKENS - 10, 1, 2 * BATCH_TOKENS, 5].map(|n| vec![0; n]).into();
         assert_eq!(batches(&texts), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(batches(&[]), []);
+        assert!(batches(&[]).is_empty());
         assert_eq!(batches(&texts[4..]), [0..1]);
     }
 }
