@@ -82,6 +82,6 @@ mod tests {
         let texts: Vec<Vec<u32>> = [10, BATCH_TOKENS - 10, 1, 2 * BATCH_TOKENS, 5].map(|n| vec![0; n]).into();
         assert_eq!(batches(&texts), [0..2, 2..3, 3..4, 4..5]);
         assert!(batches(&[]).is_empty());
-        assert_eq!(batches(&texts[4..]), [0..1]);
+        assert_eq!(batches(&texts[..1]).last(), Some(&(0..1)));
     }
 }
