@@ -484,7 +484,7 @@ mod tests {
             ("max-tokens", "0", "`--max-tokens 0`: expected a whole number from 1"),
             ("temperature", "-1", "`--temperature -1`: expected a number from 0 to 100"),
             ("repetition-penalty", "0", "from 0.01 to 100"),
-            ("max-memory", "", "not a number"),
+            ("max-memory", "", "no number of bytes"),
             ("chunker", "knife", "structure"),
             ("sparse-words", "-1", "a whole number from 0"),
             ("sparse-min-weight", "NaN", "a number from 0 to 100"),

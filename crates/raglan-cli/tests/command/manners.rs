@@ -234,7 +234,7 @@ fn an_empty_index_is_not_one_without_matches() {
     raglan(folder.path(), &["index", "."]);
     let output = raglan(folder.path(), &["search", "anything"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("is empty so far"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("holds no passages"));
 }
 
 #[test]
