@@ -142,7 +142,7 @@ fn ngrams_are_kept_up_to_date_generated_and_quoted() {
     let quotation = &quotations[0];
     assert_eq!(
         answer[quotation.span.clone()].trim(),
-        "students of Houston Baptist University publish every second week."
+        "that students of Houston Baptist University publish every second week."
     );
     let chunk = index.snapshot().chunks(&[quotation.chunk]).unwrap().remove(0);
     assert!(chunk.text.contains(&answer[quotation.span.clone()]));
