@@ -26,7 +26,7 @@ use crate::{Error, Result};
 const MAX_INDEX_BYTES: u64 = 12 << 20;
 /// Of all shards together.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
-const MAX_TENSORS: usize = 1 << 17;
+const MAX_TENSORS: usize = 1 << 16;
 const MAX_SHARDS: usize = 1 << 10;
 const MAX_NAME_BYTES: usize = 512;
 const MAX_DIMS: usize = 8;

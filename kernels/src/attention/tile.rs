@@ -16,7 +16,7 @@ pub const BLOCK: usize = 128;
 pub const ROWS: usize = 6;
 
 /// Tokens ahead whose numbers are asked for: a head's rows lie too far apart for the processor to guess.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 /// Keys and values of some tokens in a row, each token's `stride` after the one before.
 pub struct Source<'a> {
@@ -665,6 +665,7 @@ impl Call<'_> {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             for key in 0..n {
+                values.prefetch((key + AHEAD) * stride);
                 let shares = self.scores.add(first + key);
                 if R <= 3 {
                     let mut splat = [S::splat(0.0); R];
@@ -847,9 +848,17 @@ trait Values<S: Simd>: Copy {
     ///
     /// The processor has the form's instructions, and the numbers are there.
     unsafe fn load(self, at: usize) -> S::Vector;
+
+    /// Asks for the cache line of a number that may be beyond the last one.
+    fn prefetch(self, at: usize);
 }
 
 impl<S: Simd> Values<S> for *const f32 {
+    #[inline(always)]
+    fn prefetch(self, at: usize) {
+        S::prefetch(self.wrapping_add(at).cast());
+    }
+
     #[inline(always)]
     unsafe fn load(self, at: usize) -> S::Vector {
         // SAFETY: as the caller promises.
@@ -858,6 +867,11 @@ impl<S: Simd> Values<S> for *const f32 {
 }
 
 impl<S: Simd> Values<S> for *const u16 {
+    #[inline(always)]
+    fn prefetch(self, at: usize) {
+        S::prefetch(self.wrapping_add(at).cast());
+    }
+
     #[inline(always)]
     unsafe fn load(self, at: usize) -> S::Vector {
         // SAFETY: as the caller promises.

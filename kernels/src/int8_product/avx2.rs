@@ -1,5 +1,6 @@
 //! AVX2: thirty-two products of bytes in an instruction, added in pairs to sixteen bits, then to thirty-two.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP, Operands, PAIR, QUAD, portable};
@@ -63,7 +64,8 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
             1 => registers::<1>(operands, sums),
             2 => registers::<2>(operands, sums),
             3 => registers::<3>(operands, sums),
-            _ => registers::<4>(operands, sums),
+            4 => registers::<4>(operands, sums),
+            _ => registers::<5>(operands, sums),
         }
     }
 }
@@ -90,6 +92,10 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
                     let pairs = [_mm256_maddubs_epi16(x, low), _mm256_maddubs_epi16(x, high)];
                     products[0] = _mm256_add_epi32(products[0], _mm256_madd_epi16(pairs[0], ones));
                     products[1] = _mm256_add_epi32(products[1], _mm256_madd_epi16(pairs[1], ones));
+                    // Sums of whole numbers have no order, and the compiler would choose one in which all of them go
+                    // through memory. SAFETY: a comment does nothing.
+                    asm!("/* {0} {1} */", inout(ymm_reg) products[0], inout(ymm_reg) products[1],
+                        options(pure, nomem, nostack, preserves_flags));
                 }
             }
             for half in 0..2 {

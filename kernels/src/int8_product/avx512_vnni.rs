@@ -17,7 +17,8 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
             1 => registers::<1>(operands, sums),
             2 => registers::<2>(operands, sums),
             3 => registers::<3>(operands, sums),
-            _ => registers::<4>(operands, sums),
+            4 => registers::<4>(operands, sums),
+            _ => registers::<5>(operands, sums),
         }
     }
 }

@@ -47,7 +47,7 @@ const TASK_PAIRS: usize = 8;
 /// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
 const TASK_WORK: usize = 1 << 19;
 /// Rows of a register tile, at most.
-const TALL: usize = 4;
+const TALL: usize = 5;
 
 /// The weights of a linear map, `[n_out, n_in]`, as bytes, packed for [`int8_product`].
 #[derive(Clone, Debug)]
@@ -346,6 +346,8 @@ fn height(form: CpuForm, n_rows: usize) -> usize {
     match form {
         #[cfg(target_arch = "x86_64")]
         CpuForm::Amx if n_rows >= amx::WORTHWHILE => amx::TALL,
+        #[cfg(target_arch = "aarch64")]
+        CpuForm::NeonDotprod => 4,
         _ => TALL,
     }
 }

@@ -33,8 +33,9 @@ pub(crate) const PANEL: usize = 16;
 const TALLEST: usize = 12;
 /// Panels of a register tile, at most.
 const WIDEST: usize = 4;
-/// Inputs of a block: a panel of them, 24 kB, stays in the first-level cache while all rows pass.
-pub(crate) const BLOCK: usize = 384;
+/// Inputs of a block: a panel of them, 12 kB, stays in the first-level cache while all rows pass, also in half of one that two
+/// threads of a core share.
+pub(crate) const BLOCK: usize = 192;
 /// Rows that one task multiplies, half as many when they are longer than two blocks: they stay in the second-level cache.
 const TASK_ROWS: usize = 128;
 /// Panels that one task multiplies, at most.
