@@ -1,0 +1,170 @@
+//! Few rows over many keys, which blocks share.
+
+use super::causal::PagedKeys;
+use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of};
+use crate::attention::{AttentionMask, AttentionShape};
+use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, check_len, count, optional};
+use crate::{Error, Result};
+
+/// Rows of a decoding step that a sequence and a head of keys can have: one tile of the matrix units.
+const DECODE_ROWS: usize = 16;
+
+/// A step of decoding for several sequences, each with pages of its own and as many query rows.
+#[derive(Debug)]
+pub struct DecodePlan {
+    n_sequences: usize,
+    n_queries: usize,
+    group: usize,
+    pub(super) n_splits: usize,
+    most_pages: usize,
+    pages_of_arena: usize,
+    scale: f32,
+    mask: AttentionMask,
+    query_positions: Buffer<u32>,
+    pages: Buffer<u32>,
+    n_pages: Buffer<u32>,
+    positions: Buffer<u32>,
+    part_out: Buffer<f32>,
+    part_lse: Buffer<f32>,
+}
+
+impl DecodePlan {
+    /// A plan for `n_queries` rows a sequence, at `positions`, `[n_sequences, n_queries]`, over each one's keys.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when a length does not fit, or keys have segments or weights; [`Error::Unsupported`] when the
+    /// rows of a head of keys, `n_queries · n_heads / n_kv_heads`, are more than 16; [`Error::Row`] when a page is not in
+    /// the arena; [`Error::NotPositive`] when the scale is not.
+    pub fn new(
+        arena: &KvPages,
+        shape: &AttentionShape,
+        n_queries: usize,
+        positions: &[u32],
+        keys: &[PagedKeys<'_>],
+        mask: &AttentionMask,
+    ) -> Result<Self> {
+        let scale = scale_of(shape)?;
+        let device = arena.keys.device();
+        let group = shape.n_heads / shape.n_kv_heads;
+        let n_rows = n_queries * group;
+        if n_rows > DECODE_ROWS {
+            return Err(Error::Unsupported { what: "number of rows of a decoding step", found: n_rows });
+        }
+        check_len("positions of queries", positions.len(), keys.len() * n_queries)?;
+        check_queries(positions)?;
+        let most_pages = keys.iter().map(|keys| keys.pages.len()).max().unwrap_or(0);
+        let mut pages = vec![0; keys.len() * most_pages];
+        let mut slots = vec![EMPTY_SLOT; keys.len() * most_pages * PAGE_TOKENS];
+        for (i, keys) in keys.iter().enumerate() {
+            check_pages(keys.pages, arena)?;
+            check_len("positions of keys", keys.positions.len(), keys.pages.len() * PAGE_TOKENS)?;
+            check_len("segments of keys", keys.segments.map_or(0, <[u32]>::len), 0)?;
+            check_len("log_weights", keys.log_weights.map_or(0, <[f32]>::len), 0)?;
+            pages[i * most_pages..][..keys.pages.len()].copy_from_slice(keys.pages);
+            slots[i * most_pages * PAGE_TOKENS..][..keys.positions.len()].copy_from_slice(keys.positions);
+        }
+        let counts: Vec<u32> = keys.iter().map(|keys| keys.pages.len() as u32).collect();
+        let n_blocks = keys.len() * arena.n_kv_heads();
+        let n_splits = n_splits(n_blocks, most_pages, device.limits().n_multiprocessors as usize);
+        let n_parts = n_blocks * n_splits * DECODE_ROWS;
+        Ok(Self {
+            n_sequences: keys.len(),
+            n_queries,
+            group,
+            n_splits,
+            most_pages,
+            pages_of_arena: arena.n_pages(),
+            scale,
+            mask: *mask,
+            query_positions: device.upload(positions)?,
+            pages: device.upload(&pages)?,
+            n_pages: device.upload(&counts)?,
+            positions: device.upload(&slots)?,
+            part_out: device.filled(0, n_parts * arena.head_dim())?,
+            part_lse: device.filled(0, n_parts)?,
+        })
+    }
+}
+
+/// Blocks that share the keys of a sequence and head: enough for two on each multiprocessor, but each with a page at
+/// least.
+pub(super) fn n_splits(n_blocks: usize, most_pages: usize, n_multiprocessors: usize) -> usize {
+    (2 * n_multiprocessors).div_ceil(n_blocks.max(1)).clamp(1, most_pages.max(1))
+}
+
+/// Attends from the rows of a decoding step, `[n_sequences · n_queries, n_heads · head_dim]`, each over its sequence's
+/// keys in one layer's pages.
+///
+/// As [`causal_attention`], but the keys are shared out among blocks, so that few rows keep a device busy. The grid
+/// depends on the plan alone, so that the launches can be recorded.
+///
+/// # Errors
+///
+/// As [`causal_attention`].
+pub fn decode_attention(
+    plan: &mut DecodePlan,
+    queries: &Buffer<F16>,
+    arena: &KvPages,
+    layer: usize,
+    out: &mut Buffer<F16>,
+    lse: Option<&mut Buffer<f32>>,
+) -> Result<()> {
+    let (dim, n_kv_heads) = (arena.head_dim(), arena.n_kv_heads());
+    let n_rows = plan.n_sequences * plan.n_queries * plan.group * n_kv_heads;
+    check_len("queries", queries.len(), n_rows * dim)?;
+    check_len("out", out.len(), n_rows * dim)?;
+    let lse = lse.as_deref();
+    check_len("lse", lse.map_or(n_rows, Buffer::len), n_rows)?;
+    check_len("pages of the arena", arena.n_pages(), plan.pages_of_arena)?;
+    let n_parts = plan.n_sequences * n_kv_heads * plan.n_splits * DECODE_ROWS;
+    check_len("parts of the plan", plan.part_out.len(), n_parts * dim)?;
+    if layer >= arena.n_layers() {
+        return Err(Error::Row { row: layer, n_rows: arena.n_layers() });
+    }
+    let (kernel, _) = by_head_dim(["decode_32", "decode_64", "decode_128"], dim)?;
+    let at = layer * arena.layer_len();
+    let launch = Launch {
+        grid: [plan.n_splits as u32, n_kv_heads as u32, count("sequences", plan.n_sequences)?],
+        block: 128,
+        shared_bytes: 4 * 4 * 32 * dim * size_of::<F16>(), // Each warp has two tiles of 32 keys, and of values.
+    };
+    let arguments = [
+        queries.argument(),
+        plan.query_positions.argument(),
+        Argument::U32(plan.n_queries as u32),
+        arena.keys.argument_at(at),
+        arena.values.argument_at(at),
+        plan.pages.argument(),
+        plan.n_pages.argument(),
+        Argument::U32(plan.most_pages as u32),
+        plan.positions.argument(),
+        Argument::U32(n_kv_heads as u32),
+        Argument::U32(plan.group as u32),
+        Argument::F32(plan.scale),
+        Argument::U32(plan.mask.window.unwrap_or(u32::MAX)),
+        Argument::U32(plan.mask.sinks),
+        plan.part_out.argument(),
+        plan.part_lse.argument(),
+    ];
+    if n_rows == 0 {
+        return Ok(());
+    }
+    // SAFETY: the arguments are the kernel's; pages, layer and rows were checked, and the plan has a part for each block.
+    unsafe { queries.device().launch(&MODULE, kernel, launch, &arguments) }?;
+    let launch = Launch { grid: [count("rows", n_rows.div_ceil(4))?, 1, 1], block: 128, shared_bytes: 0 };
+    let arguments = [
+        plan.part_out.argument(),
+        plan.part_lse.argument(),
+        Argument::U32(plan.n_splits as u32),
+        Argument::U32(plan.n_queries as u32),
+        Argument::U32(n_kv_heads as u32),
+        Argument::U32(plan.group as u32),
+        Argument::U32(dim as u32),
+        Argument::U32(n_rows as u32),
+        out.argument(),
+        optional(lse),
+    ];
+    // SAFETY: the arguments are the kernel's; a warp below `n_rows` reads its row's parts and writes its row.
+    unsafe { queries.device().launch(&MODULE, "merge_splits", launch, &arguments) }
+}
