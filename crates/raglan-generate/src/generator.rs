@@ -221,11 +221,9 @@ impl ChatGenerator {
     pub(crate) fn read(&self, context: &Context, whole: bool) -> Result<Reading> {
         let mut prompt = self.prompt(context)?;
         let transformer = &self.model.transformer;
-        let chunks = |prompt: &Prompt| -> Vec<ChunkId> {
-            prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect()
-        };
-        let order =
-            self.keeper.as_ref().and_then(|keeper| keeper.order(transformer, &prompt.pieces, &chunks(&prompt)));
+        let chunks =
+            |prompt: &Prompt| -> Vec<ChunkId> { prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect() };
+        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(transformer, &prompt.pieces, &chunks(&prompt)));
         if let Some(order) = order
             && let Some(ordered) = self.writer.in_order(&self.model, context, &prompt, &order)?
         {

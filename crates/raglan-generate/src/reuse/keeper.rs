@@ -132,12 +132,7 @@ impl KvKeeper {
 
     /// The order in which a prompt had better show its passages, by their indices in it, if it is another. `chunks` are
     /// the passages that are shown.
-    pub(crate) fn order(
-        &self,
-        model: &DecoderModel,
-        pieces: &[PromptPiece],
-        chunks: &[ChunkId],
-    ) -> Option<Vec<usize>> {
+    pub(crate) fn order(&self, model: &DecoderModel, pieces: &[PromptPiece], chunks: &[ChunkId]) -> Option<Vec<usize>> {
         if self.order == PassageOrder::Rank || pieces.len() <= 3 {
             return None;
         }

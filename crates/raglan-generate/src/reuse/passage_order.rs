@@ -41,13 +41,11 @@ impl FromStr for PassageOrder {
 /// begins in them and which that is; the run without it is known.
 ///
 /// What the templates write between passages may tell their numbers, and nothing else of them.
-pub(super) fn shared_order(
-    pieces: &[PromptPiece],
-    is_known: &dyn Fn(&[u32], usize, usize) -> bool,
-) -> Vec<usize> {
+pub(super) fn shared_order(pieces: &[PromptPiece], is_known: &dyn Fn(&[u32], usize, usize) -> bool) -> Vec<usize> {
     let passages: Vec<&[u32]> =
         pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &piece.ids[..]).collect();
-    let mut walk = Walk { is_known, passages, pieces, tokens: pieces[0].ids.clone(), order: Vec::new(), best: Vec::new() };
+    let mut walk =
+        Walk { is_known, passages, pieces, tokens: pieces[0].ids.clone(), order: Vec::new(), best: Vec::new() };
     walk.extend();
     let Walk { passages, best: mut order, .. } = walk;
     let others: Vec<usize> = (0..passages.len()).filter(|passage| !order.contains(passage)).collect();

@@ -178,7 +178,7 @@ fn questions_that_come_again_find_what_was_computed() {
     assert_eq!((rank.label(), shared.label()), ("prefix".to_owned(), "prefix (shared)".to_owned()));
     // All but the template and the question, where a question's passages came before.
     assert!(shared.hits >= rank.hits && shared.computed_tokens < rank.computed_tokens, "{workload:?}");
-    assert_eq!(shared.misses, workload.n_passages);
+    assert!(shared.misses <= 4 * workload.n_questions, "{workload:?}");
 }
 
 #[test]

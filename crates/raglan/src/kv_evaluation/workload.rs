@@ -13,8 +13,8 @@ use raglan_kv::{BlockPrecision, CacheLimits, ChunkCache};
 use serde::Serialize;
 
 use super::blocks::context_of;
-use super::scores::{mean, quantile};
 use super::of_model;
+use super::scores::{mean, quantile};
 use crate::kept_kv::limits_of;
 use crate::{Error, Result};
 

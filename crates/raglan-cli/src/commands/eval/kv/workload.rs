@@ -83,7 +83,10 @@ fn print(workload: &KvWorkload, what: &str, command: &KvCommand) {
     );
     line(
         "method",
-        &["prompts", "computed", "of prfx", "later", "of prfx", "hits", "misses", "blocks", "MB", "TTFT ms", "F1", "equal"],
+        &[
+            "prompts", "computed", "of prfx", "later", "of prfx", "hits", "misses", "blocks", "MB", "TTFT ms", "F1",
+            "equal",
+        ],
     );
     for row in &workload.rows {
         let cells = [
