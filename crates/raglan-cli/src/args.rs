@@ -705,6 +705,12 @@ pub struct KvCommand {
     /// Share of the workload's requests whose passages come in another order than the question's own
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "workload")]
     pub reordered: f64,
+    /// Orders in which the workload's prompts show passages, separated by commas: rank, shared
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "rank", requires = "workload")]
+    pub order: Vec<String>,
+    /// Begin a process for each request of the workload: memory has nothing, and the index folder what was kept
+    #[arg(long, requires = "workload")]
+    pub restart: bool,
     /// Choose the parameters of cache-craft or parallel on every second question, measure them on the others, and write
     /// them down for `raglan ask --kv METHOD`
     #[arg(long, value_name = "METHOD", conflicts_with_all = ["method", "cold", "out"])]

@@ -221,7 +221,9 @@ impl ChatGenerator {
     pub(crate) fn read(&self, context: &Context, whole: bool) -> Result<Reading> {
         let mut prompt = self.prompt(context)?;
         let transformer = &self.model.transformer;
-        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(transformer, &prompt.pieces));
+        let chunks =
+            |prompt: &Prompt| -> Vec<ChunkId> { prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect() };
+        let order = self.keeper.as_ref().and_then(|keeper| keeper.order(transformer, &prompt.pieces, &chunks(&prompt)));
         if let Some(order) = order
             && let Some(ordered) = self.writer.in_order(&self.model, context, &prompt, &order)?
         {
@@ -235,8 +237,7 @@ impl ChatGenerator {
             let cache = whole.then(read).transpose()?;
             return Ok(Reading { prompt, tokens, cache, kv: None });
         };
-        let chunks: Vec<ChunkId> = prompt.shown.iter().map(|&i| context.passages[i].chunk.id).collect();
-        let ReadPrompt { tokens, cache, usage } = keeper.read(transformer, &prompt, &chunks, &go_on)?;
+        let ReadPrompt { tokens, cache, usage } = keeper.read(transformer, &prompt, &chunks(&prompt), &go_on)?;
         Ok(Reading { prompt, tokens, cache: Some(cache), kv: Some(usage) })
     }
 

@@ -103,6 +103,11 @@ impl KvArena {
         KvCache { arena: self.clone(), pages: Vec::new(), positions: Vec::new(), segments: None, parallel: None }
     }
 
+    /// How exactly its caches keep numbers.
+    pub fn precision(&self) -> KvPrecision {
+        self.0.precision
+    }
+
     /// Bytes that pages may take in all; there is no limit until one is set.
     pub fn budget(&self) -> usize {
         self.0.budget.load(Ordering::Relaxed)

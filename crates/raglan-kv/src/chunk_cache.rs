@@ -193,6 +193,11 @@ impl ChunkCache {
         found
     }
 
+    /// Whether there is a block of a chunk that depends on this; its file is not opened.
+    pub fn contains(&self, chunk: ChunkId, key: &BlockKey) -> bool {
+        self.state().entries.contains_key(&Name::new(chunk, key))
+    }
+
     /// Removes the block in a file that turned out to be damaged; says whether there was one.
     pub fn forget_file(&self, file: &Path) -> bool {
         let Some(folder) = &self.folder else { return false };

@@ -69,10 +69,18 @@ impl KvSettings {
     pub(crate) fn keeper(&self, model: &str, weights: &str) -> Result<KvKeeper> {
         let folder = self.index.join(FOLDER).join(folder_name(model, weights));
         let switch = SafetySwitch::new(DriftRecord::new(&folder), self.shadow, self.drift)?;
-        let chunks = ChunkCache::open(Some(folder), self.limits).map_err(kept)?;
+        let limits = limits_of(self.method, self.limits);
+        // Nothing is written that would have to go at once.
+        let chunks = ChunkCache::open((limits.disk_bytes > 0).then_some(folder), limits).map_err(kept)?;
         let keeper = KvKeeper::new(self.method, self.precision, Arc::new(chunks), weights);
         Ok(keeper.ordered_by(self.order).watched_by(switch))
     }
+}
+
+/// What blocks may take by a method. Where whole beginnings are what is taken over, memory has these already.
+pub(crate) fn limits_of(method: ReuseMethod, limits: CacheLimits) -> CacheLimits {
+    let memory_bytes = if method.is_exact() { 0 } else { limits.memory_bytes };
+    CacheLimits { memory_bytes, ..limits }
 }
 
 /// What is kept for one model.

@@ -62,6 +62,11 @@ fn the_second_question_finds_what_the_first_left() {
     assert!(whole["kv"].is_null());
     let exact = ask("prefix", "How long is the warranty?");
     assert_eq!((&exact["answer"], &exact["kv"]["method"]), (&whole["answer"], &Value::from("prefix")));
+    // Another process takes over exactly what stood behind the same passages.
+    let again = ask("prefix", "How long is the warranty?");
+    assert_eq!((&again["answer"], kv(&exact), kv(&again)), (&whole["answer"], [0, 2], [2, 0]));
+    assert!(3 * again["kv"]["computed_tokens"].as_u64().unwrap() < 2 * again["tokens"]["prompt"].as_u64().unwrap());
+    assert_eq!(json(path, &["gc", "--kv"])["kv_blocks_removed"], 2);
     // Nothing is there the first time, so all is computed, and the answer is that of the whole.
     let first = ask("naive", "How long is the warranty?");
     assert_eq!((&first["answer"], kv(&first)), (&whole["answer"], [0, 2]));
@@ -86,6 +91,9 @@ fn the_second_question_finds_what_the_first_left() {
         assert_eq!((report["computed"].as_u64(), report["blocks"].as_u64()), (Some(computed), Some(blocks)));
     }
     assert_eq!(kv(&ask("link", "How long is the warranty?")), [2, 0]);
+    // An index that is built anew has other chunks.
+    assert!(raglan(path, &["index", ".", "--rebuild"]).status.success());
+    assert_eq!(json(path, &["status"])["kv"][0]["blocks"], 0);
 
     let wrong = raglan(path, &["ask", "--kv", "focus=2", "Why?"]);
     let told = String::from_utf8_lossy(&wrong.stderr);

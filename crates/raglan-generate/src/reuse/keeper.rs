@@ -1,19 +1,21 @@
 //! Keys and values that are kept beside an index, and how prompts are read with them.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use raglan_core::{ChunkId, KvFallbackReason, KvUsage};
 use raglan_kv::{
     BlockKey, BlockPrecision, BlockStatistics, ChunkCache, DriftKey, DriftSample, KV_PAGE, KvBlock, KvCache,
-    PrefixTree, TokensHash,
+    KvPrecision, PrefixTree, TokensHash,
 };
 use raglan_model::DecoderModel;
 
 use super::PassageOrder;
 use super::passage_order::shared_order;
 use super::safety_switch::Verdict;
-use super::{Continuation, Prefilled, ReuseMethod, SafetySwitch, capture, model_hash, prefill_while, read_tokens};
+use super::{
+    Assembly, Continuation, Prefilled, ReuseMethod, SafetySwitch, capture, model_hash, prefill_while, read_tokens,
+};
 use crate::{Error, Prompt, PromptPiece, Result};
 
 /// Bytes of whole texts whose beginnings are kept in memory: four prompts of the usual length of a model of a billion
@@ -27,7 +29,8 @@ const TEST_TOKENS: usize = 32;
 /// Reads prompts with the keys and values that are kept beside an index, and keeps those that were missing.
 ///
 /// It serves one model and one index. Passages that had none are noted while prompts are read, and
-/// [`remember`](Self::remember) computes theirs when there is time.
+/// [`remember`](Self::remember) keeps theirs when there is time: where the method is exact, as they stand in the prompts
+/// that were read, and otherwise computed behind the first piece alone.
 #[derive(Debug)]
 pub struct KvKeeper {
     method: ReuseMethod,
@@ -45,6 +48,8 @@ pub struct KvKeeper {
 struct Pending {
     /// Passages without a block, and the first piece of their prompt.
     missing: Vec<(ChunkId, Vec<u32>, Arc<[u32]>)>,
+    /// Prompts that were read exactly and have passages without a block as they stand there.
+    exact: Vec<ExactPrompt>,
     /// Blocks that were read from files.
     read: Vec<(ChunkId, KvBlock)>,
     /// Questions that were asked by a method that is watched.
@@ -61,12 +66,19 @@ struct Shadow {
     by_method: Option<KvCache>,
 }
 
+/// A prompt that was read exactly: its tokens, and its passages with their slots.
+#[derive(Debug)]
+struct ExactPrompt {
+    ids: Vec<u32>,
+    passages: Vec<(ChunkId, Range<usize>)>,
+}
+
 /// What was done when no one waited.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Remembered {
-    /// Passages whose keys and values were computed.
+    /// Passages whose keys and values were kept.
     pub blocks: usize,
-    /// Tokens of these.
+    /// Tokens that were computed for that; none where they were taken out of prompts that had been read.
     pub block_tokens: usize,
     /// What tests of the method found.
     pub tests: Vec<DriftSample>,
@@ -118,12 +130,31 @@ impl KvKeeper {
         Self { order, ..self }
     }
 
-    /// The order in which a prompt had better show its passages, by their indices in it, if it is another.
-    pub(crate) fn order(&self, model: &DecoderModel, pieces: &[PromptPiece]) -> Option<Vec<usize>> {
+    /// The order in which a prompt had better show its passages, by their indices in it, if it is another. `chunks` are
+    /// the passages that are shown.
+    pub(crate) fn order(&self, model: &DecoderModel, pieces: &[PromptPiece], chunks: &[ChunkId]) -> Option<Vec<usize>> {
         if self.order == PassageOrder::Rank || pieces.len() <= 3 {
             return None;
         }
-        Some(shared_order(self.prefixes(model), pieces)).filter(|order| !order.is_sorted())
+        let tree = self.prefixes(model);
+        let keeps_exact = self.keeps_exact(model);
+        let hash = model_hash(model, &self.weights);
+        let is_known = |tokens: &[u32], start: usize, passage: usize| {
+            tree.common_len(tokens) == tokens.len()
+                || keeps_exact && self.chunks.contains(chunks[passage], &exact_key(hash, tokens, start..tokens.len()))
+        };
+        Some(shared_order(pieces, &is_known)).filter(|order| !order.is_sorted())
+    }
+
+    /// Whether passages of prompts that were read exactly are kept as they stand there: where blocks give a cache back
+    /// what it had, bit for bit.
+    fn keeps_exact(&self, model: &DecoderModel) -> bool {
+        let is_lossless = match self.precision {
+            BlockPrecision::F32 => true,
+            BlockPrecision::F16 => model.kv_arena().precision() == KvPrecision::F16,
+            BlockPrecision::Bf16 | BlockPrecision::Int8 => false,
+        };
+        self.method == ReuseMethod::Prefix && is_lossless
     }
 
     /// How keys and values are used.
@@ -163,8 +194,11 @@ impl KvKeeper {
             .iter()
             .rposition(|piece| piece.passage.is_some())
             .map_or(0, |last| prompt.pieces[..=last].iter().map(|piece| piece.ids.len()).sum::<usize>());
-        if self.method.is_exact() || chunks.is_empty() || tail == 0 {
+        if chunks.is_empty() || tail == 0 {
             return self.read_exactly(model, ids, exact, go_on);
+        }
+        if self.method.is_exact() {
+            return self.read_on(model, prompt, chunks, exact, go_on);
         }
         let hash = model_hash(model, &self.weights);
         let mut is_tested = false;
@@ -271,6 +305,94 @@ impl KvKeeper {
         Ok((prefix, bodies(pieces).zip(chunks).map(variants).collect()))
     }
 
+    /// Reads a prompt on from what earlier ones began with, in memory and behind that in blocks.
+    fn read_on(
+        &self,
+        model: &DecoderModel,
+        prompt: &Prompt,
+        chunks: &[ChunkId],
+        exact: Option<KvCache>,
+        go_on: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<ReadPrompt> {
+        let ids = prompt.ids();
+        let passages = with_slots(&prompt.pieces, chunks);
+        let hash = model_hash(model, &self.weights);
+        let keeps_exact = self.keeps_exact(model);
+        let (exact, n_between) =
+            if keeps_exact { self.run(model, hash, &ids, &passages, exact, go_on)? } else { (exact, 0) };
+        let n_known = exact.as_ref().map_or(0, KvCache::len);
+        let mut read = self.read_exactly(model, ids, exact, go_on)?;
+        read.usage.reused_tokens -= n_between;
+        read.usage.computed_tokens += n_between;
+        let mut unkept = Vec::new();
+        for (chunk, slots) in passages {
+            let key = exact_key(hash, &read.tokens, slots.clone());
+            if slots.end <= n_known {
+                read.usage.hits += 1;
+                self.chunks.used(chunk, &key, slots.len());
+            } else {
+                read.usage.misses += 1;
+                self.chunks.missed(chunk);
+            }
+            if keeps_exact && !self.chunks.contains(chunk, &key) {
+                unkept.push((chunk, slots));
+            }
+        }
+        if !unkept.is_empty() {
+            self.pending().exact.push(ExactPrompt { ids: read.tokens.clone(), passages: unkept });
+        }
+        Ok(read)
+    }
+
+    /// Extends what earlier prompts began with by blocks of the passages behind it that stood behind the very same
+    /// tokens, as far as one follows the other; and says how many tokens between them were computed.
+    fn run(
+        &self,
+        model: &DecoderModel,
+        hash: TokensHash,
+        ids: &[u32],
+        passages: &[(ChunkId, Range<usize>)],
+        exact: Option<KvCache>,
+        go_on: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<(Option<KvCache>, usize)> {
+        let n_exact = exact.as_ref().map_or(0, KvCache::len);
+        loop {
+            let mut pieces = vec![PromptPiece { ids: Vec::new(), passage: None }];
+            let mut blocks: Vec<Option<KvBlock>> = Vec::new();
+            let mut end = n_exact;
+            // The last token of a prompt is left to be read.
+            for (chunk, slots) in passages.iter().filter(|(_, slots)| slots.end > n_exact && slots.end < ids.len()) {
+                let key = exact_key(hash, ids, slots.clone());
+                let fits = |block: &KvBlock| {
+                    *block.key() == key
+                        && block.precision() == self.precision
+                        && block.start() as usize == slots.start
+                        && block.n_tokens() == slots.len()
+                };
+                let Some(block) = self.chunks.variants(*chunk, key.tokens, hash).into_iter().find(fits) else { break };
+                if blocks.is_empty() {
+                    end = end.min(slots.start);
+                    pieces[0].ids = ids[..end].to_vec();
+                }
+                pieces.push(PromptPiece { ids: ids[end..slots.start].to_vec(), passage: None });
+                pieces.push(PromptPiece { ids: ids[slots.clone()].to_vec(), passage: Some(blocks.len()) });
+                blocks.push(Some(block));
+                end = slots.end;
+            }
+            if blocks.is_empty() {
+                return Ok((exact, 0));
+            }
+            pieces.push(PromptPiece { ids: vec![ids[end]], passage: None });
+            let mut before = exact.clone().unwrap_or_else(|| model.cache());
+            before.truncate(pieces[0].ids.len());
+            match placed(model, &before, &pieces, &blocks, go_on) {
+                Err(Error::Model(raglan_model::Error::Kv(raglan_kv::Error::Damaged { path, .. })))
+                    if self.chunks.forget_file(&path) => {}
+                read => return read.map(|(cache, n_between)| (Some(cache), n_between)),
+            }
+        }
+    }
+
     /// Reads a prompt on from what an earlier one began with.
     fn read_exactly(
         &self,
@@ -356,11 +478,11 @@ impl KvKeeper {
         statistics: BlockStatistics,
     ) -> Result<()> {
         let slots = read.passages[passage].clone();
-        let key = BlockKey {
-            tokens: TokensHash::of(&read.tokens[slots.clone()]),
-            behind: TokensHash::of(&read.tokens[..slots.start]),
-            model: hash,
-        };
+        let mut key = exact_key(hash, &read.tokens, slots.clone());
+        if read.used[..passage].iter().any(Option::is_some) {
+            // What stands behind blocks is not what stands behind their tokens.
+            key.behind = TokensHash::of(&[&[u32::MAX], &read.tokens[..slots.start]].concat());
+        }
         let block = KvBlock::from_cache(&read.cache, slots, model.kv_shape(), self.precision, model);
         self.chunks.insert(chunk, block.map_err(raglan_model::Error::from)?.described(key, statistics));
         Ok(())
@@ -376,7 +498,7 @@ impl KvKeeper {
     /// [`Error::Model`] when blocks cannot be computed or written, or when a whole computation gives
     /// no numbers.
     pub fn remember(&self, model: &DecoderModel, go_on: &dyn Fn() -> ControlFlow<()>) -> Result<Remembered> {
-        let Pending { mut missing, read, n_asked, shadows } = std::mem::take(&mut *self.pending());
+        let Pending { mut missing, exact, read, n_asked, shadows } = std::mem::take(&mut *self.pending());
         for (chunk, block) in read {
             // One that has gone since is as if it had never been there.
             let _ = self.chunks.keep_resident(chunk, &block);
@@ -390,6 +512,13 @@ impl KvKeeper {
         missing.sort();
         missing.dedup();
         let mut remembered = Remembered::default();
+        for prompt in exact {
+            if go_on().is_break() {
+                break;
+            }
+            remembered.blocks += self.keep_exact(model, &prompt)?;
+            self.chunks.flush().map_err(raglan_model::Error::from)?;
+        }
         for of_prefix in missing.chunk_by(|a, b| a.2 == b.2) {
             let first = &of_prefix[0].2;
             for some in of_prefix.chunks(4) {
@@ -423,6 +552,25 @@ impl KvKeeper {
             self.chunks.flush().map_err(raglan_model::Error::from)?;
         }
         Ok(remembered)
+    }
+
+    /// Keeps passages as they stand in a prompt that was read exactly, as far as memory still has it; gives their number.
+    fn keep_exact(&self, model: &DecoderModel, prompt: &ExactPrompt) -> Result<usize> {
+        let ExactPrompt { ids, passages } = prompt;
+        let hash = model_hash(model, &self.weights);
+        let Some(cache) = self.prefixes(model).longest(ids) else { return Ok(0) };
+        let mut n = 0;
+        for (chunk, slots) in passages.iter().filter(|(_, slots)| slots.end <= cache.len()) {
+            let key = exact_key(hash, ids, slots.clone());
+            if self.chunks.contains(*chunk, &key) {
+                continue; // The same prompt was read twice.
+            }
+            let block = KvBlock::from_cache(&cache, slots.clone(), model.kv_shape(), self.precision, model);
+            let block = block.map_err(raglan_model::Error::from)?;
+            self.chunks.insert(*chunk, block.described(key, BlockStatistics::default()));
+            n += 1;
+        }
+        Ok(n)
     }
 
     /// Compares what the method makes of a prompt with the whole; gives nothing where the prompt tells nothing.
@@ -514,6 +662,44 @@ impl KvKeeper {
 /// The tokens of a prompt's passages, in order.
 fn bodies(pieces: &[PromptPiece]) -> impl Iterator<Item = &Vec<u32>> {
     pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &piece.ids)
+}
+
+/// The passages of a prompt with their slots.
+fn with_slots(pieces: &[PromptPiece], chunks: &[ChunkId]) -> Vec<(ChunkId, Range<usize>)> {
+    let mut end = 0;
+    let mut slots = Vec::with_capacity(chunks.len());
+    for piece in pieces {
+        let start = end;
+        end += piece.ids.len();
+        if piece.passage.is_some() {
+            slots.push(start..end);
+        }
+    }
+    chunks.iter().copied().zip(slots).collect()
+}
+
+/// What the keys and values of some tokens of a prompt depend on when it is computed exactly.
+fn exact_key(model: TokensHash, ids: &[u32], slots: Range<usize>) -> BlockKey {
+    BlockKey { tokens: TokensHash::of(&ids[slots.clone()]), behind: TokensHash::of(&ids[..slots.start]), model }
+}
+
+/// Puts blocks behind what has read a prompt's first piece, and computes what stands between them; gives all but the
+/// last token, and how many were computed.
+fn placed(
+    model: &DecoderModel,
+    before: &KvCache,
+    pieces: &[PromptPiece],
+    blocks: &[Option<KvBlock>],
+    go_on: &dyn Fn() -> ControlFlow<()>,
+) -> Result<(KvCache, usize)> {
+    let mut assembly = Assembly::new(model, before, pieces, blocks)?.interrupted_by(go_on);
+    let n_fresh = assembly.fresh().len();
+    if n_fresh == 0 {
+        assembly.load(model.config().n_layers)?;
+    } else {
+        assembly.compute(&[])?;
+    }
+    Ok((assembly.into_cache(), n_fresh))
 }
 
 /// What was seen of a passage's attention while a prompt was read.

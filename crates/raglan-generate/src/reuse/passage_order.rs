@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use raglan_kv::PrefixTree;
-
 use crate::{Error, PromptPiece, Result};
 
 /// The order in which a prompt shows its passages.
@@ -39,13 +37,15 @@ impl FromStr for PassageOrder {
 }
 
 /// The order of a prompt's passages, by their indices in it, in which the longest run of whole passages was read before;
-/// of equal runs the one whose passages come first.
+/// of equal runs the one whose passages come first. `is_known` is given the tokens of a run, where its last passage
+/// begins in them and which that is; the run without it is known.
 ///
 /// What the templates write between passages may tell their numbers, and nothing else of them.
-pub(super) fn shared_order(tree: &PrefixTree, pieces: &[PromptPiece]) -> Vec<usize> {
+pub(super) fn shared_order(pieces: &[PromptPiece], is_known: &dyn Fn(&[u32], usize, usize) -> bool) -> Vec<usize> {
     let passages: Vec<&[u32]> =
         pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &piece.ids[..]).collect();
-    let mut walk = Walk { tree, passages, pieces, tokens: pieces[0].ids.clone(), order: Vec::new(), best: Vec::new() };
+    let mut walk =
+        Walk { is_known, passages, pieces, tokens: pieces[0].ids.clone(), order: Vec::new(), best: Vec::new() };
     walk.extend();
     let Walk { passages, best: mut order, .. } = walk;
     let others: Vec<usize> = (0..passages.len()).filter(|passage| !order.contains(passage)).collect();
@@ -53,9 +53,9 @@ pub(super) fn shared_order(tree: &PrefixTree, pieces: &[PromptPiece]) -> Vec<usi
     order
 }
 
-/// A walk down the tree, by whole passages.
+/// A walk along what was read, by whole passages.
 struct Walk<'p> {
-    tree: &'p PrefixTree,
+    is_known: &'p dyn Fn(&[u32], usize, usize) -> bool,
     passages: Vec<&'p [u32]>,
     /// A passage is every second.
     pieces: &'p [PromptPiece],
@@ -69,7 +69,7 @@ impl Walk<'_> {
         order.iter().map(|&passage| self.passages[passage].len()).sum()
     }
 
-    /// Tries each passage behind those that are there; there are no more ways than paths in the tree.
+    /// Tries each passage behind those that are there; there are no more ways than prompts that were read.
     fn extend(&mut self) {
         if self.n_tokens(&self.order) > self.n_tokens(&self.best) {
             self.best.clone_from(&self.order);
@@ -80,7 +80,7 @@ impl Walk<'_> {
             }
             let len = self.tokens.len();
             self.tokens.extend_from_slice(self.passages[passage]);
-            if self.tree.common_len(&self.tokens) == self.tokens.len() {
+            if (self.is_known)(&self.tokens, len, passage) {
                 self.order.push(passage);
                 if self.order.len() < self.passages.len() {
                     self.tokens.extend_from_slice(&self.pieces[2 * self.order.len()].ids);
@@ -95,7 +95,7 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use raglan_kv::{KvArena, KvPrecision, KvShape};
+    use raglan_kv::{KvArena, KvPrecision, KvShape, PrefixTree};
 
     use super::*;
 
@@ -120,7 +120,8 @@ mod tests {
             cache.leave(ids.len(), 0).unwrap();
             tree.insert(&ids, &cache);
         }
-        assert_eq!(shared_order(&tree, &pieces(passages)), order);
+        let is_known = |tokens: &[u32], _, _| tree.common_len(tokens) == tokens.len();
+        assert_eq!(shared_order(&pieces(passages), &is_known), order);
     }
 
     #[test]

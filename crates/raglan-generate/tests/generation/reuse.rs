@@ -334,6 +334,82 @@ fn prefixes_are_exact_and_shared() {
 }
 
 #[test]
+fn another_process_takes_over_exactly_what_stood_behind_the_same() {
+    let model = load(4, Products::Stored);
+    let folder = tempfile::tempdir().unwrap();
+    let plain = generator(&model);
+    let ask = |keeper: &ChatGenerator, question: &str, order: &[usize]| {
+        let context = context(question, order);
+        let answer = keeper.answer(&context, &mut |_| {}).unwrap();
+        assert_eq!(answer.text, plain.answer(&context, &mut |_| {}).unwrap().text, "{question} {order:?}");
+        let kv = answer.kv.unwrap();
+        assert_eq!(kv.reused_tokens + kv.computed_tokens, answer.tokens.prompt);
+        (kv.hits, kv.misses)
+    };
+    let first = keeping(&model, "prefix", folder.path());
+    assert_eq!(ask(&first, "When?", &[0, 1, 2]), (0, 3));
+    let remembered = first.remember().unwrap();
+    assert_eq!((remembered.blocks, remembered.block_tokens), (3, 0));
+    assert_eq!(first.remember().unwrap(), Default::default());
+    for (order, expected) in [
+        (&[0, 1, 2][..], (3, 0)),
+        (&[0, 1, 3], (2, 1)),
+        (&[0, 2, 1], (1, 2)), // Behind another text.
+        (&[1, 0, 2], (0, 3)),
+        (&[0], (1, 0)),
+    ] {
+        assert_eq!(ask(&keeping(&model, "prefix", folder.path()), "Who is she?", order), expected, "{order:?}");
+    }
+    // Memory has the first passage, files the others.
+    let mixed = keeping(&model, "prefix", folder.path());
+    assert_eq!(ask(&mixed, "Where?", &[0, 3]), (1, 1));
+    assert_eq!(ask(&mixed, "Who is she?", &[0, 1, 2]), (3, 0));
+    // What would not be bit for bit is not kept.
+    let bytes = tempfile::tempdir().unwrap();
+    let chunks = ChunkCache::open(Some(bytes.path().to_owned()), CacheLimits::default()).unwrap();
+    let keeper = KvKeeper::new(ReuseMethod::Prefix, BlockPrecision::Int8, Arc::new(chunks), "weights");
+    let inexact = generator(&model).keeping(keeper);
+    assert_eq!((ask(&inexact, "When?", &[0, 1]), inexact.remember().unwrap().blocks), ((0, 2), 0));
+    // A file that is damaged ends the run before it.
+    let second = format!("{}-", passage(1, TEXTS[1]).chunk.id.0);
+    let mut n_damaged = 0;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with(&second) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last = bytes.len() - 9;
+            bytes[last] ^= 0x40;
+            std::fs::write(&path, bytes).unwrap();
+            n_damaged += 1;
+        }
+    }
+    assert!(n_damaged > 0);
+    assert_eq!(ask(&keeping(&model, "prefix", folder.path()), "Who is she?", &[0, 1, 2]), (1, 2));
+}
+
+#[test]
+fn what_was_computed_behind_blocks_is_not_taken_for_exact() {
+    let model = load(4, Products::Stored);
+    let folder = tempfile::tempdir().unwrap();
+    let craft = keeping(&model, "cache-craft=0.5", folder.path());
+    craft.answer(&context("When?", &[1, 0]), &mut |_| {}).unwrap();
+    craft.remember().unwrap();
+    // Passage 2 is computed behind blocks of the others, which stood the other way round.
+    let craft = keeping(&model, "cache-craft=0.5", folder.path());
+    let kv = craft.answer(&context("When?", &[0, 1, 2]), &mut |_| {}).unwrap().kv.unwrap();
+    assert!(kv.hits > 0 && kv.misses > 0, "{kv:?}");
+    craft.remember().unwrap();
+    let exact = keeping(&model, "prefix", folder.path());
+    let asked = context("Who is she?", &[0, 1, 2]);
+    let answer = exact.answer(&asked, &mut |_| {}).unwrap();
+    assert_eq!(answer.text, generator(&model).answer(&asked, &mut |_| {}).unwrap().text);
+    assert!(answer.kv.unwrap().hits < 2);
+    // What was computed in the first prompt was exact, and serves the other method.
+    let answer = exact.answer(&context("Who is she?", &[1, 0]), &mut |_| {}).unwrap();
+    assert_eq!(answer.kv.unwrap().hits, 2);
+}
+
+#[test]
 fn passages_that_an_earlier_prompt_began_with_come_first() {
     let model = load(4, Products::Stored);
     let folder = tempfile::tempdir().unwrap();

@@ -190,10 +190,11 @@ impl<'a> Batch<'a> {
             }
             let started = Instant::now();
             let delete = std::mem::take(&mut self.delete);
-            let deletes = !delete.is_empty();
+            // The first commit of an index that is built anew drops all that was there.
+            let drops = !delete.is_empty() || writer.passport_is_new();
             let snapshot = writer.commit(Commit { add, drop: Vec::new(), delete, ledger: ledger.clone() })?;
             timings.commit_s += started.elapsed().as_secs_f64();
-            if deletes && let Err(error) = crate::kept_kv::drop_dead(&snapshot) {
+            if drops && let Err(error) = crate::kept_kv::drop_dead(&snapshot) {
                 tracing::warn!("keys and values of chunks that are no more were not removed: {error}");
             }
             self.progress.event(IndexEvent::Committed { generation: snapshot.generation() });

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use raglan_datasets::planted::{Filler, PlantedSet, planted};
+use raglan_generate::reuse::PassageOrder;
 use raglan_generate::{GenerateOptions, LanguageModel};
 use raglan_kv::CacheLimits;
 use raglan_model::Products;
@@ -139,6 +140,9 @@ fn questions_that_come_again_find_what_was_computed() {
     let Some(path) = path() else { return };
     let options = KvWorkloadOptions {
         methods: vec![ReuseMethod::Full, ReuseMethod::Naive],
+        orders: vec![PassageOrder::Rank],
+        restarts: false,
+        n_tokens: 2,
         n_requests: 6,
         exponent: 1.0,
         reordered: 1.0, // So that beginnings are seldom the same.
@@ -162,9 +166,19 @@ fn questions_that_come_again_find_what_was_computed() {
     // Each passage was computed twice at most: when it was first met, and to be kept.
     assert_eq!((naive.misses, naive.blocks), (workload.n_passages, workload.n_passages));
     assert!(naive.later_tokens > 0 && naive.later_tokens < naive.computed_tokens);
-    assert!(naive.hits > naive.misses && prefix.blocks == 0);
+    assert!(naive.hits > naive.misses && prefix.blocks > 0 && prefix.later_tokens == 0);
+    assert_eq!((full.same_answers, full.f1_difference), (1.0, 0.0));
     let stopped = evaluate_kv_workload(&model, &questions()[..2], &options, &mut |n| n < 3);
     assert!(matches!(stopped, Err(Error::Generate(raglan_generate::Error::Interrupted))));
+    // A process for each request finds what others wrote, and passages in an order that was read before are all there.
+    let orders = vec![PassageOrder::Rank, PassageOrder::Shared];
+    let options = KvWorkloadOptions { methods: vec![ReuseMethod::Prefix], orders, restarts: true, ..options };
+    let workload = evaluate_kv_workload(&model, &questions()[..2], &options, &mut |_| true).unwrap();
+    let [rank, shared] = &*workload.rows else { panic!("there are two orders") };
+    assert_eq!((rank.label(), shared.label()), ("prefix".to_owned(), "prefix (shared)".to_owned()));
+    // All but the template and the question, where a question's passages came before.
+    assert!(shared.hits >= rank.hits && shared.computed_tokens < rank.computed_tokens, "{workload:?}");
+    assert!(shared.misses <= 4 * workload.n_questions, "{workload:?}");
 }
 
 #[test]

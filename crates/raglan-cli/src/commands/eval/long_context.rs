@@ -48,12 +48,20 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
     }
     session.bars.count(asked.len(), "questions");
     let mut scores = Vec::new();
-    for (done, (length, item)) in asked.iter().enumerate() {
-        session.bars.done(done);
-        let found = evaluator.evaluate(item, *length, &|| !STOP.load(Ordering::Relaxed));
-        scores.extend(found.with_context(|| format!("{} at {length} tokens", item.id))?);
+    let mut n_done = 0;
+    for (length, item) in &asked {
+        session.bars.done(n_done);
+        match evaluator.evaluate(item, *length, &|| !STOP.load(Ordering::Relaxed)) {
+            // What is done is worth as much as if no more had been asked for.
+            Err(raglan::Error::Generate(raglan::generate::Error::Interrupted)) if n_done > 0 => break,
+            found => scores.extend(found.with_context(|| format!("{} at {length} tokens", item.id))?),
+        }
+        n_done += 1;
     }
     session.bars.clear();
+    if n_done < asked.len() {
+        eprintln!("interrupted: these are figures of {n_done} of {} questions", asked.len());
+    }
     let rows = long_context_rows(&scores);
     let config = model.transformer.config();
     let result = json!({

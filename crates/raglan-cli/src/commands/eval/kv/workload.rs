@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Result, bail};
 use raglan::datasets::ContextQuestion;
 use raglan::generate::LanguageModel;
+use raglan::generate::reuse::{PassageOrder, ReuseMethod};
 use raglan::kv::CacheLimits;
 use raglan::{KvWorkload, KvWorkloadOptions, evaluate_kv_workload};
 use serde_json::json;
@@ -28,8 +29,12 @@ pub fn run(
     if !(0.0..=1.0).contains(&command.reordered) || !(0.0..=100.0).contains(&command.zipf) || command.requests == 0 {
         bail!("`--reordered` is a share from 0 to 1, `--zipf` an exponent from 0 to 100, and `--requests` at least 1");
     }
+    let orders: Vec<PassageOrder> = command.order.iter().map(|order| order.parse()).collect::<Result<_, _>>()?;
     let options = KvWorkloadOptions {
         methods: methods(if command.method == "all" { METHODS } else { &command.method })?,
+        orders,
+        restarts: command.restart,
+        n_tokens: command.tokens,
         n_requests: command.requests,
         exponent: command.zipf,
         reordered: command.reordered,
@@ -43,8 +48,10 @@ pub fn run(
         seed: command.seed,
     };
     let questions = &questions[..questions.len().min(command.limit)];
-    let n_methods = options.methods.iter().filter(|method| method.to_string() != "prefix").count() + 1;
-    session.bars.count(n_methods * command.requests, "requests");
+    let is_first = |method: ReuseMethod, order| method == ReuseMethod::Prefix && order == PassageOrder::Rank;
+    let runs = options.methods.iter().flat_map(|&method| options.orders.iter().map(move |&order| (method, order)));
+    let n_runs = 1 + runs.filter(|&(method, order)| !is_first(method, order)).count();
+    session.bars.count(n_runs * command.requests, "requests");
     let workload = evaluate_kv_workload(model, questions, &options, &mut |done| {
         session.bars.done(done);
         !STOP.load(Ordering::Relaxed)
@@ -55,6 +62,7 @@ pub fn run(
     if session.json {
         output::json(&json!({
             "set": set, "model": name, "seed": command.seed, "zipf": command.zipf, "reordered": command.reordered,
+            "restart": command.restart, "tokens": command.tokens,
             "blocks": options.precision.to_string(), "passage_tokens": command.passage_tokens, "workload": workload,
         }))?;
     } else {
@@ -65,16 +73,20 @@ pub fn run(
 
 fn print(workload: &KvWorkload, what: &str, command: &KvCommand) {
     println!(
-        "{what}: {} for {} over {} (Zipf {}), {:.0} % of them with passages in another order",
+        "{what}: {} for {} over {} (Zipf {}), {:.0} % of them with passages in another order{}",
         output::count(workload.n_requests, "request"),
         output::count(workload.n_questions, "question"),
         output::count(workload.n_passages, "passage"),
         command.zipf,
-        100.0 * command.reordered
+        100.0 * command.reordered,
+        if command.restart { ", a process for each" } else { "" }
     );
     line(
         "method",
-        &["prompts", "computed", "of prfx", "later", "of prfx", "hits", "misses", "blocks", "MB", "TTFT ms"],
+        &[
+            "prompts", "computed", "of prfx", "later", "of prfx", "hits", "misses", "blocks", "MB", "TTFT ms", "F1",
+            "equal",
+        ],
     );
     for row in &workload.rows {
         let cells = [
@@ -88,11 +100,18 @@ fn print(workload: &KvWorkload, what: &str, command: &KvCommand) {
             row.blocks.to_string(),
             format!("{:.1}", row.bytes as f64 / 1e6),
             format!("{:.0}", row.ttft_ms),
+            format!("{:.3}", row.f1),
+            format!("{:.2}", row.same_answers),
         ];
-        line(&row.method, &cells.each_ref().map(String::as_str));
+        line(&row.label(), &cells.each_ref().map(String::as_str));
     }
     println!(
         "\nTokens: of all prompts; computed before answers, and as a share of what prefix caching computed; computed"
     );
-    println!("after answers to be kept, and both as such a share.");
+    println!("after answers to be kept, and both as such a share. `equal`: answers that are those of the first line.");
+    println!("\nF1 less that of the first line, with the 95 % interval over questions:");
+    for row in &workload.rows[1..] {
+        let (low, high) = row.f1_interval;
+        println!("  {:26} {:+.4}  {low:+.4} to {high:+.4}", row.label(), row.f1_difference);
+    }
 }
