@@ -1,10 +1,11 @@
 //! Whether to retrieve at all, and whether once more.
 
 use raglan_core::{Budget, Query};
+use raglan_model::{Prompt, Written};
 
 use crate::single_step::{FROM_MEMORY, FROM_PASSAGES};
 use crate::work::{Turn, Work};
-use crate::{End, Error, Parts, Prompt, Result, StepKind, Strategy, Trail, Written};
+use crate::{End, Error, Parts, Result, StepKind, Strategy, Trail};
 
 /// Says that an attempt is not to be trusted, and passages are wanted.
 ///
@@ -71,23 +72,20 @@ impl Adaptive {
 
     /// Whether an attempt asks for passages; unless it is asked, the answer stands.
     fn fires(&self, work: &mut Work<'_>, question: &str, written: &Written) -> Result<bool> {
-        let probabilities = || written.tokens.iter().map(|token| token.probability);
+        let probabilities = || written.tokens.iter().map(|token| token.log_probability.exp());
         Ok(match &self.trigger {
             Trigger::Always => true,
             _ if written.text.trim().is_empty() && written.tokens.is_empty() => true,
             Trigger::FirstToken { least } => probabilities().next().is_none_or(|p| p < *least),
             Trigger::AnyToken { least } => probabilities().any(|p| p < *least),
-            Trigger::MeanLoss { most } => {
-                let loss: f32 = probabilities().map(|p| -p.max(f32::MIN_POSITIVE).ln()).sum();
-                loss / written.tokens.len() as f32 > *most
-            }
+            Trigger::MeanLoss { most } => -written.mean_log_probability() > *most,
             Trigger::Asked { token } if work.model.has_token(token) => {
                 written.tokens.first().is_some_and(|first| first.text.trim() == token)
             }
             Trigger::Asked { .. } => written.text.trim_start().starts_with(WORD),
             Trigger::Unsure { least } => {
                 let user = format!("Question: {question}\nAnswer: {}\n{SURE}", written.text.trim());
-                work.weigh(&Prompt { user: &user, reply: "" }, &["Yes", "No"])?.margin() < f64::from(*least)
+                work.weigh(&Prompt::new(&user, ""), &["Yes", "No"])?.margin() < f64::from(*least)
             }
         })
     }
@@ -132,7 +130,7 @@ impl Strategy for Adaptive {
                 let (answer, shown) = last.unwrap_or_default();
                 return Ok(work.finish(answer, shown, End::Budget));
             };
-            let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
+            let written = work.write(&Prompt::new(&filled.user, turn.reply), limit, &["\n"])?;
             let fires = self.fires(&mut work, &question.text, &written)?;
             let is_request = fires && matches!(self.trigger, Trigger::Asked { .. });
             let text = written.text.trim().to_owned();
@@ -257,7 +255,7 @@ impl Flare {
         let turn = Turn { question: &question.text, request: IN_SENTENCES, reply: reply.trim_end(), ..Turn::default() };
         let limit = self.parts.limits.step_tokens;
         let Some(filled) = work.fill(&turn, places, limit)? else { return Ok(None) };
-        let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
+        let written = work.write(&Prompt::new(&filled.user, turn.reply), limit, &["\n"])?;
         let (sentence, is_whole) = crate::work::first_sentence(written.text.trim());
         // Tokens of the sentence alone; special ones have no place in the text and none in a query.
         let from = written.text.len() - written.text.trim_start().len();
@@ -266,7 +264,7 @@ impl Flare {
         let mut tokens = Vec::new();
         for token in &written.tokens {
             if at < end && written.text[at..].starts_with(token.text.as_str()) {
-                tokens.push((token.text.clone(), token.probability));
+                tokens.push((token.text.clone(), token.log_probability.exp()));
                 at += token.text.len();
             }
         }

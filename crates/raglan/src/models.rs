@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_augment::{ChatCompleter, PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
+use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
 use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
@@ -19,7 +19,9 @@ use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_graph::{Extractor, RuleExtractor};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress, Role};
-use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
+use raglan_model::{
+    AttentionPolicy, ChatModel, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer,
+};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
@@ -433,7 +435,7 @@ impl Models {
             return Arc::new(RuleExtractor);
         }
         let (models, name) = (self.clone(), name.to_owned());
-        let load = move || Ok(Arc::new(ChatCompleter::new(Arc::new(models.language_model(&name)?()?))) as Arc<_>);
+        let load = move || Ok(Arc::new(ChatModel::new(Arc::new(models.language_model(&name)?()?))) as Arc<_>);
         Arc::new(TripleExtractor::new(load))
     }
 

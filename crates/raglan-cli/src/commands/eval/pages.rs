@@ -11,7 +11,8 @@ use raglan::core::Budget;
 use raglan::datasets::{Pages, frames, kilt};
 use raglan::eval::loss::Fate;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
-use raglan::multistep::{ChatModel, Limits, TextModel};
+use raglan::model::{ChatModel, TextModel};
+use raglan::multistep::Limits;
 use raglan::pipeline::Recipe;
 use raglan::{
     Approach, ApproachResult, BuildSettings, Encoders, Index, PageEvaluator, PageQuestion, frames_questions,
