@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 
-use raglan_core::{Budget, ChunkId, Cost, Meter, QueryRewriter};
+use raglan_core::{Budget, ChunkId, Cost, Meter, QueryRewriter, SharedBudget};
 use raglan_model::{TextWriter, WritingRequest};
 use serde::{Deserialize, Serialize};
 
@@ -194,7 +194,8 @@ pub struct MetaKnowledgeRewriter<W> {
 }
 
 impl<W: TextWriter> MetaKnowledgeRewriter<W> {
-    /// A rewriter that gives up to `n` texts a question, within a budget for each.
+    /// A rewriter that gives up to `n` texts a question, within a budget for each and an equal part of what is left of the
+    /// [current one](SharedBudget::current).
     pub fn new(writer: W, knowledge: &MetaKnowledge, n: usize, budget: Budget) -> Self {
         Self { writer, summaries: knowledge.summaries.clone(), n, budget, spent: Mutex::default() }
     }
@@ -221,8 +222,9 @@ impl<W: TextWriter> QueryRewriter for MetaKnowledgeRewriter<W> {
             );
             let request =
                 WritingRequest { stop: vec!["\n\n".to_owned()], ..WritingRequest::line(ask, 32 * self.n.max(1)) };
-            let mut meter = Meter::start(&self.budget);
+            let mut meter = Meter::start(&self.budget.within_shared(questions.len()));
             let written = self.writer.write(&[request], &mut meter)?;
+            SharedBudget::current().spend(meter.cost());
             *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
             let mut texts: Vec<String> = Vec::new();
             for line in written.iter().flatten().flat_map(|written| written.text.lines()) {

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use raglan_core::{Budget, Cost, Meter, QueryRewriter};
+use raglan_core::{Budget, Cost, Meter, QueryRewriter, SharedBudget};
 use raglan_model::{Prompt, Sampling, TextWriter, WritingRequest};
 
 use crate::words::{first_words, normalized};
@@ -51,7 +51,8 @@ pub struct ModelRewriter<W> {
 }
 
 impl<W: TextWriter> ModelRewriter<W> {
-    /// A rewriter that may spend a budget on each question. Equal seeds draw equal texts.
+    /// A rewriter that may spend a budget on each question, and an equal part of what is left of the
+    /// [current one](SharedBudget::current). Equal seeds draw equal texts.
     ///
     /// # Errors
     ///
@@ -165,8 +166,9 @@ impl<W: TextWriter> QueryRewriter for ModelRewriter<W> {
             if normalized(question).is_empty() {
                 return Ok(Vec::new());
             }
-            let mut meter = Meter::start(&self.budget);
+            let mut meter = Meter::start(&self.budget.within_shared(questions.len()));
             let written = self.writer.write(&[self.request(question)], &mut meter)?;
+            SharedBudget::current().spend(meter.cost());
             *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
             let written = written.into_iter().flatten().map(|written| written.text.trim().to_owned()).collect();
             Ok(self.texts(question, written))

@@ -33,7 +33,7 @@ mod strategy;
 mod thoughts;
 mod work;
 
-pub use adaptive::{Adaptive, Flare, Trigger};
+pub use adaptive::{Adaptive, Flare, Samples, Trigger};
 pub use allocation::{Allocation, AllocationModel, Informativeness, Measured, TokenCosts, best_allocation};
 pub use demonstration::{Demonstration, without_answers};
 pub use error::{Error, Result};

@@ -13,7 +13,8 @@ use crate::{Limits, Parts, Sources, Unit};
 
 /// Says what the first line of its script has whose texts are all in the prompt, and remembers the prompts. `@` stands
 /// before the reply's beginning, `$` behind it. Tokens are
-/// words; one that ends in `~` and a number has that probability, the others 1.
+/// words; one that ends in `~` and a number has that probability, the others 1. A line may have several replies, with `|`
+/// between them: the first is the likeliest, and all are drawn, one after the other.
 pub(crate) struct Scripted {
     lines: Vec<(&'static [&'static str], &'static str)>,
     pub prompts: Mutex<Vec<(String, String)>>,
@@ -40,11 +41,10 @@ impl Scripted {
 
 impl TextWriter for Scripted {
     fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>> {
-        let write = |request: &WritingRequest| {
+        let write_one = |request: &WritingRequest, script: &str, meter: &mut Meter| {
             let mut written = Written { ended: true, ..Written::default() };
-            let n_read = self.count_prompt(&request.prompt)?;
             let mut n_written = 0;
-            for (i, word) in self.reply(&request.prompt).split(' ').enumerate().filter(|(_, word)| !word.is_empty()) {
+            for (i, word) in script.split(' ').enumerate().filter(|(_, word)| !word.is_empty()) {
                 if n_written == request.max_tokens {
                     written.ended = false;
                     break;
@@ -63,8 +63,14 @@ impl TextWriter for Scripted {
                     break;
                 }
             }
-            meter.count(1, n_read, n_written);
-            Ok(vec![written])
+            meter.count(0, 0, n_written);
+            written
+        };
+        let write = |request: &WritingRequest| {
+            meter.count(1, self.count_prompt(&request.prompt)?, 0);
+            let replies: Vec<&str> = self.reply(&request.prompt).split('|').collect();
+            let drawn = (0..request.n).map(|i| write_one(request, replies[i % replies.len()], meter));
+            Ok(drawn.collect())
         };
         requests.iter().map(write).collect()
     }

@@ -14,7 +14,6 @@ use raglan_core::{
     Budget, ChunkId, ChunkStore, Cost, DenseVector, Encoder, ExampleSource, PassageSetScorer, QueryRewriter, Retriever,
 };
 use raglan_dense::SearchMode;
-use raglan_model::ChatModel;
 use raglan_pipeline::{
     EncodedSets, RerankSpec, Reranking, RewriteSpec, Rewriting, SetScoring, TreeSearchSpec, VectorRetriever,
 };
@@ -74,7 +73,7 @@ impl Index {
 
     /// The rewriter of a recipe's stage.
     pub(crate) fn rewriter(&self, stage: &str, spec: &RewriteSpec) -> Result<Arc<dyn QueryRewriter>> {
-        let model = ChatModel::new(self.judges(stage)?.language_model(&spec.model)?);
+        let model = self.judges(stage)?.chat_model(&spec.model)?;
         let budget = Budget {
             tokens: limit(spec.budget_tokens),
             time: limit(spec.budget_ms).map(|ms| Duration::from_millis(ms as u64)),
@@ -143,7 +142,7 @@ impl Index {
         settings: &QuestionSettings,
         on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<QuestionReport> {
-        let model = ChatModel::new(self.judges("questions")?.language_model(&settings.model)?);
+        let model = self.judges("questions")?.chat_model(&settings.model)?;
         let writer = QuestionWriter::new(model, settings.options.clone())?;
         let retriever = match settings.round_trip {
             0 => None,
@@ -193,7 +192,7 @@ impl Index {
         n: usize,
         limit: usize,
     ) -> Result<(MetaKnowledge, Cost)> {
-        let model = ChatModel::new(self.judges("meta-knowledge")?.language_model(model)?);
+        let model = self.judges("meta-knowledge")?.chat_model(model)?;
         let writer = MetaKnowledgeWriter::new(model, topics, n)?;
         let ids: Vec<ChunkId> = self.snapshot().live_chunks()?.iter().take(limit).collect();
         let chunks = self.snapshot().chunks(&ids)?;

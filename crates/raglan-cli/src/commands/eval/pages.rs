@@ -188,7 +188,8 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
 }
 
 fn print(task: &Task<'_>, results: &[ApproachResult]) {
-    println!("{} ({}): {} questions", task.name, collection_name(task.path), task.questions.len());
+    let questions = output::count(task.questions.len(), "question");
+    println!("{} ({}): {questions}", task.name, collection_name(task.path));
     for result in results {
         println!("{}", result.approach);
         let kilt = &result.kilt;
