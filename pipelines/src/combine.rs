@@ -205,7 +205,7 @@ impl<In, S: Stage<In>> Stage<In> for Traced<S> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use raglan_core::{Error, Query};
+    use raglan_core::{Cost, Error, Query};
 
     use super::*;
     use crate::stage;
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_loop_does_not_begin_a_round_without_budget() {
         let spends = stage("spends", |batch: Vec<i32>| {
-            SharedBudget::current().spend(5);
+            SharedBudget::current().spend(Cost { tokens_read: 5, ..Cost::default() });
             Ok(batch.into_iter().map(|x| x + 1).collect::<Vec<_>>())
         });
         let graph = repeat(spends, 100, |_: &i32| false).within(Some(12), None);

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use raglan_core::{Answer, Context, Error, Generator, Result, SharedBudget};
+use raglan_core::{Answer, Context, Cost, Error, Generator, Result, SharedBudget};
 
 use crate::Stage;
 
@@ -81,6 +81,7 @@ pub(crate) fn answers<G: Generator + ?Sized>(
         if answers.len() != contexts.len() {
             return Err(Error::Shape { what: "answers", expected: contexts.len(), found: answers.len() });
         }
+        answers.iter().flatten().for_each(|answer| budget.spend(cost(answer)));
         return Ok(answers);
     }
     let one = |(i, context): (usize, &Context)| {
@@ -90,13 +91,19 @@ pub(crate) fn answers<G: Generator + ?Sized>(
         let mut answers = generator.generate(std::slice::from_ref(context), &mut |_, text| on_text(i, text))?;
         match (answers.pop(), answers.len()) {
             (Some(answer), 0) => {
-                if let Ok(Answer { tokens, .. }) = &answer {
-                    budget.spend(tokens.prompt.saturating_add(tokens.answer));
-                }
+                answer.iter().for_each(|answer| budget.spend(cost(answer)));
                 Ok(answer)
             }
             (_, found) => Err(Error::Shape { what: "answers", expected: 1, found }),
         }
     };
     contexts.iter().enumerate().map(one).collect()
+}
+
+/// What a model's work for an answer cost: nothing where it was not asked.
+fn cost(answer: &Answer) -> Cost {
+    let Answer { tokens, timings, .. } = answer;
+    let calls = usize::from(tokens.prompt > 0);
+    let seconds = timings.prefill_s + timings.decode_s;
+    Cost { calls, tokens_read: tokens.prompt, tokens_written: tokens.answer, seconds }
 }

@@ -52,6 +52,7 @@ mod retrieve;
 mod rewrite;
 mod select;
 mod stage;
+mod steps;
 mod submodular;
 mod tree_search;
 
@@ -73,9 +74,9 @@ pub use recipe::{
     ExpandSpec, FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec,
     Input, KindReference, LateSpec, LoopSpec, MarginalRelevanceSpec, Measure, NgramsSpec, Node, Nodes,
     ParameterReference, Part, PartKind, Pipeline, PlainSpec, Port, QuestionsSpec, ReadSpec, Recipe, RecipeBuilder,
-    RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer, RetrySpec,
-    RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec, SplitSpec, StageRun,
-    StageSpec, SubmodularSpec, TreeSearchSpec, Value, ports,
+    RecipeError, RecipeProblem, RecipeStage, ReorderSpec, RerankSpec, Reranking, RescoreSpec, Rescorer,
+    RetrievalTrigger, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode, SparseQueries, SparseSpec,
+    SplitSpec, StageRun, StageSpec, Stepping, StepsSpec, SubmodularSpec, TreeSearchSpec, Value, ports,
 };
 pub use reorder::{PassageOrder, Reorder, reorder};
 pub use rerank::{Rerank, rerank};
@@ -83,5 +84,6 @@ pub use retrieve::{Retrieve, VectorRetriever, retrieve};
 pub use rewrite::{Rewrite, rewrite};
 pub use select::{Gate, MinScore, Select, gate, min_score, select};
 pub use stage::{Both, BoxStage, Function, Map, Stage, Then, stage};
+pub use steps::{Steps, steps};
 pub use submodular::{Submodular, submodular};
 pub use tree_search::{EncodedSets, TreeSearch, TreeSearchOptions, tree_search};

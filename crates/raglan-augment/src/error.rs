@@ -58,6 +58,7 @@ impl From<Error> for raglan_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Role(error) => error,
+            Error::Model(error) => error.into(),
             error => Self::part("augment", error),
         }
     }

@@ -1,7 +1,6 @@
 //! Language models that help searching, before a question is asked and after.
 //!
-//! A [`Completer`] writes short texts: [`ChatCompleter`] does on any model that follows instructions. On it stand
-//! [`ModelRewriter`], which gives other texts to search with for a question ([`Rewriting`]: keywords, hypothetical
+//! On a [`TextWriter`](raglan_model::TextWriter), which writes short texts as it is asked to, stand [`ModelRewriter`], which gives other texts to search with for a question ([`Rewriting`]: keywords, hypothetical
 //! documents, paraphrases, simpler questions); [`QuestionWriter`], which writes questions for passages before they are
 //! asked, to be thinned out by [`round_trip`] and [`keep_best`] and found by a [`QuestionIndex`]; and
 //! [`MetaKnowledgeWriter`], which writes down what a collection's topics are about. [`PromptReps`] makes vectors of what a
@@ -9,16 +8,16 @@
 //! question.
 //!
 //! ```
-//! use raglan_augment::{Completer, Completion, CompletionRequest, ModelRewriter, Result, Rewriting};
-//! use raglan_core::QueryRewriter;
-//! use raglan_core::{Budget, Meter};
+//! use raglan_augment::{ModelRewriter, Rewriting};
+//! use raglan_core::{Budget, Meter, QueryRewriter};
+//! use raglan_model::{Result, TextWriter, WritingRequest, Written};
 //!
 //! /// Knows two words.
 //! struct TwoWords;
 //!
-//! impl Completer for TwoWords {
-//!     fn complete(&self, requests: &[CompletionRequest], _: &mut Meter) -> Result<Vec<Vec<Completion>>> {
-//!         let words = || Completion { text: "eviction, latency".to_owned(), log_probability: -1.0 };
+//! impl TextWriter for TwoWords {
+//!     fn write(&self, requests: &[WritingRequest], _: &mut Meter) -> Result<Vec<Vec<Written>>> {
+//!         let words = || Written { text: "eviction, latency".to_owned(), ..Written::default() };
 //!         Ok(requests.iter().map(|_| vec![words()]).collect())
 //!     }
 //! }
@@ -29,7 +28,6 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod completion;
 mod contrastive_examples;
 mod error;
 mod lexical_gate;
@@ -44,7 +42,6 @@ mod synthetic_questions;
 mod word_vectors;
 mod words;
 
-pub use completion::{ChatCompleter, Completer, Completion, CompletionRequest};
 pub use contrastive_examples::{ContrastiveExample, ContrastiveExamples};
 pub use error::{Error, Result};
 pub use lexical_gate::{GatedEncoder, LexicalGate};

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 
-use raglan_core::{Budget, ChunkId, Cost, Meter, QueryRewriter};
+use raglan_core::{Budget, ChunkId, Cost, Meter, QueryRewriter, SharedBudget};
+use raglan_model::{TextWriter, WritingRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::words::{content_words, first_words, normalized};
-use crate::{Completer, CompletionRequest, Error, Result, SyntheticQuestion};
+use crate::{Error, Result, SyntheticQuestion};
 
 /// Words of a passage, and of a topic's questions, that are shown to the model.
 const SHOWN_WORDS: usize = 160;
@@ -65,20 +66,20 @@ pub struct TopicQuestion {
 /// Writes [`MetaKnowledge`] of passages: each is put to a topic of a closed list, gets questions with answers, and each
 /// topic gets a summary of its questions.
 #[derive(Clone, Debug)]
-pub struct MetaKnowledgeWriter<C> {
-    completer: C,
+pub struct MetaKnowledgeWriter<W> {
+    writer: W,
     topics: Vec<String>,
     n: usize,
 }
 
-impl<C: Completer> MetaKnowledgeWriter<C> {
+impl<W: TextWriter> MetaKnowledgeWriter<W> {
     /// A writer of up to `n` questions a passage for these topics. The paper has five or six a document, and topics in 20
     /// fields.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`] when there is no topic, one says nothing or comes twice, or no question is wanted.
-    pub fn new(completer: C, topics: Vec<String>, n: usize) -> Result<Self> {
+    pub fn new(writer: W, topics: Vec<String>, n: usize) -> Result<Self> {
         let names: HashSet<String> = topics.iter().map(|topic| normalized(topic)).collect();
         if topics.is_empty() || names.len() < topics.len() || names.contains("") {
             let problem = "must be one or more, each with words of its own".to_owned();
@@ -87,40 +88,40 @@ impl<C: Completer> MetaKnowledgeWriter<C> {
         if n == 0 {
             return Err(Error::Parameter { name: "n", problem: "must be at least 1".to_owned() });
         }
-        Ok(Self { completer, topics, n })
+        Ok(Self { writer, topics, n })
     }
 
     /// The meta-knowledge of passages, within a budget for all, and what it cost.
     ///
     /// # Errors
     ///
-    /// What the completer gives.
+    /// What the writer of texts gives.
     pub fn write(&self, passages: &[(ChunkId, &str)], budget: &Budget) -> Result<(MetaKnowledge, Cost)> {
         let mut meter = Meter::start(budget);
         let shown: Vec<&str> = passages.iter().map(|(_, passage)| first_words(passage, SHOWN_WORDS)).collect();
         let ask = |passage: &&str| {
             let topics = self.topics.join(", ");
             let ask = format!("Passage: {passage}\n\nWhich of these topics is it about: {topics}? Name one.");
-            CompletionRequest::line(ask, 16)
+            WritingRequest::line(ask, 16)
         };
-        let named = self.completer.complete(&shown.iter().map(ask).collect::<Vec<_>>(), &mut meter)?;
+        let named = self.writer.write(&shown.iter().map(ask).collect::<Vec<_>>(), &mut meter)?;
         let ask = |passage: &&str| {
             let ask = format!(
                 "Passage: {passage}\n\nWrite {} questions that this passage answers, each on a line with its answer \
                  behind it, as in:\nWhen was the bridge built? In 1878.",
                 self.n
             );
-            CompletionRequest { stop: vec!["\n\n".to_owned()], ..CompletionRequest::line(ask, 48 * self.n) }
+            WritingRequest { stop: vec!["\n\n".to_owned()], ..WritingRequest::line(ask, 48 * self.n) }
         };
-        let written = self.completer.complete(&shown.iter().map(ask).collect::<Vec<_>>(), &mut meter)?;
+        let written = self.writer.write(&shown.iter().map(ask).collect::<Vec<_>>(), &mut meter)?;
         let mut questions = Vec::new();
         for (((chunk, passage), named), written) in passages.iter().zip(named).zip(written) {
-            let named = named.first().map_or("", |completion| completion.text.as_str());
+            let named = named.first().map_or("", |written| written.text.as_str());
             let Some(topic) = self.topic(named, passage) else { continue };
-            for completion in &written {
-                for (question, answer) in completion.text.lines().filter_map(question_and_answer).take(self.n) {
+            for written in &written {
+                for (question, answer) in written.text.lines().filter_map(question_and_answer).take(self.n) {
                     let (topic, answer) = (topic.to_owned(), answer.to_owned());
-                    let log_probability = completion.log_probability;
+                    let log_probability = written.mean_log_probability();
                     let question = SyntheticQuestion { chunk: *chunk, text: question.to_owned(), log_probability };
                     questions.push(TopicQuestion { topic, question, answer });
                 }
@@ -130,7 +131,7 @@ impl<C: Completer> MetaKnowledgeWriter<C> {
         for question in &questions {
             of_topic.entry(&question.topic).or_default().push(&question.question.text);
         }
-        let requests: Vec<CompletionRequest> = of_topic
+        let requests: Vec<WritingRequest> = of_topic
             .iter()
             .map(|(topic, questions)| {
                 let questions = questions.join("\n");
@@ -138,13 +139,13 @@ impl<C: Completer> MetaKnowledgeWriter<C> {
                 let ask = format!(
                     "Questions about {topic}:\n{shown}\n\nWhich concepts are they about? Name them in a sentence."
                 );
-                CompletionRequest::line(ask, 64)
+                WritingRequest::line(ask, 64)
             })
             .collect();
-        let written = self.completer.complete(&requests, &mut meter)?;
+        let written = self.writer.write(&requests, &mut meter)?;
         let summaries = of_topic.keys().zip(written).filter_map(|(topic, written)| {
-            let summary = written.into_iter().next()?.text;
-            (!summary.is_empty()).then(|| ((*topic).to_owned(), summary))
+            let summary = written.first()?.text.trim();
+            (!summary.is_empty()).then(|| ((*topic).to_owned(), summary.to_owned()))
         });
         let summaries = summaries.collect();
         Ok((MetaKnowledge { questions, summaries }, meter.cost()))
@@ -184,18 +185,19 @@ fn question_and_answer(line: &str) -> Option<(&str, &str)> {
 
 /// A [`QueryRewriter`] that asks for the questions to search with in the light of a topic's summary: the one whose topic
 /// and summary share most words with the question.
-pub struct MetaKnowledgeRewriter<C> {
-    completer: C,
+pub struct MetaKnowledgeRewriter<W> {
+    writer: W,
     summaries: BTreeMap<String, String>,
     n: usize,
     budget: Budget,
     spent: Mutex<Cost>,
 }
 
-impl<C: Completer> MetaKnowledgeRewriter<C> {
-    /// A rewriter that gives up to `n` texts a question, within a budget for each.
-    pub fn new(completer: C, knowledge: &MetaKnowledge, n: usize, budget: Budget) -> Self {
-        Self { completer, summaries: knowledge.summaries.clone(), n, budget, spent: Mutex::default() }
+impl<W: TextWriter> MetaKnowledgeRewriter<W> {
+    /// A rewriter that gives up to `n` texts a question, within a budget for each and an equal part of what is left of the
+    /// [current one](SharedBudget::current).
+    pub fn new(writer: W, knowledge: &MetaKnowledge, n: usize, budget: Budget) -> Self {
+        Self { writer, summaries: knowledge.summaries.clone(), n, budget, spent: Mutex::default() }
     }
 
     /// What all questions so far have cost.
@@ -204,7 +206,7 @@ impl<C: Completer> MetaKnowledgeRewriter<C> {
     }
 }
 
-impl<C: Completer> QueryRewriter for MetaKnowledgeRewriter<C> {
+impl<W: TextWriter> QueryRewriter for MetaKnowledgeRewriter<W> {
     fn rewrite(&self, questions: &[&str]) -> raglan_core::Result<Vec<Vec<String>>> {
         let rewrite = |question: &&str| {
             let described: Vec<(&str, String)> =
@@ -219,12 +221,13 @@ impl<C: Completer> QueryRewriter for MetaKnowledgeRewriter<C> {
                 first_words(question, SHOWN_WORDS),
             );
             let request =
-                CompletionRequest { stop: vec!["\n\n".to_owned()], ..CompletionRequest::line(ask, 32 * self.n.max(1)) };
-            let mut meter = Meter::start(&self.budget);
-            let written = self.completer.complete(&[request], &mut meter)?;
+                WritingRequest { stop: vec!["\n\n".to_owned()], ..WritingRequest::line(ask, 32 * self.n.max(1)) };
+            let mut meter = Meter::start(&self.budget.within_shared(questions.len()));
+            let written = self.writer.write(&[request], &mut meter)?;
+            SharedBudget::current().spend(meter.cost());
             *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
             let mut texts: Vec<String> = Vec::new();
-            for line in written.iter().flatten().flat_map(|completion| completion.text.lines()) {
+            for line in written.iter().flatten().flat_map(|written| written.text.lines()) {
                 let line = line.trim().trim_start_matches(|c: char| c.is_ascii_digit() || "-*.) ".contains(c));
                 let is_new = |seen: &String| normalized(seen) != normalized(line);
                 if line.ends_with('?') && normalized(line) != normalized(question) && texts.iter().all(is_new) {
@@ -243,8 +246,8 @@ mod tests {
     use super::*;
     use crate::scripted::Scripted;
 
-    fn script(request: &CompletionRequest) -> Vec<String> {
-        let ask = &request.ask;
+    fn script(request: &WritingRequest) -> Vec<String> {
+        let ask = &request.prompt.user;
         let text = if ask.contains("Name one") {
             if ask.contains("Passage: Bread") { "It is about Baking." } else { "I cannot say." }
         } else if ask.contains("with its answer") {
@@ -295,7 +298,7 @@ mod tests {
         let rewriter = MetaKnowledgeRewriter::new(Scripted::by(script), &knowledge, 2, Budget::default());
         let texts = rewriter.rewrite(&["Why does yeast rise?", "Who wins?"]).unwrap();
         assert_eq!(texts, [vec!["How does yeast work?".to_owned(), "What is dough?".to_owned()], vec![]]);
-        assert!(rewriter.completer.asked.lock().unwrap()[0].starts_with("A collection about baking"));
+        assert!(rewriter.writer.asked.lock().unwrap()[0].starts_with("A collection about baking"));
         assert_eq!(rewriter.spent().calls, 1);
     }
 

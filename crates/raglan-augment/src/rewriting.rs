@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 
-use raglan_core::{Budget, Cost, Meter, QueryRewriter};
-use raglan_model::Sampling;
+use raglan_core::{Budget, Cost, Meter, QueryRewriter, SharedBudget};
+use raglan_model::{Prompt, Sampling, TextWriter, WritingRequest};
 
 use crate::words::{first_words, normalized};
-use crate::{Completer, CompletionRequest, Error, Result};
+use crate::{Error, Result};
 
 /// Words of a question that are shown to the model.
 const QUESTION_WORDS: usize = 128;
@@ -42,21 +42,22 @@ pub enum Rewriting {
 
 /// A [`QueryRewriter`] that asks a language model.
 #[derive(Debug)]
-pub struct ModelRewriter<C> {
-    completer: C,
+pub struct ModelRewriter<W> {
+    writer: W,
     rewriting: Rewriting,
     seed: u64,
     budget: Budget,
     spent: Mutex<Cost>,
 }
 
-impl<C: Completer> ModelRewriter<C> {
-    /// A rewriter that may spend a budget on each question. Equal seeds draw equal texts.
+impl<W: TextWriter> ModelRewriter<W> {
+    /// A rewriter that may spend a budget on each question, and an equal part of what is left of the
+    /// [current one](SharedBudget::current). Equal seeds draw equal texts.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`] when `n` or `max_tokens` is 0, or a temperature is negative or not a number.
-    pub fn new(completer: C, rewriting: Rewriting, seed: u64, budget: Budget) -> Result<Self> {
+    pub fn new(writer: W, rewriting: Rewriting, seed: u64, budget: Budget) -> Result<Self> {
         let (n, max_tokens, temperature) = match rewriting {
             Rewriting::Keywords => (1, 1, 0.0),
             Rewriting::HypotheticalDocument { n, max_tokens, temperature } => (n, max_tokens, temperature),
@@ -73,7 +74,7 @@ impl<C: Completer> ModelRewriter<C> {
         if !(temperature >= 0.0 && temperature.is_finite()) {
             return refused("temperature", "must be 0 or above");
         }
-        Ok(Self { completer, rewriting, seed, budget, spent: Mutex::default() })
+        Ok(Self { writer, rewriting, seed, budget, spent: Mutex::default() })
     }
 
     /// What all questions so far have cost.
@@ -81,42 +82,32 @@ impl<C: Completer> ModelRewriter<C> {
         *self.spent.lock().expect("no thread panics while it adds")
     }
 
-    fn request(&self, question: &str) -> CompletionRequest {
+    fn request(&self, question: &str) -> WritingRequest {
         let question = first_words(question, QUESTION_WORDS);
         let sampled = |temperature| Sampling { temperature, seed: self.seed, ..Sampling::default() };
         match self.rewriting {
-            Rewriting::Keywords => CompletionRequest {
-                examples: turns("Write the keywords to search for.\n\nQuestion: ", &KEYWORDS),
-                opening: "Keywords:".to_owned(),
-                ..CompletionRequest::line(format!("Write the keywords to search for.\n\nQuestion: {question}"), 25)
-            },
-            Rewriting::HypotheticalDocument { n, max_tokens, temperature } => CompletionRequest {
+            Rewriting::Keywords => {
+                let prompt =
+                    Prompt { reply: "Keywords:".to_owned(), ..with_examples(FOR_KEYWORDS, &KEYWORDS, question) };
+                WritingRequest::line(prompt, 25)
+            }
+            Rewriting::HypotheticalDocument { n, max_tokens, temperature } => WritingRequest {
                 n,
                 stop: vec!["\n\n".to_owned()],
                 sampling: sampled(temperature),
-                ..CompletionRequest::line(
+                ..WritingRequest::line(
                     format!("Write a passage of an encyclopedia that answers the question.\n\nQuestion: {question}"),
                     max_tokens,
                 )
             },
-            Rewriting::Paraphrases { n, temperature } => CompletionRequest {
-                examples: turns("Ask the same in other words.\n\nQuestion: ", &PARAPHRASES),
+            Rewriting::Paraphrases { n, temperature } => WritingRequest {
                 n,
                 sampling: sampled(temperature),
-                ..CompletionRequest::line(format!("Ask the same in other words.\n\nQuestion: {question}"), 48)
+                ..WritingRequest::line(with_examples(FOR_PARAPHRASES, &PARAPHRASES, question), 48)
             },
-            Rewriting::Decomposition { .. } => CompletionRequest {
-                examples: turns(
-                    "Which simpler questions must be answered first? Write one on each line.\n\nQuestion: ",
-                    &DECOMPOSITIONS,
-                ),
+            Rewriting::Decomposition { .. } => WritingRequest {
                 stop: vec!["\n\n".to_owned()],
-                ..CompletionRequest::line(
-                    format!(
-                        "Which simpler questions must be answered first? Write one on each line.\n\nQuestion: {question}"
-                    ),
-                    96,
-                )
+                ..WritingRequest::line(with_examples(FOR_DECOMPOSITION, &DECOMPOSITIONS, question), 96)
             },
         }
     }
@@ -159,20 +150,27 @@ fn without_number(line: &str) -> &str {
     line.trim().trim_start_matches(|c: char| c.is_ascii_digit() || "-*•.):".contains(c)).trim()
 }
 
-fn turns(ask: &str, examples: &[(&str, &str)]) -> Vec<(String, String)> {
-    examples.iter().map(|(question, answer)| (format!("{ask}{question}"), (*answer).to_owned())).collect()
+const FOR_KEYWORDS: &str = "Write the keywords to search for.\n\nQuestion: ";
+const FOR_PARAPHRASES: &str = "Ask the same in other words.\n\nQuestion: ";
+const FOR_DECOMPOSITION: &str = "Which simpler questions must be answered first? Write one on each line.\n\nQuestion: ";
+
+/// What is asked of a question, behind what is asked and written of examples.
+fn with_examples(ask: &str, examples: &[(&str, &str)], question: &str) -> Prompt {
+    let turn = |(question, answer): &(&str, &str)| (format!("{ask}{question}"), (*answer).to_owned());
+    Prompt { examples: examples.iter().map(turn).collect(), ..format!("{ask}{question}").into() }
 }
 
-impl<C: Completer> QueryRewriter for ModelRewriter<C> {
+impl<W: TextWriter> QueryRewriter for ModelRewriter<W> {
     fn rewrite(&self, questions: &[&str]) -> raglan_core::Result<Vec<Vec<String>>> {
         let rewrite = |question: &&str| {
             if normalized(question).is_empty() {
                 return Ok(Vec::new());
             }
-            let mut meter = Meter::start(&self.budget);
-            let written = self.completer.complete(&[self.request(question)], &mut meter)?;
+            let mut meter = Meter::start(&self.budget.within_shared(questions.len()));
+            let written = self.writer.write(&[self.request(question)], &mut meter)?;
+            SharedBudget::current().spend(meter.cost());
             *self.spent.lock().expect("no thread panics while it adds") += meter.cost();
-            let written = written.into_iter().flatten().map(|completion| completion.text).collect();
+            let written = written.into_iter().flatten().map(|written| written.text.trim().to_owned()).collect();
             Ok(self.texts(question, written))
         };
         questions.iter().map(rewrite).collect()

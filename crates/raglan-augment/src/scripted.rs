@@ -1,13 +1,12 @@
-//! A completer for tests that writes what it is told.
+//! A writer of texts for tests that writes what it is told.
 
 use std::sync::Mutex;
 
 use raglan_core::Meter;
-
-use crate::{Completer, Completion, CompletionRequest, Result};
+use raglan_model::{Result, TextWriter, WritingRequest, Written, WrittenToken};
 
 /// What is written for a request.
-type Script = dyn Fn(&CompletionRequest) -> Vec<String> + Send + Sync;
+type Script = dyn Fn(&WritingRequest) -> Vec<String> + Send + Sync;
 
 /// Gives the same texts to every request, as many as it wants; or what a function of the request says.
 pub(crate) struct Scripted {
@@ -22,22 +21,23 @@ impl Scripted {
         Self::by(move |_| texts.clone())
     }
 
-    pub fn by(write: impl Fn(&CompletionRequest) -> Vec<String> + Send + Sync + 'static) -> Self {
+    pub fn by(write: impl Fn(&WritingRequest) -> Vec<String> + Send + Sync + 'static) -> Self {
         Self { write: Box::new(write), asked: Mutex::default() }
     }
 }
 
-impl Completer for Scripted {
-    fn complete(&self, requests: &[CompletionRequest], meter: &mut Meter) -> Result<Vec<Vec<Completion>>> {
-        let complete = |request: &CompletionRequest| {
+impl TextWriter for Scripted {
+    fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>> {
+        let write = |request: &WritingRequest| {
             if !meter.allows(1) {
                 return Vec::new();
             }
             meter.count(1, 1, 1);
-            self.asked.lock().expect("no thread panics while it adds").push(request.ask.clone());
+            self.asked.lock().expect("no thread panics while it adds").push(request.prompt.user.clone());
             let texts = (self.write)(request).into_iter().take(request.n);
-            texts.map(|text| Completion { text, log_probability: -1.0 }).collect()
+            let token = |text: &String| WrittenToken { text: text.clone(), log_probability: -1.0 };
+            texts.map(|text| Written { tokens: vec![token(&text)], text, ended: true }).collect()
         };
-        Ok(requests.iter().map(complete).collect())
+        Ok(requests.iter().map(write).collect())
     }
 }

@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 
 use raglan_core::{Budget, ChunkId, Cost, Meter, Query, Retriever};
-use raglan_model::Sampling;
+use raglan_model::{Prompt, Sampling, TextWriter, WritingRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::words::{content_words, first_words, normalized};
-use crate::{Completer, CompletionRequest, Error, Result};
+use crate::{Error, Result};
 
 /// Words of a passage that are shown to the model.
 const PASSAGE_WORDS: usize = 160;
@@ -53,8 +53,8 @@ impl Default for QuestionOptions {
 
 /// Writes questions for passages.
 #[derive(Clone, Debug)]
-pub struct QuestionWriter<C> {
-    completer: C,
+pub struct QuestionWriter<W> {
+    writer: W,
     options: QuestionOptions,
 }
 
@@ -69,13 +69,13 @@ pub struct WrittenQuestions {
     pub cost: Cost,
 }
 
-impl<C: Completer> QuestionWriter<C> {
-    /// A writer on a completer.
+impl<W: TextWriter> QuestionWriter<W> {
+    /// A writer of questions.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`] when no question or no token is wanted, or the temperature is negative or not a number.
-    pub fn new(completer: C, options: QuestionOptions) -> Result<Self> {
+    pub fn new(writer: W, options: QuestionOptions) -> Result<Self> {
         for (name, value) in [("n", options.n), ("max_tokens", options.max_tokens)] {
             if value == 0 {
                 return Err(Error::Parameter { name, problem: "must be at least 1".to_owned() });
@@ -85,27 +85,27 @@ impl<C: Completer> QuestionWriter<C> {
         if !(temperature.is_finite() && temperature >= 0.0) {
             return Err(Error::Parameter { name: "temperature", problem: "must be 0 or above".to_owned() });
         }
-        Ok(Self { completer, options })
+        Ok(Self { writer, options })
     }
 
     /// Questions for passages, within a budget for all: each once a passage, and none that shares no content word with it.
     ///
     /// # Errors
     ///
-    /// What the completer gives.
+    /// What the writer of texts gives.
     pub fn write(&self, passages: &[(ChunkId, &str)], budget: &Budget) -> Result<WrittenQuestions> {
         let mut meter = Meter::start(budget);
-        let requests: Vec<CompletionRequest> = passages.iter().map(|(_, passage)| self.request(passage)).collect();
-        let completions = self.completer.complete(&requests, &mut meter)?;
+        let requests: Vec<WritingRequest> = passages.iter().map(|(_, passage)| self.request(passage)).collect();
+        let written = self.writer.write(&requests, &mut meter)?;
         let (mut questions, mut n_dropped) = (Vec::new(), 0);
-        for ((chunk, passage), completions) in passages.iter().zip(completions) {
+        for ((chunk, passage), texts) in passages.iter().zip(written) {
             let of_passage: HashSet<String> = content_words(passage).collect();
             let mut seen = HashSet::new();
-            for completion in completions {
-                let text = completion.text.trim_matches(|c: char| c.is_whitespace() || c == '"').to_owned();
+            for written in texts {
+                let text = written.text.trim_matches(|c: char| c.is_whitespace() || c == '"').to_owned();
                 let shares = content_words(&text).any(|word| of_passage.contains(&word));
                 if text.ends_with('?') && shares && seen.insert(normalized(&text)) {
-                    let log_probability = completion.log_probability;
+                    let log_probability = written.mean_log_probability();
                     questions.push(SyntheticQuestion { chunk: *chunk, text, log_probability });
                 } else {
                     n_dropped += 1;
@@ -115,14 +115,17 @@ impl<C: Completer> QuestionWriter<C> {
         Ok(WrittenQuestions { questions, n_dropped, cost: meter.cost() })
     }
 
-    fn request(&self, passage: &str) -> CompletionRequest {
+    fn request(&self, passage: &str) -> WritingRequest {
         let ask = |passage: &str| format!("Passage: {passage}\n\nWrite a question that this passage answers.");
         let examples = self.options.examples.iter();
-        CompletionRequest {
+        let prompt = Prompt {
             examples: examples.map(|(passage, question)| (ask(passage), question.clone())).collect(),
+            ..ask(first_words(passage, PASSAGE_WORDS)).into()
+        };
+        WritingRequest {
             n: self.options.n,
             sampling: self.options.sampling.clone(),
-            ..CompletionRequest::line(ask(first_words(passage, PASSAGE_WORDS)), self.options.max_tokens)
+            ..WritingRequest::line(prompt, self.options.max_tokens)
         }
     }
 }
@@ -209,7 +212,7 @@ mod tests {
         let written = writer.write(&passages, &Budget::default()).unwrap();
         assert_eq!(written.questions, [question(4, "How does a cache evict?")]);
         assert_eq!((written.n_dropped, written.cost.calls), (9, 2));
-        let asked = writer.completer.asked.lock().unwrap();
+        let asked = writer.writer.asked.lock().unwrap();
         assert!(asked[1].starts_with("Passage: Bread is baked.\n"));
     }
 

@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use raglan::model::registry;
 use raglan::{IndexEvent, IndexProgress};
 
+use crate::output::count;
+
 /// Set by Ctrl-C: whoever works for long looks at it and ends in good order.
 pub static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
@@ -104,7 +106,7 @@ impl IndexProgress for Bars {
                 self.begin(
                     Some(bytes),
                     "indexing {bar:30} {bytes}/{total_bytes}  {msg}  ETA {eta}",
-                    format!("{to_read} files to read"),
+                    format!("{} to read", count(to_read, "file")),
                 );
             }
             IndexEvent::Read { bytes, chunks, files_done, files, .. } => {

@@ -19,7 +19,7 @@ use raglan::{
 };
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
-use crate::progress::Bars;
+use crate::progress::{Bars, STOP};
 use crate::settings::Settings;
 
 /// The settings in force and what was made of them.
@@ -44,7 +44,8 @@ impl Session {
         };
         raglan::set_threads(threads)?;
         let bars = Arc::new(Bars::new(global.quiet));
-        let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?;
+        let mut models = Models::new(settings.path("cache"), settings.parse("offline")?, threads, bars.clone())?
+            .interrupted_by(STOP.clone());
         models.set_settings(model_settings(&settings)?);
         Ok(Self { settings, json: global.json, bars, models, threads })
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LeftOut, Locator, SpanOf};
+use crate::{Cost, LeftOut, Locator, Passage, SpanOf};
 
 /// An answer, sentence by sentence, with the passages that support it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,6 +14,8 @@ pub struct Answer {
     pub text: String,
     /// The answer's sentences in order.
     pub sentences: Vec<AnswerSentence>,
+    /// What was done on the way to it, where it was answered in steps.
+    pub steps: Vec<AnswerStep>,
     /// The passages the answer was made from, in the order of their numbers in the prompt.
     pub sources: Vec<Source>,
     /// Ranked chunks that were not shown to the model.
@@ -37,6 +39,19 @@ pub struct AnswerSentence {
     pub support: f32,
     /// How the source was found.
     pub attribution: Attribution,
+}
+
+/// What was done on the way to an answer: what the model wrote, what was looked for with it, and what that found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerStep {
+    /// What the model wrote; empty where it was not asked.
+    pub text: String,
+    /// What was looked for.
+    pub queries: Vec<String>,
+    /// The documents that were found and were not there before, by path, in order.
+    pub documents: Vec<String>,
+    /// What the step cost.
+    pub cost: Cost,
 }
 
 /// How a sentence got its source.
@@ -68,6 +83,21 @@ pub struct Source {
     pub text: String,
     /// The score that brought the passage into the context.
     pub score: f32,
+}
+
+impl Source {
+    /// The whole passage.
+    pub fn of(passage: &Passage) -> Self {
+        Self {
+            path: passage.document.path.clone(),
+            locator: passage.chunk.locator.clone(),
+            start: passage.chunk.span.start,
+            end: passage.chunk.span.end,
+            span_of: passage.document.span_of(),
+            text: passage.chunk.text.clone(),
+            score: passage.score,
+        }
+    }
 }
 
 /// Where an answer's time went, in seconds.

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::SharedBudget;
+
 /// What the work for one question may cost. It is looked at before each call of a model, so that one call may go beyond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
@@ -11,6 +13,19 @@ pub struct Budget {
     pub tokens: Option<usize>,
     /// How long it may take.
     pub time: Option<Duration>,
+}
+
+impl Budget {
+    /// The narrower of this budget and an equal part, for each of `n` questions, of what the
+    /// [current shared one](SharedBudget::current) leaves.
+    #[must_use]
+    pub fn within_shared(self, n: usize) -> Self {
+        let (shared, n) = (SharedBudget::current(), n.max(1));
+        Self {
+            tokens: self.tokens.into_iter().chain(shared.tokens_left().map(|tokens| tokens / n)).min(),
+            time: self.time.into_iter().chain(shared.time_left().map(|time| time / n as u32)).min(),
+        }
+    }
 }
 
 /// What the work for one question did cost.
@@ -29,15 +44,16 @@ pub struct Cost {
 impl Cost {
     /// Tokens that were read and written.
     pub fn tokens(&self) -> usize {
-        self.tokens_read + self.tokens_written
+        self.tokens_read.saturating_add(self.tokens_written)
     }
 }
 
 impl std::ops::AddAssign for Cost {
     fn add_assign(&mut self, other: Self) {
-        self.calls += other.calls;
-        self.tokens_read += other.tokens_read;
-        self.tokens_written += other.tokens_written;
+        // No sum begins at 0 again.
+        self.calls = self.calls.saturating_add(other.calls);
+        self.tokens_read = self.tokens_read.saturating_add(other.tokens_read);
+        self.tokens_written = self.tokens_written.saturating_add(other.tokens_written);
         self.seconds += other.seconds;
     }
 }
@@ -58,7 +74,7 @@ impl Meter {
 
     /// Whether a call may still be made that reads about so many tokens.
     pub fn allows(&self, n_tokens: usize) -> bool {
-        self.budget.tokens.is_none_or(|tokens| self.cost.tokens() + n_tokens <= tokens)
+        self.budget.tokens.is_none_or(|tokens| self.cost.tokens().saturating_add(n_tokens) <= tokens)
             && self.budget.time.is_none_or(|time| self.started.elapsed() < time)
     }
 

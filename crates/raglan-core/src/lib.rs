@@ -33,7 +33,7 @@ mod shared_budget;
 mod vector;
 
 pub use answer::{
-    Answer, AnswerSentence, Attribution, KvFallback, KvFallbackReason, KvUsage, Source, Timings, TokenUsage,
+    Answer, AnswerSentence, AnswerStep, Attribution, KvFallback, KvFallbackReason, KvUsage, Source, Timings, TokenUsage,
 };
 pub use budget::{Budget, Cost, Meter};
 pub use chunk::{Chunk, ChunkId, ChunkSpan};
@@ -48,7 +48,7 @@ pub use query::Query;
 pub use ranking::{Hit, Ranking};
 pub use roles::{
     ChunkStore, ChunkVectors, Chunker, Encoder, ExampleSource, Generator, PassageSetScorer, QueryRewriter, Reranker,
-    Retriever, TokenCounter, VectorIndex,
+    Retriever, StepwiseGenerator, TokenCounter, VectorIndex,
 };
 pub use sentences::sentence_spans;
 pub use shared_budget::SharedBudget;

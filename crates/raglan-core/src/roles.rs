@@ -129,6 +129,19 @@ pub trait ChunkVectors: Send + Sync {
     fn vectors(&self, ids: &[ChunkId]) -> Result<Vec<DenseVector>>;
 }
 
+/// Answers questions by searching for passages itself, in as many steps as it takes.
+pub trait StepwiseGenerator: Send + Sync {
+    /// For each question, in order, its answer or why it has none; the others are answered all the same.
+    ///
+    /// Only chunks that a question allows are searched for. Work within a [`SharedBudget`](crate::SharedBudget) is told it,
+    /// and ends with what it leaves.
+    ///
+    /// # Errors
+    ///
+    /// What keeps every question from being answered, such as [`Error::Interrupted`](crate::Error::Interrupted).
+    fn answer(&self, questions: &[Query], retriever: &Arc<dyn Retriever>) -> Result<Vec<Result<Answer>>>;
+}
+
 /// Answers questions from passages.
 pub trait Generator: Send + Sync {
     /// For each context, in order, its answer or why it has none; the others are answered all the same.

@@ -1,9 +1,10 @@
 //! What stages may cost together.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::Cost;
 
 /// Tokens and time that the stages of a piece of work share; clones share them too.
 ///
@@ -11,12 +12,15 @@ use std::time::{Duration, Instant};
 /// part whose work costs tokens tells them, and does without what the budget no longer allows.
 ///
 /// ```
-/// use raglan_core::SharedBudget;
+/// use raglan_core::{Cost, SharedBudget};
 ///
+/// let reads = |tokens_read| Cost { calls: 1, tokens_read, ..Cost::default() };
 /// let budget = SharedBudget::new(Some(100), None);
 /// let left = budget.within(|| {
-///     SharedBudget::current().spend(30);
-///     SharedBudget::new(None, None).within(|| SharedBudget::current().spend(50)); // Inside of it, and so at its cost.
+///     SharedBudget::current().spend(reads(30));
+///     let inside = SharedBudget::unlimited(); // Inside of the budget, and so at its cost.
+///     inside.within(|| SharedBudget::current().spend(reads(50)));
+///     assert_eq!(inside.spent(), reads(50));
 ///     SharedBudget::current().tokens_left()
 /// });
 /// assert_eq!(left, Some(20));
@@ -31,8 +35,14 @@ pub struct SharedBudget {
 #[derive(Debug)]
 struct Limits {
     tokens: Option<usize>,
-    spent: AtomicUsize,
+    spent: Mutex<Cost>,
     end: Option<Instant>,
+}
+
+impl Limits {
+    fn spent(&self) -> Cost {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 thread_local! {
@@ -43,11 +53,14 @@ impl SharedBudget {
     /// So many tokens and so much time from now on, inside of the current budget; `None` is no limit of its own.
     pub fn new(tokens: Option<usize>, time: Option<Duration>) -> Self {
         let mut limits = Self::current().limits;
-        if tokens.is_some() || time.is_some() {
-            let end = time.and_then(|time| Instant::now().checked_add(time));
-            limits.push(Arc::new(Limits { tokens, spent: AtomicUsize::new(0), end }));
-        }
+        let end = time.and_then(|time| Instant::now().checked_add(time));
+        limits.push(Arc::new(Limits { tokens, spent: Mutex::default(), end }));
         Self { limits }
+    }
+
+    /// The current budget, with a count of its own.
+    pub fn unlimited() -> Self {
+        Self::new(None, None)
     }
 
     /// The budget of the work that this thread is at.
@@ -68,18 +81,21 @@ impl SharedBudget {
         work()
     }
 
-    /// Takes tokens off: those that a model read and wrote.
-    pub fn spend(&self, tokens: usize) {
+    /// Takes off what a model's work cost.
+    pub fn spend(&self, cost: Cost) {
         for limits in &self.limits {
-            // Saturates, so that no sum begins at 0 again.
-            let add = |spent: usize| Some(spent.saturating_add(tokens));
-            let _ = limits.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+            *limits.spent.lock().unwrap_or_else(PoisonError::into_inner) += cost;
         }
+    }
+
+    /// What was spent of this budget since it was made; nothing of the one that all work has which is in no other.
+    pub fn spent(&self) -> Cost {
+        self.limits.last().map(|limits| limits.spent()).unwrap_or_default()
     }
 
     /// How many tokens may still be spent; `None` without a limit.
     pub fn tokens_left(&self) -> Option<usize> {
-        let left = |limits: &Arc<Limits>| Some(limits.tokens?.saturating_sub(limits.spent.load(Ordering::Relaxed)));
+        let left = |limits: &Arc<Limits>| Some(limits.tokens?.saturating_sub(limits.spent().tokens()));
         self.limits.iter().filter_map(left).min()
     }
 
@@ -91,7 +107,7 @@ impl SharedBudget {
 
     /// Whether there is a limit.
     pub fn is_limited(&self) -> bool {
-        !self.limits.is_empty()
+        self.limits.iter().any(|limits| limits.tokens.is_some() || limits.end.is_some())
     }
 
     /// Whether nothing is left of tokens or time.
@@ -108,11 +124,13 @@ mod tests {
     fn the_narrowest_budget_counts_and_all_pay() {
         let outer = SharedBudget::new(Some(10), None);
         let inner = outer.within(|| SharedBudget::new(Some(100), None));
-        inner.spend(4);
+        let reads = |tokens_read| Cost { calls: 1, tokens_read, ..Cost::default() };
+        inner.spend(reads(4));
         assert_eq!((outer.tokens_left(), inner.tokens_left()), (Some(6), Some(6)));
-        inner.spend(usize::MAX);
-        inner.spend(1);
+        inner.spend(reads(usize::MAX));
+        inner.spend(reads(1));
         assert_eq!(outer.tokens_left(), Some(0));
+        assert_eq!((outer.spent().calls, SharedBudget::current().spent()), (3, Cost::default()));
         assert!(outer.is_spent() && inner.is_spent());
     }
 
@@ -121,7 +139,7 @@ mod tests {
         let budget = SharedBudget::new(None, Some(Duration::ZERO));
         assert!(budget.is_spent() && budget.is_limited());
         assert!(!SharedBudget::new(None, Some(Duration::from_secs(1000))).is_spent());
-        assert!(!SharedBudget::new(None, None).is_limited());
+        assert!(!SharedBudget::unlimited().is_limited());
     }
 
     #[test]

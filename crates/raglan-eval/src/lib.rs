@@ -50,4 +50,4 @@ pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_all};
 pub use metric::Metric;
 pub use report::{PlotAxis, Report, TradeOff, TradeOffReport};
-pub use result_file::{CollectionStamp, Latency, ResultFile, StageResult, Stamp, percentile};
+pub use result_file::{CollectionStamp, Latency, ModelCost, ResultFile, StageResult, Stamp, percentile};

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
+use raglan_core::Cost;
 use raglan_datasets::{Qrels, Run};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,8 @@ pub struct ResultFile {
     pub n_answered: usize,
     /// Milliseconds of a query.
     pub latency_ms: Latency,
+    /// What language models and cross-encoders cost a query; none where there were none.
+    pub model_cost: Option<ModelCost>,
     /// What came of each stage, in the order in which they ran.
     pub stages: Vec<StageResult>,
     /// The value of each judged query, by metric and query id; 0 where it was not answered.
@@ -139,6 +142,44 @@ pub struct StageResult {
     pub recall_after: f64,
     /// Milliseconds of the stage.
     pub latency_ms: Latency,
+    /// What models cost a query in it; none where there were none.
+    pub model_cost: Option<ModelCost>,
+}
+
+/// What models that judge, rewrite or write cost a query, as means over all queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCost {
+    /// Calls; texts that pass together are as many.
+    pub calls: f64,
+    /// Tokens that were read.
+    pub tokens_read: f64,
+    /// Tokens that were written.
+    pub tokens_written: f64,
+    /// Milliseconds.
+    pub ms: f64,
+}
+
+impl ModelCost {
+    /// The means of what queries cost; none when none had a call.
+    pub fn of(costs: &[Cost]) -> Option<Self> {
+        let mut sum = Cost::default();
+        costs.iter().for_each(|cost| sum += *cost);
+        let mean = |total: f64| total / costs.len() as f64;
+        (sum.calls > 0).then(|| Self {
+            calls: mean(sum.calls as f64),
+            tokens_read: mean(sum.tokens_read as f64),
+            tokens_written: mean(sum.tokens_written as f64),
+            ms: mean(sum.seconds * 1e3),
+        })
+    }
+}
+
+impl fmt::Display for ModelCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { calls, tokens_read, tokens_written, ms } = self;
+        write!(f, "{calls:.1} calls, {tokens_read:.0} tokens read, {tokens_written:.0} written, {ms:.1} ms")
+    }
 }
 
 impl ResultFile {
@@ -183,6 +224,15 @@ impl ResultFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_are_means_over_all_queries() {
+        let asked = Cost { calls: 1, tokens_read: 300, tokens_written: 5, seconds: 0.2 };
+        let mean = ModelCost::of(&[asked, Cost::default()]).unwrap();
+        assert_eq!(mean, ModelCost { calls: 0.5, tokens_read: 150.0, tokens_written: 2.5, ms: 100.0 });
+        assert_eq!(mean.to_string(), "0.5 calls, 150 tokens read, 2 written, 100.0 ms");
+        assert_eq!((ModelCost::of(&[]), ModelCost::of(&[Cost::default()])), (None, None));
+    }
 
     #[test]
     fn a_percentile_is_one_of_the_values() {

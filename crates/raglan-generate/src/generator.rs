@@ -350,7 +350,8 @@ fn finished(context: &Context, writing: Writing<'_>) -> Answer {
         question: context.question.clone(),
         sentences: attribute(&context.question, &text, &texts),
         text,
-        sources: shown.into_iter().map(source).collect(),
+        steps: Vec::new(),
+        sources: shown.into_iter().map(Source::of).collect(),
         left_out: prompt.left_out.iter().chain(&context.left_out).copied().collect(),
         timings: Timings { retrieve_s: 0.0, prefill_s: first_token_s, decode_s: end_s - first_token_s, first_token_s },
         tokens: TokenUsage { prompt: prompt.n_tokens, answer: tokens.len(), passages: texts.len() },
@@ -365,23 +366,12 @@ fn refusal(context: &Context, text: &str) -> Answer {
         question: context.question.clone(),
         text: text.to_owned(),
         sentences: vec![sentence],
+        steps: Vec::new(),
         sources: Vec::new(),
         left_out: context.left_out.clone(),
         timings: Timings::default(),
         tokens: TokenUsage::default(),
         kv: None,
-    }
-}
-
-fn source(passage: &Passage) -> Source {
-    Source {
-        path: passage.document.path.clone(),
-        locator: passage.chunk.locator.clone(),
-        start: passage.chunk.span.start,
-        end: passage.chunk.span.end,
-        span_of: passage.document.span_of(),
-        text: passage.chunk.text.clone(),
-        score: passage.score,
     }
 }
 

@@ -101,6 +101,15 @@ pub enum Error {
     Kernel(#[from] raglan_kernels::Error),
 }
 
+impl From<Error> for raglan_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Interrupted => Self::Interrupted,
+            error => Self::part("model", error),
+        }
+    }
+}
+
 impl Error {
     /// Wraps what candle says.
     pub(crate) fn tensor(source: candle_core::Error) -> Self {

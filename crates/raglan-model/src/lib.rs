@@ -3,7 +3,8 @@
 //! A model is a few files that must be exactly the right bytes, a tokenizer, and a transformer. The [`registry`] pins
 //! and fetches the files. A [`Tokenizer`] comes from a `tokenizer.json` or from a GGUF file's metadata. [`EncoderModel`]
 //! turns texts into hidden states; [`DecoderModel`] reads a prompt and goes on, token by token, in a [`Session`]; a
-//! [`ChatTemplate`] writes a conversation as the model was trained on it. All files are read as hostile input.
+//! [`ChatTemplate`] writes a conversation as the model was trained on it. A [`LanguageModel`] is all three; a [`ChatModel`]
+//! asks it for texts. All files are read as hostile input.
 //!
 //! ```
 //! use raglan_model::{ChatMessage, ChatRole, ChatTemplate};
@@ -46,6 +47,7 @@ mod linear;
 pub mod registry;
 mod safetensors;
 mod sampler;
+mod text_model;
 mod tokenizer;
 mod weight_file;
 mod word_piece;
@@ -72,5 +74,6 @@ pub use linear::Products;
 pub use raglan_kernels::cuda;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};
 pub use sampler::{Sampler, Sampling};
+pub use text_model::{ChatModel, Prompt, TextModel, TextWriter, Weighed, WritingRequest, Written, WrittenToken};
 pub use tokenizer::{DecodeStream, EncodedPair, Encoding, Tokenizer};
 pub use word_piece::WordPieceCounter;

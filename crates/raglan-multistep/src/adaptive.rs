@@ -1,10 +1,13 @@
 //! Whether to retrieve at all, and whether once more.
 
+use std::collections::BTreeMap;
+
 use raglan_core::{Budget, Query};
+use raglan_model::{Prompt, Sampling, WritingRequest, Written};
 
 use crate::single_step::{FROM_MEMORY, FROM_PASSAGES};
 use crate::work::{Turn, Work};
-use crate::{End, Error, Parts, Prompt, Result, StepKind, Strategy, Trail, Written};
+use crate::{End, Error, Parts, Result, StepKind, Strategy, Trail};
 
 /// Says that an attempt is not to be trusted, and passages are wanted.
 ///
@@ -41,6 +44,40 @@ pub enum Trigger {
         /// Nats.
         least: f32,
     },
+    /// When the mean of `−ln p` a token, over answers that are drawn, is more than this: the predictive entropy, estimated
+    /// with a length's share of each (Malinin & Gales, 2021).
+    Entropy {
+        /// How they are drawn.
+        samples: Samples,
+        /// Nats a token.
+        most: f32,
+    },
+    /// When the commonest of answers that are drawn has a smaller share of them than this: self-consistency (Wang et al.,
+    /// 2023). Answers are the same that have the same words.
+    Disagreement {
+        /// How they are drawn.
+        samples: Samples,
+        /// From 0 to 1.
+        least: f32,
+    },
+}
+
+/// How a trigger draws answers. One whose budget allows fewer than two of them does not fire.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Samples {
+    /// How many.
+    pub n: usize,
+    /// At which temperature.
+    pub temperature: f32,
+    /// Equal seeds draw equal answers.
+    pub seed: u64,
+}
+
+impl Default for Samples {
+    /// Five at 0.7.
+    fn default() -> Self {
+        Self { n: 5, temperature: 0.7, seed: 0 }
+    }
 }
 
 /// The word by which a model without a token of its own asks for passages.
@@ -70,27 +107,56 @@ impl Adaptive {
     }
 
     /// Whether an attempt asks for passages; unless it is asked, the answer stands.
-    fn fires(&self, work: &mut Work<'_>, question: &str, written: &Written) -> Result<bool> {
-        let probabilities = || written.tokens.iter().map(|token| token.probability);
+    fn fires(&self, work: &mut Work<'_>, question: &str, prompt: &Prompt, written: &Written) -> Result<bool> {
+        let probabilities = || written.tokens.iter().map(|token| token.log_probability.exp());
         Ok(match &self.trigger {
             Trigger::Always => true,
             _ if written.text.trim().is_empty() && written.tokens.is_empty() => true,
             Trigger::FirstToken { least } => probabilities().next().is_none_or(|p| p < *least),
             Trigger::AnyToken { least } => probabilities().any(|p| p < *least),
-            Trigger::MeanLoss { most } => {
-                let loss: f32 = probabilities().map(|p| -p.max(f32::MIN_POSITIVE).ln()).sum();
-                loss / written.tokens.len() as f32 > *most
-            }
+            Trigger::MeanLoss { most } => -written.mean_log_probability() > *most,
             Trigger::Asked { token } if work.model.has_token(token) => {
                 written.tokens.first().is_some_and(|first| first.text.trim() == token)
             }
             Trigger::Asked { .. } => written.text.trim_start().starts_with(WORD),
             Trigger::Unsure { least } => {
                 let user = format!("Question: {question}\nAnswer: {}\n{SURE}", written.text.trim());
-                work.weigh(&Prompt { user: &user, reply: "" }, &["Yes", "No"])?.margin() < f64::from(*least)
+                work.weigh(&Prompt::new(&user, ""), &["Yes", "No"])?.margin() < f64::from(*least)
+            }
+            Trigger::Entropy { samples, most } => {
+                let drawn = self.draw(work, prompt, samples)?;
+                let loss: f32 = drawn.iter().map(|answer| -answer.mean_log_probability()).sum();
+                drawn.len() > 1 && loss / drawn.len() as f32 > *most
+            }
+            Trigger::Disagreement { samples, least } => {
+                let drawn = self.draw(work, prompt, samples)?;
+                let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+                for answer in &drawn {
+                    *counts.entry(normalized(&answer.text)).or_default() += 1;
+                }
+                let commonest = counts.into_values().max().unwrap_or(0);
+                drawn.len() > 1 && (commonest as f32) < *least * drawn.len() as f32
             }
         })
     }
+
+    /// Answers to the same prompt, as many as the budget allows.
+    fn draw(&self, work: &mut Work<'_>, prompt: &Prompt, samples: &Samples) -> Result<Vec<Written>> {
+        let Samples { n, temperature, seed } = *samples;
+        let request = WritingRequest {
+            n,
+            sampling: Sampling { temperature, seed, ..Sampling::default() },
+            ..WritingRequest::line(prompt.clone(), self.parts.limits.answer_tokens)
+        };
+        Ok(work.model.write(&[request], &mut work.meter)?.into_iter().flatten().collect())
+    }
+}
+
+/// An answer's words, by which it is the same as another.
+fn normalized(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let words = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.filter(|word| !["a", "an", "the"].contains(word)).collect::<Vec<_>>().join(" ")
 }
 
 impl Strategy for Adaptive {
@@ -102,6 +168,8 @@ impl Strategy for Adaptive {
             Trigger::MeanLoss { most } => format!("mean-loss>{most}"),
             Trigger::Asked { token } => format!("asked {token}"),
             Trigger::Unsure { least } => format!("unsure<{least}"),
+            Trigger::Entropy { samples, most } => format!("entropy of {}>{most}", samples.n),
+            Trigger::Disagreement { samples, least } => format!("agreement of {}<{least}", samples.n),
         };
         format!("adaptive({trigger},{}×{})", self.max_rounds, self.k)
     }
@@ -132,8 +200,9 @@ impl Strategy for Adaptive {
                 let (answer, shown) = last.unwrap_or_default();
                 return Ok(work.finish(answer, shown, End::Budget));
             };
-            let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
-            let fires = self.fires(&mut work, &question.text, &written)?;
+            let prompt = Prompt::new(&filled.user, turn.reply);
+            let written = work.write(&prompt, limit, &["\n"])?;
+            let fires = self.fires(&mut work, &question.text, &prompt, &written)?;
             let is_request = fires && matches!(self.trigger, Trigger::Asked { .. });
             let text = written.text.trim().to_owned();
             let queries = match round {
@@ -257,7 +326,7 @@ impl Flare {
         let turn = Turn { question: &question.text, request: IN_SENTENCES, reply: reply.trim_end(), ..Turn::default() };
         let limit = self.parts.limits.step_tokens;
         let Some(filled) = work.fill(&turn, places, limit)? else { return Ok(None) };
-        let written = work.write(&Prompt { user: &filled.user, reply: turn.reply }, limit, &["\n"])?;
+        let written = work.write(&Prompt::new(&filled.user, turn.reply), limit, &["\n"])?;
         let (sentence, is_whole) = crate::work::first_sentence(written.text.trim());
         // Tokens of the sentence alone; special ones have no place in the text and none in a query.
         let from = written.text.len() - written.text.trim_start().len();
@@ -266,7 +335,7 @@ impl Flare {
         let mut tokens = Vec::new();
         for token in &written.tokens {
             if at < end && written.text[at..].starts_with(token.text.as_str()) {
-                tokens.push((token.text.clone(), token.probability));
+                tokens.push((token.text.clone(), token.log_probability.exp()));
                 at += token.text.len();
             }
         }
@@ -287,7 +356,7 @@ mod tests {
         (&["Are you sure", "Answer: 1889"], "Yes"),
         (&["Are you sure"], "No"),
         (&["opened 1889"], " 1889~0.9"),
-        (&["tower"], " 1901~0.3 or 1902~0.9"),
+        (&["tower"], " 1901~0.3 or 1902~0.9| 1902~0.5| 1902~0.5"),
         (&["RETRIEVE"], " RETRIEVE"),
     ];
 
@@ -316,6 +385,17 @@ mod tests {
         check(Trigger::AnyToken { least: 0.8 }, "1889", 1);
         check(Trigger::MeanLoss { most: 0.43 }, "1889", 1);
         check(Trigger::Unsure { least: 0.0 }, "1889", 1);
+    }
+
+    #[test]
+    fn drawn_answers_tell_how_sure_the_model_is() {
+        let samples = Samples { n: 3, ..Samples::default() };
+        check(Trigger::Disagreement { samples, least: 0.6 }, "1901 or 1902", 0);
+        check(Trigger::Disagreement { samples, least: 0.7 }, "1889", 1);
+        // (−ln .3 − ln 1 − ln .9) / 3 = .436, and twice −ln .5 = .693: .608 on average.
+        check(Trigger::Entropy { samples, most: 0.61 }, "1901 or 1902", 0);
+        check(Trigger::Entropy { samples, most: 0.60 }, "1889", 1);
+        assert_eq!(normalized("The  Tower, of 1889!"), "tower of 1889");
     }
 
     #[test]

@@ -53,16 +53,13 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The work was given up because its caller asked for that.
-    #[error("interrupted")]
-    Interrupted,
 }
 
 impl From<Error> for raglan_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Part(error) => error,
-            Error::Interrupted => Self::Interrupted,
+            Error::Model(error) => error.into(),
             error => Self::part("multistep", error),
         }
     }

@@ -1,10 +1,11 @@
 //! Retrieval interleaved with a chain of thought: IRCoT (Trivedi et al., 2023).
 
 use raglan_core::{Budget, Query};
+use raglan_model::Prompt;
 
 use crate::single_step::FROM_PASSAGES;
 use crate::work::{Turn, Work, first_sentence};
-use crate::{Demonstration, End, Parts, Prompt, Result, StepKind, Strategy, Trail};
+use crate::{Demonstration, End, Parts, Result, StepKind, Strategy, Trail};
 
 const REQUEST: &str = "Answer the question from the documents above. Think step by step, one short sentence a step, and end \
     with \"So the answer is\" and the answer.";
@@ -59,7 +60,7 @@ impl Strategy for Interleaved {
                 end = End::Budget;
                 break;
             };
-            let written = work.write(&Prompt { user: &filled.user, reply: &thoughts }, limit, &["\n"])?;
+            let written = work.write(&Prompt::new(&filled.user, &thoughts), limit, &["\n"])?;
             let thought = first_sentence(written.text.trim()).0.to_owned();
             if thought.is_empty() || thoughts.contains(&thought) {
                 end = End::Answered; // It has nothing new to say.

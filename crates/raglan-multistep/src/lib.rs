@@ -1,9 +1,9 @@
 //! Answers questions in several steps of searching and reading.
 //!
 //! Some questions need what no single search finds: the birthplace of the author of a play stands on a page that the
-//! question does not name. A [`Strategy`] works with a [`TextModel`], which writes, and [`Sources`], a retriever and the
-//! texts of what it finds; it gives a [`Trail`]: the answer, each [`Step`] with its queries, the pages it found and what it
-//! cost, and the evidence.
+//! question does not name. A [`Strategy`] works with a [`TextModel`](raglan_model::TextModel), which writes, and
+//! [`Sources`], a retriever and the texts of what it finds; it gives a [`Trail`]: the answer, each [`Step`] with its queries,
+//! the pages it found and what it cost, and the evidence.
 //!
 //! - [`SingleStep`]: one search and one reading, with demonstrations (DRAG) or without any passage.
 //! - [`SelfAsk`]: follow-up questions in a forced grammar (IterDRAG, Self-Ask).
@@ -30,11 +30,10 @@ mod self_ask;
 mod single_step;
 mod sources;
 mod strategy;
-mod text_model;
 mod thoughts;
 mod work;
 
-pub use adaptive::{Adaptive, Flare, Trigger};
+pub use adaptive::{Adaptive, Flare, Samples, Trigger};
 pub use allocation::{Allocation, AllocationModel, Informativeness, Measured, TokenCosts, best_allocation};
 pub use demonstration::{Demonstration, without_answers};
 pub use error::{Error, Result};
@@ -45,6 +44,5 @@ pub use self_ask::SelfAsk;
 pub use single_step::SingleStep;
 pub use sources::{Sources, Unit};
 pub use strategy::{End, Step, StepKind, Strategy, Trail};
-pub use text_model::{ChatModel, Prompt, TextModel, Weighed, Written, WrittenToken};
 pub use thoughts::{Remembering, Thought, ThoughtMemory};
 pub use work::{Limits, Parts};

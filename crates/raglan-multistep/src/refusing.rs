@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use raglan_core::{Budget, Meter, Query};
+use raglan_model::{Prompt, TextModel};
 
 use crate::work::passage_text;
-use crate::{Error, Prompt, Result, Step, StepKind, Strategy, TextModel, Trail};
+use crate::{Error, Result, Step, StepKind, Strategy, Trail};
 
 /// Answers as another strategy does, where the passages that it read bear the answer out; else refuses.
 #[derive(Clone)]
@@ -110,7 +111,7 @@ fn ask(
 ) -> Result<(bool, raglan_core::Cost)> {
     let request = format!("Question: {}\nDo the documents answer the question? Reply with Yes or No.", question.text);
     let limit = model.context_len();
-    let needed = model.count_prompt(&Prompt { user: &request, reply: "" })? + 2;
+    let needed = model.count_prompt(&Prompt::new(&request, ""))? + 2;
     if needed > limit {
         return Err(Error::NoRoom { needed, limit });
     }
@@ -125,8 +126,7 @@ fn ask(
         }
     }
     user.push_str(&request);
-    let weighed = model.weigh(&Prompt { user: &user, reply: "" }, &["Yes", "No"])?;
-    meter.count(1, weighed.n_read, 0);
+    let weighed = model.weigh(&Prompt::new(&user, ""), &["Yes", "No"], &mut meter)?;
     Ok((weighed.margin() >= f64::from(least), meter.cost()))
 }
 

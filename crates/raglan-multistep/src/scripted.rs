@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use raglan_core::{
-    Chunk, ChunkId, ChunkStore, ContentHash, DocId, Document, Error as CoreError, Format, Hit, Locator, Query, Ranking,
-    Result as CoreResult, Retriever,
+    Chunk, ChunkId, ChunkStore, ContentHash, DocId, Document, Error as CoreError, Format, Hit, Locator, Meter, Query,
+    Ranking, Result as CoreResult, Retriever,
 };
+use raglan_model::{Prompt, Result, TextModel, TextWriter, Weighed, WritingRequest, Written, WrittenToken};
 
-use crate::text_model::cut;
-use crate::{Limits, Parts, Prompt, Result, Sources, TextModel, Unit, Weighed, Written, WrittenToken};
+use crate::{Limits, Parts, Sources, Unit};
 
 /// Says what the first line of its script has whose texts are all in the prompt, and remembers the prompts. `@` stands
 /// before the reply's beginning, `$` behind it. Tokens are
-/// words; one that ends in `~` and a number has that probability, the others 1.
+/// words; one that ends in `~` and a number has that probability, the others 1. A line may have several replies, with `|`
+/// between them: the first is the likeliest, and all are drawn, one after the other.
 pub(crate) struct Scripted {
     lines: Vec<(&'static [&'static str], &'static str)>,
     pub prompts: Mutex<Vec<(String, String)>>,
@@ -26,15 +27,52 @@ impl Scripted {
         Self { lines: lines.to_vec(), prompts: Mutex::default(), context_len: 4096, special: Vec::new() }
     }
 
-    fn reply(&self, prompt: &Prompt<'_>) -> &'static str {
+    fn reply(&self, prompt: &Prompt) -> &'static str {
         let whole = format!("{}\n@{}$", prompt.user, prompt.reply);
-        self.prompts.lock().unwrap().push((prompt.user.to_owned(), prompt.reply.to_owned()));
+        self.prompts.lock().unwrap().push((prompt.user.clone(), prompt.reply.clone()));
         let line = self.lines.iter().find(|(needles, _)| needles.iter().all(|needle| whole.contains(needle)));
         line.map_or("", |(_, reply)| reply)
     }
 
     pub fn n_calls(&self) -> usize {
         self.prompts.lock().unwrap().len()
+    }
+}
+
+impl TextWriter for Scripted {
+    fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>> {
+        let write_one = |request: &WritingRequest, script: &str, meter: &mut Meter| {
+            let mut written = Written { ended: true, ..Written::default() };
+            let mut n_written = 0;
+            for (i, word) in script.split(' ').enumerate().filter(|(_, word)| !word.is_empty()) {
+                if n_written == request.max_tokens {
+                    written.ended = false;
+                    break;
+                }
+                let (word, probability) = match word.split_once('~') {
+                    Some((word, p)) => (word, p.parse().unwrap()),
+                    None => (word, 1.0_f32),
+                };
+                let text = if i == 0 { word.to_owned() } else { format!(" {word}") };
+                n_written += 1;
+                written.text.push_str(&text);
+                written.tokens.push(WrittenToken { text, log_probability: probability.ln() });
+                if let Some(end) = request.stop.iter().filter_map(|stop| written.text.find(stop.as_str())).min() {
+                    written.text.truncate(end);
+                    written.ended = false;
+                    break;
+                }
+            }
+            meter.count(0, 0, n_written);
+            written
+        };
+        let write = |request: &WritingRequest| {
+            meter.count(1, self.count_prompt(&request.prompt)?, 0);
+            let replies: Vec<&str> = self.reply(&request.prompt).split('|').collect();
+            let drawn = (0..request.n).map(|i| write_one(request, replies[i % replies.len()], meter));
+            Ok(drawn.collect())
+        };
+        requests.iter().map(write).collect()
     }
 }
 
@@ -51,40 +89,16 @@ impl TextModel for Scripted {
         Ok(text.split_whitespace().count())
     }
 
-    fn count_prompt(&self, prompt: &Prompt<'_>) -> Result<usize> {
-        Ok(self.count(prompt.user)? + self.count(prompt.reply)?)
-    }
-
-    fn write(&self, prompt: &Prompt<'_>, max_tokens: usize, stops: &[&str]) -> Result<Written> {
-        let script = self.reply(prompt);
-        let mut written = Written { n_read: self.count_prompt(prompt)?, ended: true, ..Written::default() };
-        for (i, word) in script.split(' ').enumerate().filter(|(_, word)| !word.is_empty()) {
-            if written.n_written == max_tokens {
-                written.ended = false;
-                break;
-            }
-            let (word, probability) = match word.split_once('~') {
-                Some((word, p)) => (word, p.parse().unwrap()),
-                None => (word, 1.0),
-            };
-            let text = if i == 0 { word.to_owned() } else { format!(" {word}") };
-            written.n_written += 1;
-            written.text.push_str(&text);
-            let stopped = cut(&mut written.text, stops);
-            written.tokens.push(WrittenToken { text, probability });
-            if stopped {
-                written.ended = false;
-                break;
-            }
-        }
-        Ok(written)
+    fn count_prompt(&self, prompt: &Prompt) -> Result<usize> {
+        Ok(self.count(&prompt.user)? + self.count(&prompt.reply)?)
     }
 
     /// The text that the script has is twice as likely as the others.
-    fn weigh(&self, prompt: &Prompt<'_>, texts: &[&str]) -> Result<Weighed> {
+    fn weigh(&self, prompt: &Prompt, texts: &[&str], meter: &mut Meter) -> Result<Weighed> {
         let script = self.reply(prompt);
+        meter.count(1, self.count_prompt(prompt)?, 0);
         let log = |text: &&str| vec![if script.trim_start().starts_with(text.trim()) { -1.0 } else { -2.0 }];
-        Ok(Weighed { log_probabilities: texts.iter().map(log).collect(), n_read: self.count_prompt(prompt)? })
+        Ok(Weighed { log_probabilities: texts.iter().map(log).collect() })
     }
 
     fn has_token(&self, token: &str) -> bool {

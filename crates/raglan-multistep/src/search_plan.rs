@@ -1,11 +1,12 @@
 //! Searches that the model plans over what it has read so far: the multi-step protocol of FRAMES (Krishna et al., 2024).
 
 use raglan_core::{Budget, Query};
+use raglan_model::Prompt;
 
 use crate::single_step::FROM_PASSAGES;
 use crate::sources::Gathered;
 use crate::work::{Turn, Work};
-use crate::{End, Parts, Prompt, Result, StepKind, Strategy, Trail};
+use crate::{End, Parts, Result, StepKind, Strategy, Trail};
 
 /// For some steps the model reads what was found, and writes some queries, each of which adds its best documents that
 /// are not there yet; then it answers.
@@ -68,7 +69,7 @@ impl Strategy for SearchPlan {
                 end = End::Budget;
                 break;
             };
-            let written = work.write(&Prompt { user: &filled.user, reply: "1." }, limit, &["\n\n"])?;
+            let written = work.write(&Prompt::new(&filled.user, "1."), limit, &["\n\n"])?;
             let mut queries: Vec<String> = Vec::new();
             if step == 0 && self.search_question {
                 queries.push(question.text.clone());

@@ -1,9 +1,10 @@
 //! Questions that must be answered first: IterDRAG (Yue et al., 2024) in the grammar of Self-Ask (Press et al., 2023).
 
 use raglan_core::{Budget, Query};
+use raglan_model::Prompt;
 
 use crate::work::{Turn, Work};
-use crate::{Demonstration, End, Parts, Prompt, Result, StepKind, Strategy, Trail};
+use crate::{Demonstration, End, Parts, Result, StepKind, Strategy, Trail};
 
 const FOLLOW_UP: &str = "Follow up:";
 const INTERMEDIATE: &str = "Intermediate answer:";
@@ -59,14 +60,14 @@ impl Strategy for SelfAsk {
             };
             let user = filled.user;
             if step >= self.min_steps {
-                let weighed = work.weigh(&Prompt { user: &user, reply: &transcript }, &[FOLLOW_UP, FINAL])?;
+                let weighed = work.weigh(&Prompt::new(&user, &transcript), &[FOLLOW_UP, FINAL])?;
                 if weighed.best() == 1 {
                     end = End::Answered;
                     break;
                 }
             }
             let reply = format!("{transcript}{FOLLOW_UP}");
-            let follow_up = work.write(&Prompt { user: &user, reply: &reply }, limit, &["\n"])?.text.trim().to_owned();
+            let follow_up = work.write(&Prompt::new(&user, &reply), limit, &["\n"])?.text.trim().to_owned();
             if follow_up.is_empty() || asked.contains(&follow_up) {
                 end = End::Answered; // There is nothing more that it would ask.
                 break;
@@ -76,7 +77,7 @@ impl Strategy for SelfAsk {
             let reply = format!("{transcript}{FOLLOW_UP} {follow_up}\n{INTERMEDIATE}");
             let answer = match work.fill_step(&self.turn(question, &reply), &work.all(), limit, 1)? {
                 Some(filled) => {
-                    let written = work.write(&Prompt { user: &filled.user, reply: &reply }, limit, &["\n"])?;
+                    let written = work.write(&Prompt::new(&filled.user, &reply), limit, &["\n"])?;
                     written.text.trim().to_owned()
                 }
                 None => String::new(),
@@ -107,9 +108,12 @@ impl SelfAsk {
 mod tests {
     use std::sync::Arc;
 
+    use raglan_model::registry::ModelCache;
+    use raglan_model::{ChatModel, LanguageModel, Products};
+
     use super::*;
-    use crate::Unit;
-    use crate::scripted::{Scripted, page, parts};
+    use crate::scripted::{Scripted, page, parts, sources};
+    use crate::{Limits, SingleStep, Unit};
 
     fn library() -> Vec<(String, String)> {
         vec![
@@ -187,5 +191,32 @@ mod tests {
         let late = Budget { tokens: None, time: Some(std::time::Duration::ZERO) };
         let late = strategy.answer(&"Hamlet?".into(), &late).unwrap();
         assert_eq!((late.end, late.answer.as_str(), late.cost.calls), (End::Budget, "done", 1));
+    }
+
+    #[test]
+    fn the_default_model_keeps_to_the_grammar_and_answers() {
+        let folder = match ModelCache::new(None, true).and_then(|cache| cache.path("smollm2-135m-instruct")) {
+            Ok(folder) => folder,
+            Err(error) => {
+                assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none(), "{error}");
+                return eprintln!("skipped, for want of the model: {error}");
+            }
+        };
+        let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+        let model = ChatModel::new(Arc::new(LanguageModel::load(path, 2, Products::Stored).unwrap()));
+        let list = [
+            page("light", "The lighthouse at Skerry was lit on 4 October 1906. It was built by Ada Moss."),
+            page("moss", "Ada Moss was an engineer. She was born in Leith."),
+            page("puffins", "Puffins nest on the northern cliffs from April to August."),
+        ];
+        let limits = Limits { answer_tokens: 24, step_tokens: 24, ..Limits::default() };
+        let parts = Parts { model: Arc::new(model), sources: sources(&list, Unit::Passages), limits };
+        let strategy = SelfAsk { max_steps: 1, min_steps: 1, ..SelfAsk::new(parts.clone(), 1) };
+        let question = "When was the lighthouse at Skerry lit?".into();
+        let trail = strategy.answer(&question, &Budget::default()).unwrap();
+        assert!(trail.steps[1].text.starts_with("Follow up: "), "{trail:#?}");
+        assert!(trail.answer.contains("1906"), "{trail:#?}");
+        let single = SingleStep::new(parts, 1).answer(&question, &Budget::default()).unwrap();
+        assert!(single.answer.contains("1906"), "{single:#?}");
     }
 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use raglan_core::{Budget, ChunkId, ChunkStore, ContentHash, DenseVector, Encoder, Query};
+use raglan_model::Prompt;
 use serde::{Deserialize, Serialize};
 
 use crate::single_step::{FROM_MEMORY, FROM_PASSAGES};
 use crate::sources::Gathered;
 use crate::work::{Turn, Work, first_sentence, passage_text};
-use crate::{End, Error, Parts, Prompt, Result, StepKind, Strategy, Trail};
+use crate::{End, Error, Parts, Result, StepKind, Strategy, Trail};
 
 /// A statement that was distilled from passages while a question was answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -231,7 +232,7 @@ impl Remembering {
         let Some(filled) = work.fill_step(&turn, places, limit, 1)? else {
             return Ok(());
         };
-        let written = work.write(&Prompt { user: &filled.user, reply: "" }, limit, &["\n"])?;
+        let written = work.write(&Prompt::new(&filled.user, ""), limit, &["\n"])?;
         let text = first_sentence(written.text.trim()).0.to_owned();
         let mut roots: BTreeSet<Root> = used.iter().flat_map(|thought| thought.roots.iter().cloned()).collect();
         roots.extend(filled.shown.iter().map(|&i| {
@@ -242,7 +243,7 @@ impl Remembering {
         let check = Turn { request: &request, ..turn };
         let is_kept = match work.fill_step(&check, places, 2, 0)? {
             Some(filled) if !text.is_empty() && !roots.is_empty() => {
-                let weighed = work.weigh(&Prompt { user: &filled.user, reply: "" }, &["Yes", "No"])?;
+                let weighed = work.weigh(&Prompt::new(&filled.user, ""), &["Yes", "No"])?;
                 weighed.margin() >= 0.0 && {
                     let vector = self.encoder.encode_passages(&[&text])?.remove(0);
                     // A vector without direction is near nothing, and cannot be told from others.
@@ -275,7 +276,7 @@ impl Strategy for Remembering {
         let Some(filled) = work.fill(&turn, &places, self.parts.limits.answer_tokens)? else {
             return Ok(work.finish(String::new(), Vec::new(), End::Budget));
         };
-        let prompt = Prompt { user: &filled.user, reply: turn.reply };
+        let prompt = Prompt::new(&filled.user, turn.reply);
         let written = work.write(&prompt, self.parts.limits.answer_tokens, &["\n"])?;
         let answer = written.text.trim().to_owned();
         work.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);

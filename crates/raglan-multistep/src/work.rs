@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use raglan_core::{Budget, Chunk, Cost, Meter, Passage, Query};
+use raglan_model::{Prompt, Sampling, TextModel, Weighed, WritingRequest, Written};
 
 use crate::demonstration::Demonstration;
 use crate::sources::{Evidence, Gathered};
-use crate::{End, Error, Prompt, Result, Sources, Step, StepKind, TextModel, Trail, Weighed, Written};
+use crate::{End, Error, Result, Sources, Step, StepKind, Trail};
 
 /// What a strategy works with.
 #[derive(Clone)]
@@ -122,16 +123,19 @@ impl<'a> Work<'a> {
         });
     }
 
-    pub fn write(&mut self, prompt: &Prompt<'_>, max_tokens: usize, stops: &[&str]) -> Result<Written> {
-        let written = self.model.write(prompt, max_tokens, stops)?;
-        self.meter.count(1, written.n_read, written.n_written);
-        Ok(written)
+    pub fn write(&mut self, prompt: &Prompt, max_tokens: usize, stops: &[&str]) -> Result<Written> {
+        let stop = stops.iter().map(|&stop| stop.to_owned()).collect();
+        let sampling = Sampling::default();
+        let request = WritingRequest { prompt: prompt.clone(), n: 1, max_tokens, stop, sampling };
+        // What a step may spend was looked at when its prompt was filled.
+        let mut meter = Meter::start(&Budget::default());
+        let written = self.model.write(&[request], &mut meter)?;
+        self.meter.add(meter.cost());
+        Ok(written.into_iter().flatten().next().expect("a meter without a budget allows a text"))
     }
 
-    pub fn weigh(&mut self, prompt: &Prompt<'_>, texts: &[&str]) -> Result<Weighed> {
-        let weighed = self.model.weigh(prompt, texts)?;
-        self.meter.count(1, weighed.n_read, 0);
-        Ok(weighed)
+    pub fn weigh(&mut self, prompt: &Prompt, texts: &[&str]) -> Result<Weighed> {
+        Ok(self.model.weigh(prompt, texts, &mut self.meter)?)
     }
 
     /// The user's turn with as many of some passages as fit: those of the best ranks are taken first, and stand in the
@@ -169,7 +173,7 @@ impl<'a> Work<'a> {
     ) -> Result<Option<Filled>> {
         let limit = self.model.context_len().min(self.limits.context_tokens);
         let bare = user_turn(turn, &[]);
-        let needed = self.model.count_prompt(&Prompt { user: &bare, reply: turn.reply })? + max_tokens;
+        let needed = self.model.count_prompt(&Prompt::new(&bare, turn.reply))? + max_tokens;
         if needed > limit {
             return Err(Error::NoRoom { needed, limit });
         }
@@ -212,7 +216,7 @@ impl<'a> Work<'a> {
         let Some(filled) = self.fill(turn, places, self.limits.answer_tokens)? else {
             return Ok(self.finish(String::new(), Vec::new(), End::Budget));
         };
-        let prompt = Prompt { user: &filled.user, reply: turn.reply };
+        let prompt = Prompt::new(&filled.user, turn.reply);
         let written = self.write(&prompt, self.limits.answer_tokens, &["\n"])?;
         let answer = written.text.trim().to_owned();
         self.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);

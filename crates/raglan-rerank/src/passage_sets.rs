@@ -1,11 +1,12 @@
 //! A judge as a scorer of lists of passages.
 
-use raglan_core::{Passage, PassageSetScorer};
+use raglan_core::{Passage, PassageSetScorer, SharedBudget};
 
 use crate::{Budget, Judge, Task, Verdict};
 
 /// Scores a list of passages by what a judge thinks of their texts read as one: `1 / (1 + e^−score)`, and 0 where it says
-/// nothing. The judge must give scores; of one that gives an order, the places count.
+/// nothing. The judge must give scores; of one that gives an order, the places count. It reads at the cost of the
+/// [shared budget](raglan_core::SharedBudget::current), and nothing when that is spent.
 pub struct JudgedSets<J> {
     judge: J,
 }
@@ -24,9 +25,11 @@ impl<J: Judge> PassageSetScorer for JudgedSets<J> {
         };
         let texts: Vec<String> = lists.iter().map(text).collect();
         let passages: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let judged = self.judge.judge(&[Task { question, passages: &passages }], &Budget::default())?;
+        let judged =
+            self.judge.judge(&[Task { question, passages: &passages }], &Budget::default().within_shared(1))?;
         let mut scores = vec![0.0; lists.len()];
         for judgement in judged {
+            SharedBudget::current().spend(judgement.cost);
             match judgement.verdict {
                 Verdict::Scores(of_lists) => {
                     for (score, own) in scores.iter_mut().zip(of_lists) {

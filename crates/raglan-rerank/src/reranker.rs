@@ -45,15 +45,10 @@ impl<J: Judge> Reranker for PassageReranker<J> {
         let tasks = queries.iter().zip(&passages);
         let tasks: Vec<Task<'_>> = tasks.map(|(query, passages)| Task { question: &query.text, passages }).collect();
         let shared = raglan_core::SharedBudget::current();
-        let n = queries.len().max(1);
-        let budget = Budget {
-            tokens: self.budget.tokens.into_iter().chain(shared.tokens_left().map(|tokens| tokens / n)).min(),
-            time: self.budget.time.into_iter().chain(shared.time_left().map(|time| time / n as u32)).min(),
-        };
-        let judgements = self.judge.judge(&tasks, &budget)?;
+        let judgements = self.judge.judge(&tasks, &self.budget.within_shared(queries.len()))?;
         let judged = rankings.iter().zip(judgements).map(|(ranking, judgement)| {
             *self.spent.lock().expect("no thread panics while it adds") += judgement.cost;
-            shared.spend(judgement.cost.tokens_read + judgement.cost.tokens_written);
+            shared.spend(judgement.cost);
             let ranked = judgement.verdict.ranked(ranking.len()).into_iter();
             let hits = ranked.map(|(i, score)| Hit::new(ranking.hits()[i].chunk, score)).collect();
             Ranking::best(hits, ranking.len())

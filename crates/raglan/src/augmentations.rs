@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raglan_augment::{
-    ChatCompleter, ContrastiveExamples, GatedEncoder, LexicalGate, MetaKnowledge, MetaKnowledgeRewriter,
-    MetaKnowledgeWriter, ModelRewriter, QuestionIndex, QuestionOptions, QuestionWriter, Rewriting as Texts,
-    SyntheticQuestion, read_questions, round_trip,
+    ContrastiveExamples, GatedEncoder, LexicalGate, MetaKnowledge, MetaKnowledgeRewriter, MetaKnowledgeWriter,
+    ModelRewriter, QuestionIndex, QuestionOptions, QuestionWriter, Rewriting as Texts, SyntheticQuestion,
+    read_questions, round_trip,
 };
 use raglan_core::{
     Budget, ChunkId, ChunkStore, Cost, DenseVector, Encoder, ExampleSource, PassageSetScorer, QueryRewriter, Retriever,
@@ -73,7 +73,7 @@ impl Index {
 
     /// The rewriter of a recipe's stage.
     pub(crate) fn rewriter(&self, stage: &str, spec: &RewriteSpec) -> Result<Arc<dyn QueryRewriter>> {
-        let completer = ChatCompleter::new(self.judges(stage)?.language_model(&spec.model)?);
+        let model = self.judges(stage)?.chat_model(&spec.model)?;
         let budget = Budget {
             tokens: limit(spec.budget_tokens),
             time: limit(spec.budget_ms).map(|ms| Duration::from_millis(ms as u64)),
@@ -86,10 +86,10 @@ impl Index {
             Rewriting::Decomposition => Texts::Decomposition { n },
             Rewriting::MetaKnowledge => {
                 let knowledge = MetaKnowledge::read(Path::new(&spec.file))?;
-                return Ok(Arc::new(MetaKnowledgeRewriter::new(completer, &knowledge, n, budget)));
+                return Ok(Arc::new(MetaKnowledgeRewriter::new(model, &knowledge, n, budget)));
             }
         };
-        Ok(Arc::new(ModelRewriter::new(completer, texts, spec.seed, budget)?))
+        Ok(Arc::new(ModelRewriter::new(model, texts, spec.seed, budget)?))
     }
 
     /// Retrieval by vectors whose queries pass a gate of their words.
@@ -142,8 +142,8 @@ impl Index {
         settings: &QuestionSettings,
         on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<QuestionReport> {
-        let completer = ChatCompleter::new(self.judges("questions")?.language_model(&settings.model)?);
-        let writer = QuestionWriter::new(completer, settings.options.clone())?;
+        let model = self.judges("questions")?.chat_model(&settings.model)?;
+        let writer = QuestionWriter::new(model, settings.options.clone())?;
         let retriever = match settings.round_trip {
             0 => None,
             _ => Some(self.dense_retriever(SearchMode::default())?),
@@ -192,8 +192,8 @@ impl Index {
         n: usize,
         limit: usize,
     ) -> Result<(MetaKnowledge, Cost)> {
-        let completer = ChatCompleter::new(self.judges("meta-knowledge")?.language_model(model)?);
-        let writer = MetaKnowledgeWriter::new(completer, topics, n)?;
+        let model = self.judges("meta-knowledge")?.chat_model(model)?;
+        let writer = MetaKnowledgeWriter::new(model, topics, n)?;
         let ids: Vec<ChunkId> = self.snapshot().live_chunks()?.iter().take(limit).collect();
         let chunks = self.snapshot().chunks(&ids)?;
         let passages: Vec<_> = chunks.iter().map(|chunk| (chunk.id, chunk.embedded_text(true))).collect();

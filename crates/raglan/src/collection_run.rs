@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use raglan_core::{ChunkId, Query, Ranking};
+use raglan_core::{ChunkId, Cost, Query, Ranking};
 use raglan_datasets::{Qrels, Run, beir};
 use raglan_pipeline::{Input, Recipe, Value};
 
@@ -19,6 +19,8 @@ pub struct CollectionRun {
     pub run: Run,
     /// Seconds of each query by itself, in the order of the queries.
     pub seconds: Vec<f64>,
+    /// What models that judge, rewrite or write cost for each query.
+    pub costs: Vec<Cost>,
     /// Each stage that gives a ranking, in order.
     pub stages: Vec<StageResults>,
 }
@@ -34,6 +36,8 @@ pub struct StageResults {
     pub run: Run,
     /// Seconds of each query.
     pub seconds: Vec<f64>,
+    /// What models cost in it for each query.
+    pub costs: Vec<Cost>,
 }
 
 impl Index {
@@ -80,6 +84,9 @@ impl Index {
             let started = Instant::now();
             let runs = pipeline.trace(vec![question], &mut |_, _| {})?;
             result.seconds.push(started.elapsed().as_secs_f64());
+            let mut cost = Cost::default();
+            runs.iter().for_each(|run| cost += run.cost);
+            result.costs.push(cost);
             let mut n_rankings = 0;
             for (stage, run) in pipeline.recipe().stages().iter().zip(&runs) {
                 let Value::Rankings(ranked) = &run.output else { continue };
@@ -92,6 +99,7 @@ impl Index {
                 }
                 let results = &mut result.stages[n_rankings];
                 results.seconds.push(run.time.as_secs_f64());
+                results.costs.push(run.cost);
                 insert(&mut results.run, &query.id, &ranked[0].ranking, &documents, k);
                 n_rankings += 1;
             }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use raglan_core::{ChunkStore, Reranker};
-use raglan_model::LanguageModel;
 use raglan_model::registry::ModelFiles;
+use raglan_model::{ChatModel, LanguageModel};
 use raglan_pipeline::{RerankSpec, Reranking};
 use raglan_rerank::{
     Budget, Compare, Comparison, CrossEncoder, InContext, Judge, ListReading, Listwise, PassageReranker,
@@ -83,6 +83,15 @@ impl Judges {
     /// The files of a model.
     pub(crate) fn files(&self, name: &str) -> Result<ModelFiles> {
         self.models.ensure(name)
+    }
+
+    /// A language model to ask for texts, by name; see [`language_model`](Self::language_model).
+    pub(crate) fn chat_model(&self, name: &str) -> Result<ChatModel> {
+        let model = ChatModel::new(self.language_model(name)?);
+        Ok(match self.models.interrupt() {
+            Some(flag) => model.interrupted_by(flag.clone()),
+            None => model,
+        })
     }
 
     /// A language model by name, the generator's when that is empty, loaded when it is first asked for.

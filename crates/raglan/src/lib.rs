@@ -48,6 +48,7 @@ mod search;
 mod snippet;
 mod sparse_options;
 mod status;
+mod stepwise;
 mod stored_vectors;
 mod threads;
 mod time;

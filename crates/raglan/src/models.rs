@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use raglan_augment::{ChatCompleter, PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
+use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
 use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
@@ -19,7 +19,9 @@ use raglan_generate::reuse::ReuseMethod;
 use raglan_generate::{ChatGenerator, GenerateOptions, Sampling};
 use raglan_graph::{Extractor, RuleExtractor};
 use raglan_model::registry::{ModelCache, ModelFiles, Progress, Role};
-use raglan_model::{AttentionPolicy, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer};
+use raglan_model::{
+    AttentionPolicy, ChatModel, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer,
+};
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
 use raglan_store::{ModelStamp, Passport};
 
@@ -45,6 +47,7 @@ pub struct Models {
     progress: Arc<dyn Progress>,
     threads: usize,
     settings: ModelSettings,
+    interrupt: Option<Arc<AtomicBool>>,
 }
 
 /// How models work, where that is not as their files say. An index is to be searched with the settings that it was made
@@ -114,7 +117,19 @@ impl Models {
             progress,
             threads,
             settings: ModelSettings::default(),
+            interrupt: None,
         })
+    }
+
+    /// The same, whose language models in recipes give up when the flag is set.
+    #[must_use]
+    pub fn interrupted_by(self, flag: Arc<AtomicBool>) -> Self {
+        Self { interrupt: Some(flag), ..self }
+    }
+
+    /// The flag at which language models in recipes give up.
+    pub(crate) fn interrupt(&self) -> Option<&Arc<AtomicBool>> {
+        self.interrupt.as_ref()
     }
 
     /// How models that are loaded work.
@@ -433,7 +448,7 @@ impl Models {
             return Arc::new(RuleExtractor);
         }
         let (models, name) = (self.clone(), name.to_owned());
-        let load = move || Ok(Arc::new(ChatCompleter::new(Arc::new(models.language_model(&name)?()?))) as Arc<_>);
+        let load = move || Ok(Arc::new(ChatModel::new(Arc::new(models.language_model(&name)?()?))) as Arc<_>);
         Arc::new(TripleExtractor::new(load))
     }
 
@@ -474,7 +489,7 @@ impl Models {
     /// The generator that a recipe asks for, on a language model by name, or by the path of its GGUF file or of the
     /// folder of its `config.json`, safetensors and tokenizer.
     ///
-    /// The weights are loaded beside whatever comes next; `interrupt` is looked at between two tokens. With `kv`, prompts
+    /// The weights are loaded beside whatever comes next, if the recipe has a `generate` stage; `interrupt` is looked at between two tokens. With `kv`, prompts
     /// are read with keys and values that are kept beside an index.
     ///
     /// # Errors
@@ -503,6 +518,7 @@ impl Models {
             StageSpec::Generate(spec) => Some(spec.clone()),
             _ => None,
         });
+        let is_needed = spec.is_some();
         let options =
             GenerateOptions { attention: self.settings.attention, ..generate_options(&spec.unwrap_or_default()) };
         let load = move || -> Result<ChatGenerator> {
@@ -512,7 +528,8 @@ impl Models {
                 None => generator,
             })
         };
-        Ok(Arc::new(LazyGenerator::new(load)))
+        // A recipe that answers in steps, or does not answer, may have no use for it.
+        Ok(Arc::new(if is_needed { LazyGenerator::begun(load) } else { LazyGenerator::later(load) }))
     }
 
     /// Writes down the parameters that were chosen for a method and a language model, where [`KvSettings::calibrated`]
@@ -707,16 +724,31 @@ fn generate_options(spec: &GenerateSpec) -> GenerateOptions {
     }
 }
 
-/// A generator whose weights are being loaded while the passages are sought.
+/// A generator whose weights are being loaded while the passages are sought, or when they are needed.
 pub struct LazyGenerator {
     loaded: OnceLock<ChatGenerator>,
-    loading: std::sync::Mutex<Option<JoinHandle<Result<ChatGenerator>>>>,
+    loading: std::sync::Mutex<Option<Loading>>,
+}
+
+type Load = dyn FnOnce() -> Result<ChatGenerator> + Send;
+
+enum Loading {
+    Begun(JoinHandle<Result<ChatGenerator>>),
+    Later(Box<Load>),
 }
 
 impl LazyGenerator {
-    fn new(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
-        let loading = std::sync::Mutex::new(Some(std::thread::spawn(load)));
-        Self { loaded: OnceLock::new(), loading }
+    fn begun(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
+        Self { loaded: OnceLock::new(), loading: Some(Loading::Begun(std::thread::spawn(load))).into() }
+    }
+
+    fn later(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
+        Self { loaded: OnceLock::new(), loading: Some(Loading::Later(Box::new(load))).into() }
+    }
+
+    /// The generator, if it has been needed.
+    pub fn if_loaded(&self) -> Option<&ChatGenerator> {
+        self.loaded.get()
     }
 
     /// The generator, once it is loaded.
@@ -726,8 +758,12 @@ impl LazyGenerator {
     /// Whatever loading gave; after an error, that loading failed.
     pub fn loaded(&self) -> Result<&ChatGenerator> {
         let mut loading = self.loading.lock().expect("no thread panics while it holds the handle");
-        if let Some(handle) = loading.take() {
-            let generator = handle.join().map_err(|_| Error::Loading)??;
+        let generator = match loading.take() {
+            Some(Loading::Begun(handle)) => Some(handle.join().map_err(|_| Error::Loading)??),
+            Some(Loading::Later(load)) => Some(load()?),
+            None => None,
+        };
+        if let Some(generator) = generator {
             let _ = self.loaded.set(generator);
         }
         self.loaded.get().ok_or(Error::Loading)

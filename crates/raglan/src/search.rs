@@ -19,6 +19,7 @@ use crate::filter::Filter;
 use crate::index::Index;
 use crate::ngrams::NgramSearch;
 use crate::snippet::{Snippet, snippet};
+use crate::stepwise::StrategyGenerator;
 use crate::{Error, Result};
 
 /// About how many bytes of a chunk a search result shows.
@@ -117,7 +118,7 @@ pub fn recipe(name: &str) -> Result<Recipe> {
 /// As [`recipe`].
 pub fn recipe_with(name: &str, settings: &[impl AsRef<str>]) -> Result<Recipe> {
     let path = Path::new(name);
-    if let Some((_, text)) = Recipe::SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+    if let Some(text) = Recipe::shipped_text(name) {
         return Ok(Recipe::check_with(path, text, settings)?);
     }
     if !path.is_file() {
@@ -145,6 +146,7 @@ impl Index {
     /// [`Error::NoVectors`] when the recipe wants vectors and the index has none; damaged files; models that cannot be
     /// loaded.
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
+        let name = recipe.name().to_owned();
         recipe.bind(|stage| {
             Ok(match stage.spec {
                 StageSpec::Bm25(Bm25Spec { k1, b, .. }) => Part::Retriever(self.bm25(Bm25Parameters::new(k1, b)?)?),
@@ -190,10 +192,15 @@ impl Index {
                 StageSpec::Rerank(ref spec) => {
                     Part::Reranker(self.judges(&stage.name)?.reranker(spec, Arc::new(self.snapshot().clone()))?)
                 }
+                StageSpec::Steps(ref spec) => Part::StepwiseGenerator(Arc::new(StrategyGenerator {
+                    model: Arc::new(self.judges(&stage.name)?.chat_model(&spec.model)?),
+                    store: Arc::new(self.snapshot().clone()),
+                    spec: spec.clone(),
+                })),
                 StageSpec::MarginalRelevance(_) | StageSpec::Submodular(_) => Part::Vectors(self.dense()?.clone()),
                 StageSpec::Read(_) | StageSpec::Expand(_) => Part::Store(Arc::new(self.snapshot().clone())),
                 _ => Part::Generator(generator.clone().ok_or_else(|| Error::RecipeEnd {
-                    recipe: stage.name.clone(),
+                    recipe: name.clone(),
                     found: "an Answer".into(),
                     wanted: "a Ranking",
                 })?),
@@ -221,21 +228,20 @@ impl Index {
     /// [`Error::RecipeEnd`] when the recipe goes on to an answer; else as [`pipeline`](Self::pipeline).
     pub fn search(&self, recipe: &Recipe, query: &str, filter: &Filter) -> Result<SearchOutcome> {
         let started = Instant::now();
+        if !matches!(recipe.output(), Port::Ranking | Port::Context) {
+            let found = recipe.output().to_string();
+            return Err(Error::RecipeEnd { recipe: recipe.name().to_owned(), found, wanted: "a Ranking" });
+        }
         let hash = recipe.hash().to_string();
         let pipeline = self.pipeline(recipe.clone(), None)?;
         let mut runs = pipeline.trace(vec![self.query(query, filter)?], &mut |_, _| {})?;
         let stages = stage_times(&pipeline, &runs);
-        let passages = match runs.pop().map(|run| run.output) {
-            Some(Value::Contexts(contexts)) => contexts.into_iter().flat_map(|context| context.passages).collect(),
-            Some(Value::Rankings(ranked)) => {
-                let contexts = read(self.snapshot()).run(ranked)?;
-                contexts.into_iter().flat_map(|context| context.passages).collect::<Vec<Passage>>()
-            }
-            _ => {
-                let found = pipeline.recipe().output().to_string();
-                return Err(Error::RecipeEnd { recipe: hash, found, wanted: "a Ranking" });
-            }
+        let contexts = match runs.pop().map(|run| run.output) {
+            Some(Value::Contexts(contexts)) => contexts,
+            Some(Value::Rankings(ranked)) => read(self.snapshot()).run(ranked)?,
+            _ => unreachable!("the recipe gives a ranking or a context"),
         };
+        let passages = contexts.into_iter().flat_map(|context| context.passages).collect();
         let results = self.results(query, passages);
         Ok(SearchOutcome {
             query: query.to_owned(),
@@ -319,7 +325,7 @@ impl Index {
     ) -> Result<Answer> {
         if recipe.output() != Port::Answer {
             let found = recipe.output().to_string();
-            return Err(Error::RecipeEnd { recipe: recipe.hash().to_string(), found, wanted: "an Answer" });
+            return Err(Error::RecipeEnd { recipe: recipe.name().to_owned(), found, wanted: "an Answer" });
         }
         let started = Instant::now();
         let pipeline = self.pipeline(recipe.clone(), Some(generator))?;
@@ -352,7 +358,7 @@ impl Index {
         match pipeline.run(vec![self.query(question, filter)?])? {
             Value::Contexts(contexts) => Ok(contexts.into_iter().next().expect("one context a question")),
             other => Err(Error::RecipeEnd {
-                recipe: recipe.hash().to_string(),
+                recipe: recipe.name().to_owned(),
                 found: other.port().to_string(),
                 wanted: "a Context",
             }),

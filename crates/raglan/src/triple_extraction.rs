@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use raglan_augment::{Completer, Completion, CompletionRequest};
 use raglan_core::{Budget, Meter};
 use raglan_graph::{Extraction, Extractor, RuleExtractor, normalized};
+use raglan_model::{Prompt, TextWriter, WritingRequest, Written};
 use serde_json::Value;
 
 use crate::Result;
@@ -16,7 +16,7 @@ use crate::embedder::Lazy;
 /// as far as it can be: JSON, whole or broken off, or lines of three parts. Subjects and objects that do not stand in the
 /// text are left out: small models go on with their example.
 pub struct TripleExtractor {
-    completer: Lazy<Arc<dyn Completer>>,
+    writer: Lazy<Arc<dyn TextWriter>>,
 }
 
 /// Tokens that a model may write of a text: some twenty triples.
@@ -35,30 +35,30 @@ const EXAMPLE: (&str, &str) = (
 
 impl TripleExtractor {
     /// An extractor that asks the model that `load` gives, once it is needed.
-    pub fn new(load: impl Fn() -> Result<Arc<dyn Completer>> + Send + Sync + 'static) -> Self {
-        Self { completer: Lazy::new(Box::new(load)) }
+    pub fn new(load: impl Fn() -> Result<Arc<dyn TextWriter>> + Send + Sync + 'static) -> Self {
+        Self { writer: Lazy::new(Box::new(load)) }
     }
 
-    fn request(text: &str, names: &[String]) -> CompletionRequest {
-        CompletionRequest {
+    fn request(text: &str, names: &[String]) -> WritingRequest {
+        let prompt = Prompt {
             system: SYSTEM.to_owned(),
             examples: vec![(EXAMPLE.0.to_owned(), EXAMPLE.1.to_owned())],
-            stop: vec!["\n\n".to_owned()],
-            ..CompletionRequest::line(format!("Text: {text}\nNames: {}", names.join(", ")), MAX_TOKENS)
-        }
+            ..format!("Text: {text}\nNames: {}", names.join(", ")).into()
+        };
+        WritingRequest { stop: vec!["\n\n".to_owned()], ..WritingRequest::line(prompt, MAX_TOKENS) }
     }
 }
 
 impl Extractor for TripleExtractor {
     fn extract(&self, texts: &[&str]) -> raglan_core::Result<Vec<Extraction>> {
-        let completer = self.completer.get().map_err(|error| raglan_core::Error::part("graph", error))?;
+        let writer = self.writer.get().map_err(|error| raglan_core::Error::part("graph", error))?;
         let named = RuleExtractor.extract(texts)?;
-        let requests: Vec<CompletionRequest> =
+        let requests: Vec<WritingRequest> =
             texts.iter().zip(&named).map(|(text, named)| Self::request(text, named.entities())).collect();
         let mut meter = Meter::start(&Budget::default());
-        let written = completer.complete(&requests, &mut meter)?;
-        let said = |((text, named), written): ((&&str, &Extraction), Vec<Completion>)| {
-            let written = written.first().map_or("", |completion| &completion.text);
+        let written = writer.write(&requests, &mut meter)?;
+        let said = |((text, named), written): ((&&str, &Extraction), Vec<Written>)| {
+            let written = written.first().map_or("", |written| &written.text);
             let text = format!(" {} ", normalized_text(text));
             let stands = |name: &str| text.contains(&format!(" {} ", normalized(name)));
             let triples = triples(written);
@@ -138,14 +138,10 @@ mod tests {
     /// Writes of every text what it is told to.
     struct Scripted(&'static str);
 
-    impl Completer for Scripted {
-        fn complete(
-            &self,
-            requests: &[CompletionRequest],
-            _: &mut Meter,
-        ) -> raglan_augment::Result<Vec<Vec<Completion>>> {
-            let completion = |_| vec![Completion { text: self.0.to_owned(), log_probability: 0.0 }];
-            Ok(requests.iter().map(completion).collect())
+    impl TextWriter for Scripted {
+        fn write(&self, requests: &[WritingRequest], _: &mut Meter) -> raglan_model::Result<Vec<Vec<Written>>> {
+            let write = |_| vec![Written { text: self.0.to_owned(), ..Written::default() }];
+            Ok(requests.iter().map(write).collect())
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::canonical::stage_table;
-use super::kinds::{BranchSpec, BudgetSpec, CachedSpec, EachSpec, FallbackSpec, LoopSpec, RetrySpec};
+use super::kinds::{BranchSpec, BudgetSpec, CachedSpec, EachSpec, FallbackSpec, LoopSpec, RetrySpec, StepsSpec};
 use super::parse::{INPUT, QUERY};
 use super::{Recipe, RecipeError, StageSpec};
 
@@ -231,6 +231,17 @@ impl RecipeBuilder {
         input: Node<ports::Queries>,
         search: impl FnOnce(&mut Self, Node<ports::Query>) -> Node<ports::Ranking>,
     ) -> Node<ports::Ranking> {
+        self.push(name, spec.into(), vec![input.source], vec![body(search)])
+    }
+
+    /// Adds a stage that answers in steps, each of which may search.
+    pub fn steps(
+        &mut self,
+        name: &str,
+        spec: StepsSpec,
+        input: Node<ports::Query>,
+        search: impl FnOnce(&mut Self, Node<ports::Query>) -> Node<ports::Ranking>,
+    ) -> Node<ports::Answer> {
         self.push(name, spec.into(), vec![input.source], vec![body(search)])
     }
 

@@ -436,6 +436,50 @@ kinds! {
     needs {}
     takes {}
 
+    /// Answers in steps: a language model is asked what to look for next, the stages inside find it, and what they find is
+    /// read with all that was found before; see [`steps`](crate::steps).
+    Steps(StepsSpec) = "steps": Query => Answer, ONE, StepwiseGenerator,
+    bodies ["do"],
+    needs {
+        /// By which strategy.
+        by: Stepping;
+    }
+    takes {
+        /// The language model's name or folder; empty, the default.
+        model: String = String::new();
+        /// How many passages each search adds; of `search-plan`, documents.
+        passages: usize = 4, 1..=MOST;
+        /// The most steps: follow-up questions, thoughts, rounds of planning, attempts after the first, or sentences.
+        max_steps: usize = 5, 1..=1000;
+        /// How many queries a round of `search-plan` has.
+        queries: usize = 3, 1..=1000;
+        /// What shows `adaptive` that an answer is not to be trusted.
+        trigger: RetrievalTrigger = RetrievalTrigger::AnyToken;
+        /// From where on it does; and the probability of a token below which `flare` looks for its sentence, at most 1.
+        threshold: f32 = 0.8, FINITE;
+        /// How many answers `entropy` and `disagreement` draw.
+        samples: usize = 5, 2..=100;
+        /// How they are drawn.
+        temperature: f32 = 0.7, 0.01..=100.0;
+        /// Seed of the sampling.
+        seed: u64 = 0, 0..=i64::MAX as u64;
+        /// The least share of the answer's words, but for the question's, that the passages must have; an answer with
+        /// less is refused. 0 refuses none.
+        borne_out: f32 = 0.0, 0.0..=1.0;
+        /// The most words of a passage that are read.
+        passage_words: usize = 1024, 1..=MOST;
+        /// The most tokens of the answer.
+        answer_tokens: usize = 64, 1..=MOST;
+        /// The most tokens of what else the model writes at once.
+        step_tokens: usize = 64, 1..=MOST;
+        /// The most tokens of a prompt and what is written behind it; 0, as many as the model reads.
+        context_tokens: usize = 0, 0..=MOST;
+        /// The most tokens that a question may cost; 0, no limit.
+        budget_tokens: usize = 0, 0..=MOST;
+        /// The most milliseconds before the answer is written; 0, no limit.
+        budget_ms: usize = 0, 0..=MOST;
+    }
+
     /// Chooses passages that together cover what was found; see [`submodular`](crate::submodular).
     Submodular(SubmodularSpec) = "submodular": Context => Context, ONE, Vectors,
     bodies [],
@@ -513,6 +557,8 @@ pub enum PartKind {
     Encoder,
     /// A [`PassageSetScorer`](raglan_core::PassageSetScorer).
     Scorer,
+    /// A [`StepwiseGenerator`](raglan_core::StepwiseGenerator).
+    StepwiseGenerator,
 }
 
 impl std::fmt::Display for PartKind {
@@ -528,6 +574,7 @@ impl std::fmt::Display for PartKind {
             Self::Examples => "a source of examples",
             Self::Encoder => "an encoder",
             Self::Scorer => "a scorer of lists of passages",
+            Self::StepwiseGenerator => "a stepwise generator",
         })
     }
 }
@@ -556,9 +603,13 @@ impl StageSpec {
         if let Self::Each(_) = self { Port::Query } else { takes }
     }
 
-    /// Whether what the stages inside give goes into them again.
-    pub(super) fn repeats(&self) -> bool {
-        matches!(self, Self::Loop(_))
+    /// What the stages inside must give, when the stage takes `takes` and gives `gives`.
+    pub(super) fn body_gives(&self, takes: Port, gives: Port) -> Port {
+        match self {
+            Self::Loop(_) => takes,
+            Self::Steps(_) => Port::Ranking,
+            _ => gives,
+        }
     }
 
     /// Checks the parameters against each other and the number of inputs, and fills in what depends on them.
@@ -599,6 +650,13 @@ impl StageSpec {
             }
             Self::Rewrite(spec) if spec.by == Rewriting::MetaKnowledge && spec.file.is_empty() => {
                 Err(Discord::Missing("file"))
+            }
+            Self::Steps(StepsSpec { by: Stepping::Flare, threshold, .. }) if !(0.0..=1.0).contains(threshold) => {
+                Err(Discord::Misfit("threshold", "must be a probability, from 0 to 1, for `flare`".to_owned()))
+            }
+            Self::Steps(spec) if (1..=spec.answer_tokens.max(spec.step_tokens)).contains(&spec.context_tokens) => {
+                let problem = "must be more than `answer_tokens` and `step_tokens`, or 0".to_owned();
+                Err(Discord::Misfit("context_tokens", problem))
             }
             Self::TreeSearch(spec) if spec.by == SetScoring::CrossEncoder && spec.model.is_empty() => {
                 Err(Discord::Missing("model"))
@@ -705,6 +763,42 @@ pub enum Rewriting {
     MetaKnowledge,
 }
 
+/// How a question is answered in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stepping {
+    /// By follow-up questions, in a grammar that the model is held to (IterDRAG, Self-Ask).
+    SelfAsk,
+    /// By a chain of thought, each sentence of which is searched for (IRCoT).
+    Ircot,
+    /// By queries that the model plans over what it has read (FRAMES).
+    SearchPlan,
+    /// From memory first, and from passages only while the answer is not to be trusted.
+    Adaptive,
+    /// By sentences, those with an unlikely token written anew over what they find (FLARE).
+    Flare,
+}
+
+/// What shows that an answer is not to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetrievalTrigger {
+    /// Its first token is less likely than the threshold.
+    FirstToken,
+    /// One of its tokens is less likely than the threshold.
+    AnyToken,
+    /// The mean of `−ln p` over its tokens is more than the threshold.
+    MeanLoss,
+    /// It is the word RETRIEVE, or the token `<RET>` of a model that has it. There is no threshold.
+    Asked,
+    /// Asked whether it is sure, the model's log-odds of yes against no are less than the threshold.
+    Unsure,
+    /// The mean of `−ln p` over the tokens of answers that are drawn is more than the threshold.
+    Entropy,
+    /// The share of the commonest of answers that are drawn is less than the threshold.
+    Disagreement,
+}
+
 /// What scores lists of passages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -736,6 +830,13 @@ names!(Reranking, "way to rerank", {
 names!(Rewriting, "way to rewrite", {
     Keywords => "keywords", HypotheticalDocument => "hypothetical-document", Paraphrases => "paraphrases",
     Decomposition => "decomposition", MetaKnowledge => "meta-knowledge",
+});
+names!(Stepping, "strategy", {
+    SelfAsk => "self-ask", Ircot => "ircot", SearchPlan => "search-plan", Adaptive => "adaptive", Flare => "flare",
+});
+names!(RetrievalTrigger, "trigger", {
+    FirstToken => "first-token", AnyToken => "any-token", MeanLoss => "mean-loss", Asked => "asked", Unsure => "unsure",
+    Entropy => "entropy", Disagreement => "disagreement",
 });
 names!(SetScoring, "scorer", {
     Cosine => "cosine", CrossEncoder => "cross-encoder", QueryLikelihood => "query-likelihood", YesNo => "yes-no",

@@ -32,8 +32,8 @@ pub use kinds::{
     Bm25Spec, BranchSpec, BudgetSpec, CachedSpec, DenseMode, DenseSpec, EachSpec, ExamplesSpec, ExpandSpec,
     FallbackSpec, FocusSpec, FollowSpec, FuseSpec, GateSpec, GatedDenseSpec, GenerateSpec, GraphSpec, KindReference,
     LateSpec, LoopSpec, MarginalRelevanceSpec, NgramsSpec, PartKind, QuestionsSpec, ReadSpec, ReorderSpec, RerankSpec,
-    Reranking, RescoreSpec, Rescorer, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring, SparseMode,
-    SparseQueries, SparseSpec, SplitSpec, StageSpec, SubmodularSpec, TreeSearchSpec,
+    Reranking, RescoreSpec, Rescorer, RetrievalTrigger, RetrySpec, RewriteSpec, Rewriting, SelectSpec, SetScoring,
+    SparseMode, SparseQueries, SparseSpec, SplitSpec, StageSpec, Stepping, StepsSpec, SubmodularSpec, TreeSearchSpec,
 };
 pub use parameter::ParameterReference;
 pub use port::Port;
@@ -73,10 +73,18 @@ pub use run::{Part, Pipeline, StageRun, Value};
 /// Invariant: every input of a stage comes before it and is of the port it takes; the last stage is the only one that
 /// is no input; stages that could stand in any order go by name. Only inside of a stage may a recipe be without stages;
 /// then it gives what it takes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Recipe {
+    /// What it is called in messages; of no account where recipes are compared.
+    name: String,
     takes: Port,
     stages: Vec<RecipeStage>,
+}
+
+impl PartialEq for Recipe {
+    fn eq(&self, other: &Self) -> bool {
+        (self.takes, &self.stages) == (other.takes, &other.stages)
+    }
 }
 
 /// A stage of a [`Recipe`].
@@ -112,7 +120,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 18] = [
+    pub const SHIPPED: [(&'static str, &'static str); 19] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -131,6 +139,39 @@ impl Recipe {
         ("long-context", include_str!("../../recipes/long-context.toml")),
         ("ask", include_str!("../../recipes/ask.toml")),
         ("ask-bm25", include_str!("../../recipes/ask-bm25.toml")),
+        ("self-ask", include_str!("../../recipes/self-ask.toml")),
+    ];
+
+    /// Shipped recipes that show what one stage does: a judge, an augmentation or a strategy of several steps beside what
+    /// it stands on. Where a file is named, it is to be written first.
+    pub const ABLATIONS: &'static [(&'static str, &'static str)] = &[
+        ("ablations/adaptive", include_str!("../../recipes/ablations/adaptive.toml")),
+        ("ablations/decomposition", include_str!("../../recipes/ablations/decomposition.toml")),
+        ("ablations/examples", include_str!("../../recipes/ablations/examples.toml")),
+        ("ablations/flare", include_str!("../../recipes/ablations/flare.toml")),
+        ("ablations/focus", include_str!("../../recipes/ablations/focus.toml")),
+        ("ablations/gated-dense", include_str!("../../recipes/ablations/gated-dense.toml")),
+        ("ablations/hypothetical-document", include_str!("../../recipes/ablations/hypothetical-document.toml")),
+        ("ablations/ircot", include_str!("../../recipes/ablations/ircot.toml")),
+        ("ablations/keywords", include_str!("../../recipes/ablations/keywords.toml")),
+        ("ablations/meta-knowledge", include_str!("../../recipes/ablations/meta-knowledge.toml")),
+        ("ablations/mmr", include_str!("../../recipes/ablations/mmr.toml")),
+        ("ablations/paraphrases", include_str!("../../recipes/ablations/paraphrases.toml")),
+        ("ablations/questions", include_str!("../../recipes/ablations/questions.toml")),
+        ("ablations/reorder", include_str!("../../recipes/ablations/reorder.toml")),
+        ("ablations/rerank-answer-attention", include_str!("../../recipes/ablations/rerank-answer-attention.toml")),
+        ("ablations/rerank-cross-encoder", include_str!("../../recipes/ablations/rerank-cross-encoder.toml")),
+        ("ablations/rerank-first", include_str!("../../recipes/ablations/rerank-first.toml")),
+        ("ablations/rerank-in-context", include_str!("../../recipes/ablations/rerank-in-context.toml")),
+        ("ablations/rerank-listwise", include_str!("../../recipes/ablations/rerank-listwise.toml")),
+        ("ablations/rerank-pairwise", include_str!("../../recipes/ablations/rerank-pairwise.toml")),
+        ("ablations/rerank-query-likelihood", include_str!("../../recipes/ablations/rerank-query-likelihood.toml")),
+        ("ablations/rerank-setwise", include_str!("../../recipes/ablations/rerank-setwise.toml")),
+        ("ablations/rerank-word-overlap", include_str!("../../recipes/ablations/rerank-word-overlap.toml")),
+        ("ablations/rerank-yes-no", include_str!("../../recipes/ablations/rerank-yes-no.toml")),
+        ("ablations/search-plan", include_str!("../../recipes/ablations/search-plan.toml")),
+        ("ablations/submodular", include_str!("../../recipes/ablations/submodular.toml")),
+        ("ablations/tree-search", include_str!("../../recipes/ablations/tree-search.toml")),
     ];
 
     /// Parses a recipe, resolves its names and checks its ports.
@@ -161,13 +202,24 @@ impl Recipe {
     pub fn check_with(path: &Path, text: &str, settings: &[impl AsRef<str>]) -> Result<Self, RecipeError> {
         let mut sources = Sources::default();
         let draft = parse::parse(&mut sources, path, text, settings)?;
-        resolve::resolve(&sources, draft, None)
+        Ok(Self { name: path.display().to_string(), ..resolve::resolve(&sources, draft, None)? })
     }
 
-    /// The shipped recipe of this name.
+    /// The shipped recipe of this name, which may be one of [`SHIPPED`](Self::SHIPPED) or of
+    /// [`ABLATIONS`](Self::ABLATIONS).
     pub fn shipped(name: &str) -> Option<Self> {
-        let (_, text) = Self::SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
-        Some(Self::check(Path::new(name), text).expect("shipped recipes are correct"))
+        Some(Self::check(Path::new(name), Self::shipped_text(name)?).expect("shipped recipes are correct"))
+    }
+
+    /// The text of the shipped recipe of this name.
+    pub fn shipped_text(name: &str) -> Option<&'static str> {
+        let mut all = Self::SHIPPED.iter().chain(Self::ABLATIONS);
+        all.find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+    }
+
+    /// What it is called: the name of a shipped recipe, or the path under which it was read.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The stages; every input of a stage comes before it, and the last is the result.
@@ -203,7 +255,7 @@ impl Recipe {
         for stage in self.stages.iter().filter(|stage| keep(stage)) {
             self.stage_tables("stage", stage, &mut tables);
         }
-        Self::check(Path::new("recipe"), &tables.join("\n"))
+        Self::check(Path::new(&self.name), &tables.join("\n"))
     }
 
     /// The same recipe, giving `k` chunks a question.

@@ -96,8 +96,8 @@ fn include(sources: &mut Sources, value: &Node, above: &mut Vec<PathBuf>) -> Res
         };
         let folder = sources.path(node.place.text).parent().unwrap_or(Path::new(""));
         let path = folder.join(name);
-        let (path, text) = match Recipe::SHIPPED.iter().find(|(shipped, _)| shipped == name) {
-            Some((_, text)) if !path.is_file() => (PathBuf::from(name), (*text).to_owned()),
+        let (path, text) = match Recipe::shipped_text(name) {
+            Some(text) if !path.is_file() => (PathBuf::from(name), text.to_owned()),
             _ => match std::fs::read_to_string(&path) {
                 Ok(text) => (path, text),
                 Err(error) => return Err(refuse(sources, error.to_string())),

@@ -27,7 +27,7 @@ pub(super) fn resolve(sources: &Sources, draft: Draft, takes: Option<Port>) -> R
         });
         stages.push(resolve_stage(sources, stage, inputs.collect(), takes, &stages)?);
     }
-    Ok(Recipe { takes: takes.unwrap_or(Port::Query), stages })
+    Ok(Recipe { name: String::new(), takes: takes.unwrap_or(Port::Query), stages })
 }
 
 /// A stage whose inputs are known, after the stages before it.
@@ -74,7 +74,7 @@ fn resolve_stage(
     };
     for (body, key) in bodies.iter().zip(spec.bodies()) {
         let found = body.output();
-        let expected = if spec.repeats() { takes } else { gives };
+        let expected = spec.body_gives(takes, gives);
         if found != expected {
             let problem = RecipeProblem::WrongBody { stage: name, body: (*key).to_owned(), expected, found };
             let place = keys.iter().find(|(name, _)| name == key).map_or(&name_place, |(_, place)| place);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raglan_core::{
-    Answer, ChunkStore, ChunkVectors, Context, DenseVector, Encoder, Error, ExampleSource, Generator, PassageSetScorer,
-    Query, QueryRewriter, Reranker, Result, Retriever, SharedBudget,
+    Answer, ChunkStore, ChunkVectors, Context, Cost, DenseVector, Encoder, Error, ExampleSource, Generator,
+    PassageSetScorer, Query, QueryRewriter, Reranker, Result, Retriever, SharedBudget, StepwiseGenerator,
 };
 
 use super::item::Item;
@@ -21,8 +21,8 @@ use crate::cache::Cache;
 use crate::each;
 use crate::generate::answers;
 use crate::{
-    Ranked, Stage, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read, reorder,
-    rerank, retrieve, rewrite, select, split, submodular, tree_search,
+    Ranked, Stage, Steps, TreeSearchOptions, examples, expand, focus, follow, fuse, gate, min_score, mmr, read,
+    reorder, rerank, retrieve, rewrite, select, split, steps, submodular, tree_search,
 };
 
 /// What a stage of a recipe needs from outside.
@@ -46,6 +46,8 @@ pub enum Part {
     Encoder(Arc<dyn Encoder<Vector = DenseVector>>),
     /// For `tree-search`.
     Scorer(Arc<dyn PassageSetScorer>),
+    /// For `steps`.
+    StepwiseGenerator(Arc<dyn StepwiseGenerator>),
 }
 
 impl Part {
@@ -61,6 +63,7 @@ impl Part {
             Self::Examples(_) => PartKind::Examples,
             Self::Encoder(_) => PartKind::Encoder,
             Self::Scorer(_) => PartKind::Scorer,
+            Self::StepwiseGenerator(_) => PartKind::StepwiseGenerator,
         }
     }
 }
@@ -76,7 +79,30 @@ struct BoundStage {
     part: Option<Part>,
     /// What a `cached` stage keeps.
     cache: Option<Cache<Item>>,
+    /// What a `steps` stage answers by, which has the stages inside of it.
+    steps: Option<Steps<Arc<dyn StepwiseGenerator>>>,
     bodies: Vec<Vec<BoundStage>>,
+}
+
+/// A recipe from questions to rankings, bound, as a stage of its own.
+struct Search {
+    recipe: Recipe,
+    stages: Vec<BoundStage>,
+}
+
+impl Stage<Vec<Query>> for Search {
+    type Out = Vec<Ranked>;
+
+    fn run(&self, queries: Vec<Query>) -> Result<Vec<Ranked>> {
+        let items = Item::all(&queries, Value::Queries(queries.clone()));
+        // What is asked inside is not what was asked outside, so that there is no stream to send pieces to.
+        let found = run_body(&self.recipe, &self.stages, items, &mut |_, _| {})?;
+        Ok(found.into_iter().filter_map(|item| item.value.ranking()).collect())
+    }
+
+    fn name(&self) -> String {
+        "search".to_owned()
+    }
 }
 
 /// A batch of what flows between stages.
@@ -94,13 +120,15 @@ pub enum Value {
     Answers(Vec<Result<Answer>>),
 }
 
-/// What a stage gave, and how long it took.
+/// What a stage gave, and what that took.
 #[derive(Debug)]
 pub struct StageRun {
     /// What it gave, one item a question.
     pub output: Value,
     /// How long it took.
     pub time: Duration,
+    /// What models cost in it that tell the [`SharedBudget`], those of the stages inside among them.
+    pub cost: Cost,
 }
 
 impl Value {
@@ -154,12 +182,19 @@ fn bind<E: From<Error>>(
             let problem = format!("stage `{}` needs {wanted}, not {found}", stage.name);
             return Err(Error::Invalid { what: "recipe", problem }.into());
         }
-        let bodies = stage.bodies.iter().map(|body| bind(body, part)).collect::<Result<_, E>>()?;
+        let mut bodies = stage.bodies.iter().map(|body| bind(body, part)).collect::<Result<Vec<_>, E>>()?;
         let cache = match stage.spec {
             StageSpec::Cached(CachedSpec { entries }) => Some(Cache::new(entries)),
             _ => None,
         };
-        stages.push(BoundStage { part: own, cache, bodies });
+        let steps = match &own {
+            Some(Part::StepwiseGenerator(generator)) => {
+                let search = Search { recipe: stage.bodies[0].clone(), stages: bodies.swap_remove(0) };
+                Some(steps(generator.clone(), search))
+            }
+            _ => None,
+        };
+        stages.push(BoundStage { part: own, cache, steps, bodies });
     }
     Ok(stages)
 }
@@ -207,9 +242,10 @@ fn run_stages(
         let (name, kind, questions) = (stage.name.as_str(), stage.spec.kind(), taken.queries.len());
         let span = tracing::info_span!("stage", name, kind, questions, results = tracing::field::Empty);
         let inputs = Inputs { stage, taken, runs: &runs };
-        let output = span.in_scope(|| run_stage(stage, bound, &inputs, on_text))?;
+        let budget = SharedBudget::unlimited();
+        let output = span.in_scope(|| budget.within(|| run_stage(stage, bound, &inputs, on_text)))?;
         span.record("results", output.n_results());
-        runs.push(StageRun { output, time: start.elapsed() });
+        runs.push(StageRun { output, time: start.elapsed(), cost: budget.spent() });
     }
     Ok(runs)
 }
@@ -340,6 +376,16 @@ fn run_stage(
             let contexts = inputs.contexts();
             Value::Answers(answers(&**generator, contexts, on_text)?)
         }
+        (StageSpec::Steps(_), Some(Part::StepwiseGenerator(_))) => {
+            let steps = bound.steps.as_ref().expect("`bind` gave the stage its search");
+            let answers = steps.run(inputs.queries())?;
+            for (i, answer) in answers.iter().enumerate() {
+                if let Ok(answer) = answer {
+                    on_text(i, &answer.text);
+                }
+            }
+            Value::Answers(answers)
+        }
         (_, None) if !bound.bodies.is_empty() => {
             let items = run_around(stage, bound, inputs.items(), on_text)?;
             Item::values(items, stage.gives)
@@ -377,7 +423,7 @@ fn run_around(
             let originals: Vec<Query> = items.iter().map(|item| item.query.clone()).collect();
             let questions = items.into_iter().filter_map(|item| item.value.queries()).collect();
             let search = |queries: Vec<Query>| {
-                // What is asked inside is not what was asked outside, so that there is no stream to send pieces to.
+                // As in `Search`, there is no stream.
                 let inputs = Value::Queries(queries.clone());
                 let found = run_body(&stage.bodies[0], &bound.bodies[0], Item::all(&queries, inputs), &mut |_, _| {})?;
                 Ok(found.into_iter().filter_map(|item| item.value.ranking()).collect())

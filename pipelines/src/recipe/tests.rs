@@ -31,12 +31,13 @@ fn refused_at(text: &str, message: &str) {
 
 /// A shipped recipe as it is written.
 fn text(name: &str) -> &'static str {
-    Recipe::SHIPPED.iter().find(|(shipped, _)| *shipped == name).expect("it is shipped").1
+    Recipe::shipped_text(name).expect("it is shipped")
 }
 
 #[test]
 fn shipped_recipes_are_correct_and_spell_every_parameter() {
-    let outputs = Recipe::SHIPPED.map(|(name, text)| {
+    let all: Vec<_> = Recipe::SHIPPED.iter().chain(Recipe::ABLATIONS).collect();
+    let outputs = all.into_iter().map(|&(name, text)| {
         let recipe = check(text).unwrap_or_else(|error| panic!("{error}"));
         // Every line of the canonical form stands in the file, but for comments.
         let spelled: Vec<_> = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).collect();
@@ -46,9 +47,10 @@ fn shipped_recipes_are_correct_and_spell_every_parameter() {
         (name, recipe.output())
     });
     for (name, output) in outputs {
-        let expected = match name {
-            "ask" | "ask-bm25" | "long-context" => Port::Answer,
-            "code" => Port::Context,
+        let expected = match name.trim_start_matches("ablations/") {
+            "ask" | "ask-bm25" | "long-context" | "self-ask" | "ircot" | "search-plan" | "adaptive" | "flare"
+            | "reorder" | "examples" => Port::Answer,
+            "code" | "focus" | "submodular" | "tree-search" => Port::Context,
             _ => Port::Ranking,
         };
         assert_eq!(output, expected, "{name}");
@@ -84,7 +86,7 @@ fn layout_comments_order_and_spelled_defaults_do_not_change_the_hash() {
 
 #[test]
 fn the_canonical_form_reads_back() {
-    for (_, text) in Recipe::SHIPPED {
+    for (_, text) in Recipe::SHIPPED.iter().chain(Recipe::ABLATIONS) {
         let recipe = check(text).unwrap();
         let again = check(&recipe.to_string()).unwrap();
         assert_eq!(again, recipe);
@@ -317,6 +319,7 @@ impl Generator for Repeat {
                 question: context.question.clone(),
                 text: texts.join("; "),
                 sentences: vec![],
+                steps: vec![],
                 sources: vec![],
                 left_out: context.left_out.clone(),
                 timings: Timings::default(),

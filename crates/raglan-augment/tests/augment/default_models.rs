@@ -7,13 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use raglan_augment::{
-    ChatCompleter, LexicalGate, ModelRewriter, PromptReps, PromptRepsOptions, QuestionOptions, QuestionWriter,
-    Rewriting,
+    LexicalGate, ModelRewriter, PromptReps, PromptRepsOptions, QuestionOptions, QuestionWriter, Rewriting,
 };
-use raglan_core::Budget;
-use raglan_core::{ChunkId, QueryRewriter};
+use raglan_core::{Budget, ChunkId, QueryRewriter};
 use raglan_model::registry::{ModelCache, ModelFiles, Silent};
-use raglan_model::{LanguageModel, Products};
+use raglan_model::{ChatModel, LanguageModel, Products};
 
 fn files(model: &str) -> Option<ModelFiles> {
     match ModelCache::new(None, true).unwrap().ensure(model, &Silent) {
@@ -42,7 +40,7 @@ const PASSAGES: [&str; 4] = [
 #[test]
 fn the_language_model_writes_what_it_is_asked_for() {
     let Some(model) = language_model() else { return };
-    let completer = Arc::new(ChatCompleter::new(model));
+    let writer = Arc::new(ChatModel::new(model));
     let kinds = [
         Rewriting::Keywords,
         Rewriting::HypotheticalDocument { n: 1, max_tokens: 32, temperature: 0.0 },
@@ -50,14 +48,14 @@ fn the_language_model_writes_what_it_is_asked_for() {
         Rewriting::Decomposition { n: 3 },
     ];
     for kind in kinds {
-        let rewriter = ModelRewriter::new(completer.clone(), kind.clone(), 0, Budget::default()).unwrap();
+        let rewriter = ModelRewriter::new(writer.clone(), kind.clone(), 0, Budget::default()).unwrap();
         let texts = rewriter.rewrite(&["Which is older, the Eiffel Tower or Big Ben?"]).unwrap();
         println!("{kind:?}: {texts:#?}");
         assert!(!texts[0].is_empty(), "{kind:?}");
         assert!(rewriter.spent().tokens_written > 0);
     }
     let options = QuestionOptions { n: 2, ..QuestionOptions::default() };
-    let writer = QuestionWriter::new(completer, options).unwrap();
+    let writer = QuestionWriter::new(writer, options).unwrap();
     let written = writer.write(&[(ChunkId(2), PASSAGES[2])], &Budget::default()).unwrap();
     println!("{written:#?}");
     assert!(!written.questions.is_empty());

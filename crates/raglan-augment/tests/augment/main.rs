@@ -5,115 +5,16 @@ mod byte_model;
 mod default_models;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use raglan_augment::{
-    ChatCompleter, Completer, CompletionRequest, Error, GatedEncoder, LexicalGate, PromptReps, PromptRepsOptions,
-};
-use raglan_core::{Budget, Meter};
+use raglan_augment::{Error, GatedEncoder, LexicalGate, PromptReps, PromptRepsOptions};
 use raglan_core::{DenseVector, Encoder};
-use raglan_model::{ChatMessage, ChatRole, LanguageModel, Products, Sampling};
+use raglan_model::{ChatMessage, ChatRole, LanguageModel, Products};
 
 fn small() -> Arc<LanguageModel> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.gguf");
     byte_model::write_layers(&path, 2);
     Arc::new(LanguageModel::load(&path, 2, Products::Stored).unwrap())
-}
-
-fn free() -> Meter {
-    Meter::start(&Budget::default())
-}
-
-fn request(ask: &str, n: usize, temperature: f32) -> CompletionRequest {
-    CompletionRequest {
-        system: "Be brief.".to_owned(),
-        n,
-        sampling: Sampling { temperature, seed: 3, ..Sampling::default() },
-        stop: vec![],
-        ..CompletionRequest::line(ask, 6)
-    }
-}
-
-#[test]
-fn a_text_does_not_depend_on_what_is_written_beside_it() {
-    let completer = ChatCompleter::new(small());
-    let requests = [
-        request("what is it?", 3, 1.0),
-        request("what is that", 9, 1.0),
-        request("", 1, 0.0),
-        request("what is it?", 0, 0.0),
-    ];
-    let together = completer.complete(&requests, &mut free()).unwrap();
-    assert_eq!(together.iter().map(Vec::len).collect::<Vec<_>>(), [3, 9, 1, 0]);
-    for (request, together) in requests.iter().zip(&together) {
-        let alone = completer.complete(std::slice::from_ref(request), &mut free()).unwrap();
-        assert_eq!(alone[0], *together);
-    }
-    assert!(together[1].windows(2).any(|pair| pair[0] != pair[1]), "other seeds draw other texts");
-}
-
-#[test]
-fn the_likeliest_text_is_that_of_plain_decoding() {
-    let model = small();
-    let completer = ChatCompleter::new(model.clone());
-    let request = CompletionRequest {
-        examples: vec![("a".to_owned(), "b".to_owned())],
-        opening: "so: ".to_owned(),
-        ..request("c", 1, 0.0)
-    };
-    // The same beginning has been read for another request before.
-    let other = CompletionRequest { ask: "d".to_owned(), ..request.clone() };
-    let completion = &completer.complete(&[other, request], &mut free()).unwrap()[1][0];
-    let turns =
-        [(ChatRole::System, "Be brief."), (ChatRole::User, "a"), (ChatRole::Assistant, "b"), (ChatRole::User, "c")];
-    let prompt = model.template.render(&turns.map(|(role, text)| ChatMessage::new(role, text))).unwrap() + "so: ";
-    let mut session = model.transformer.session();
-    let mut logits = session.prefill(&model.tokenizer.encode_prompt(&prompt).unwrap().ids).unwrap();
-    let (mut ids, mut sum) = (Vec::new(), 0.0);
-    while ids.len() < 6 {
-        let best = raglan_kernels::top_k(&logits, 1).unwrap()[0].1;
-        if model.transformer.config().end_tokens.contains(&best) {
-            break;
-        }
-        let mut of_token = [0.0];
-        raglan_kernels::log_softmax_at(&logits, &[best], &mut of_token).unwrap();
-        sum += of_token[0];
-        ids.push(best);
-        logits = session.step(best).unwrap();
-    }
-    assert_eq!(completion.text, model.tokenizer.decode(&ids).unwrap().trim());
-    assert!((completion.log_probability - sum / ids.len() as f32).abs() <= 1e-5);
-}
-
-#[test]
-fn nothing_is_written_beyond_the_budget() {
-    let completer = ChatCompleter::new(small());
-    for budget in [Budget { tokens: Some(0), time: None }, Budget { tokens: None, time: Some(Duration::ZERO) }] {
-        let mut meter = Meter::start(&budget);
-        assert_eq!(completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap(), [vec![]]);
-        assert_eq!(meter.cost().tokens_read, 0);
-    }
-    let mut meter = free();
-    completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap();
-    let whole = meter.cost();
-    let mut meter = Meter::start(&Budget { tokens: Some(whole.tokens_read + 3), time: None });
-    let few = completer.complete(&[request("a", 2, 0.0)], &mut meter).unwrap();
-    assert_eq!((few[0].len(), meter.cost().tokens_written), (2, 3));
-    let long = request(&"word ".repeat(10_000), 1, 0.0);
-    assert!(matches!(completer.complete(&[long], &mut free()), Err(Error::NoRoom { .. })));
-}
-
-#[test]
-fn what_a_user_writes_is_no_mark_of_the_template() {
-    let completer = ChatCompleter::new(small());
-    let plain = completer.complete(&[request("x", 1, 0.0)], &mut free()).unwrap();
-    let mut meter = free();
-    completer.complete(&[request("x<|im_end|>", 1, 0.0)], &mut meter).unwrap();
-    // Ten characters and the one that defuses them, which has three bytes, instead of one token.
-    let mut of_plain = free();
-    assert_eq!(completer.complete(&[request("x", 1, 0.0)], &mut of_plain).unwrap(), plain);
-    assert_eq!(meter.cost().tokens_read, of_plain.cost().tokens_read + 13);
 }
 
 fn options() -> PromptRepsOptions {

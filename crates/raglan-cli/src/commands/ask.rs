@@ -96,9 +96,9 @@ fn show_prompt(
     } else {
         println!("{}", printable(&prompt.text));
         eprintln!(
-            "{} tokens, {} passages shown, {} left out",
-            prompt.n_tokens,
-            prompt.shown.len(),
+            "{}, {} shown, {} left out",
+            output::count(prompt.n_tokens, "token"),
+            output::count(prompt.shown.len(), "passage"),
             prompt.left_out.len()
         );
     }
@@ -164,8 +164,9 @@ fn ask(
         print_sources(&answer);
     }
     tell_fallback(&answer);
-    if answer.tokens.prompt > 0 {
-        let generator = generator.loaded()?;
+    if answer.tokens.prompt > 0
+        && let Some(generator) = generator.if_loaded()
+    {
         tell_missing_template(session, generator);
         remember(generator);
     }
@@ -230,6 +231,19 @@ fn print_sources(answer: &Answer) {
         };
         sentences.push(format!("{} {}", printable(&sentence.text), style(format!("({by})")).dim()));
     }
+    if !answer.steps.is_empty() {
+        println!("\n{}", style("Steps").bold());
+    }
+    for (i, step) in answer.steps.iter().enumerate() {
+        let text = if step.text.is_empty() { "the question is searched for" } else { &step.text };
+        let queries =
+            step.queries.iter().filter(|query| !step.text.contains(query.as_str()) && **query != answer.question);
+        let queries: String = queries.map(|query| format!("\n? {}", one_line(query))).collect();
+        println!("{}", indented(&format!("{}. {}{queries}", i + 1, printable(text)), width));
+        if !step.documents.is_empty() {
+            println!("{}", style(indented(&one_line(&step.documents.join(", ")), width)).dim());
+        }
+    }
     if !sentences.is_empty() && !answer.sources.is_empty() {
         println!("\n{}", style("Sentence by sentence").bold());
         for sentence in sentences {
@@ -259,12 +273,12 @@ fn print_sources(answer: &Answer) {
         eprintln!("{} left out", output::count(answer.left_out.len(), "passage"));
     }
     eprintln!(
-        "first token after {:.2} s (retrieval {:.2}, prompt of {} tokens {:.2}), {} tokens at {:.1} per second",
+        "first token after {:.2} s (retrieval {:.2}, prompt of {} {:.2}), {} at {:.1} per second",
         t.first_token_s,
         t.retrieve_s,
-        n.prompt,
+        output::count(n.prompt, "token"),
         t.prefill_s,
-        n.answer,
+        output::count(n.answer, "token"),
         n.answer as f64 / t.decode_s.max(1e-9)
     );
     if let Some(kv) = &answer.kv {

@@ -59,7 +59,7 @@ pub fn run(session: &Session, command: &ChunksCommand) -> Result<Outcome> {
         println!("{}", style(one_line(&document.path)).bold().cyan());
         for chunk in chunks {
             let span = document.span_of().told(chunk.span.clone());
-            let about = format!("[chunk {}] {span}, {} tokens", chunk.id.0, chunk.n_tokens);
+            let about = format!("[chunk {}] {span}, {}", chunk.id.0, output::count(chunk.n_tokens as usize, "token"));
             println!("{} {}", style(about).dim(), one_line(&chunk.locator.to_string()));
             println!("{}\n", printable(&chunk.text));
         }

@@ -46,7 +46,11 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
         Err(error) => tell("index", None, error.to_string()),
         Ok(index) => match raglan::store::verify(&index) {
             Ok(report) if report.is_clean() => {
-                tell("index", Some(true), format!("{}: clean, {} chunks", index.display(), report.chunks_checked));
+                tell(
+                    "index",
+                    Some(true),
+                    format!("{}: clean, {}", index.display(), output::count(report.chunks_checked, "chunk")),
+                );
             }
             Ok(report) => {
                 let first = &report.problems[0];

@@ -68,7 +68,7 @@ pub fn run(session: &Session, command: &TuneCommand) -> Result<Outcome> {
 }
 
 fn print(tuned: &Tuning, n_questions: usize) {
-    println!("{n_questions} questions, {} allocations", tuned.measured.len());
+    println!("{}, {}", output::count(n_questions, "question"), output::count(tuned.measured.len(), "allocation"));
     println!("  passages  demonstrations  calls      F1  contains  tokens  seconds");
     for found in &tuned.measured {
         let Allocation { passages, demonstrations, calls } = found.allocation;
@@ -88,7 +88,9 @@ fn print(tuned: &Tuning, n_questions: usize) {
     );
     let told = |allocation: Allocation| {
         let Allocation { passages, demonstrations, calls } = allocation;
-        format!("{passages} passages, {demonstrations} demonstrations, {calls} calls")
+        [(passages, "passage"), (demonstrations, "demonstration"), (calls, "call")]
+            .map(|(n, noun)| output::count(n, noun))
+            .join(", ")
     };
     match (tuned.best, tuned.best_measured) {
         (Some(best), Some(measured)) => {

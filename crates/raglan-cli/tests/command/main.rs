@@ -1,5 +1,6 @@
 //! The command, run as its users run it.
 
+mod augmentations;
 mod encoder_settings;
 mod eval;
 mod eval_collections;

@@ -152,7 +152,8 @@ fn write_origins(page: &mut String, section: &Section<'_>) -> std::fmt::Result {
         page,
         "<details><summary>Where the numbers are from</summary>\n<div class=\"wide\"><table class=\"origins\">"
     )?;
-    let heads = ["recipe", "hash", "models", "revision", "device", "threads", "search", "answered"];
+    let heads =
+        ["recipe", "hash", "models", "model cost a query", "revision", "device", "threads", "search", "answered"];
     writeln!(page, "<thead><tr><th>{}</th></tr></thead>\n<tbody>", heads.join("</th><th>"))?;
     for row in &section.rows {
         let result = row.result;
@@ -163,11 +164,12 @@ fn write_origins(page: &mut String, section: &Section<'_>) -> std::fmt::Result {
             .collect();
         writeln!(
             page,
-            "<tr><th>{}</th><td><code>{}</code></td><td>{}</td><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{} of {}</td></tr>",
+            "<tr><th>{}</th><td><code>{}</code></td><td>{}</td><td>{}</td><td><code>{}</code></td><td>{}</td><td>{}</td>\
+             <td>{}</td><td>{} of {}</td></tr>",
             escaped(&row.label),
             escaped(&result.recipe.hash),
             models.join("<br/>"),
+            result.model_cost.map_or_else(|| "–".to_owned(), |cost| cost.to_string()),
             escaped(&result.revision),
             escaped(&result.device),
             result.threads,

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::ModelCost;
+
 use super::{Report, Section, grouped, short, told_bytes, told_ms, told_p};
 
 pub(super) fn render(report: &Report<'_>) -> String {
@@ -60,6 +62,16 @@ fn write_section(text: &mut String, section: &Section<'_>, metric: &str) -> std:
                 writeln!(text, "| {label} | {name} | {before} | {:.4} | {p50} | {p95} |", stage.recall_after)?;
             }
         }
+    }
+
+    if section.rows.iter().any(|row| row.result.model_cost.is_some()) {
+        writeln!(text, "\n| recipe | calls a query | tokens read | written | time |\n|---|---:|---:|---:|---:|")?;
+        for row in &section.rows {
+            let ModelCost { calls, tokens_read, tokens_written, ms } = row.result.model_cost.unwrap_or_default();
+            let (label, time) = (cell(&row.label), told_ms(ms));
+            writeln!(text, "| {label} | {calls:.1} | {tokens_read:.0} | {tokens_written:.0} | {time} |")?;
+        }
+        writeln!(text, "\nCalls: of models that judge, rewrite or write.")?;
     }
 
     writeln!(text, "\n| recipe | hash | models | revision | device | threads |\n|---|---|---|---|---|---:|")?;

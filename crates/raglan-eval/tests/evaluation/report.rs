@@ -37,6 +37,7 @@ fn result(recipe: &str, values: &[f64], ms: f64) -> ResultFile {
                 recall_before: Some(0.9),
                 recall_after: 0.7,
                 latency_ms: Latency { p50: ms, p95: ms * 2.0, p99: ms * 3.0, mean: ms },
+                model_cost: None,
             },
         ],
         ..ResultFile::default()

@@ -1,6 +1,8 @@
 //! Models against the oracle, their parts, and files that do not serve.
 
 mod blocks;
+#[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
+mod byte_model;
 mod decoder;
 mod encoders;
 mod hostile_files;
@@ -8,4 +10,5 @@ mod long_context;
 mod small_model;
 mod smollm2;
 mod splade;
+mod text_model;
 mod word_piece;

@@ -12,7 +12,7 @@ use candle_transformers::models::quantized_llama;
 use raglan_model::registry::ModelCache;
 use raglan_model::{DecoderModel, GgufFile, Products, Tokenizer};
 
-fn model_file() -> Option<PathBuf> {
+pub fn model_file() -> Option<PathBuf> {
     let cache = ModelCache::new(None, true).unwrap();
     let found = cache.path("smollm2-135m-instruct").map(|folder| folder.join("SmolLM2-135M-Instruct.Q4_1.gguf"));
     match found.map_err(|e| e.to_string()).and_then(|path| path.exists().then_some(path).ok_or("no file".to_owned())) {

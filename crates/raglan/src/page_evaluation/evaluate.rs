@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use raglan_core::{Budget, ChunkId, ChunkSet, Cost, Query};
+use raglan_core::{Budget, ChunkId, ChunkSet, Cost, Meter, Query};
 use raglan_datasets::kilt::{Output, Provenance, Record as KiltRecord};
 use raglan_eval::kilt::KiltScore;
 use raglan_eval::loss::{Fate, Way, fate, fates};
 use raglan_eval::{answers, kilt};
-use raglan_multistep::{End, Limits, Parts, Prompt, Sources, Step, Strategy, TextModel, Trail, Unit};
+use raglan_model::{Prompt, TextModel};
+use raglan_multistep::{End, Limits, Parts, Sources, Step, Strategy, Trail, Unit};
 use raglan_pipeline::Recipe;
 use serde::Serialize;
 
@@ -214,7 +215,7 @@ impl PageEvaluator<'_> {
             }
             let trail = match strategy.map(|strategy| strategy.answer(&query, &self.budget)) {
                 // What was answered before is worth its time.
-                Some(Err(raglan_multistep::Error::Interrupted)) => break,
+                Some(Err(raglan_multistep::Error::Model(raglan_model::Error::Interrupted))) => break,
                 Some(trail) => Some(trail?),
                 None => {
                     shared.sources.retriever.search(&[query], self.depth)?;
@@ -367,9 +368,10 @@ fn judge_answer(judge: &dyn TextModel, question: &PageQuestion, answer: &str) ->
     if answer.trim().is_empty() {
         return Ok(false);
     }
+    let mut meter = Meter::start(&Budget::default());
     for right in &question.answers {
         let user = judge_prompt(&question.text, right, answer);
-        if judge.weigh(&Prompt { user: &user, reply: "" }, &["Yes", "No"])?.margin() > 0.0 {
+        if judge.weigh(&Prompt::new(&user, ""), &["Yes", "No"], &mut meter)?.margin() > 0.0 {
             return Ok(true);
         }
     }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use raglan_core::Budget;
+use raglan_core::{Budget, Meter};
 use raglan_datasets::{Page, PagePart};
 use raglan_eval::loss::Fate;
 use raglan_ingest::chunk::{ChunkerKind, WordCounter};
-use raglan_multistep::{Limits, Prompt, TextModel, Weighed, Written};
+use raglan_model::{Prompt, TextModel, TextWriter, Weighed, WritingRequest, Written};
+use raglan_multistep::Limits;
 
 use super::*;
 use crate::embedder::Encoders;
@@ -44,6 +45,27 @@ fn index_of(folder: &std::path::Path, pages: Vec<Page>) -> Index {
 /// Says what the first of its lines has whose texts are all in the prompt; `$` is the reply's end.
 struct Script(&'static [(&'static [&'static str], &'static str)]);
 
+impl Script {
+    fn reply(&self, prompt: &Prompt) -> &'static str {
+        let whole = format!("{}\n{}$", prompt.user, prompt.reply);
+        let line = self.0.iter().find(|(texts, _)| texts.iter().all(|text| whole.contains(text)));
+        line.map_or("", |(_, text)| text)
+    }
+}
+
+impl TextWriter for Script {
+    fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> raglan_model::Result<Vec<Vec<Written>>> {
+        let write = |request: &WritingRequest| {
+            let stops = request.stop.iter();
+            let text = self.reply(&request.prompt);
+            let text = stops.fold(text, |text, stop| text.split(stop.as_str()).next().unwrap_or_default());
+            meter.count(1, self.count_prompt(&request.prompt)?, self.count(text)?);
+            Ok(vec![Written { text: text.to_owned(), ended: true, ..Written::default() }])
+        };
+        requests.iter().map(write).collect()
+    }
+}
+
 impl TextModel for Script {
     fn name(&self) -> String {
         "script".to_owned()
@@ -53,32 +75,19 @@ impl TextModel for Script {
         1000
     }
 
-    fn count(&self, text: &str) -> raglan_multistep::Result<usize> {
+    fn count(&self, text: &str) -> raglan_model::Result<usize> {
         Ok(text.split_whitespace().count())
     }
 
-    fn count_prompt(&self, prompt: &Prompt<'_>) -> raglan_multistep::Result<usize> {
-        Ok(self.count(prompt.user)? + self.count(prompt.reply)?)
+    fn count_prompt(&self, prompt: &Prompt) -> raglan_model::Result<usize> {
+        Ok(self.count(&prompt.user)? + self.count(&prompt.reply)?)
     }
 
-    fn write(&self, prompt: &Prompt<'_>, _: usize, stops: &[&str]) -> raglan_multistep::Result<Written> {
-        let whole = format!("{}\n{}$", prompt.user, prompt.reply);
-        let line = self.0.iter().find(|(texts, _)| texts.iter().all(|text| whole.contains(text)));
-        let text = line.map_or("", |(_, text)| text);
-        let text = stops.iter().fold(text, |text, stop| text.split(stop).next().unwrap_or_default());
-        Ok(Written {
-            text: text.to_owned(),
-            ended: true,
-            n_read: self.count_prompt(prompt)?,
-            n_written: self.count(text)?,
-            ..Written::default()
-        })
-    }
-
-    fn weigh(&self, prompt: &Prompt<'_>, texts: &[&str]) -> raglan_multistep::Result<Weighed> {
-        let said = self.write(prompt, 1, &[])?.text;
+    fn weigh(&self, prompt: &Prompt, texts: &[&str], meter: &mut Meter) -> raglan_model::Result<Weighed> {
+        let said = self.reply(prompt);
+        meter.count(1, self.count_prompt(prompt)?, 0);
         let log = |text: &&str| vec![if said.starts_with(text) { -1.0 } else { -2.0 }];
-        Ok(Weighed { log_probabilities: texts.iter().map(log).collect(), n_read: self.count_prompt(prompt)? })
+        Ok(Weighed { log_probabilities: texts.iter().map(log).collect() })
     }
 
     fn has_token(&self, _: &str) -> bool {

@@ -112,7 +112,7 @@ impl PageEvaluator<'_> {
                 let found = self.results(Some(&*strategy), one, &shared, &|_| Ok(None), &mut |_| true)?;
                 done += 1;
                 if found.is_empty() || !on_question(done) {
-                    return Err(raglan_multistep::Error::Interrupted.into());
+                    return Err(raglan_model::Error::Interrupted.into());
                 }
                 results.extend(found);
             }

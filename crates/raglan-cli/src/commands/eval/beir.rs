@@ -9,7 +9,7 @@ use raglan::datasets::beir::{self, Collection, Query};
 use raglan::datasets::{Qrels, download};
 use raglan::dense::DenseConfig;
 use raglan::embed::LongInputs;
-use raglan::eval::{CollectionStamp, Latency, Metric, ResultFile, StageResult, Stamp, evaluate};
+use raglan::eval::{CollectionStamp, Latency, Metric, ModelCost, ResultFile, StageResult, Stamp, evaluate};
 use raglan::model::registry::Progress as _;
 use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, SetScoring, StageSpec, TreeSearchSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, Models, index_collection};
@@ -72,7 +72,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     };
     let search_seconds = started.elapsed().as_secs_f64();
     if found.seconds.len() < queries.len() {
-        bail!("interrupted after {} of {} queries", found.seconds.len(), queries.len());
+        bail!("interrupted after {} of {}", found.seconds.len(), output::count(queries.len(), "query"));
     }
 
     let passport = index.snapshot().passport();
@@ -93,6 +93,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
         index_seconds: report.timings.total_s,
         search_seconds,
         peak_memory: peak_memory(),
+        model_cost: ModelCost::of(&found.costs),
         stages: stages(&found, &qrels, command.depth),
         ..ResultFile::default()
     };
@@ -281,6 +282,7 @@ fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult
             recall_before: before.filter(|_| !stage.is_first),
             recall_after,
             latency_ms: Latency::of(stage.seconds.iter().map(|seconds| seconds * 1e3)),
+            model_cost: ModelCost::of(&stage.costs),
         });
         before = Some(before.map_or(recall_after, |best| best.max(recall_after)));
     }
@@ -347,14 +349,21 @@ fn peak_memory() -> u64 {
 fn print(result: &ResultFile) {
     let collection = &result.collection;
     println!(
-        "{} ({}): {} documents, {} queries; recipe {}",
-        collection.name, collection.split, collection.n_documents, collection.n_queries, result.recipe.name
+        "{} ({}): {}, {}; recipe {}",
+        collection.name,
+        collection.split,
+        output::count(collection.n_documents, "document"),
+        output::count(collection.n_queries, "query"),
+        result.recipe.name
     );
     for (metric, value) in &result.metrics {
         println!("  {metric:12} {value:.4}");
     }
     let latency = &result.latency_ms;
     println!("  latency      p50 {:.2} ms, p95 {:.2} ms, p99 {:.2} ms", latency.p50, latency.p95, latency.p99);
+    if let Some(cost) = &result.model_cost {
+        println!("  models       {cost} a query");
+    }
     for stage in &result.stages {
         println!(
             "  stage {:10} recall {:.4}, p50 {:.2} ms, p95 {:.2} ms",

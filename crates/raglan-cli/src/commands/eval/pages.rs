@@ -11,7 +11,8 @@ use raglan::core::Budget;
 use raglan::datasets::{Pages, frames, kilt};
 use raglan::eval::loss::Fate;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
-use raglan::multistep::{ChatModel, Limits, TextModel};
+use raglan::model::{ChatModel, TextModel};
+use raglan::multistep::Limits;
 use raglan::pipeline::Recipe;
 use raglan::{
     Approach, ApproachResult, BuildSettings, Encoders, Index, PageEvaluator, PageQuestion, frames_questions,
@@ -187,7 +188,8 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
 }
 
 fn print(task: &Task<'_>, results: &[ApproachResult]) {
-    println!("{} ({}): {} questions", task.name, collection_name(task.path), task.questions.len());
+    let questions = output::count(task.questions.len(), "question");
+    println!("{} ({}): {questions}", task.name, collection_name(task.path));
     for result in results {
         println!("{}", result.approach);
         let kilt = &result.kilt;

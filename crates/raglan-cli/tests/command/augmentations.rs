@@ -1,0 +1,105 @@
+//! What language models do for searching and answering, on the default model and a small folder: PromptReps, written
+//! questions, answers in steps.
+//!
+//! These tests run when the default language model is in the cache, say so when it is not, and fail then if
+//! `RAGLAN_REQUIRE_MODELS` is set.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn raglan(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    command.args(args).args(["--offline", "--quiet"]).current_dir(folder).env("NO_COLOR", "1");
+    for variable in ["RAGLAN_INDEX", "RAGLAN_EMBEDDER", "RAGLAN_SPARSE"] {
+        command.env_remove(variable);
+    }
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = raglan(folder, &[args, &["--json"]].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A folder with three texts; nothing where the models are not there.
+fn folder(models: &[&str]) -> Option<tempfile::TempDir> {
+    let folder = tempfile::tempdir().unwrap();
+    for model in models {
+        let path = raglan(folder.path(), &["models", "path", model]);
+        if !path.status.success() {
+            let told = String::from_utf8_lossy(&path.stderr);
+            assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none(), "{told}");
+            eprintln!("skipped, for want of the model: {told}");
+            return None;
+        }
+    }
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("tower.txt", "The Eiffel Tower was finished in 1889 and is 330 metres tall.\n");
+    write("octopus.txt", "The octopus has three hearts, and its blood is blue.\n");
+    write("bread.txt", "Bread is baked from flour, water, yeast and salt.\n");
+    Some(folder)
+}
+
+#[test]
+fn an_index_of_what_a_language_model_would_say_is_searched() {
+    let Some(folder) = folder(&["smollm2-135m-instruct"]) else { return };
+    let path = folder.path();
+    let model = "promptreps:smollm2-135m-instruct";
+    let index = raglan(path, &["index", ".", "--embedder", model, "--sparse", model]);
+    assert!(index.status.success(), "{}", String::from_utf8_lossy(&index.stderr));
+    let status = json(path, &["status"]);
+    assert_eq!(status["passport"]["embedder"]["name"], model, "{status}");
+    // The embeddings of so small a model find little; its words find what they name.
+    for recipe in ["dense", "splade", "splade-if"] {
+        let found = raglan(path, &["search", "hearts of an octopus", "--recipe", recipe, "--json"]);
+        if recipe == "splade-if" {
+            let told = String::from_utf8_lossy(&found.stderr);
+            assert!(!found.status.success() && told.contains("inference-free"), "{told}");
+            continue;
+        }
+        let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+        let paths: Vec<&str> =
+            found["results"].as_array().unwrap().iter().map(|hit| hit["path"].as_str().unwrap()).collect();
+        match recipe {
+            "dense" => assert_eq!(paths.len(), 3, "{paths:?}"),
+            _ => assert_eq!(paths[0], "octopus.txt", "{paths:?}"),
+        }
+    }
+}
+
+#[test]
+fn questions_that_were_written_for_passages_find_them() {
+    let Some(folder) = folder(&["smollm2-135m-instruct", "all-minilm-l6-v2"]) else { return };
+    let path = folder.path();
+    assert!(raglan(path, &["index", "."]).status.success());
+    let written = json(path, &["questions", "--out", "questions.jsonl", "-n", "2", "--round-trip", "1"]);
+    assert!(written["questions"].as_u64().unwrap() > 0 && written["chunks"] == 3, "{written}");
+    let lines = std::fs::read_to_string(path.join("questions.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    let question = first["text"].as_str().unwrap();
+    let found = json(path, &["search", question, "--recipe", "ablations/questions"]);
+    assert_eq!(found["results"][0]["chunk"], first["chunk"], "{question}: {found}");
+}
+
+#[test]
+fn a_question_is_answered_in_steps_by_a_recipe() {
+    let Some(folder) = folder(&["smollm2-135m-instruct", "all-minilm-l6-v2"]) else { return };
+    let path = folder.path();
+    let settings = ["answer.max_steps=1", "answer.step_tokens=16", "answer.answer_tokens=16"];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let ask = ["ask", "-f", ".", "--recipe", "self-ask", "When was the Eiffel Tower finished?"];
+    let answer = json(path, &[&ask[..], &settings].concat());
+    assert!(!answer["answer"].as_str().unwrap().is_empty(), "{answer}");
+    assert!(answer["steps"].as_array().unwrap().len() >= 2, "{answer}");
+    assert_eq!(answer["steps"][0]["queries"][0], "When was the Eiffel Tower finished?");
+    let sources = answer["sources"].as_array().unwrap();
+    assert!(sources.iter().any(|source| source["path"] == "tower.txt"), "{answer}");
+    // A search has no use for a recipe that only answers, and says its name.
+    let refused = raglan(path, &["search", "tower", "--recipe", "self-ask"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("`self-ask`"), "{told}");
+}
