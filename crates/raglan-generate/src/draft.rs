@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::token_recycling::{RANKS, TokenRecycling};
 
 /// Tokens that are looked up: of longer runs the first to be found counts.
-const RUNS: [usize; 3] = [3, 2, 1];
+const RUNS: [usize; 2] = [3, 2];
 /// The most guesses of a step, and how deep they go.
 const MOST: usize = 15;
 /// How many times the average a time counts at most.
@@ -209,7 +209,7 @@ pub(crate) struct Drafter {
     drafts: Drafts,
     lookup: Lookup,
     /// How often the token that was looked up was right, by [`evidence`].
-    right: [Share; RUNS.len() + 2],
+    right: [Share; 4],
     /// How many were right in a row.
     n_right: usize,
 }
@@ -222,7 +222,7 @@ impl Drafter {
         }
         let mut lookup = Lookup::default();
         prompt.iter().for_each(|&token| lookup.push(token));
-        Some(Self { drafts, lookup, right: [0.2, 0.4, 0.6, 0.75, 0.9].map(Share::new), n_right: 0 })
+        Some(Self { drafts, lookup, right: [0.4, 0.6, 0.75, 0.9].map(Share::new), n_right: 0 })
     }
 
     /// Whether it guesses by what the model's scores were.
@@ -298,12 +298,12 @@ impl Drafter {
     }
 }
 
-/// How well founded a token is that was looked up: found by one token, two or three, or behind right ones, few or many.
+/// How well founded a token is that was looked up: found by two tokens or by three, or behind right ones, few or many.
 fn evidence(n_right: usize, run: usize) -> usize {
     match n_right {
-        0 => run - 1,
-        1..4 => RUNS.len(),
-        _ => RUNS.len() + 1,
+        0 => usize::from(run == RUNS[0]),
+        1..4 => 2,
+        _ => 3,
     }
 }
 
