@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use raglan::core::Format;
 use raglan::MetadataCondition;
+use raglan::core::Format;
 
 pub use evaluation::{
     AnswersArgs, BeirCommand, ChunkingCommand, EvalCommand, EvalDiffCommand, EvalReportCommand, EvalRunCommand,
