@@ -34,13 +34,22 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
+    // Not a command: nobody is to find it in the help or among suggestions.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == session::READ_WORKER) {
+        raglan::ingest::worker_main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => return told_usage(&usage),
     };
     let json = cli.global.json;
     end_when_output_fails();
-    match log(&cli.global).and_then(|()| run(cli)) {
+    let trace = cli.global.trace.clone();
+    let outcome = log(&cli.global).and_then(|()| run(cli));
+    if let (Some(path), Some(problem)) = (trace, trace_file::problem()) {
+        eprintln!("warning: the trace in `{}` is not whole: {problem}", path.display());
+    }
+    match outcome {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -78,9 +87,6 @@ fn told_usage(usage: &clap::Error) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome> {
     let Cli { global, command } = cli;
-    if let Some(Command::ReadWorker) = command {
-        raglan::ingest::worker_main();
-    }
     if let Some(Command::Completions { shell }) = command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut script);
@@ -125,7 +131,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Run(command) => commands::run::run(&session, &command),
         Command::Tune(command) => commands::tune::run(&session, &command),
         Command::Doctor(folder) => commands::doctor::run(&session, &folder),
-        Command::Completions { .. } | Command::ReadWorker => unreachable!("both were served above"),
+        Command::Completions { .. } => unreachable!("it was served above"),
     }
 }
 

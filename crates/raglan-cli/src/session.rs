@@ -22,6 +22,9 @@ use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::{Bars, STOP};
 use crate::settings::Settings;
 
+/// What a raglan process that reads files for another one is started with.
+pub const READ_WORKER: &str = "read-worker";
+
 /// The settings in force and what was made of them.
 pub struct Session {
     pub settings: Settings,
@@ -163,7 +166,7 @@ impl Session {
     /// Files of risky formats are read by this program in a process of their own.
     pub fn isolation(&self) -> Result<Isolation> {
         let program = std::env::current_exe().context("this program's own path is unknown")?;
-        Ok(Isolation::Worker { program, args: vec!["read-worker".into()] })
+        Ok(Isolation::Worker { program, args: vec![READ_WORKER.into()] })
     }
 
     /// An indexer of a folder by the settings.

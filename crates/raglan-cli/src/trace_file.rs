@@ -5,7 +5,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,14 @@ pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(path: &Path) -> Result<impl
     let trace_id = format!("{:016x}{:016x}", random(), random());
     let ours = Targets::new().with_target("raglan", Level::INFO);
     Ok(TraceFile { file: Mutex::new(file), trace_id, salt: random() }.with_filter(ours))
+}
+
+/// The first thing that went wrong with writing.
+static PROBLEM: OnceLock<String> = OnceLock::new();
+
+/// Why spans are missing from the file, if any are.
+pub fn problem() -> Option<&'static str> {
+    PROBLEM.get().map(String::as_str)
 }
 
 /// A number that no other process is likely to have.
@@ -106,7 +114,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TraceFile {
         }] });
         if let Ok(mut file) = self.file.lock() {
             // A trace that cannot be written is no reason to lose the work that it is of.
-            let _ = writeln!(file, "{line}");
+            if let Err(problem) = writeln!(file, "{line}") {
+                PROBLEM.get_or_init(|| problem.to_string());
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Chat templates: how a conversation becomes the text that a model was trained on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -62,6 +62,8 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     is_own: bool,
+    /// The model that it is of, if it is one's.
+    path: Option<PathBuf>,
 }
 
 impl ChatTemplate {
@@ -79,7 +81,8 @@ impl ChatTemplate {
             Ok::<_, Error>(id.cloned().unwrap_or_default())
         };
         let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
-        Ok(Self { is_own: own.is_some(), ..Self::new(own.unwrap_or_else(default), bos, eos)? })
+        let source = own.unwrap_or_else(default).to_owned();
+        Self::of(Some(file.path().to_owned()), source, [bos, eos], own.is_some())
     }
 
     /// The template of a folder of a Hugging Face repository: `chat_template.jinja`, or what `tokenizer_config.json`
@@ -107,7 +110,7 @@ impl ChatTemplate {
         let default = if added.is_some_and(|added| added.values().any(is_turn)) { GEMMA } else { CHATML };
         let is_own = source.is_some();
         let source = source.unwrap_or_else(|| default.to_owned());
-        Ok(Self { is_own, ..Self::new(source, token("bos_token"), token("eos_token"))? })
+        Self::of(Some(folder.to_owned()), source, [token("bos_token"), token("eos_token")], is_own)
     }
 
     /// A template by its source; `bos` and `eos` are the texts it knows as `bos_token` and `eos_token`.
@@ -116,18 +119,14 @@ impl ChatTemplate {
     ///
     /// [`Error::Template`] when the source is not sound.
     pub fn new(source: impl Into<String>, bos: impl Into<String>, eos: impl Into<String>) -> Result<Self> {
-        let mut environment = Environment::new();
-        // Whitespace as the templates were written for: that of Hugging Face's `apply_chat_template`.
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned("chat", source.into())?;
-        Ok(Self { environment: Arc::new(environment), bos: bos.into(), eos: eos.into(), is_own: true })
+        Self::of(None, source.into(), [bos.into(), eos.into()], true)
+    }
+
+    fn of(path: Option<PathBuf>, source: String, [bos, eos]: [String; 2], is_own: bool) -> Result<Self> {
+        match environment(source) {
+            Ok(environment) => Ok(Self { environment: Arc::new(environment), bos, eos, is_own, path }),
+            Err(source) => Err(Error::Template { path, source }),
+        }
     }
 
     /// Whether the model brought it along; models without one are seldom made for conversation.
@@ -141,13 +140,33 @@ impl ChatTemplate {
     ///
     /// [`Error::Template`] when the template refuses it, such as for a role that the model does not know.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
-        Ok(self.environment.get_template("chat")?.render(context! {
-            messages => Serde(messages),
-            add_generation_prompt => true,
-            bos_token => self.bos.clone(),
-            eos_token => self.eos.clone(),
-        })?)
+        let template = self.environment.get_template("chat");
+        let rendered = template.and_then(|template| {
+            template.render(context! {
+                messages => Serde(messages),
+                add_generation_prompt => true,
+                bos_token => self.bos.clone(),
+                eos_token => self.eos.clone(),
+            })
+        });
+        rendered.map_err(|source| Error::Template { path: self.path.clone(), source })
     }
+}
+
+/// What templates are written in, with the template `chat`.
+fn environment(source: String) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    // Whitespace as the templates were written for: that of Hugging Face's `apply_chat_template`.
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_template_owned("chat", source)?;
+    Ok(environment)
 }
 
 /// The template of a file of settings.
@@ -175,6 +194,18 @@ fn strftime_now(form: &str) -> Result<String, minijinja::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_of_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |source: &str| std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+        let place = format!("`{}`: chat template: ", folder.path().display());
+        write("{% for");
+        assert!(ChatTemplate::from_folder(folder.path()).unwrap_err().to_string().starts_with(&place));
+        write("{{ raise_exception('no') }}");
+        let refused = ChatTemplate::from_folder(folder.path()).unwrap().render(&[]).unwrap_err();
+        assert!(refused.to_string().starts_with(&place), "{refused}");
+    }
 
     #[track_caller]
     fn check(source: &str, expected: &str) {
@@ -245,7 +276,7 @@ mod tests {
         assert!(refusing.render(&[]).unwrap_err().to_string().contains("no system role"));
         let endless =
             ChatTemplate::new("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "", "");
-        assert!(matches!(endless.unwrap().render(&[]), Err(Error::Template(_))));
-        assert!(matches!(ChatTemplate::new("{% for", "", ""), Err(Error::Template(_))));
+        assert!(matches!(endless.unwrap().render(&[]), Err(Error::Template { .. })));
+        assert!(matches!(ChatTemplate::new("{% for", "", ""), Err(Error::Template { .. })));
     }
 }

@@ -187,9 +187,11 @@ impl DecoderModel {
                 || Linear::from_file(file, &[&output], None, vocab_size, hidden_dim, products),
             )
         });
+        let layers = layers?;
+        tensors.expect_layers(config.n_layers)?;
         Ok(Self {
             embedding: file.rows(&tensors.embedding(), [vocab_size, hidden_dim])?,
-            layers: layers?,
+            layers,
             norm: tensors.final_norm(hidden_dim)?,
             output: output?,
             rotary,

@@ -153,8 +153,10 @@ impl DecoderConfig {
             rope_pairs: if architecture == "llama" { RotaryPairs::Neighbours } else { RotaryPairs::Halves },
             context_len: rope.reach(number("context_length")?),
             tied_embeddings: !file.tensors().contains_key("output.weight"),
-            rms_eps: file.required(&rms_eps, file.f64(&rms_eps))? as f32,
-            end_tokens: end_tokens(file)?,
+            rms_eps: positive(file.required(&rms_eps, file.f64(&rms_eps))?, || {
+                file.malformed(format!("`{rms_eps}` is not above 0"))
+            })?,
+            end_tokens: end_tokens(file, vocab_size)?,
             bos: file.u32("tokenizer.ggml.bos_token_id")?,
             rope,
             local_rope,
@@ -167,6 +169,12 @@ impl DecoderConfig {
             vocab_size,
         })
     }
+}
+
+/// A number that must be above 0, also in single precision.
+pub(crate) fn positive(number: f64, refused: impl FnOnce() -> Error) -> Result<f32> {
+    let number = number as f32;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err(refused()) }
 }
 
 /// The window of each layer.
@@ -242,14 +250,19 @@ pub(crate) const END_TOKENS: [&str; 8] =
 
 /// Every token that ends a turn: those the file names, and control tokens known by their text, because many files
 /// name only one of two.
-fn end_tokens(file: &GgufFile) -> Result<BTreeSet<u32>> {
+fn end_tokens(file: &GgufFile, vocab_size: usize) -> Result<BTreeSet<u32>> {
     const CONTROL: i64 = 3; // The token type of special tokens.
-    let mut ends = BTreeSet::new();
-    for key in ["eos", "eot", "eom"] {
-        ends.extend(file.u32(&format!("tokenizer.ggml.{key}_token_id"))?);
-    }
     let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let mut ends = BTreeSet::new();
+    for key in ["eos", "eot", "eom"] {
+        let key = format!("tokenizer.ggml.{key}_token_id");
+        let end = file.u32(&key)?;
+        if let Some(id) = end.filter(|&id| id as usize >= vocab_size) {
+            return Err(file.malformed(format!("`{key}` is {id}, and the vocabulary has {vocab_size} tokens")));
+        }
+        ends.extend(end);
+    }
     let control = tokens.iter().zip(types).enumerate().filter(|(_, (_, kind))| **kind == CONTROL);
     ends.extend(control.filter(|(_, (text, _))| END_TOKENS.contains(&text.as_str())).map(|(id, _)| id as u32));
     Ok(ends)

@@ -1,9 +1,9 @@
 //! The tensors of a decoder, under whatever names its file has for them.
 
-use crate::Result;
 use crate::gguf::GgufFile;
 use crate::safetensors::SafetensorsFile;
 use crate::weight_file::WeightFile;
+use crate::{Error, Result};
 
 /// A part of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,29 @@ impl<'f> DecoderTensors<'f> {
             Names::HuggingFace { trunk, is_gemma, .. } => {
                 format!("{trunk}.layers.{layer}.{}", hugging_face_name(part, is_gemma))
             }
+        }
+    }
+
+    /// Refuses a tensor of a layer beyond the first `n_layers`: without it the model would be another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`].
+    pub fn expect_layers(&self, n_layers: usize) -> Result<()> {
+        let prefix = match self.names {
+            Names::Gguf => "blk.".to_owned(),
+            Names::HuggingFace { trunk, .. } => format!("{trunk}.layers."),
+        };
+        let is_beyond = |name: &&str| {
+            let layer = name.strip_prefix(&prefix).and_then(|rest| rest.split('.').next());
+            layer.and_then(|layer| layer.parse::<usize>().ok()).is_some_and(|layer| layer >= n_layers)
+        };
+        match self.file.names().find(is_beyond) {
+            None => Ok(()),
+            Some(name) => Err(Error::Malformed {
+                path: self.file.path().to_owned(),
+                problem: format!("tensor `{name}` belongs to a layer that the model has not: it has {n_layers}"),
+            }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What can go wrong with a model's files and its forward.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ContextExtension;
 
@@ -85,8 +85,13 @@ pub enum Error {
     #[error("the model's chat template does not write the user's turn once and unchanged")]
     ChatFrame,
     /// A chat template is not sound, or refuses the conversation.
-    #[error("chat template: {0:#}")]
-    Template(#[from] minijinja::Error),
+    #[error("{}chat template: {source:#}", place(path.as_deref()))]
+    Template {
+        /// The model's file or folder, if it is from one.
+        path: Option<PathBuf>,
+        /// What is wrong with it.
+        source: minijinja::Error,
+    },
     /// The work was given up because its caller asked for that.
     #[error("interrupted")]
     Interrupted,
@@ -99,6 +104,11 @@ pub enum Error {
     /// A product of vectors failed.
     #[error(transparent)]
     Kernel(#[from] raglan_kernels::Error),
+}
+
+/// Where something is wrong, as the beginning of a message.
+fn place(path: Option<&Path>) -> String {
+    path.map(|path| format!("`{}`: ", path.display())).unwrap_or_default()
 }
 
 impl From<Error> for raglan_core::Error {

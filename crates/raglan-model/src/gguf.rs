@@ -267,6 +267,10 @@ impl WeightFile for GgufFile {
         self.tensors.get(tensor).map(|tensor| &*tensor.shape)
     }
 
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors.keys().map(String::as_str))
+    }
+
     fn format(&self, tensor: &str) -> Option<BlockFormat> {
         self.tensors.get(tensor).and_then(GgufTensor::format)
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::decoder_config::{
-    DecoderConfig, END_TOKENS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN, MAX_NUMBER, Rope, periodic_windows,
+    DecoderConfig, END_TOKENS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN, MAX_NUMBER, Rope, periodic_windows, positive,
 };
 use crate::json_file::JsonFile;
 
@@ -115,9 +115,11 @@ impl DecoderConfig {
             windows: windows(&file, &family, n_layers)?,
             rope_pairs: RotaryPairs::Halves,
             context_len: rope.reach(context_len),
-            rms_eps: file.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            rms_eps: positive(file.number("rms_norm_eps")?.unwrap_or(1e-6), || {
+                file.malformed("`rms_norm_eps` is not above 0")
+            })?,
             tied_embeddings: file.bool("tie_word_embeddings")?.unwrap_or(family.tied_embeddings),
-            end_tokens: end_tokens(folder, &[&outer, &file])?,
+            end_tokens: end_tokens(folder, &[&outer, &file], vocab_size)?,
             bos: file.token_ids("bos_token_id")?.first().copied(),
             rope,
             local_rope,
@@ -246,13 +248,15 @@ fn rope(parameters: Option<&JsonFile>, base: f64, context_len: usize) -> Result<
 
 /// Every token that ends a turn: those the files name, and special tokens known by their text, because many files
 /// name only one of two.
-fn end_tokens(folder: &Path, configs: &[&JsonFile]) -> Result<BTreeSet<u32>> {
+fn end_tokens(folder: &Path, configs: &[&JsonFile], vocab_size: usize) -> Result<BTreeSet<u32>> {
     let mut ends = BTreeSet::new();
-    for config in configs {
-        ends.extend(config.token_ids("eos_token_id")?);
-    }
-    if let Some(generation) = JsonFile::open_if_there(&folder.join("generation_config.json"))? {
-        ends.extend(generation.token_ids("eos_token_id")?);
+    let generation = JsonFile::open_if_there(&folder.join("generation_config.json"))?;
+    for config in configs.iter().copied().chain(&generation) {
+        let named = config.token_ids("eos_token_id")?;
+        if let Some(id) = named.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(config.malformed(format!("`eos_token_id` is {id}, and the vocabulary has {vocab_size} tokens")));
+        }
+        ends.extend(named);
     }
     let tokenizer = JsonFile::open_if_there(&folder.join("tokenizer_config.json"))?;
     let added = tokenizer.map(|tokenizer| tokenizer.object("added_tokens_decoder")).transpose()?.flatten();

@@ -89,7 +89,14 @@ impl Tokenizer {
         let broken = |e: tokenizers::Error| file.malformed(format!("tokenizer: {e}"));
         let model = file.required("tokenizer.ggml.model", file.text("tokenizer.ggml.model"))?;
         let tokens = file.required("tokenizer.ggml.tokens", file.texts("tokenizer.ggml.tokens"))?;
-        let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+        let types = file.integers("tokenizer.ggml.token_type")?;
+        if let Some(types) = types.filter(|types| types.len() != tokens.len()) {
+            let (found, wanted) = (types.len(), tokens.len());
+            return Err(
+                file.malformed(format!("`tokenizer.ggml.token_type` is of {found} tokens, and there are {wanted}"))
+            );
+        }
+        let types = types.unwrap_or_default();
         let vocab: Vocab = tokens.iter().cloned().zip(0..).collect();
         if vocab.len() != tokens.len() {
             return Err(file.malformed("a token is in the vocabulary twice"));

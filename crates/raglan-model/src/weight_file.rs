@@ -15,6 +15,9 @@ pub(crate) trait WeightFile: Sync {
     /// Lengths of a tensor's dimensions, rows first, if there is such a tensor.
     fn shape(&self, tensor: &str) -> Option<&[usize]>;
 
+    /// The names of all tensors.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
     /// How a tensor's numbers are stored, if raglan's kernels know that format.
     fn format(&self, tensor: &str) -> Option<BlockFormat>;
 
@@ -78,6 +81,10 @@ impl WeightFile for SafetensorsFile {
 
     fn shape(&self, tensor: &str) -> Option<&[usize]> {
         self.tensors().get(tensor).map(|tensor| &*tensor.shape)
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors().keys().map(String::as_str))
     }
 
     fn format(&self, tensor: &str) -> Option<BlockFormat> {

@@ -93,8 +93,12 @@ mod tests {
         let parts = parts(Scripted::new(&[(&["in a few words"], " Paris")]), &[], Unit::Passages);
         let trail = SingleStep::new(parts.clone(), 0).answer(&"Capital?".into(), &Budget::default()).unwrap();
         assert_eq!((trail.answer.as_str(), trail.steps.len()), ("Paris", 1));
-        let trail =
-            SingleStep::new(parts, 0).answer(&"Capital?".into(), &Budget { tokens: Some(9), time: None }).unwrap();
+        let trail = SingleStep::new(parts.clone(), 0)
+            .answer(&"Capital?".into(), &Budget { tokens: Some(9), time: None })
+            .unwrap();
+        assert_eq!((trail.answer.as_str(), trail.end, trail.cost.calls), ("", End::Budget, 0));
+        let late = Budget { tokens: None, time: Some(std::time::Duration::ZERO) };
+        let trail = SingleStep::new(parts, 0).answer(&"Capital?".into(), &late).unwrap();
         assert_eq!((trail.answer.as_str(), trail.end, trail.cost.calls), ("", End::Budget, 0));
     }
 }

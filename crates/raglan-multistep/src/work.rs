@@ -210,10 +210,12 @@ impl<'a> Work<'a> {
         (0..self.evidence.passages.len()).collect()
     }
 
-    /// Asks for the answer on one line from passages, and ends the work with it.
+    /// Asks for the answer on one line from passages, and ends the work with it. Where time is up before the model was
+    /// called at all there is no answer; one that ran out in a later step is answered from what was found.
     pub fn answer(mut self, turn: &Turn<'_>, places: &[usize], end: End) -> Result<Trail> {
         let before = self.meter.cost();
-        let Some(filled) = self.fill(turn, places, self.limits.answer_tokens)? else {
+        let filled = self.fill(turn, places, self.limits.answer_tokens)?;
+        let Some(filled) = filled.filter(|_| before.calls > 0 || self.meter.allows(0)) else {
             return Ok(self.finish(String::new(), Vec::new(), End::Budget));
         };
         let prompt = Prompt::new(&filled.user, turn.reply);

@@ -653,12 +653,21 @@ pub(crate) fn with_remedy(name: &str, error: impl Into<Error>) -> Error {
         matches!(error, Error::Embed(raglan_embed::Error::Io { .. } | raglan_embed::Error::Malformed { .. }))
             || matches!(
                 model,
-                Some(Model::Io { .. } | Model::Malformed { .. } | Model::Tokenizer { .. } | Model::Template(_))
+                Some(Model::Io { .. } | Model::Malformed { .. } | Model::Tokenizer { .. } | Model::Template { .. })
             );
     if !is_of_files {
         return error;
     }
-    let remedy = if reference(name).starts_with("file:") {
+    let is_missing = |source: &std::io::Error| source.kind() == std::io::ErrorKind::NotFound;
+    let lacks = match (&error, model) {
+        (Error::Embed(raglan_embed::Error::Io { source, .. }), _) | (_, Some(Model::Io { source, .. })) => {
+            is_missing(source)
+        }
+        _ => false,
+    };
+    let remedy = if reference(name).starts_with("file:") && lacks {
+        "copy the model with all of its files".to_owned()
+    } else if reference(name).starts_with("file:") {
         "compare the file with the one it was copied from, or fetch it again".to_owned()
     } else {
         format!("run `raglan models pull {name}` to check the model and fetch again what is damaged")
@@ -807,6 +816,9 @@ mod tests {
                 told(own).ends_with("too short; compare the file with the one it was copied from, or fetch it again")
             );
         }
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let missing = raglan_model::Error::Io { path: "m/config.json".into(), source: missing };
+        assert!(with_remedy("./m", missing).to_string().ends_with("copy the model with all of its files"));
         let other = with_remedy("some-model", raglan_generate::Error::Interrupted);
         assert_eq!(other.to_string(), "interrupted");
         assert!(with_remedy("m", raglan_embed::Error::Model(malformed())).to_string().contains("pull m"));

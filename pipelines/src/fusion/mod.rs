@@ -169,6 +169,9 @@ impl Fusion {
         if let Some(weight) = weights.iter().find(|&&weight| !(weight.is_finite() && weight >= 0.0)) {
             return Err(invalid("weight", format!("{weight} is not a finite number of at least 0")));
         }
+        if !weights.is_empty() && weights.iter().all(|&weight| weight == 0.0) {
+            return Err(invalid("weight", "none is above 0".to_owned()));
+        }
         match self {
             Self::MinMax { minima } if !minima.is_empty() && minima.len() != n_lists => {
                 Err(Error::Shape { what: "fusion minima", expected: n_lists, found: minima.len() })

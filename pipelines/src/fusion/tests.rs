@@ -177,6 +177,7 @@ fn parameters_outside_their_domain_are_refused() {
     assert!(fails(&Fusion::ZScore, &[1.0]));
     assert!(fails(&Fusion::ZScore, &[1.0, -1.0]));
     assert!(fails(&Fusion::ZScore, &[1.0, f32::NAN]));
+    assert!(fails(&Fusion::MIN_MAX, &[0.0, 0.0]));
     assert!(fails(&Fusion::MinMax { minima: vec![0.0] }, &[]));
     assert!(fails(&Fusion::MinMax { minima: vec![0.0, 5.0] }, &[])); // Above the score 4.
     assert!(fails(&Fusion::ReciprocalRank { k0: f32::INFINITY }, &[]));

@@ -21,8 +21,10 @@ pub struct RecipeError {
     pub column: usize,
     /// How many characters are marked.
     pub width: usize,
-    /// The line itself.
+    /// The line itself; of a long one the part around the mistake, with `…` where something is left out.
     pub line_text: String,
+    /// Column of the mistake within `line_text`, in characters from 1.
+    pub text_column: usize,
     /// What is wrong.
     pub problem: Box<RecipeProblem>,
 }
@@ -163,15 +165,34 @@ impl RecipeError {
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |length| start + length);
         let end = text.floor_char_boundary(span.end.clamp(start, line_end));
+        let column = text[line_start..start].chars().count() + 1;
+        let (line_text, text_column) = cut_around(text[line_start..line_end].trim_end(), column);
+        let room = (line_text.chars().count() + 1).saturating_sub(text_column);
         Self {
             path: path.to_owned(),
             line: text[..line_start].matches('\n').count() + 1,
-            column: text[line_start..start].chars().count() + 1,
-            width: text[start..end].trim_end().chars().count().max(1),
-            line_text: text[line_start..line_end].trim_end().to_owned(),
+            column,
+            width: text[start..end].trim_end().chars().count().min(room).max(1),
+            line_text,
+            text_column,
             problem: Box::new(problem),
         }
     }
+}
+
+/// How many characters of a line are shown before and from a mistake.
+const SHOWN: usize = 80; // Two halves of a wide terminal.
+
+/// The part of a line around a column, which counts from 1, and the same column in that part.
+fn cut_around(line: &str, column: usize) -> (String, usize) {
+    let skipped = (column - 1).saturating_sub(SHOWN);
+    let mut rest = line.chars().skip(skipped);
+    let mut part: String = if skipped > 0 { "…".to_owned() } else { String::new() };
+    part.extend(rest.by_ref().take(2 * SHOWN));
+    if rest.next().is_some() {
+        part.push('…');
+    }
+    (part, column - skipped + usize::from(skipped > 0))
 }
 
 impl fmt::Display for RecipeError {
@@ -180,7 +201,7 @@ impl fmt::Display for RecipeError {
         let gutter = " ".repeat(number.len());
         // Tabs stay tabs, so that the carets stand below what they mark.
         let indent: String =
-            self.line_text.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            self.line_text.chars().take(self.text_column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         writeln!(f, "{}:{}:{}: {}", self.path.display(), self.line, self.column, self.problem)?;
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{number} | {}", self.line_text)?;

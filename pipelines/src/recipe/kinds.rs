@@ -625,6 +625,9 @@ impl StageSpec {
                     *weights = fusion.default_weights(n_inputs);
                 }
                 lengths("weights", weights.len(), n_inputs)?;
+                if weights.iter().all(|&weight| weight == 0.0) {
+                    return Err(Discord::Misfit("weights", "must have one above 0".to_owned()));
+                }
                 match fusion {
                     Fusion::MinMax { minima } if !minima.is_empty() => lengths("minima", minima.len(), n_inputs),
                     _ => Ok(()),

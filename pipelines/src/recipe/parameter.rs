@@ -333,19 +333,28 @@ impl Parameter for Fusion {
         let method = table.word(key, &Self::NAMES, "fusion method")?;
         Ok(Some(match method.map_or(Self::MIN_MAX, |name| name.parse().expect("the listed names can be parsed")) {
             Self::MinMax { minima } => Self::MinMax { minima: Vec::read(table, "minima", &FINITE)?.unwrap_or(minima) },
-            Self::ReciprocalRank { k0 } => {
-                Self::ReciprocalRank { k0: f32::read(table, "k0", &RANK_OFFSETS)?.unwrap_or(k0) }
+            method => {
+                // An empty list says nothing, so that a recipe's method can be changed alone.
+                let is_empty = |value: &NodeValue| matches!(value, NodeValue::Array(numbers) if numbers.is_empty());
+                if table.entries.iter().any(|entry| entry.key == "minima" && is_empty(&entry.value.value)) {
+                    table.known.push("minima");
+                }
+                match method {
+                    Self::ReciprocalRank { k0 } => {
+                        Self::ReciprocalRank { k0: f32::read(table, "k0", &RANK_OFFSETS)?.unwrap_or(k0) }
+                    }
+                    method => method,
+                }
             }
-            method => method,
         }))
     }
 
     fn write(&self, key: &str, lines: &mut Lines) {
         lines.line(key, string(self.name()));
         match self {
-            Self::MinMax { minima } => minima.write("minima", lines),
+            Self::MinMax { minima } if !minima.is_empty() => minima.write("minima", lines),
             Self::ReciprocalRank { k0 } => k0.write("k0", lines),
-            Self::ZScore | Self::DistributionBased | Self::Auto => {}
+            Self::MinMax { .. } | Self::ZScore | Self::DistributionBased | Self::Auto => {}
         }
     }
 

@@ -165,6 +165,36 @@ fn misspelled_words_get_the_nearest_one() {
     let fuse = "stage.a.use='bm25'\nstage.b.use='dense'\nstage.f={use='fuse',input=['a','b'],";
     refused_at(&format!("{fuse}method='rff'}}"), "r.toml:3:44: no fusion method `rff`");
     refused_at(&format!("{fuse}method='z-score',k0=60}}"), "r.toml:3:54: no parameter of `fuse` `k0`");
+    refused_at(&format!("{fuse}method='z-score',minima=[0,0]}}"), "r.toml:3:54: no parameter of `fuse` `minima`");
+    refused_at(&format!("{fuse}weights=[0,0.0]}}"), "r.toml:3:45: `weights` must have one above 0");
+}
+
+#[test]
+fn a_fusion_method_is_changed_alone() {
+    let fuse = |rest: &str| {
+        check(&format!("stage.a.use='bm25'\nstage.b.use='dense'\nstage.f={{use='fuse',input=['a','b'],{rest}}}"))
+            .unwrap()
+    };
+    for method in Fusion::NAMES {
+        let recipe = fuse(&format!("method='{method}',minima=[]"));
+        assert_eq!(recipe, fuse(&format!("method='{method}'")));
+        assert!(!recipe.to_string().contains("minima"), "{recipe}");
+    }
+    assert!(fuse("minima=[0,-1]").to_string().contains("minima = ["));
+}
+
+#[test]
+fn a_long_line_is_cut_around_the_mistake() {
+    let before = "['a',".to_owned() + &"'long',".repeat(1000);
+    let text = format!("stage.a = {{ use = 'bm25', x = {before}'z'], kk = 1, y = {before}'z'] }}");
+    let error = check(&text).unwrap_err();
+    assert!(error.line_text.chars().count() < 200, "{}", error.line_text);
+    let marked: String = error.line_text.chars().skip(error.text_column - 1).take(error.width).collect();
+    let whole: String = text.chars().skip(error.column - 1).take(error.width).collect();
+    assert_eq!(marked, whole);
+    let told = error.to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[3].find('^').map(|at| lines[3][..at].chars().count()), Some(error.text_column + 3), "{told}");
 }
 
 #[test]

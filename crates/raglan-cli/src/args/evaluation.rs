@@ -1,6 +1,7 @@
 //! Words of `raglan eval` and `raglan tune`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use raglan::kv::BlockPrecision;
@@ -224,17 +225,30 @@ pub struct TuneCommand {
     /// Questions with answers, in KILT's format, plain, .gz or .zst, or a folder in BEIR's layout with answers.jsonl
     #[arg(long, value_name = "PATH")]
     pub path: PathBuf,
-    /// Numbers of passages to try
+    /// Numbers of passages to try; besides, the fit always measures one call with nothing shown, with one passage, and
+    /// with one demonstration
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,2,5,10")]
     pub passages: Vec<usize>,
     /// Numbers of demonstrations to try
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0,1,2")]
     pub demonstrations: Vec<usize>,
     /// Numbers of calls to try: one reads once, more ask follow-up questions first
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "1,3")]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "1,3", value_parser = calls)]
     pub calls: Vec<usize>,
     #[command(flatten)]
     pub pages: PagesArgs,
+}
+
+/// A length of time.
+fn seconds(text: &str) -> Result<f64, String> {
+    let parsed =
+        text.parse().ok().filter(|&seconds: &f64| seconds > 0.0 && Duration::try_from_secs_f64(seconds).is_ok());
+    parsed.ok_or_else(|| "must be a number of seconds above 0".to_owned())
+}
+
+/// How often a model is called.
+fn calls(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "must be a whole number of at least 1".to_owned())
 }
 
 /// What answers from pages are made with.
@@ -267,8 +281,9 @@ pub struct PagesArgs {
     /// Tokens that a question may cost over all calls
     #[arg(long, value_name = "N")]
     pub budget_tokens: Option<usize>,
-    /// Seconds that a question may take
-    #[arg(long, value_name = "S")]
+    /// Seconds that a question may take, looked at before each call of the model; when they are up it is answered from
+    /// what was found, or not at all where the model was not called yet
+    #[arg(long, value_name = "S", value_parser = seconds)]
     pub budget_seconds: Option<f64>,
     /// Language model that answers: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]

@@ -176,9 +176,6 @@ demonstrations and are not asked.")]
         /// The shell
         shell: Shell,
     },
-    /// Reads files for another raglan process
-    #[command(hide = true)]
-    ReadWorker,
 }
 
 /// The folder of documents whose index is meant.
@@ -689,7 +686,6 @@ impl Command {
             Self::Tune(_) => "tune",
             Self::Doctor(_) => "doctor",
             Self::Completions { .. } => "completions",
-            Self::ReadWorker => "read-worker",
         }
     }
 

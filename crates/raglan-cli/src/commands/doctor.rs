@@ -42,8 +42,10 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
     tell("gpu", found, gpu);
     let (found, library) = onnxruntime(session);
     tell("onnxruntime", found, library);
+    // One that was asked for by name must be there.
+    let absent = folder.folder.is_some().then_some(false);
     match session.index_folder(folder) {
-        Err(error) => tell("index", None, error.to_string()),
+        Err(error) => tell("index", absent, error.to_string()),
         Ok(index) => match raglan::store::verify(&index) {
             Ok(report) if report.is_clean() => {
                 tell(
@@ -58,7 +60,7 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
                     format!("{} problems, first `{}`: {}", report.problems.len(), first.path.display(), first.problem);
                 tell("index", Some(false), found);
             }
-            Err(error) => tell("index", None, error.to_string()),
+            Err(error) => tell("index", absent, error.to_string()),
         },
     }
     let sound = findings.iter().all(|finding| finding.ok != Some(false));

@@ -1,6 +1,8 @@
 //! `raglan models`
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
 use console::style;
 use raglan::model::registry::State;
 use serde_json::json;
@@ -71,10 +73,17 @@ fn named(session: &Session, models: &[String]) -> Vec<String> {
     }
 }
 
+/// How names of files with weights end.
+const WEIGHTS: [&str; 3] = ["gguf", "safetensors", "onnx"];
+
 fn pull(session: &Session, models: &[String]) -> Result<Outcome> {
     let mut pulled = Vec::new();
     for name in named(session, models) {
         let files = session.models.pull(&name)?;
+        let is_model = |path: &PathBuf| WEIGHTS.iter().any(|kind| path.extension().is_some_and(|it| it == *kind));
+        if !files.files.values().any(is_model) {
+            bail!("`{}` holds no model: no file ends with .{}", files.dir.display(), WEIGHTS.join(", ."));
+        }
         if !session.json {
             println!("{name}: {}", files.dir.display());
         }

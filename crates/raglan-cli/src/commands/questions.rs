@@ -45,7 +45,14 @@ pub fn run(session: &Session, command: &QuestionsCommand) -> Result<Outcome> {
         if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     session.bars.clear();
-    let report = report?;
+    let report = match report {
+        Err(raglan::Error::NoVectors { index, what, setting }) => bail!(
+            "`{}` has no {what}, by which questions are looked for; keep all questions with `--round-trip 0`, or have \
+             them made by `raglan index --{setting} MODEL`",
+            index.display()
+        ),
+        report => report?,
+    };
     write_questions(&command.out, &report.questions)?;
     if session.json {
         output::json(&json!({

@@ -23,8 +23,9 @@ pub fn run(session: &Session, command: &TuneCommand) -> Result<Outcome> {
     task.questions.retain(|question| !question.answers.is_empty());
     let allowance = match (args.budget_tokens, args.budget_seconds) {
         (Some(tokens), None) => Allowance::Tokens(tokens as f64),
-        (None, Some(seconds)) if seconds.is_finite() && seconds > 0.0 => Allowance::Seconds(seconds),
-        _ => bail!("say what a question may cost: `--budget-tokens N`, or `--budget-seconds S` above 0"),
+        (None, Some(seconds)) => Allowance::Seconds(seconds),
+        (None, None) => bail!("say what a question may cost: `--budget-tokens N` or `--budget-seconds S`"),
+        (Some(_), Some(_)) => bail!("give one of the two: `--budget-tokens` or `--budget-seconds`"),
     };
     let most = command.demonstrations.iter().copied().max().unwrap_or(0).max(1);
     // Twice as many examples as are shown, as one that gives an answer away is left out.

@@ -185,6 +185,24 @@ fn a_folder_that_is_amiss_is_a_typed_error() {
     assert!(problem.contains("has shape [160, 96] where [161, 96] is needed"), "{problem}");
     let problem = with("num_hidden_layers", json!(4)).to_string();
     assert!(problem.contains("no tensor `model.layers.3."), "{problem}");
+    let problem = with("num_hidden_layers", json!(2)).to_string();
+    assert!(problem.contains("tensor `model.layers.2.") && problem.contains("it has 2"), "{problem}");
+    assert!(matches!(with("rms_norm_eps", json!(0.0)), Error::Malformed { .. }));
+    let problem = with("eos_token_id", json!([1, 67])).to_string();
+    assert!(problem.contains("`eos_token_id` is 67, and the vocabulary has 67 tokens"), "{problem}");
+}
+
+#[test]
+fn a_gguf_file_that_is_amiss_is_a_typed_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut small = SmallModel::new("llama");
+    let (name, extra) = small.tensors.iter().find(|(name, _)| name.contains("layers.2.")).unwrap();
+    let (name, extra) = (name.replace("layers.2.", "layers.30."), extra.clone());
+    small.tensors.insert(name, extra);
+    small.write_gguf(&path, GgmlDType::F32);
+    let problem = DecoderModel::load(&path, 1, Products::F32).unwrap_err().to_string();
+    assert!(problem.contains("tensor `blk.30.") && problem.contains("it has 3"), "{problem}");
 }
 
 #[test]

@@ -38,7 +38,8 @@ pub enum Approach {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no approach `{name}`; there are retrieval, closed-book, single=K, oracle=K, self-ask=STEPSxK, ircot=STEPSxK, \
-     plan=STEPSxQUERIESxK, adaptive=PROBABILITY or adaptive=PROBABILITYxSEARCHESxK, flare=K and refusing=K, numbers from 1"
+     plan=STEPSxQUERIESxK, adaptive=PROBABILITY or adaptive=PROBABILITYxSEARCHESxK, flare=K and refusing=K, \
+     numbers from 1, a probability above 0 and at most 1"
 )]
 pub struct ApproachError {
     /// What was given.
@@ -116,6 +117,7 @@ impl FromStr for Approach {
             let number: f32 = numbers[i];
             if number.fract() == 0.0 { Ok(number as usize) } else { Err(refused()) }
         };
+        let probability = || if numbers[0] <= 1.0 { Ok(numbers[0]) } else { Err(refused()) };
         Ok(match (kind, numbers.len()) {
             ("retrieval", 0) => Self::Retrieval,
             ("closed-book", 0) => Self::ClosedBook,
@@ -124,8 +126,8 @@ impl FromStr for Approach {
             ("self-ask", 2) => Self::SelfAsk(whole(0)?, whole(1)?),
             ("ircot", 2) => Self::Interleaved(whole(0)?, whole(1)?),
             ("plan", 3) => Self::Plan(whole(0)?, whole(1)?, whole(2)?),
-            ("adaptive", 1) => Self::Adaptive(numbers[0], 2, 5),
-            ("adaptive", 3) => Self::Adaptive(numbers[0], whole(1)?, whole(2)?),
+            ("adaptive", 1) => Self::Adaptive(probability()?, 2, 5),
+            ("adaptive", 3) => Self::Adaptive(probability()?, whole(1)?, whole(2)?),
             ("flare", 1) => Self::Flare(whole(0)?),
             ("refusing", 1) => Self::Refusing(whole(0)?),
             _ => return Err(refused()),

@@ -58,15 +58,20 @@ pub struct ApproachResult {
     pub approach: String,
     /// How many questions were asked.
     pub n: usize,
-    /// Share of the questions whose answer contains a right one, after normalisation.
+    /// How many of them have right answers.
+    pub n_with_answers: usize,
+    /// How many of them have right pages.
+    pub n_with_pages: usize,
+    /// Share of the questions with answers to which the answer contains a right one, after normalisation.
     pub containment: f64,
-    /// Mean exact match.
+    /// Mean exact match, of the questions with answers.
     pub em: f64,
-    /// Mean token F1.
+    /// Mean token F1, of the questions with answers.
     pub f1: f64,
     /// What the judge says, if there is one.
     pub judged: Option<Judged>,
-    /// KILT's figures; means over all questions.
+    /// KILT's figures: those of pages are means over the questions with pages, those of answers over the questions with
+    /// answers, and those of both over the questions with both.
     pub kilt: KiltScore,
     /// Share of the right pages that were found after each step that searched, and stay so: the mean over the questions with
     /// pages. Questions that were through before count with their last value.
@@ -303,11 +308,22 @@ impl PageEvaluator<'_> {
     ) -> ApproachResult {
         let n = results.len();
         let mean = |of: &dyn Fn(&QuestionResult) -> f64| results.iter().map(of).sum::<f64>() / n.max(1) as f64;
-        let (kilt, _) = kilt::evaluate(
-            &results.iter().map(prediction).collect::<Vec<_>>(),
-            &results.iter().zip(questions).map(|(result, question)| gold(result, question)).collect::<Vec<_>>(),
-            &CUTS,
-        );
+        let kilt_of = |counts: &dyn Fn(&QuestionResult) -> bool| {
+            let pairs = || results.iter().zip(questions).filter(|(result, _)| counts(result));
+            let predictions: Vec<KiltRecord> = pairs().map(|(result, _)| prediction(result)).collect();
+            let right: Vec<KiltRecord> = pairs().map(|(result, question)| gold(result, question)).collect();
+            kilt::evaluate(&predictions, &right, &CUTS).0
+        };
+        let kilt = KiltScore {
+            downstream: kilt_of(&|result| !result.right.is_empty()).downstream,
+            kilt: kilt_of(&|result| !result.right.is_empty() && !result.right_pages.is_empty()).kilt,
+            ..kilt_of(&|result| !result.right_pages.is_empty())
+        };
+        let n_with_answers = results.iter().filter(|result| !result.right.is_empty()).count();
+        let of_answers = |of: &dyn Fn(&QuestionResult) -> f64| {
+            let with_answers = results.iter().filter(|result| !result.right.is_empty());
+            with_answers.map(of).sum::<f64>() / n_with_answers.max(1) as f64
+        };
         let with_pages: Vec<&QuestionResult> = results.iter().filter(|result| !result.right_pages.is_empty()).collect();
         let n_steps = with_pages.iter().map(|result| result.page_recall.len()).max().unwrap_or(0);
         let of_pages = |of: &dyn Fn(&QuestionResult) -> f64| {
@@ -334,9 +350,11 @@ impl PageEvaluator<'_> {
         ApproachResult {
             approach,
             n,
-            containment: mean(&|result| f64::from(result.contains)),
-            em: mean(&|result| answers::best(&result.answer, &result.right, answers::exact_match)),
-            f1: mean(&|result| result.f1),
+            n_with_answers,
+            n_with_pages: with_pages.len(),
+            containment: of_answers(&|result| f64::from(result.contains)),
+            em: of_answers(&|result| answers::best(&result.answer, &result.right, answers::exact_match)),
+            f1: of_answers(&|result| result.f1),
             judged,
             kilt,
             page_recall: (0..n_steps).map(recall_after).collect(),

@@ -11,7 +11,7 @@ pub struct PageQuestion {
     pub id: String,
     /// What is asked.
     pub text: String,
-    /// The right answers; none where only pages are asked for.
+    /// The right answers, none of them blank; none where only pages are asked for.
     pub answers: Vec<String>,
     /// Sets of pages, each of which would do.
     pub page_sets: Vec<Vec<NamedPage>>,
@@ -33,7 +33,7 @@ pub fn kilt_questions(records: &[kilt::Record]) -> Vec<PageQuestion> {
             PageQuestion { id: record.id.clone(), text: record.input.clone(), ..PageQuestion::default() };
         let mut seen: BTreeSet<Vec<NamedPage>> = BTreeSet::new();
         for output in &record.outputs {
-            question.answers.extend(output.answer.clone());
+            question.answers.extend(output.answer.clone().filter(|answer| !answer.trim().is_empty()));
             let mut set: Vec<NamedPage> = Vec::new();
             for page in &output.provenance {
                 let page = NamedPage { id: page.wikipedia_id.clone(), title: page.title.clone() };
@@ -61,7 +61,7 @@ pub fn frames_questions(questions: &[frames::Question]) -> Vec<PageQuestion> {
         PageQuestion {
             id: question.id.clone(),
             text: question.text.clone(),
-            answers: vec![question.answer.clone()],
+            answers: Some(question.answer.clone()).into_iter().filter(|answer| !answer.trim().is_empty()).collect(),
             page_sets: if set.is_empty() { Vec::new() } else { vec![set] },
         }
     };

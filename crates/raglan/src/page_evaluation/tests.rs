@@ -169,6 +169,22 @@ fn steps_find_pages_that_one_search_does_not() {
 }
 
 #[test]
+fn questions_without_answers_or_pages_do_not_count_where_those_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (index, recipe) = (index_of(folder.path(), pages()), recipe("bm25").unwrap());
+    let mut asked = questions();
+    asked[1].page_sets.clear();
+    asked[2].answers.clear();
+    let result = evaluator(Some((&index, &recipe))).evaluate(&Approach::Plan(2, 1, 1), &asked, &mut |_| true).unwrap();
+    assert_eq!((result.n, result.n_with_answers, result.n_with_pages), (3, 2, 2));
+    // The first is answered from both of its pages, the second is not answered, the third is not indexed.
+    assert!((result.containment - 0.5).abs() <= 1e-9 && (result.kilt.downstream.f1 - result.f1).abs() <= 1e-9);
+    assert!((result.kilt.r_precision - 0.5).abs() <= 1e-9, "{:?}", result.kilt);
+    let blank = raglan_datasets::frames::Question { answer: " ".to_owned(), ..Default::default() };
+    assert!(frames_questions(&[blank])[0].answers.is_empty());
+}
+
+#[test]
 fn a_judge_is_compared_with_the_comparison_of_words() {
     let folder = tempfile::tempdir().unwrap();
     let (index, recipe) = (index_of(folder.path(), pages()), recipe("bm25").unwrap());
@@ -244,8 +260,18 @@ fn approaches_are_named_and_read_back() {
         assert_eq!(name.parse::<Approach>().unwrap().to_string(), name);
     }
     assert_eq!("adaptive=0.5".parse::<Approach>().unwrap(), Approach::Adaptive(0.5, 2, 5));
-    for wrong in ["", "single", "single=0", "single=1.5", "plan=1x2", "closed-book=1", "adaptive=nan", "self-ask=5x-1"]
-    {
+    for wrong in [
+        "",
+        "single",
+        "single=0",
+        "single=1.5",
+        "plan=1x2",
+        "closed-book=1",
+        "adaptive=nan",
+        "adaptive=2",
+        "adaptive=1.5x2x5",
+        "self-ask=5x-1",
+    ] {
         assert!(wrong.parse::<Approach>().unwrap_err().to_string().contains("single=K"), "{wrong}");
     }
 }

@@ -94,7 +94,11 @@ impl PageEvaluator<'_> {
         let most = grid.iter().map(|allocation| allocation.demonstrations).max().unwrap_or(0);
         let usable: Vec<&PageQuestion> = examples.iter().filter(|example| !example.answers.is_empty()).collect();
         if usable.len() < most {
-            let problem = format!("there are {} examples with answers for {most} demonstrations", usable.len());
+            let problem = format!(
+                "there are {} examples with answers, and {most} demonstrations to be made of them; give more questions \
+                 with answers, or try fewer demonstrations (`--demonstrations`)",
+                usable.len()
+            );
             return Err(Error::Tune { problem });
         }
         let shared = self.shared(true, "tune")?;

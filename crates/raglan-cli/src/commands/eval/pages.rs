@@ -57,6 +57,7 @@ pub fn frames(session: &Session, command: &FramesCommand) -> Result<Outcome> {
 }
 
 fn evaluate(session: &Session, mut task: Task<'_>, answers: &AnswersArgs, args: &PagesArgs) -> Result<Outcome> {
+    let left_out = leave_out(&mut task.questions);
     if let Some(limit) = args.limit {
         task.questions.truncate(limit);
     }
@@ -80,28 +81,32 @@ fn evaluate(session: &Session, mut task: Task<'_>, answers: &AnswersArgs, args: 
         limits: limits(args),
         budget: Budget {
             tokens: args.budget_tokens,
-            time: args.budget_seconds.map(Duration::try_from_secs_f64).transpose().context("`--budget-seconds`")?,
+            time: args.budget_seconds.map(Duration::from_secs_f64), // The arguments hold lengths of time alone.
         },
         depth: args.depth,
     };
-    let mut results = Vec::new();
-    for approach in &answers.approach {
+    let (mut results, mut interrupted) = (Vec::new(), false);
+    for approach in answers.approach.iter().take_while(|_| !STOP.load(Ordering::Relaxed)) {
         session.bars.count(task.questions.len(), &format!("questions, {approach}"));
         let found = evaluator.evaluate(approach, &task.questions, &mut |done| {
             session.bars.done(done);
             !STOP.load(Ordering::Relaxed)
         });
         session.bars.clear();
-        results.push(found.with_context(|| format!("approach `{approach}`"))?);
-        if STOP.load(Ordering::Relaxed) {
-            eprintln!("interrupted; the result is of what was answered until then");
+        let found = found.with_context(|| format!("approach `{approach}`"))?;
+        interrupted = found.n < task.questions.len();
+        results.extend(Some(found).filter(|found| found.n > 0));
+        if interrupted {
             break;
         }
     }
+    interrupted |= results.len() < answers.approach.len();
     let result = json!({
         "task": task.name,
         "path": task.path,
         "questions": task.questions.len(),
+        "left_out": left_out,
+        "interrupted": interrupted,
         "recipe": { "name": args.recipe, "set": args.set, "hash": format!("blake3:{}", recipe.hash()) },
         "pages": index.as_ref().map(|index| index.snapshot().folder()),
         "model": needs_model.then_some(name),
@@ -125,9 +130,19 @@ fn evaluate(session: &Session, mut task: Task<'_>, answers: &AnswersArgs, args: 
     if session.json {
         output::json(&result)?;
     } else {
-        print(&task, &results);
+        print(&task, &results, left_out);
+    }
+    if interrupted {
+        bail!("interrupted; the figures are of what was answered until then");
     }
     Ok(Outcome::Success)
+}
+
+/// Takes out questions of which nothing is known that would be right, and counts them.
+fn leave_out(questions: &mut Vec<PageQuestion>) -> usize {
+    let n = questions.len();
+    questions.retain(|question| !(question.answers.is_empty() && question.page_sets.is_empty()));
+    n - questions.len()
 }
 
 /// A language model to ask, which gives up at Ctrl-C.
@@ -187,29 +202,49 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
     Ok(Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone()))
 }
 
-fn print(task: &Task<'_>, results: &[ApproachResult]) {
-    let questions = output::count(task.questions.len(), "question");
+fn print(task: &Task<'_>, results: &[ApproachResult], left_out: usize) {
+    let n_questions = task.questions.len();
+    let questions = output::count(n_questions, "question");
     println!("{} ({}): {questions}", task.name, collection_name(task.path));
+    if left_out > 0 {
+        println!("left out: {} with neither an answer nor a page", output::count(left_out, "question"));
+    }
     for result in results {
-        println!("{}", result.approach);
+        match result.n == n_questions {
+            true => println!("{}", result.approach),
+            false => println!("{} ({} of {questions})", result.approach, result.n),
+        }
+        let of = |n: usize| if n == result.n { String::new() } else { format!(" ({n} of {})", result.n) };
         let kilt = &result.kilt;
         let at = |values: &std::collections::BTreeMap<usize, f64>, k: usize| values.get(&k).copied().unwrap_or(0.0);
-        println!(
-            "  pages        R-precision {:.4}, recall@5 {:.4}, recall@20 {:.4}, success@5 {:.4}",
-            kilt.r_precision,
-            at(&kilt.recall, 5),
-            at(&kilt.recall, 20),
-            at(&kilt.success, 5)
-        );
+        if result.n_with_pages > 0 {
+            println!(
+                "  pages        R-precision {:.4}, recall@5 {:.4}, recall@20 {:.4}, success@5 {:.4}{}",
+                kilt.r_precision,
+                at(&kilt.recall, 5),
+                at(&kilt.recall, 20),
+                at(&kilt.success, 5),
+                of(result.n_with_pages)
+            );
+        }
         if result.calls > 0.0 {
-            println!(
-                "  answers      contain the right one {:.4}, EM {:.4}, F1 {:.4}, ROUGE-L {:.4}, refused {:.4}",
-                result.containment, result.em, result.f1, kilt.downstream.rouge_l, result.refused
-            );
-            println!(
-                "  KILT         accuracy {:.4}, EM {:.4}, F1 {:.4}, ROUGE-L {:.4}",
-                kilt.kilt.accuracy, kilt.kilt.em, kilt.kilt.f1, kilt.kilt.rouge_l
-            );
+            if result.n_with_answers > 0 {
+                println!(
+                    "  answers      contain the right one {:.4}, EM {:.4}, F1 {:.4}, ROUGE-L {:.4}, refused {:.4}{}",
+                    result.containment,
+                    result.em,
+                    result.f1,
+                    kilt.downstream.rouge_l,
+                    result.refused,
+                    of(result.n_with_answers)
+                );
+            }
+            if result.n_with_pages > 0 && result.n_with_answers > 0 {
+                println!(
+                    "  KILT         accuracy {:.4}, EM {:.4}, F1 {:.4}, ROUGE-L {:.4}",
+                    kilt.kilt.accuracy, kilt.kilt.em, kilt.kilt.f1, kilt.kilt.rouge_l
+                );
+            }
             if let Some(judged) = &result.judged {
                 println!(
                     "  judge        {} ({}): right {:.4}, agreement with the words {:.4}",
@@ -234,5 +269,24 @@ fn print(task: &Task<'_>, results: &[ApproachResult]) {
             Some(format!("{} {n}", fate.told()))
         });
         println!("  questions    {}", fates.collect::<Vec<_>>().join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_of_which_nothing_is_known_are_left_out() {
+        let records = r#"{"id": "a", "input": "A?", "output": []}
+{"id": "b", "input": "B?", "output": [{"answer": " "}]}
+{"id": "c", "input": "C?", "output": [{"answer": "yes"}]}
+{"id": "d", "input": "D?", "output": [{"provenance": [{"wikipedia_id": "1"}]}]}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dev.jsonl");
+        fs::write(&path, records).unwrap();
+        let mut questions = Task::kilt(&path).unwrap().questions;
+        assert_eq!(leave_out(&mut questions), 2);
+        assert_eq!(questions.iter().map(|question| question.id.as_str()).collect::<Vec<_>>(), ["c", "d"]);
     }
 }
