@@ -812,47 +812,6 @@ fn pictures_show_every_stage_and_edge() {
     assert!(odd.svg().contains("a&quot;&lt;b&gt;&amp;") && !odd.mermaid().contains("a\""));
 }
 
-/// A recipe of twelve stages that do next to nothing.
-fn twelve_stages() -> String {
-    let mut text = "stage.s00.use = 'bm25'\n".to_owned();
-    for i in 1..12 {
-        text += &format!("stage.s{i:02} = {{ use = 'select', input = 's{:02}', k = 3 }}\n", i - 1);
-    }
-    text
-}
-
-/// Prints what checking costs and what a stage costs beyond its own work. Hides nothing but the work of real parts: each
-/// stage copies its three hits, as every stage does.
-#[test]
-#[ignore = "a measurement"]
-fn overhead() {
-    let median = |mut run: Box<dyn FnMut()>| {
-        let mut times: Vec<Duration> = (0..201)
-            .map(|_| {
-                let start = Instant::now();
-                run();
-                start.elapsed()
-            })
-            .collect();
-        times.sort();
-        times[100].as_secs_f64() * 1e6
-    };
-    let text = twelve_stages();
-    let checked = text.clone();
-    println!("check of twelve stages: {:.0} µs", median(Box::new(move || drop(check(&checked).unwrap()))));
-    let best = Recipe::shipped("best").unwrap().to_string();
-    println!("check of `best`: {:.0} µs", median(Box::new(move || drop(check(&best).unwrap()))));
-    let pipeline = check(&text).unwrap().bind(parts).unwrap();
-    let whole = median(Box::new(move || drop(pipeline.run(vec!["q".into()]).unwrap())));
-    println!("recipe: {:.2} µs a stage", whole / 12.0);
-    let typed = crate::retrieve(Arc::new(Always(vec![(1, 3.0), (2, 2.0), (3, 1.0)])), 3);
-    let typed = (1..12).fold(crate::Stage::<Vec<Query>>::boxed(typed), |stage, _| {
-        crate::Stage::boxed(crate::Stage::then(stage, crate::select(3)))
-    });
-    let whole = median(Box::new(move || drop(crate::Stage::run(&typed, vec!["q".into()]).unwrap())));
-    println!("typed stages: {:.2} µs a stage", whole / 12.0);
-}
-
 /// Asks the same in capitals, and shows, encodes and scores by the length of a text.
 struct Helps;
 
