@@ -78,7 +78,8 @@ impl Drawing {
     /// An empty one of `width` by `height` pixels that says what it shows to those who cannot see it.
     pub(super) fn new(width: f64, height: f64, told: &str) -> Self {
         let told = escaped(told);
-        Self { text: format!(r#"<svg viewBox="0 0 {width} {height}" role="img" aria-label="{told}">"#) }
+        let size = format!(r#"viewBox="0 0 {width} {height}" width="{width}" height="{height}""#);
+        Self { text: format!(r#"<svg {size} role="img" aria-label="{told}">"#) }
     }
 
     /// Adds elements as they are.
