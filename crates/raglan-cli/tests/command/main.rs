@@ -7,6 +7,8 @@ mod eval_collections;
 mod eval_pages;
 #[cfg(unix)]
 mod hostile;
+#[cfg(unix)]
+mod interrupted;
 mod kept_kv;
 mod kill;
 mod long_context;

@@ -60,9 +60,7 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
     session.bars.clear();
     let evaluation = evaluation?;
     let n_wanted = questions.len().min(command.limit);
-    if evaluation.n_prompts < n_wanted {
-        eprintln!("interrupted: these are figures of {} of {n_wanted} prompts", evaluation.n_prompts);
-    }
+    let interrupted = evaluation.n_prompts < n_wanted;
     let result = json!({
         "set": set,
         "model": name,
@@ -73,6 +71,7 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
         "blocks": options.precision.to_string(),
         "replaced": options.replaced,
         "passage_tokens": command.passage_tokens,
+        "interrupted": interrupted,
         "evaluation": evaluation,
     });
     let lead = lead(&evaluation, &set, name);
@@ -87,6 +86,9 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
             let path = folder.join(file);
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
+    }
+    if interrupted {
+        bail!("interrupted; the figures are of {} of {n_wanted} prompts", evaluation.n_prompts);
     }
     Ok(Outcome::Success)
 }

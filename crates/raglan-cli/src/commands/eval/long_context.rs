@@ -59,9 +59,7 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
         n_done += 1;
     }
     session.bars.clear();
-    if n_done < asked.len() {
-        eprintln!("interrupted: these are figures of {n_done} of {} questions", asked.len());
-    }
+    let interrupted = n_done < asked.len();
     let rows = long_context_rows(&scores);
     let config = model.transformer.config();
     let result = json!({
@@ -73,6 +71,7 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
         "threads": session.threads,
         "device": raglan::kernels::device::cpu_features().join(" "),
         "revision": env!("CARGO_PKG_VERSION"),
+        "interrupted": interrupted,
         "rows": rows,
         "scores": scores,
     });
@@ -94,6 +93,9 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
             let path = folder.join(file);
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
+    }
+    if interrupted {
+        bail!("interrupted; the figures are of {n_done} of {} questions", asked.len());
     }
     Ok(Outcome::Success)
 }
