@@ -86,6 +86,26 @@ fn questions_that_were_written_for_passages_find_them() {
 }
 
 #[test]
+fn questions_without_vectors_to_look_for_them_are_told_what_helps() {
+    let Some(folder) = folder(&["smollm2-135m-instruct"]) else { return };
+    let path = folder.path();
+    assert!(raglan(path, &["index", ".", "--embedder", "none"]).status.success());
+    let ask = |round_trip: &str| {
+        let args = ["questions", "--out", "questions.jsonl", "-n", "1", "--limit", "1", "--round-trip", round_trip];
+        raglan(path, &args)
+    };
+    let refused = ask("1");
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("`--round-trip 0`") && told.contains("`raglan index --embedder MODEL`"), "{told}");
+    assert!(!path.join("questions.jsonl").exists());
+    // The first remedy is one.
+    let kept = ask("0");
+    assert!(kept.status.success(), "{}", String::from_utf8_lossy(&kept.stderr));
+    assert!(path.join("questions.jsonl").is_file());
+}
+
+#[test]
 fn a_question_is_answered_in_steps_by_a_recipe() {
     let Some(folder) = folder(&["smollm2-135m-instruct", "all-minilm-l6-v2"]) else { return };
     let path = folder.path();

@@ -101,3 +101,42 @@ fn the_default_model_answers_from_the_right_pages() {
     assert_eq!(approach(1)["containment"], 1.0, "{result}");
     assert!(approach(2)["tokens"].as_f64() > approach(0)["tokens"].as_f64());
 }
+#[test]
+fn tune_says_what_it_lacks() {
+    let place = tempfile::tempdir().unwrap();
+    let questions = place.path().join("dev.jsonl");
+    let record = |i: usize, answer: &str| {
+        format!(r#"{{"id": "q{i}", "input": "What is {i}?", "output": [{{"answer": "{answer}"}}]}}"#) + "\n"
+    };
+    let write = |answers: &[&str]| {
+        let lines = answers.iter().enumerate().map(|(i, answer)| record(i, answer));
+        fs::write(&questions, lines.collect::<String>()).unwrap();
+    };
+    let told = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+        command
+            .args(["tune", "--path", questions.to_str().unwrap(), "--offline"])
+            .args(args)
+            .env_remove("RAGLAN_INDEX");
+        let output = command.env("RAGLAN_CACHE", place.path().join("cache")).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    write(&["one", "two"]);
+    for (args, expected) in [
+        (&[][..], "say what a question may cost: `--budget-tokens N` or `--budget-seconds S`"),
+        (&["--budget-tokens", "9", "--budget-seconds", "1"], "one of the two: `--budget-tokens` or `--budget-seconds`"),
+        (&["--budget-seconds", "0"], "must be a number of seconds above 0"),
+        (&["--budget-seconds", "inf"], "must be a number of seconds above 0"),
+        (&["--budget-tokens", "9", "--calls", "1,0"], "must be a whole number of at least 1"),
+        // The questions are there, and so are budgets; what is still missing comes next.
+        (&["--budget-tokens", "9"], "there are no pages: name some with `--pages PATH`"),
+    ] {
+        let told = told(args);
+        assert!(told.contains(expected), "{args:?}: {told}");
+    }
+    write(&["", " "]);
+    let told = told(&["--budget-tokens", "9"]);
+    assert!(told.contains("dev.jsonl` has too few questions with answers"), "{told}");
+}
+

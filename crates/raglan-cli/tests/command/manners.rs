@@ -135,6 +135,43 @@ fn a_first_index_that_fails_on_a_damaged_model_binds_to_nothing() {
 }
 
 #[test]
+fn an_index_that_is_named_must_be_there_for_the_doctor() {
+    let folder = folder();
+    let path = folder.path();
+    let index = |args: &[&str]| {
+        let output = raglan(path, &[args, &["--json", "--cache", "models"]].concat());
+        let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let index = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "index").unwrap().clone();
+        (output.status.code(), index["ok"].clone(), index["found"].as_str().unwrap().to_owned())
+    };
+    let (code, ok, found) = index(&["doctor"]);
+    assert!((code, ok) == (Some(0), Value::Null) && found.contains("raglan index FOLDER"), "{found}");
+    for args in [["doctor", "-f", "."], ["doctor", "-f", "nowhere"]] {
+        let (code, ok, found) = index(&args);
+        assert_eq!((code, ok), (Some(1), false.into()), "{found}");
+    }
+    raglan(path, &["index", "."]);
+    let (code, ok, found) = index(&["doctor", "-f", "."]);
+    assert!((code, ok) == (Some(0), true.into()) && found.contains("clean"), "{found}");
+}
+
+#[test]
+fn a_folder_without_weights_is_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::create_dir(path.join("mine")).unwrap();
+    for name in [None, Some("config.json")] {
+        name.into_iter().for_each(|name| std::fs::write(path.join("mine").join(name), "{}").unwrap());
+        let output = raglan(path, &["models", "pull", "./mine"]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("mine` holds no model: no file ends with .gguf, .safetensors, .onnx"), "{told}");
+    }
+    std::fs::write(path.join("mine/model.gguf"), "GGUF").unwrap();
+    assert_eq!(json(path, &["models", "pull", "./mine"])[0]["name"], "./mine");
+}
+
+#[test]
 fn explain_says_why_and_why_not() {
     let folder = folder();
     let path = folder.path();

@@ -124,3 +124,22 @@ fn a_trace_has_a_span_for_each_stage_below_its_command() {
     assert!(attributes.iter().any(|a| a["key"] == "kind" && a["value"]["stringValue"] == "select"), "{best}");
     assert!(attributes.iter().any(|a| a["key"] == "results" && a["value"]["intValue"] == "1"), "{best}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_that_cannot_be_written_is_said_and_loses_nothing() {
+    let folder = folder();
+    let path = folder.path();
+    assert_eq!(raglan(path, &["index", "."]).status.code(), Some(0));
+    std::fs::write(path.join("r.toml"), RECIPE).unwrap();
+    let run = |trace: &str| {
+        let output = raglan(path, &["run", "r.toml", "goods", "--trace", trace, "--json"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, found, told) = run("/dev/full");
+    assert!(code == Some(0) && found.contains("returns.txt"), "{code:?}: {found}");
+    assert_eq!(told.matches("warning: the trace in `/dev/full` is not whole: ").count(), 1, "{told}");
+    assert_eq!(run("spans.jsonl"), (code, found, String::new()));
+    let (code, _, told) = run("nowhere/spans.jsonl");
+    assert!(code == Some(2) && told.contains("nowhere/spans.jsonl"), "{told}");
+}

@@ -6,7 +6,7 @@ use raglan_datasets::{Page, PagePart};
 use raglan_eval::loss::Fate;
 use raglan_ingest::chunk::{ChunkerKind, WordCounter};
 use raglan_model::{Prompt, TextModel, TextWriter, Weighed, WritingRequest, Written};
-use raglan_multistep::Limits;
+use raglan_multistep::{Allocation, Limits};
 
 use super::*;
 use crate::embedder::Encoders;
@@ -194,6 +194,24 @@ fn a_judge_is_compared_with_the_comparison_of_words() {
     let judged = result.judged.unwrap();
     assert!((judged.right - 1.0).abs() <= 1e-9 && (judged.agreement - 1.0 / 3.0).abs() <= 1e-9, "{judged:?}");
     assert_eq!(judged.prompt, "contains-the-answer/1");
+}
+
+#[test]
+fn demonstrations_need_as_many_examples_with_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (index, recipe) = (index_of(folder.path(), pages()), recipe("bm25").unwrap());
+    let mut examples = questions();
+    examples[0].answers.clear();
+    let grid = allocation_grid(&[0, 1], &[3], &[1]);
+    let tune = |grid: &[Allocation], examples: &[PageQuestion]| {
+        let evaluator = evaluator(Some((&index, &recipe)));
+        evaluator.tune(grid, &questions(), examples, Allowance::Tokens(100.0), &mut |_| true)
+    };
+    let told = tune(&grid, &examples).unwrap_err().to_string();
+    assert!(told.contains("2 examples with answers, and 3 demonstrations to be made of them"), "{told}");
+    assert!(told.contains("`--demonstrations`"), "{told}");
+    let enough = tune(&allocation_grid(&[0, 1], &[2], &[1]), &examples);
+    assert!(!matches!(enough, Err(crate::Error::Tune { .. })), "{enough:?}");
 }
 
 #[test]
