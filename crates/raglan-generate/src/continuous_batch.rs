@@ -368,7 +368,7 @@ impl<'m> ContinuousBatch<'m> {
                 let token = match sequence.sampler.next(&mut scores[node * vocab_size..(node + 1) * vocab_size]) {
                     Ok(token) => token,
                     Err(e) => {
-                        let _ = on_token(sequence.id, Err(e.into()));
+                        let _ = on_token(sequence.id, Err(e.of_weights(self.model.path()).into()));
                         break true;
                     }
                 };

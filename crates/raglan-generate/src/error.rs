@@ -1,5 +1,7 @@
 //! What can go wrong in generation.
 
+use std::path::Path;
+
 /// The result of this crate's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -42,6 +44,17 @@ pub enum Error {
     /// The work was given up because its caller asked for that.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl Error {
+    /// The same error, which names the file of a model's weights where they are to blame.
+    #[must_use]
+    pub fn of_weights(self, file: &Path) -> Self {
+        match self {
+            Self::Model(error) => Self::Model(error.of_weights(file)),
+            error => error,
+        }
+    }
 }
 
 /// What makes room for so many tokens.

@@ -1,5 +1,7 @@
 //! What stands around the words of a user.
 
+use std::path::Path;
+
 use crate::{ChatMessage, ChatRole, Error, LanguageModel, Result};
 
 /// What a model's chat template writes before and behind a text that comes as tokens.
@@ -24,7 +26,8 @@ impl ChatFrame {
     pub fn new(model: &LanguageModel, messages: &[ChatMessage], opening: &str) -> Result<Self> {
         let conversation = model.template.render(messages)?;
         let halves = conversation.split_once(Self::MARK).filter(|(_, after)| !after.contains(Self::MARK));
-        let (before, after) = halves.ok_or(Error::ChatFrame)?;
+        let (before, after) =
+            halves.ok_or_else(|| Error::ChatFrame { path: model.template.path().map(Path::to_owned) })?;
         Ok(Self {
             before: model.tokenizer.encode_prompt(before)?.ids,
             after: model.tokenizer.encode(&format!("{after}{opening}"), false)?.ids,

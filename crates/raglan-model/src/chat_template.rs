@@ -129,6 +129,11 @@ impl ChatTemplate {
         }
     }
 
+    /// The model's file or folder, if it is one's.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Whether the model brought it along; models without one are seldom made for conversation.
     pub fn is_own(&self) -> bool {
         self.is_own

@@ -5,7 +5,7 @@
 //! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order).
 
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use raglan_kernels::{
@@ -31,6 +31,8 @@ const CHUNK: usize = 256;
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
 pub struct DecoderModel {
+    /// The file of the weights.
+    path: PathBuf,
     config: DecoderConfig,
     embedding: Rows,
     layers: Vec<Layer>,
@@ -190,6 +192,7 @@ impl DecoderModel {
         let layers = layers?;
         tensors.expect_layers(config.n_layers)?;
         Ok(Self {
+            path: file.path().to_owned(),
             embedding: file.rows(&tensors.embedding(), [vocab_size, hidden_dim])?,
             layers,
             norm: tensors.final_norm(hidden_dim)?,
@@ -208,6 +211,11 @@ impl DecoderModel {
             products,
             pool,
         })
+    }
+
+    /// The file of the weights; of several, what lists them.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The model's shape.

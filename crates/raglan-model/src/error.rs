@@ -79,11 +79,17 @@ pub enum Error {
     #[error(transparent)]
     Kv(#[from] raglan_kv::Error),
     /// The model's scores are not numbers, as with damaged weights.
-    #[error("the model's scores are not numbers; its weights are probably damaged")]
-    NotFinite,
+    #[error("{}the model's scores are not numbers; its weights are probably damaged", place(path.as_deref()))]
+    NotFinite {
+        /// The file of the weights, where it is known.
+        path: Option<PathBuf>,
+    },
     /// The chat template does not write a turn once and as it is.
-    #[error("the model's chat template does not write the user's turn once and unchanged")]
-    ChatFrame,
+    #[error("{}the model's chat template does not write the user's turn once and unchanged", place(path.as_deref()))]
+    ChatFrame {
+        /// The model's file or folder, if the template is from one.
+        path: Option<PathBuf>,
+    },
     /// A chat template is not sound, or refuses the conversation.
     #[error("{}chat template: {source:#}", place(path.as_deref()))]
     Template {
@@ -121,6 +127,15 @@ impl From<Error> for raglan_core::Error {
 }
 
 impl Error {
+    /// The same error, which names the file of a model's weights where they are to blame.
+    #[must_use]
+    pub fn of_weights(self, file: &Path) -> Self {
+        match self {
+            Self::NotFinite { path: None } => Self::NotFinite { path: Some(file.to_owned()) },
+            error => error,
+        }
+    }
+
     /// Wraps what candle says.
     pub(crate) fn tensor(source: candle_core::Error) -> Self {
         Self::Tensor { source: Box::new(source) }

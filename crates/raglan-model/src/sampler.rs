@@ -58,7 +58,7 @@ impl Sampler {
     /// [`Error::NotFinite`] when a score is not a number or is +∞, or all are −∞. A score of −∞ rules a token out.
     pub fn next(&mut self, logits: &mut [f32]) -> Result<u32> {
         if logits.iter().any(|&x| x.is_nan() || x == f32::INFINITY) || logits.iter().all(|&x| x == f32::NEG_INFINITY) {
-            return Err(Error::NotFinite);
+            return Err(Error::NotFinite { path: None });
         }
         let penalty = self.options.repetition_penalty;
         for &id in &self.chosen {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn scores_that_are_not_numbers_are_refused() {
         for mut bad in [[0.0, f32::NAN], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
-            assert!(matches!(Sampler::new(warm()).next(&mut bad), Err(Error::NotFinite)));
+            assert!(matches!(Sampler::new(warm()).next(&mut bad), Err(Error::NotFinite { path: None })));
         }
         assert_eq!(Sampler::new(warm()).next(&mut [f32::NEG_INFINITY, -5.0]).unwrap(), 1);
     }

@@ -226,7 +226,7 @@ impl<'m> Draft<'m> {
             return Ok(None);
         }
         let mut scores = self.logits.clone();
-        let token = self.sampler.next(&mut scores)?;
+        let token = self.sampler.next(&mut scores).map_err(|error| error.of_weights(model.transformer.path()))?;
         self.n_tokens += 1;
         meter.count(0, 0, 1);
         if model.transformer.config().end_tokens.contains(&token) {

@@ -201,7 +201,7 @@ impl<'m> LongContextEvaluator<'m> {
             if step > 0 {
                 seconds.push(begin.elapsed().as_secs_f64()); // The first step also copies a page.
             }
-            next = best_token(&logits)?;
+            next = best_token(&logits).map_err(|error| error.of_weights(model.path()))?;
             is_ended |= model.config().end_tokens.contains(&next) || step >= item.answer_tokens;
             if !is_ended {
                 ids.push(next);

@@ -46,7 +46,7 @@ fn log_softmax(logits: &[f32]) -> Result<Vec<f64>> {
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - greatest).exp()).sum();
     if !sum.is_finite() {
-        return Err(ModelError::NotFinite.into());
+        return Err(ModelError::NotFinite { path: None }.into());
     }
     let norm = f64::from(greatest) + sum.ln();
     Ok(logits.iter().map(|logit| f64::from(*logit) - norm).collect())
@@ -86,14 +86,15 @@ impl Continuation {
         n_tokens: usize,
         go_on: &dyn Fn() -> ControlFlow<()>,
     ) -> Result<Self> {
-        let mut tokens = vec![best_token(&first)?];
+        let best = |logits: &[f32]| best_token(logits).map_err(|error| error.of_weights(model.path()));
+        let mut tokens = vec![best(&first)?];
         let mut logits = vec![first];
         while tokens.len() < n_tokens && !model.config().end_tokens.contains(&tokens[tokens.len() - 1]) {
             if go_on().is_break() {
                 return Err(Error::Interrupted);
             }
             let next = read_tokens(model, cache, &tokens[tokens.len() - 1..], &[0])?;
-            tokens.push(best_token(&next)?);
+            tokens.push(best(&next)?);
             logits.push(next);
         }
         Ok(Self { distributions: Distributions::of(&logits)?, tokens })
@@ -112,7 +113,8 @@ impl Continuation {
             let rest = read_tokens(model, cache, forced, &rows)?;
             logits.extend(rest.chunks_exact(rest.len() / forced.len()).map(<[f32]>::to_vec));
         }
-        let best = logits.iter().map(|logits| best_token(logits)).collect::<Result<Vec<u32>>>()?;
+        let best = logits.iter().map(|logits| best_token(logits)).collect::<Result<Vec<u32>>>();
+        let best = best.map_err(|error| error.of_weights(model.path()))?;
         let kl = self.distributions.divergences(&logits)?;
         let first = logits.swap_remove(0);
         Ok(Followed { kl, best, first })
@@ -132,7 +134,7 @@ impl Continuation {
                 n_agree: best.iter().zip(&self.tokens).filter(|(a, b)| a == b).count(),
                 n_places,
             }),
-            Err(Error::Model(ModelError::NotFinite)) => {
+            Err(Error::Model(ModelError::NotFinite { .. })) => {
                 Ok(DriftSample { kl: f64::INFINITY, first_kl: f64::INFINITY, n_agree: 0, n_places })
             }
             Err(e) => Err(e),
@@ -163,7 +165,7 @@ pub fn best_token(logits: &[f32]) -> Result<u32> {
     let mut best = 0;
     for (i, logit) in logits.iter().enumerate() {
         if !logit.is_finite() {
-            return Err(ModelError::NotFinite.into());
+            return Err(ModelError::NotFinite { path: None }.into());
         }
         if *logit > logits[best] {
             best = i;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use raglan_core::{Attribution, ChunkId, Context, Generator, LeftOut, LeftOutReason, Locator};
+use raglan_generate::reuse::{Continuation, read_tokens};
 use raglan_generate::{
     ChatGenerator, ContinuousBatch, Drafts, Error, GenerateOptions, LanguageModel, REFUSAL, Sampling, SequenceStart,
 };
@@ -21,6 +22,33 @@ fn byte_model() -> Arc<LanguageModel> {
     let path = folder.path().join("bytes.gguf");
     byte_model::write(&path);
     Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
+}
+
+/// A model one of whose weights is not a number.
+fn damaged_model(folder: &Path) -> Arc<LanguageModel> {
+    let path = folder.join("damaged.gguf");
+    byte_model::write(&path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 4; // The last weight of the last layer, in single precision.
+    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
+}
+
+#[test]
+fn scores_that_are_not_numbers_are_said_of_the_models_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = damaged_model(folder.path());
+    let place = format!("`{}`: the model's scores are not numbers", folder.path().join("damaged.gguf").display());
+    let generator = ChatGenerator::new(model.clone(), GenerateOptions::default()).unwrap();
+    let context = Context::new("Why?", vec![passage(0, "alpha beta")]);
+    let failed = generator.answer(&context, &mut |_| {}).unwrap_err();
+    assert!(failed.to_string().starts_with(&place), "{failed}");
+    let transformer = &model.transformer;
+    let (mut cache, go_on) = (transformer.cache(), || ControlFlow::Continue(()));
+    let first = read_tokens(transformer, &mut cache, &[1, 2, 3], &[2]).unwrap();
+    let failed = Continuation::greedy(transformer, &mut cache, first, 3, &go_on).unwrap_err();
+    assert!(failed.to_string().starts_with(&place), "{failed}");
 }
 
 /// Writes the model of a GGUF file to a folder as safetensors, with its tokenizer.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use raglan_core::{Budget, Meter};
 use raglan_model::{
-    ChatMessage, ChatModel, ChatRole, Error, LanguageModel, Products, Prompt, Sampling, TextModel, TextWriter,
-    WritingRequest, Written,
+    ChatFrame, ChatMessage, ChatModel, ChatRole, ChatTemplate, Error, LanguageModel, Products, Prompt, Sampling,
+    TextModel, TextWriter, WritingRequest, Written,
 };
 
 use crate::byte_model;
@@ -28,6 +28,29 @@ fn request(user: &str, n: usize, temperature: f32) -> WritingRequest {
     let prompt = Prompt { system: "Be brief.".to_owned(), ..Prompt::new(user, "") };
     let sampling = Sampling { temperature, seed: 3, ..Sampling::default() };
     WritingRequest { prompt, n, max_tokens: 6, stop: vec![], sampling }
+}
+
+#[test]
+fn what_is_wrong_with_a_model_is_said_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.gguf");
+    byte_model::write_layers(&path, 2);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 4; // The last weight of the last layer, in single precision.
+    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let model = LanguageModel::load(&path, 2, Products::Stored).unwrap();
+    let place = format!("`{}`: the model's ", path.display());
+    let framed = LanguageModel { template: ChatTemplate::new("{{ 'Hi' }}", "", "").unwrap(), ..model };
+    assert!(ChatFrame::of_user(&framed).unwrap_err().to_string().starts_with("the model's chat template"));
+    let own = folder.path().join("chat_template.jinja");
+    std::fs::write(own, "{% for m in messages %}{{ m.content + m.content }}{% endfor %}").unwrap();
+    let model = LanguageModel { template: ChatTemplate::from_folder(folder.path()).unwrap(), ..framed };
+    let refused = ChatFrame::of_user(&model).unwrap_err();
+    assert!(matches!(refused, Error::ChatFrame { path: Some(_) }));
+    assert!(refused.to_string().starts_with(&format!("`{}`: the model's chat", folder.path().display())), "{refused}");
+    let failed = ChatModel::new(Arc::new(model)).write(&[request("what is it?", 1, 0.0)], &mut free()).unwrap_err();
+    assert!(matches!(failed, Error::NotFinite { .. }) && failed.to_string().starts_with(&place), "{failed}");
 }
 
 #[test]
