@@ -195,6 +195,17 @@ pub enum Error {
         /// The stage's name.
         stage: String,
     },
+    /// A stage's cross-encoder is not there, and has to be the user's own.
+    #[error(
+        "stage `{stage}`: {source}; no cross-encoder comes with raglan: give the folder of one, with safetensors or ONNX, \
+         as the stage's `model`, such as `--set {stage}.model=FOLDER`"
+    )]
+    NoCrossEncoder {
+        /// The stage's name.
+        stage: String,
+        /// Why the one that is named cannot be had.
+        source: Box<raglan_model::registry::Error>,
+    },
     /// A model of the registry is to do what it was not made for.
     #[error("`{name}` is a {is}, and a {wanted} is wanted; see `raglan models list`")]
     Role {

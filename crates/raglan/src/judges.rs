@@ -28,6 +28,11 @@ impl Judges {
         Self { models, language_models: Mutex::default(), judges: Mutex::default() }
     }
 
+    /// The models that it makes them of.
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
+    }
+
     /// The reranker of a recipe's stage over the chunks of a store.
     pub(crate) fn reranker(&self, spec: &RerankSpec, store: Arc<dyn ChunkStore>) -> Result<Arc<dyn Reranker>> {
         let judge = self.judge(spec)?;

@@ -157,6 +157,25 @@ impl Models {
         &self.cache
     }
 
+    /// Sees that the cross-encoders that a recipe names can be had; nothing is fetched or opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoCrossEncoder`] of the first that cannot.
+    pub fn check_recipe(&self, recipe: &Recipe) -> Result<()> {
+        use raglan_model::registry::Error as Registry;
+
+        for stage in recipe.all_stages() {
+            let Some(name) = stage.spec.cross_encoder() else { continue };
+            match self.cache.path(&reference(name)) {
+                // What has a name or an address can be fetched.
+                Ok(_) | Err(Registry::Absent { .. } | Registry::Offline { .. }) => {}
+                Err(source) => return Err(Error::NoCrossEncoder { stage: stage.name.clone(), source: source.into() }),
+            }
+        }
+        Ok(())
+    }
+
     /// Fetches a model unless it is here.
     ///
     /// # Errors

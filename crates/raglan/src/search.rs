@@ -146,6 +146,9 @@ impl Index {
     /// [`Error::NoVectors`] when the recipe wants vectors and the index has none; damaged files; models that cannot be
     /// loaded.
     pub fn pipeline(&self, recipe: Recipe, generator: Option<Arc<dyn Generator>>) -> Result<Pipeline> {
+        if let Some(judges) = &self.judges {
+            judges.models().check_recipe(&recipe)?;
+        }
         let name = recipe.name().to_owned();
         recipe.bind(|stage| {
             Ok(match stage.spec {

@@ -598,6 +598,15 @@ impl StageSpec {
         }
     }
 
+    /// The name or folder of the cross-encoder that scores, if one does.
+    pub fn cross_encoder(&self) -> Option<&str> {
+        match self {
+            Self::Rerank(RerankSpec { by: Reranking::CrossEncoder, model, .. })
+            | Self::TreeSearch(TreeSearchSpec { by: SetScoring::CrossEncoder, model, .. }) => Some(model),
+            _ => None,
+        }
+    }
+
     /// What the stages inside take, when the stage takes `takes`.
     pub(super) fn body_takes(&self, takes: Port) -> Port {
         if let Self::Each(_) = self { Port::Query } else { takes }

@@ -31,17 +31,23 @@ pub fn run(session: &Session, command: &CheckCommand) -> Result<Outcome> {
         Err(other) => return Err(other.into()),
     };
     let hash = recipe.hash().to_string();
+    // A recipe is sound wherever its models are.
+    let lacks = session.models.check_recipe(&recipe).err().map(|error| error.to_string());
     match (command.graph, command.format) {
         (Some(GraphFormat::Mermaid), _) => print!("{}", recipe.mermaid()),
         (Some(GraphFormat::Svg), _) => print!("{}", recipe.svg()),
         _ if json => {
             let stages = stages(&recipe);
-            output::json(&json!({ "ok": true, "hash": hash, "output": recipe.output(), "stages": stages }))?;
+            let output = recipe.output();
+            output::json(&json!({ "ok": true, "hash": hash, "output": output, "stages": stages, "lacks": lacks }))?;
         }
         (None, CheckFormat::Toml) => print!("{recipe}"),
         (None, _) => {
             print(&recipe, 0);
             println!("sound: Query → {}, {}", recipe.output(), &hash[..16]);
+            if let Some(lacks) = lacks {
+                println!("still lacks a model: {lacks}");
+            }
         }
     }
     Ok(Outcome::Success)

@@ -125,6 +125,40 @@ fn a_trace_has_a_span_for_each_stage_below_its_command() {
     assert!(attributes.iter().any(|a| a["key"] == "results" && a["value"]["intValue"] == "1"), "{best}");
 }
 
+#[test]
+fn a_cross_encoder_is_the_users_own_and_its_place_is_asked_for() {
+    let folder = folder();
+    let path = folder.path();
+    assert_eq!(raglan(path, &["index", "."]).status.code(), Some(0));
+    let name = "ablations/rerank-cross-encoder";
+    let remedy = "stage `judged`: `./cross-encoder` does not exist; check the path of the model; no cross-encoder comes \
+                  with raglan: give the folder of one, with safetensors or ONNX, as the stage's `model`, such as \
+                  `--set judged.model=FOLDER`";
+    let checked = raglan(path, &["check", name]);
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.success() && told.contains("sound: ") && told.contains(remedy), "{told}");
+    assert_eq!(json(path, &["check", name])["lacks"], remedy);
+    let collection = ["eval", "beir", "--path", "nowhere", "--recipe", name];
+    for args in [&["run", name, "goods"][..], &["search", "goods", "--recipe", name], &collection] {
+        let output = raglan(path, args);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && told.contains(remedy), "{args:?}: {told}");
+    }
+    // A folder that is there is looked into when the recipe runs.
+    std::fs::create_dir(path.join("mine")).unwrap();
+    let with_mine = [name, "--set", "judged.model=./mine"];
+    assert_eq!(json(path, &[&["check"], &with_mine[..]].concat())["lacks"], Value::Null);
+    let output = raglan(path, &[&["run"], &with_mine[..], &["goods"]].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && told.contains("mine"), "{told}");
+    // One that is fetched by its address need not be here yet.
+    let hub = [name, "--set", "judged.model=hf:owner/repo/model.safetensors"];
+    assert_eq!(json(path, &[&["check"], &hub[..]].concat())["lacks"], Value::Null);
+    let unknown = [name, "--set", "judged.model=ms-marco"];
+    let lacks = json(path, &[&["check"], &unknown[..]].concat())["lacks"].as_str().unwrap().to_owned();
+    assert!(lacks.contains("no model is called `ms-marco`") && lacks.contains("judged.model=FOLDER"), "{lacks}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_trace_that_cannot_be_written_is_said_and_loses_nothing() {

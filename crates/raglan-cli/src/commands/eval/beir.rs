@@ -24,6 +24,7 @@ const METRICS: [&str; 5] = ["ndcg@10", "recall@100", "map@100", "mrr@10", "p@10"
 
 pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     let recipe = raglan::recipe_with(&command.recipe, &command.set)?;
+    session.models.check_recipe(&recipe)?; // Before a collection is indexed in vain.
     let mut metrics: Vec<Metric> = Vec::new();
     for name in METRICS.into_iter().chain(command.metrics.iter().map(String::as_str)) {
         let metric = name.parse()?;
