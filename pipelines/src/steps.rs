@@ -44,6 +44,28 @@ pub struct Steps<G> {
     search: Arc<dyn Retriever>,
 }
 
+impl<G> Steps<G>
+where
+    G: Deref<Target: StepwiseGenerator> + Send + Sync,
+{
+    /// Runs the stage, and calls `on_text` with the index of the question and each piece of its answer as it is made.
+    ///
+    /// # Errors
+    ///
+    /// As the stage.
+    pub fn run_streaming(
+        &self,
+        queries: &[Query],
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> Result<Vec<Result<Answer>>> {
+        let answers = self.generator.answer(queries, &self.search, on_text)?;
+        if answers.len() != queries.len() {
+            return Err(Error::Shape { what: "answers", expected: queries.len(), found: answers.len() });
+        }
+        Ok(answers)
+    }
+}
+
 impl<G> Stage<Vec<Query>> for Steps<G>
 where
     G: Deref<Target: StepwiseGenerator> + Send + Sync,
@@ -51,11 +73,7 @@ where
     type Out = Vec<Result<Answer>>;
 
     fn run(&self, queries: Vec<Query>) -> Result<Vec<Result<Answer>>> {
-        let answers = self.generator.answer(&queries, &self.search)?;
-        if answers.len() != queries.len() {
-            return Err(Error::Shape { what: "answers", expected: queries.len(), found: answers.len() });
-        }
-        Ok(answers)
+        self.run_streaming(&queries, &mut |_, _| {})
     }
 
     fn name(&self) -> String {
@@ -84,17 +102,27 @@ mod tests {
     struct Twice;
 
     impl StepwiseGenerator for Twice {
-        fn answer(&self, questions: &[Query], retriever: &Arc<dyn Retriever>) -> Result<Vec<Result<Answer>>> {
-            let answer = |question: &Query| {
+        fn answer(
+            &self,
+            questions: &[Query],
+            retriever: &Arc<dyn Retriever>,
+            on_text: &mut dyn FnMut(usize, &str),
+        ) -> Result<Vec<Result<Answer>>> {
+            let mut answer = |(i, question): (usize, &Query)| {
                 let first = retriever.search(std::slice::from_ref(question), 2)?.remove(0);
                 let texts = first.ids().into_iter().map(|id| Query::new(id.0.to_string()));
                 let second = retriever.search(&texts.collect::<Vec<_>>(), 1)?;
                 let text = format!("{:?} {:?}", first.ids(), second.iter().map(Ranking::ids).collect::<Vec<_>>());
+                let (one, other) = text.split_at(3);
+                on_text(i, one);
+                on_text(i, other);
+                let gathered = first.ids().into_iter().chain(second.iter().flat_map(Ranking::ids));
                 Ok(Answer {
                     question: question.text.clone(),
                     text,
                     sentences: vec![],
                     steps: vec![],
+                    gathered: gathered.collect(),
                     sources: vec![],
                     left_out: vec![],
                     timings: Timings::default(),
@@ -102,7 +130,7 @@ mod tests {
                     kv: None,
                 })
             };
-            Ok(questions.iter().map(answer).collect())
+            Ok(questions.iter().enumerate().map(&mut answer).collect())
         }
     }
 
@@ -123,6 +151,10 @@ mod tests {
         let answers = stage.run(vec!["four".into()]).unwrap();
         let text = &answers[0].as_ref().unwrap().text;
         assert_eq!(*text, format!("{:?} {:?}", [ChunkId(4), ChunkId(3)], [[ChunkId(1)], [ChunkId(1)]]));
+        let mut pieces = [String::new(), String::new()];
+        let asked = ["four".into(), "threes".into()];
+        let streamed = stage.run_streaming(&asked, &mut |i, piece| pieces[i].push_str(piece)).unwrap();
+        assert!(streamed.iter().zip(&pieces).all(|(answer, piece)| answer.as_ref().unwrap().text == *piece));
         assert!(stage.run(vec![]).unwrap().is_empty());
         assert_eq!(stage.name(), "steps");
     }

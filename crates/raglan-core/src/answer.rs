@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cost, LeftOut, Locator, Passage, SpanOf};
+use crate::{ChunkId, Cost, Hit, LeftOut, Locator, Passage, Ranking, Result, SpanOf};
 
 /// An answer, sentence by sentence, with the passages that support it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,6 +16,9 @@ pub struct Answer {
     pub sentences: Vec<AnswerSentence>,
     /// What was done on the way to it, where it was answered in steps.
     pub steps: Vec<AnswerStep>,
+    /// The chunks that the steps found, each once, in the order in which they came: step by step, and in each the best
+    /// first.
+    pub gathered: Vec<ChunkId>,
     /// The passages the answer was made from, in the order of their numbers in the prompt.
     pub sources: Vec<Source>,
     /// Ranked chunks that were not shown to the model.
@@ -26,6 +29,19 @@ pub struct Answer {
     pub tokens: TokenUsage,
     /// What kept keys and values were good for, where some could have been.
     pub kv: Option<KvUsage>,
+}
+
+impl Answer {
+    /// What the steps found, as a ranking that can be compared with others: in the order in which it came, the `i`-th chunk
+    /// with the score `1/i`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) when a chunk is there twice.
+    pub fn gathered_ranking(&self) -> Result<Ranking> {
+        let hits = self.gathered.iter().zip(1_u32..).map(|(&chunk, place)| Hit::new(chunk, 1.0 / place as f32));
+        Ranking::best(hits.collect(), usize::MAX)
+    }
 }
 
 /// A sentence of an answer.
@@ -167,4 +183,34 @@ pub struct TokenUsage {
     pub answer: usize,
     /// Passages shown to the model.
     pub passages: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_gathered_is_ranked_as_it_came() {
+        let answer = |gathered: &[u32]| Answer {
+            question: String::new(),
+            text: String::new(),
+            sentences: vec![],
+            steps: vec![],
+            gathered: gathered.iter().copied().map(ChunkId).collect(),
+            sources: vec![],
+            left_out: vec![],
+            timings: Timings::default(),
+            tokens: TokenUsage::default(),
+            kv: None,
+        };
+        let ranking = answer(&[7, 2, 9]).gathered_ranking().unwrap();
+        let hits = [(7, 1.0), (2, 1.0 / 2.0), (9, 1.0 / 3.0)].map(|(chunk, score)| Hit::new(ChunkId(chunk), score));
+        assert_eq!(ranking.hits(), hits);
+        assert!(answer(&[]).gathered_ranking().unwrap().is_empty());
+        assert!(answer(&[7, 2, 7]).gathered_ranking().is_err());
+        // Each place has a score of its own, as far as anyone gathers.
+        let many: Vec<u32> = (0..100_000).rev().collect();
+        let ranking = answer(&many).gathered_ranking().unwrap();
+        assert!(ranking.hits().windows(2).all(|pair| pair[0].score > pair[1].score));
+    }
 }

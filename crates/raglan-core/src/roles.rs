@@ -133,13 +133,19 @@ pub trait ChunkVectors: Send + Sync {
 pub trait StepwiseGenerator: Send + Sync {
     /// For each question, in order, its answer or why it has none; the others are answered all the same.
     ///
-    /// Only chunks that a question allows are searched for. Work within a [`SharedBudget`](crate::SharedBudget) is told it,
+    /// `on_text` is called with the index of the question and each piece of its answer that stands, as it is made. Only
+    /// chunks that a question allows are searched for. Work within a [`SharedBudget`](crate::SharedBudget) is told it,
     /// and ends with what it leaves.
     ///
     /// # Errors
     ///
     /// What keeps every question from being answered, such as [`Error::Interrupted`](crate::Error::Interrupted).
-    fn answer(&self, questions: &[Query], retriever: &Arc<dyn Retriever>) -> Result<Vec<Result<Answer>>>;
+    fn answer(
+        &self,
+        questions: &[Query],
+        retriever: &Arc<dyn Retriever>,
+        on_text: &mut dyn FnMut(usize, &str),
+    ) -> Result<Vec<Result<Answer>>>;
 }
 
 /// Answers questions from passages.

@@ -83,6 +83,15 @@ impl Written {
         let end = stop.iter().filter_map(|stop| self.text[from..].find(stop.as_str())).min();
         end.inspect(|&end| self.text.truncate(from + end)).is_some()
     }
+
+    /// How much of the text stands, whatever comes next: what is not the beginning of a stop text.
+    fn certain(&self, stop: &[String]) -> usize {
+        let begun = |stop: &String| {
+            let lengths = stop.char_indices().map(|(at, _)| at).rev();
+            lengths.into_iter().find(|&n| self.text.ends_with(&stop[..n])).unwrap_or(0)
+        };
+        self.text.len() - stop.iter().map(begun).max().unwrap_or(0)
+    }
 }
 
 /// A token that a model wrote.
@@ -137,11 +146,37 @@ pub trait TextWriter: Send + Sync {
     /// [`Error::ContextOverflow`] when a request is longer than the model reads, [`Error::Interrupted`], and when the
     /// model fails. What it writes never is an error.
     fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>>;
+
+    /// The first text for a request; `on_text` is called with each piece of it, as soon as it is certain to be one.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    fn write_streaming(
+        &self,
+        request: &WritingRequest,
+        meter: &mut Meter,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Option<Written>> {
+        let request = WritingRequest { n: 1, ..request.clone() };
+        let written = self.write(&[request], meter)?.into_iter().flatten().next();
+        written.iter().for_each(|written| on_text(&written.text));
+        Ok(written)
+    }
 }
 
 impl<W: TextWriter + ?Sized> TextWriter for Arc<W> {
     fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>> {
         (**self).write(requests, meter)
+    }
+
+    fn write_streaming(
+        &self,
+        request: &WritingRequest,
+        meter: &mut Meter,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Option<Written>> {
+        (**self).write_streaming(request, meter, on_text)
     }
 }
 
@@ -325,13 +360,52 @@ impl ChatModel {
         Ok(forwarded.into_iter().flat_map(|sequence| sequence.logits).collect())
     }
 
-    /// Writes all drafts to their ends, together.
-    fn go_on(&self, requests: &[WritingRequest], drafts: &mut [Draft<'_>], meter: &mut Meter) -> Result<()> {
+    /// A text that begins behind a prompt.
+    fn draft(&self, request: usize, sampling: Sampling, cache: KvCache, logits: Vec<f32>) -> Draft<'_> {
+        Draft {
+            request,
+            sampler: Sampler::new(sampling),
+            cache,
+            logits,
+            stream: self.model.tokenizer.decode_stream(),
+            written: Written::default(),
+            starts: Vec::new(),
+            n_tokens: 0,
+            stopped: false,
+            is_over: false,
+        }
+    }
+
+    /// Reads the prompt of a request; nothing where the budget does not allow that.
+    fn begin(&self, request: &WritingRequest, meter: &mut Meter) -> Result<Option<(KvCache, Vec<f32>)>> {
+        let ids = self.ids(&request.prompt)?;
+        let (tokens, limit) = (ids.len().saturating_add(request.max_tokens), self.context_len());
+        if tokens > limit {
+            return Err(Error::ContextOverflow { tokens, limit });
+        }
+        if !meter.allows(ids.len()) {
+            return Ok(None);
+        }
+        let read = self.read(&ids)?;
+        meter.count(1, ids.len(), 0);
+        Ok(Some(read))
+    }
+
+    /// Writes all drafts to their ends, together; `on_text` is given each as it is after each token.
+    fn go_on(
+        &self,
+        requests: &[WritingRequest],
+        drafts: &mut [Draft<'_>],
+        meter: &mut Meter,
+        on_text: &mut dyn FnMut(&Written),
+    ) -> Result<()> {
         loop {
             self.heed_interrupt()?;
             let mut steps = Vec::with_capacity(drafts.len());
             for draft in drafts.iter_mut().filter(|draft| !draft.is_over) {
-                if let Some(token) = draft.step(&self.model, &requests[draft.request], meter)? {
+                let token = draft.step(&self.model, &requests[draft.request], meter)?;
+                on_text(&draft.written);
+                if let Some(token) = token {
                     let slot = draft.cache.len();
                     steps.push(Step { draft, token: [token], slot: [slot], position: [slot as u32] });
                 }
@@ -357,7 +431,7 @@ impl TextWriter for ChatModel {
     fn write(&self, requests: &[WritingRequest], meter: &mut Meter) -> Result<Vec<Vec<Written>>> {
         let mut written: Vec<Vec<Written>> = requests.iter().map(|_| Vec::new()).collect();
         let mut finish = |drafts: &mut Vec<Draft<'_>>, meter: &mut Meter| {
-            self.go_on(requests, drafts, meter)?;
+            self.go_on(requests, drafts, meter, &mut |_| {})?;
             for draft in drafts.drain(..) {
                 let request = draft.request;
                 written[request].push(draft.finish(&requests[request])?);
@@ -366,37 +440,41 @@ impl TextWriter for ChatModel {
         };
         let mut drafts = Vec::new();
         for (i, request) in requests.iter().enumerate().filter(|(_, request)| request.n > 0) {
-            let ids = self.ids(&request.prompt)?;
-            let (tokens, limit) = (ids.len().saturating_add(request.max_tokens), self.context_len());
-            if tokens > limit {
-                return Err(Error::ContextOverflow { tokens, limit });
-            }
-            if !meter.allows(ids.len()) {
-                continue;
-            }
-            let (cache, logits) = self.read(&ids)?;
-            meter.count(1, ids.len(), 0);
+            let Some((cache, logits)) = self.begin(request, meter)? else { continue };
             for j in 0..request.n {
                 if drafts.len() == AT_ONCE {
                     finish(&mut drafts, meter)?;
                 }
                 let seed = request.sampling.seed.wrapping_add(j as u64);
-                drafts.push(Draft {
-                    request: i,
-                    sampler: Sampler::new(Sampling { seed, ..request.sampling.clone() }),
-                    cache: cache.clone(),
-                    logits: logits.clone(),
-                    stream: self.model.tokenizer.decode_stream(),
-                    written: Written::default(),
-                    starts: Vec::new(),
-                    n_tokens: 0,
-                    stopped: false,
-                    is_over: false,
-                });
+                let sampling = Sampling { seed, ..request.sampling.clone() };
+                drafts.push(self.draft(i, sampling, cache.clone(), logits.clone()));
             }
         }
         finish(&mut drafts, meter)?;
         Ok(written)
+    }
+
+    fn write_streaming(
+        &self,
+        request: &WritingRequest,
+        meter: &mut Meter,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Option<Written>> {
+        let Some((cache, logits)) = self.begin(request, meter)? else { return Ok(None) };
+        let mut drafts = [self.draft(0, request.sampling.clone(), cache, logits)];
+        let mut told = 0;
+        let mut tell = |text: &str, end: usize| {
+            if end > told {
+                on_text(&text[told..end]);
+                told = end;
+            }
+        };
+        let requests = std::slice::from_ref(request);
+        self.go_on(requests, &mut drafts, meter, &mut |written| tell(&written.text, written.certain(&request.stop)))?;
+        let [draft] = drafts;
+        let written = draft.finish(request)?;
+        tell(&written.text, written.text.len());
+        Ok(Some(written))
     }
 }
 
@@ -478,6 +556,19 @@ mod tests {
         let stop: Vec<String> = stop.iter().map(|&stop| stop.to_owned()).collect();
         let is_cut = written.cut(&stop);
         assert_eq!((written.text.as_str(), is_cut), expected);
+    }
+
+    #[test]
+    fn what_may_begin_a_stop_text_is_not_certain() {
+        let certain = |text: &str, stop: &[&str]| {
+            let stop: Vec<String> = stop.iter().map(|&stop| stop.to_owned()).collect();
+            Written { text: text.to_owned(), ..Written::default() }.certain(&stop)
+        };
+        assert_eq!(certain("one\n", &["\n\n"]), 3);
+        assert_eq!(certain("one ¿", &["¿¿!", "e ¿?"]), 2);
+        assert_eq!(certain("one", &["\n"]), 3);
+        assert_eq!(certain("one", &[]), 3);
+        assert_eq!(certain("aab", &["aabaac"]), 0);
     }
 
     #[test]

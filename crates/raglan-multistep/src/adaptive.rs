@@ -174,7 +174,7 @@ impl Strategy for Adaptive {
         format!("adaptive({trigger},{}×{})", self.max_rounds, self.k)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut work = Work::start(&self.parts, question, budget);
         let is_told = matches!(&self.trigger, Trigger::Asked { token } if !work.model.has_token(token));
         let mut last: Option<(String, Vec<usize>)> = None;
@@ -198,6 +198,7 @@ impl Strategy for Adaptive {
             let limit = self.parts.limits.answer_tokens;
             let Some(filled) = work.fill(&turn, &places, limit)? else {
                 let (answer, shown) = last.unwrap_or_default();
+                on_text(&answer);
                 return Ok(work.finish(answer, shown, End::Budget));
             };
             let prompt = Prompt::new(&filled.user, turn.reply);
@@ -213,11 +214,13 @@ impl Strategy for Adaptive {
             // What asks for passages is no answer, unless there is nothing more to ask for.
             let answer = if is_request { String::new() } else { text };
             if !fires {
+                on_text(&answer);
                 return Ok(work.finish(answer, filled.shown, End::Answered));
             }
             last = Some((answer, filled.shown));
         }
         let (answer, shown) = last.unwrap_or_default();
+        on_text(&answer);
         Ok(work.finish(answer, shown, End::Steps))
     }
 }
@@ -254,7 +257,7 @@ impl Strategy for Flare {
         format!("flare({},θ={},β={})", self.k, self.theta, self.beta)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         for (name, value) in [("theta", self.theta), ("beta", self.beta)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::Parameter { name, problem: format!("{value} is no probability") });
@@ -295,10 +298,12 @@ impl Strategy for Flare {
                 end = End::Answered;
                 break;
             }
+            let told = answer.len();
             if !answer.is_empty() {
                 answer.push(' ');
             }
             answer.push_str(&sentence);
+            on_text(&answer[told..]);
             shown.extend(in_prompt);
             if is_last {
                 end = End::Answered;
@@ -350,7 +355,7 @@ mod tests {
 
     use super::*;
     use crate::Unit;
-    use crate::scripted::{Scripted, page, parts};
+    use crate::scripted::{Scripted, answered, page, parts};
 
     const SCRIPT: &[(&[&str], &str)] = &[
         (&["Are you sure", "Answer: 1889"], "Yes"),
@@ -367,7 +372,7 @@ mod tests {
     #[track_caller]
     fn check(trigger: Trigger, answer: &str, n_searches: usize) {
         let strategy = Adaptive::new(parts(Scripted::new(SCRIPT), &library(), Unit::Passages), trigger);
-        let trail = strategy.answer(&"When was the tower built?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"When was the tower built?".into(), &Budget::default());
         let searches = trail.steps.iter().filter(|step| !step.queries.is_empty()).count();
         assert_eq!((trail.answer.as_str(), searches), (answer, n_searches), "{}", strategy.name());
     }
@@ -411,7 +416,7 @@ mod tests {
             let model = Arc::new(model);
             parts.model = model.clone();
             let strategy = Adaptive::new(parts, Trigger::Asked { token: "<RET>".to_owned() });
-            let trail = strategy.answer(&"When was it, the tower?".into(), &Budget::default()).unwrap();
+            let trail = answered(&strategy, &"When was it, the tower?".into(), &Budget::default());
             let is_told = model.prompts.lock().unwrap()[0].0.contains("RETRIEVE");
             (trail.answer, trail.steps.len(), is_told)
         };
@@ -433,13 +438,13 @@ mod tests {
             (&["@Answer:"], " It is tall. Then"),
         ];
         let strategy = Flare::new(parts(Scripted::new(script), &list, Unit::Passages));
-        let trail = strategy.answer(&"How is the tower?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"How is the tower?".into(), &Budget::default());
         assert_eq!(trail.answer, "It is tall. Its iron came from Pompey.");
         assert_eq!(trail.steps[2].queries, ["The iron beams are ."]);
         assert_eq!(trail.documents(), ["tower", "metal"]);
         assert_eq!(trail.end, End::Answered);
         let never = Flare { theta: 0.0, ..strategy.clone() };
-        let trail = never.answer(&"How is the tower?".into(), &Budget::default()).unwrap();
+        let trail = answered(&never, &"How is the tower?".into(), &Budget::default());
         assert_eq!(trail.documents(), ["tower"]);
         let wrong = Flare { theta: f32::NAN, ..strategy };
         assert!(matches!(wrong.answer(&"?".into(), &Budget::default()), Err(Error::Parameter { name: "theta", .. })));

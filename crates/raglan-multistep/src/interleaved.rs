@@ -41,7 +41,7 @@ impl Strategy for Interleaved {
         format!("ircot({}×{})", self.max_steps, self.k)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut work = Work::start(&self.parts, question, budget);
         work.search_question(self.k, self.most_passages)?;
         let mut thoughts = String::new();
@@ -87,7 +87,7 @@ impl Strategy for Interleaved {
             ..Turn::default()
         };
         let places = work.all();
-        work.answer(&turn, &places, end)
+        work.answer(&turn, &places, end, on_text)
     }
 }
 
@@ -95,7 +95,7 @@ impl Strategy for Interleaved {
 mod tests {
     use super::*;
     use crate::Unit;
-    use crate::scripted::{Scripted, page, parts};
+    use crate::scripted::{Scripted, answered, page, parts};
 
     #[test]
     fn each_thought_is_searched_for_until_one_has_the_answer() {
@@ -111,10 +111,10 @@ mod tests {
             (&["@"], "Hamlet was written by Shakespeare. He"),
         ];
         let strategy = Interleaved::new(parts(Scripted::new(script), &list, Unit::Passages), 1);
-        let trail = strategy.answer(&"On which river was Hamlet's author born?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"On which river was Hamlet's author born?".into(), &Budget::default());
         assert_eq!(trail.documents(), ["play"]); // Each thought finds the play again.
         let strategy = Interleaved { k: 2, ..strategy };
-        let trail = strategy.answer(&"On which river was Hamlet's author born?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"On which river was Hamlet's author born?".into(), &Budget::default());
         assert_eq!((trail.answer.as_str(), trail.end), ("Avon", End::Answered));
         let texts: Vec<&str> = trail.steps.iter().map(|step| step.text.as_str()).collect();
         assert_eq!(
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(trail.documents().len(), 3);
         assert!(trail.steps[3].queries.is_empty());
         let few = Interleaved { most_passages: 2, ..strategy };
-        assert_eq!(few.answer(&"Hamlet on the Avon?".into(), &Budget::default()).unwrap().evidence.len(), 2);
+        assert_eq!(answered(&few, &"Hamlet on the Avon?".into(), &Budget::default()).evidence.len(), 2);
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let list = [page("play", "Hamlet is by Shakespeare")];
         let script: &[(&[&str], &str)] = &[(&["@Answer:"], " x"), (&["@"], "Again and again. ")];
         let strategy = Interleaved::new(parts(Scripted::new(script), &list, Unit::Passages), 4);
-        let trail = strategy.answer(&"Hamlet?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"Hamlet?".into(), &Budget::default());
         assert_eq!((trail.answer.as_str(), trail.cost.calls, trail.end), ("x", 3, End::Answered));
     }
 }

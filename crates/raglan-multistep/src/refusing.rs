@@ -61,9 +61,10 @@ impl<S: Strategy> Strategy for Refusing<S> {
         format!("refusing({},{check})", self.strategy.name())
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut trail = self.strategy.answer(question, budget)?;
         if trail.refused || trail.answer.is_empty() {
+            on_text(&trail.answer);
             return Ok(trail);
         }
         let meter = Meter::start(budget);
@@ -80,6 +81,7 @@ impl<S: Strategy> Strategy for Refusing<S> {
             trail.answer.clone_from(&self.refusal);
             trail.refused = true;
         }
+        on_text(&trail.answer); // Only now is it known to stand.
         Ok(trail)
     }
 }
@@ -147,7 +149,7 @@ mod tests {
         let list = [page("history", "The tower opened in 1889")];
         let mut strategy = Refusing::new(SingleStep::new(parts(Scripted::new(SCRIPT), &list, Unit::Passages), k));
         strategy.check = check.unwrap_or(strategy.check);
-        strategy.answer(&question.into(), &Budget::default()).unwrap()
+        crate::scripted::answered(&strategy, &question.into(), &Budget::default())
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use raglan_core::{
-    Chunk, ChunkId, ChunkStore, ContentHash, DocId, Document, Error as CoreError, Format, Hit, Locator, Meter, Query,
-    Ranking, Result as CoreResult, Retriever,
+    Budget, Chunk, ChunkId, ChunkStore, ContentHash, DocId, Document, Error as CoreError, Format, Hit, Locator, Meter,
+    Query, Ranking, Result as CoreResult, Retriever,
 };
 use raglan_model::{Prompt, Result, TextModel, TextWriter, Weighed, WritingRequest, Written, WrittenToken};
 
-use crate::{Limits, Parts, Sources, Unit};
+use crate::{Limits, Parts, Sources, Strategy, Trail, Unit};
 
 /// Says what the first line of its script has whose texts are all in the prompt, and remembers the prompts. `@` stands
 /// before the reply's beginning, `$` behind it. Tokens are
@@ -74,6 +74,22 @@ impl TextWriter for Scripted {
         };
         requests.iter().map(write).collect()
     }
+
+    fn write_streaming(
+        &self,
+        request: &WritingRequest,
+        meter: &mut Meter,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Option<Written>> {
+        let written = self.write(std::slice::from_ref(request), meter)?.remove(0).remove(0);
+        let mut told = 0;
+        for token in &written.tokens {
+            let end = written.text.len().min(told + token.text.len());
+            on_text(&written.text[told..end]);
+            told = end;
+        }
+        Ok(Some(written))
+    }
 }
 
 impl TextModel for Scripted {
@@ -104,6 +120,15 @@ impl TextModel for Scripted {
     fn has_token(&self, token: &str) -> bool {
         self.special.contains(&token)
     }
+}
+
+/// What a strategy answers; its pieces are the answer.
+#[track_caller]
+pub(crate) fn answered(strategy: &dyn Strategy, question: &Query, budget: &Budget) -> Trail {
+    let mut pieces = String::new();
+    let trail = strategy.answer_streaming(question, budget, &mut |piece| pieces.push_str(piece)).unwrap();
+    assert_eq!(pieces, trail.answer);
+    trail
 }
 
 /// A page's path and the text of one of its chunks.

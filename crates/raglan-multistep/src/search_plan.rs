@@ -55,7 +55,7 @@ impl Strategy for SearchPlan {
         format!("plan({}×{}×{})", self.steps, self.queries, self.k)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut work = Work::start(&self.parts, question, budget);
         let mut asked: Vec<String> = Vec::new();
         let mut end = End::Answered;
@@ -90,7 +90,7 @@ impl Strategy for SearchPlan {
         }
         let places = work.all();
         let turn = Turn { question: &question.text, request: FROM_PASSAGES, reply: "Answer:", ..Turn::default() };
-        work.answer(&turn, &places, end)
+        work.answer(&turn, &places, end, on_text)
     }
 }
 
@@ -132,7 +132,7 @@ fn listed(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::Unit;
-    use crate::scripted::{Scripted, page, parts};
+    use crate::scripted::{Scripted, answered, page, parts};
 
     #[test]
     fn lists_are_read_however_they_are_marked() {
@@ -172,14 +172,14 @@ mod tests {
         let documents: Vec<_> = trail.steps.iter().map(|step| step.documents.join(" ")).collect();
         assert_eq!(documents, ["emma aida", "austen verdi", ""]);
         let one = SearchPlan { steps: 1, ..strategy() };
-        assert_eq!(one.answer(&question, &Budget::default()).unwrap().answer, "unknown");
+        assert_eq!(answered(&one, &question, &Budget::default()).answer, "unknown");
         assert_eq!(one.name(), "plan(1×2×1)");
     }
 
     #[test]
     fn queries_are_not_repeated_and_steps_end_with_them() {
         let many = SearchPlan { steps: 9, ..strategy() };
-        let trail = many.answer(&"Which novel and which opera?".into(), &Budget::default()).unwrap();
+        let trail = answered(&many, &"Which novel and which opera?".into(), &Budget::default());
         let queries: Vec<&str> = trail.steps.iter().flat_map(|step| &step.queries).map(String::as_str).collect();
         assert_eq!(queries, ["novel Emma", "opera Aida", "Austen 1775", "Verdi 1813", "more"]);
         assert_eq!(trail.steps.len(), 5); // The fourth plan has nothing new.

@@ -44,7 +44,7 @@ impl Strategy for SelfAsk {
         format!("self-ask({}×{})", self.max_steps, self.k)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut work = Work::start(&self.parts, question, budget);
         work.search_question(self.k, usize::MAX)?;
         let mut transcript = String::new();
@@ -88,7 +88,7 @@ impl Strategy for SelfAsk {
         }
         let reply = format!("{transcript}{FINAL}");
         let places = work.all();
-        work.answer(&self.turn(question, &reply), &places, end)
+        work.answer(&self.turn(question, &reply), &places, end, on_text)
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use raglan_model::{ChatModel, LanguageModel, Products};
 
     use super::*;
-    use crate::scripted::{Scripted, page, parts, sources};
+    use crate::scripted::{Scripted, answered, page, parts, sources};
     use crate::{Limits, SingleStep, Unit};
 
     fn library() -> Vec<(String, String)> {
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn follow_up_questions_find_what_the_question_does_not() {
         let (strategy, model) = strategy(SCRIPT);
-        let trail = strategy.answer(&"Where was who wrote the play Hamlet born?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"Where was who wrote the play Hamlet born?".into(), &Budget::default());
         assert_eq!((trail.answer.as_str(), trail.end), ("Stratford", End::Answered));
         let documents: Vec<Vec<String>> = trail.steps.iter().map(|step| step.documents.clone()).collect();
         assert_eq!(documents, [vec!["play".to_owned()], vec![], vec!["bard".to_owned()], vec![]]);
@@ -158,6 +158,18 @@ mod tests {
     }
 
     #[test]
+    fn the_last_answer_comes_in_pieces_without_white_space_around_it() {
+        let script: &[(&[&str], &str)] =
+            &[(&["So the final answer is:$"], "  Stratford  upon Avon \n x"), (&["@$"], "So the final answer is:")];
+        let (strategy, _) = strategy(script);
+        let mut pieces: Vec<String> = Vec::new();
+        let mut tell = |piece: &str| pieces.push(piece.to_owned());
+        let trail = strategy.answer_streaming(&"Hamlet?".into(), &Budget::default(), &mut tell).unwrap();
+        assert_eq!((trail.answer.as_str(), pieces.concat()), ("Stratford upon Avon", trail.answer.clone()));
+        assert_eq!(pieces, ["Stratford", " upon", " Avon"]);
+    }
+
+    #[test]
     fn a_question_that_comes_again_ends_the_asking() {
         let (strategy, _) = strategy(&[
             (&["answer is:$"], " x"),
@@ -165,7 +177,7 @@ mod tests {
             (&["\n$"], "Follow up:"),
             (&["@$"], "Follow up:"),
         ]);
-        let trail = strategy.answer(&"Hamlet?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"Hamlet?".into(), &Budget::default());
         let follow_ups = trail.steps.iter().filter(|step| step.kind == StepKind::FollowUp).count();
         assert_eq!((follow_ups, trail.answer.as_str()), (1, "x"));
     }
@@ -182,14 +194,14 @@ mod tests {
         let (strategy, _) = strategy(script);
         let mut strategy = SelfAsk { max_steps: 2, min_steps: 2, ..strategy };
         (strategy.parts.limits.step_tokens, strategy.parts.limits.answer_tokens) = (4, 4);
-        let trail = strategy.answer(&"Hamlet?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"Hamlet?".into(), &Budget::default());
         assert_eq!((trail.end, trail.answer.as_str(), trail.steps.len()), (End::Steps, "done", 4));
         let tight = Budget { tokens: Some(trail.cost.tokens() / 2), time: None };
-        let cut = strategy.answer(&"Hamlet?".into(), &tight).unwrap();
+        let cut = answered(&strategy, &"Hamlet?".into(), &tight);
         assert_eq!((cut.end, cut.answer.as_str()), (End::Budget, "done"));
         assert!(cut.steps.len() < trail.steps.len() && cut.cost.tokens() <= trail.cost.tokens() / 2);
         let late = Budget { tokens: None, time: Some(std::time::Duration::ZERO) };
-        let late = strategy.answer(&"Hamlet?".into(), &late).unwrap();
+        let late = answered(&strategy, &"Hamlet?".into(), &late);
         assert_eq!((late.end, late.answer.as_str(), late.cost.calls), (End::Budget, "", 0));
     }
 
@@ -213,7 +225,9 @@ mod tests {
         let parts = Parts { model: Arc::new(model), sources: sources(&list, Unit::Passages), limits };
         let strategy = SelfAsk { max_steps: 1, min_steps: 1, ..SelfAsk::new(parts.clone(), 1) };
         let question = "When was the lighthouse at Skerry lit?".into();
-        let trail = strategy.answer(&question, &Budget::default()).unwrap();
+        let mut pieces = 0;
+        let trail = strategy.answer_streaming(&question, &Budget::default(), &mut |_| pieces += 1).unwrap();
+        assert!(pieces > 1, "{trail:#?}");
         assert!(trail.steps[1].text.starts_with("Follow up: "), "{trail:#?}");
         assert!(trail.answer.contains("1906"), "{trail:#?}");
         let single = SingleStep::new(parts, 1).answer(&question, &Budget::default()).unwrap();

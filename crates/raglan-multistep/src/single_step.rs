@@ -39,7 +39,7 @@ impl Strategy for SingleStep {
         }
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut work = Work::start(&self.parts, question, budget);
         if self.k > 0 {
             work.search_question(self.k, self.k)?;
@@ -53,14 +53,14 @@ impl Strategy for SingleStep {
             best_last: true,
             ..Turn::default()
         };
-        work.answer(&turn, &places, End::Answered)
+        work.answer(&turn, &places, End::Answered, on_text)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, page, parts};
+    use crate::scripted::{Scripted, answered, page, parts};
     use crate::{StepKind, Unit};
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
             Demonstration { question: "Q?".to_owned(), answer: "A".to_owned(), ..Demonstration::default() };
         let strategy = SingleStep { demonstrations: vec![demonstration], ..SingleStep::new(parts, 2) };
         assert_eq!(strategy.name(), "drag(2,1)");
-        let trail = strategy.answer(&"When was the tower built?".into(), &Budget::default()).unwrap();
+        let trail = answered(&strategy, &"When was the tower built?".into(), &Budget::default());
         assert_eq!((trail.answer.as_str(), trail.end), ("1889", End::Answered));
         assert_eq!(trail.documents(), ["a", "b"]);
         assert_eq!(trail.shown_documents(), ["b", "a"]);

@@ -18,7 +18,16 @@ pub trait Strategy: Send + Sync {
     /// # Errors
     ///
     /// When a part fails. What the model writes never is an error.
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail>;
+    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+        self.answer_streaming(question, budget, &mut |_| {})
+    }
+
+    /// As [`answer`](Self::answer); `on_text` is called with each piece of the answer that stands, as it is made.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail>;
 }
 
 impl<S: Strategy + ?Sized> Strategy for std::sync::Arc<S> {
@@ -26,8 +35,8 @@ impl<S: Strategy + ?Sized> Strategy for std::sync::Arc<S> {
         (**self).name()
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
-        (**self).answer(question, budget)
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
+        (**self).answer_streaming(question, budget, on_text)
     }
 }
 

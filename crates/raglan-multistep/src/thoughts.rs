@@ -264,7 +264,7 @@ impl Strategy for Remembering {
         format!("remembering({},{})", self.k, self.redundant)
     }
 
-    fn answer(&self, question: &Query, budget: &Budget) -> Result<Trail> {
+    fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         self.memory().expire(&*self.parts.sources.store)?;
         let mut work = Work::start(&self.parts, question, budget);
         work.search_question(self.k, self.k)?;
@@ -277,8 +277,7 @@ impl Strategy for Remembering {
             return Ok(work.finish(String::new(), Vec::new(), End::Budget));
         };
         let prompt = Prompt::new(&filled.user, turn.reply);
-        let written = work.write(&prompt, self.parts.limits.answer_tokens, &["\n"])?;
-        let answer = written.text.trim().to_owned();
+        let answer = work.write_answer(&prompt, on_text)?;
         work.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);
         self.think(&mut work, &turn, &places, &used)?;
         Ok(work.finish(answer, filled.shown, End::Answered))
@@ -289,7 +288,7 @@ impl Strategy for Remembering {
 mod tests {
     use super::*;
     use crate::Unit;
-    use crate::scripted::{Scripted, page, pages, parts};
+    use crate::scripted::{Scripted, answered, page, pages, parts};
 
     /// Counts of four words.
     struct FourWords;
@@ -378,15 +377,15 @@ mod tests {
         let memory = Arc::new(Mutex::new(ThoughtMemory::new()));
         let parts = parts(Scripted::new(script), &list, Unit::Passages);
         let strategy = Remembering { k: 2, ..Remembering::new(parts, Arc::new(FourWords), memory.clone()) };
-        let first = strategy.answer(&"When was the tower opened?".into(), &Budget::default()).unwrap();
+        let first = answered(&strategy, &"When was the tower opened?".into(), &Budget::default());
         assert_eq!((first.answer.as_str(), first.steps.last().unwrap().kind), ("1889", StepKind::Thought));
         let kept = memory.lock().unwrap().thoughts().to_vec();
         assert_eq!((kept[0].text.as_str(), kept[0].roots.len()), ("The tower opened 1889.", 1));
         assert_eq!(kept[0].roots.first().unwrap().path, "history");
-        let second = strategy.answer(&"Was it 1889 for the tower?".into(), &Budget::default()).unwrap();
+        let second = answered(&strategy, &"Was it 1889 for the tower?".into(), &Budget::default());
         assert_eq!(second.answer, "remembered");
         // The same thought again is not kept again.
-        strategy.answer(&"When was the tower opened?".into(), &Budget::default()).unwrap();
+        answered(&strategy, &"When was the tower opened?".into(), &Budget::default());
         assert_eq!(memory.lock().unwrap().thoughts().len(), 1);
     }
 }

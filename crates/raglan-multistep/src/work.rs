@@ -124,14 +124,40 @@ impl<'a> Work<'a> {
     }
 
     pub fn write(&mut self, prompt: &Prompt, max_tokens: usize, stops: &[&str]) -> Result<Written> {
+        self.write_streaming(prompt, max_tokens, stops, &mut |_| {})
+    }
+
+    fn write_streaming(
+        &mut self,
+        prompt: &Prompt,
+        max_tokens: usize,
+        stops: &[&str],
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Written> {
         let stop = stops.iter().map(|&stop| stop.to_owned()).collect();
         let sampling = Sampling::default();
         let request = WritingRequest { prompt: prompt.clone(), n: 1, max_tokens, stop, sampling };
         // What a step may spend was looked at when its prompt was filled.
         let mut meter = Meter::start(&Budget::default());
-        let written = self.model.write(&[request], &mut meter)?;
+        let written = self.model.write_streaming(&request, &mut meter, on_text)?;
         self.meter.add(meter.cost());
-        Ok(written.into_iter().flatten().next().expect("a meter without a budget allows a text"))
+        Ok(written.expect("a meter without a budget allows a text"))
+    }
+
+    /// Has the answer written on one line, and gives it without white space around it, also to `on_text`.
+    pub fn write_answer(&mut self, prompt: &Prompt, on_text: &mut dyn FnMut(&str)) -> Result<String> {
+        let (mut is_begun, mut held) = (false, String::new());
+        let written = self.write_streaming(prompt, self.limits.answer_tokens, &["\n"], &mut |piece| {
+            held.push_str(piece);
+            let text = if is_begun { &held } else { held.trim_start() };
+            let told = text.trim_end();
+            if !told.is_empty() {
+                on_text(told);
+                is_begun = true;
+                held = text[told.len()..].to_owned(); // White space, which may be the end.
+            }
+        })?;
+        Ok(written.text.trim().to_owned())
     }
 
     pub fn weigh(&mut self, prompt: &Prompt, texts: &[&str]) -> Result<Weighed> {
@@ -212,15 +238,20 @@ impl<'a> Work<'a> {
 
     /// Asks for the answer on one line from passages, and ends the work with it. Where time is up before the model was
     /// called at all there is no answer; one that ran out in a later step is answered from what was found.
-    pub fn answer(mut self, turn: &Turn<'_>, places: &[usize], end: End) -> Result<Trail> {
+    pub fn answer(
+        mut self,
+        turn: &Turn<'_>,
+        places: &[usize],
+        end: End,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Trail> {
         let before = self.meter.cost();
         let filled = self.fill(turn, places, self.limits.answer_tokens)?;
         let Some(filled) = filled.filter(|_| before.calls > 0 || self.meter.allows(0)) else {
             return Ok(self.finish(String::new(), Vec::new(), End::Budget));
         };
         let prompt = Prompt::new(&filled.user, turn.reply);
-        let written = self.write(&prompt, self.limits.answer_tokens, &["\n"])?;
-        let answer = written.text.trim().to_owned();
+        let answer = self.write_answer(&prompt, on_text)?;
         self.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);
         Ok(self.finish(answer, filled.shown, end))
     }

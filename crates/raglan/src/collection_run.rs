@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use raglan_core::{ChunkId, Cost, Query, Ranking};
+use raglan_core::{Answer, ChunkId, Cost, Error as CoreError, Query, Ranking};
 use raglan_datasets::{Qrels, Run, beir};
-use raglan_pipeline::{Input, Recipe, Value};
+use raglan_pipeline::{Input, Port, Recipe, StageSpec, Value};
 
 use crate::Result;
 use crate::index::Index;
@@ -21,7 +21,7 @@ pub struct CollectionRun {
     pub seconds: Vec<f64>,
     /// What models that judge, rewrite or write cost for each query.
     pub costs: Vec<Cost>,
-    /// Each stage that gives a ranking, in order.
+    /// Each stage that gives a ranking or an answer in steps, in order.
     pub stages: Vec<StageResults>,
 }
 
@@ -42,6 +42,9 @@ pub struct StageResults {
 
 impl Index {
     /// Runs the retrieval stages of a recipe on each query by itself, as a user would ask them.
+    ///
+    /// A recipe that answers in steps is run as it is: what its steps [gathered](Answer::gathered_ranking) is its ranking.
+    /// Of a question whose budget was spent before its first step that is nothing.
     ///
     /// A document that has the query's own id is left out, as BEIR does: some collections ask with their documents. Each
     /// list has the `k` best documents of those that the recipe's stages find as they are written, the last of them
@@ -64,7 +67,10 @@ impl Index {
         let names: HashSet<&str> = documents.values().map(String::as_str).collect();
         // One more where queries are documents too, for the query's own.
         let own = usize::from(queries.iter().any(|query| names.contains(query.id.as_str())));
-        let recipe = without_generation(recipe)?.giving(k.saturating_add(own));
+        let recipe = match is_in_steps(recipe) {
+            true => recipe.clone(),
+            false => without_generation(recipe)?.giving(k.saturating_add(own)),
+        };
         let pipeline = self.pipeline(recipe, None)?;
         let asked = |query: &beir::Query| match judged {
             None => Query::new(&query.text),
@@ -88,8 +94,12 @@ impl Index {
             runs.iter().for_each(|run| cost += run.cost);
             result.costs.push(cost);
             let mut n_rankings = 0;
-            for (stage, run) in pipeline.recipe().stages().iter().zip(&runs) {
-                let Value::Rankings(ranked) = &run.output else { continue };
+            for (stage, run) in pipeline.recipe().stages().iter().zip(runs) {
+                let ranking = match run.output {
+                    Value::Rankings(mut ranked) => ranked.swap_remove(0).ranking,
+                    Value::Answers(mut answers) => gathered(answers.swap_remove(0))?,
+                    _ => continue,
+                };
                 if result.stages.len() == n_rankings {
                     result.stages.push(StageResults {
                         stage: stage.name.clone(),
@@ -100,7 +110,7 @@ impl Index {
                 let results = &mut result.stages[n_rankings];
                 results.seconds.push(run.time.as_secs_f64());
                 results.costs.push(run.cost);
-                insert(&mut results.run, &query.id, &ranked[0].ranking, &documents, k);
+                insert(&mut results.run, &query.id, &ranking, &documents, k);
                 n_rankings += 1;
             }
             if !on_query(i + 1) {
@@ -117,6 +127,20 @@ impl Index {
         let names: BTreeMap<_, &String> = ledger.documents().map(|document| (document.id, &document.path)).collect();
         let chunks = self.snapshot().chunk_docs()?;
         Ok(chunks.into_iter().filter_map(|(chunk, doc)| Some((chunk, (*names.get(&doc)?).clone()))).collect())
+    }
+}
+
+/// Whether a recipe ends in answers that are made in steps.
+fn is_in_steps(recipe: &Recipe) -> bool {
+    let is_steps = |spec: &StageSpec| matches!(spec, StageSpec::Steps(_));
+    recipe.output() == Port::Answer && recipe.all_stages().iter().any(|stage| is_steps(&stage.spec))
+}
+
+/// What the steps to an answer gathered.
+fn gathered(answer: raglan_core::Result<Answer>) -> raglan_core::Result<Ranking> {
+    match answer {
+        Err(CoreError::BudgetSpent) => Ok(Ranking::default()),
+        answer => answer?.gathered_ranking(),
     }
 }
 

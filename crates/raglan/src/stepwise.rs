@@ -1,7 +1,7 @@
 //! Recipes' stages that answer in steps, on strategies.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raglan_core::{
     Answer, AnswerSentence, AnswerStep, Attribution, Budget, Chunk, ChunkStore, Error as CoreError, LeftOut,
@@ -74,16 +74,23 @@ impl StepwiseGenerator for StrategyGenerator {
         &self,
         questions: &[Query],
         retriever: &Arc<dyn Retriever>,
+        on_text: &mut dyn FnMut(usize, &str),
     ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
         let strategy = self.strategy(retriever);
-        let answer = |question: &Query| {
+        let mut answer = |(i, question): (usize, &Query)| {
             if SharedBudget::current().is_spent() {
                 return Ok(Err(CoreError::BudgetSpent));
             }
-            match strategy.answer(question, &self.budget()) {
+            let (begin, mut first_text_s) = (Instant::now(), None);
+            let trail = strategy.answer_streaming(question, &self.budget(), &mut |text| {
+                first_text_s.get_or_insert_with(|| begin.elapsed().as_secs_f64());
+                on_text(i, text);
+            });
+            match trail {
                 Ok(trail) => {
                     SharedBudget::current().spend(trail.cost);
-                    Ok(Ok(answer_of(question, trail)))
+                    let all_s = begin.elapsed().as_secs_f64();
+                    Ok(Ok(answer_of(question, trail, first_text_s.unwrap_or(all_s), all_s)))
                 }
                 Err(error) => match CoreError::from(error) {
                     CoreError::Interrupted => Err(CoreError::Interrupted),
@@ -91,7 +98,7 @@ impl StepwiseGenerator for StrategyGenerator {
                 },
             }
         };
-        questions.iter().map(answer).collect()
+        questions.iter().enumerate().map(&mut answer).collect()
     }
 }
 
@@ -99,8 +106,9 @@ fn limit(number: usize) -> Option<usize> {
     (number > 0).then_some(number)
 }
 
-/// A trail as an answer with its sources, which are the passages that stood in the last prompt.
-fn answer_of(question: &Query, trail: Trail) -> Answer {
+/// A trail as an answer with its sources, which are the passages that stood in the last prompt; with the seconds to the
+/// answer's first text and to its end.
+fn answer_of(question: &Query, trail: Trail, first_text_s: f64, all_s: f64) -> Answer {
     let shown: Vec<&Passage> = trail.shown.iter().map(|&i| &trail.evidence[i]).collect();
     let texts: Vec<String> =
         shown.iter().map(|passage| Chunk::prefixed(&passage.chunk.locator, &passage.chunk.text)).collect();
@@ -114,13 +122,18 @@ fn answer_of(question: &Query, trail: Trail) -> Answer {
     let left_out = (0..trail.evidence.len()).filter(|i| !trail.shown.contains(i));
     let left_out = left_out.map(|i| LeftOut { chunk: trail.evidence[i].chunk.id, reason: LeftOutReason::Budget });
     let last = trail.steps.iter().rfind(|step| step.kind != StepKind::Check).map(|step| step.cost).unwrap_or_default();
-    let prefill_s = trail.cost.seconds - last.seconds;
     Answer {
         question: question.text.clone(),
         sentences,
+        gathered: trail.evidence.iter().map(|passage| passage.chunk.id).collect(),
         sources: shown.iter().map(|passage| Source::of(passage)).collect(),
         left_out: left_out.collect(),
-        timings: Timings { retrieve_s: 0.0, prefill_s, decode_s: last.seconds, first_token_s: prefill_s },
+        timings: Timings {
+            retrieve_s: 0.0,
+            prefill_s: first_text_s,
+            decode_s: all_s - first_text_s,
+            first_token_s: first_text_s,
+        },
         tokens: TokenUsage {
             prompt: trail.cost.tokens() - last.tokens_written,
             answer: last.tokens_written,

@@ -378,13 +378,7 @@ fn run_stage(
         }
         (StageSpec::Steps(_), Some(Part::StepwiseGenerator(_))) => {
             let steps = bound.steps.as_ref().expect("`bind` gave the stage its search");
-            let answers = steps.run(inputs.queries())?;
-            for (i, answer) in answers.iter().enumerate() {
-                if let Ok(answer) = answer {
-                    on_text(i, &answer.text);
-                }
-            }
-            Value::Answers(answers)
+            Value::Answers(steps.run_streaming(&inputs.queries(), on_text)?)
         }
         (_, None) if !bound.bodies.is_empty() => {
             let items = run_around(stage, bound, inputs.items(), on_text)?;

@@ -350,6 +350,7 @@ impl Generator for Repeat {
                 text: texts.join("; "),
                 sentences: vec![],
                 steps: vec![],
+                gathered: vec![],
                 sources: vec![],
                 left_out: context.left_out.clone(),
                 timings: Timings::default(),

@@ -118,8 +118,66 @@ fn a_question_is_answered_in_steps_by_a_recipe() {
     assert_eq!(answer["steps"][0]["queries"][0], "When was the Eiffel Tower finished?");
     let sources = answer["sources"].as_array().unwrap();
     assert!(sources.iter().any(|source| source["path"] == "tower.txt"), "{answer}");
+    let gathered = answer["gathered"].as_array().unwrap();
+    assert_eq!(gathered.len(), sources.len() + answer["left_out"].as_array().unwrap().len(), "{answer}");
+    // People read the same answer, once, before how it was found.
+    let told = raglan(path, &[&ask[..], &settings].concat());
+    let told = String::from_utf8(told.stdout).unwrap();
+    let (first, rest) = told.split_once("\n\nSteps\n").unwrap();
+    assert!(first.trim_end() == answer["answer"] && rest.contains("tower.txt"), "{told}");
     // A search has no use for a recipe that only answers, and says its name.
     let refused = raglan(path, &["search", "tower", "--recipe", "self-ask"]);
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && told.contains("`self-ask`"), "{told}");
+}
+
+#[test]
+fn what_steps_gather_is_scored_beside_what_one_step_finds() {
+    let Some(folder) = folder(&["smollm2-135m-instruct", "all-minilm-l6-v2"]) else { return };
+    let path = folder.path();
+    let set = path.join("set");
+    std::fs::create_dir_all(set.join("qrels")).unwrap();
+    let texts = ["tower.txt", "octopus.txt", "bread.txt"].map(|name| std::fs::read_to_string(path.join(name)).unwrap());
+    let document =
+        |(id, text): (&str, &String)| serde_json::json!({ "_id": id, "title": "", "text": text }).to_string();
+    let corpus: Vec<String> = ["tower", "octopus", "bread"].into_iter().zip(&texts).map(document).collect();
+    std::fs::write(set.join("corpus.jsonl"), corpus.join("\n")).unwrap();
+    let queries = [("q1", "When was the Eiffel Tower finished?"), ("q2", "How many hearts has an octopus?")];
+    let queries = queries.map(|(id, text)| serde_json::json!({ "_id": id, "text": text }).to_string());
+    std::fs::write(set.join("queries.jsonl"), queries.join("\n")).unwrap();
+    std::fs::write(set.join("qrels/test.tsv"), "query-id\tcorpus-id\tscore\nq1\ttower\t1\nq2\toctopus\t1\n").unwrap();
+    let run = |recipe: &str, passages: &str, max_steps: &str| {
+        let args = ["eval", "beir", "--path", "set", "--index", "set-index", "--out", "out", "--recipe", recipe];
+        let mut args = args.to_vec();
+        let set = [passages, max_steps, "step_tokens=16", "answer_tokens=8"].map(|of| format!("answer.{of}"));
+        if recipe == "self-ask" {
+            set.iter().for_each(|setting| args.extend(["--set", setting]));
+        }
+        let result = json(path, &args);
+        let run = std::fs::read_to_string(path.join("out/run.trec")).unwrap();
+        let documents: Vec<(String, String)> = run
+            .lines()
+            .map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+            .map(|fields| (fields[0].clone(), fields[2].clone()))
+            .collect();
+        (result, documents)
+    };
+    let (one, found) = run("hybrid", "", "");
+    let (result, gathered) = run("self-ask", "passages=1", "max_steps=1");
+    assert_eq!(result["metrics"]["ndcg@10"], 1.0, "{result}");
+    assert_eq!(one["metrics"].as_object().unwrap().len(), result["metrics"].as_object().unwrap().len());
+    // The question is searched for first: what that finds in one step is the first that is gathered.
+    for query in ["q1", "q2"] {
+        let of = |list: &[(String, String)]| -> Vec<String> {
+            list.iter().filter(|(id, _)| id == query).map(|(_, document)| document.clone()).collect()
+        };
+        let (found, gathered) = (of(&found), of(&gathered));
+        assert_eq!(found[0], gathered[0]);
+        assert!(gathered.len() <= 2 && gathered.iter().all(|document| found.contains(document)), "{gathered:?}");
+    }
+    assert_eq!(result["stages"][0]["name"], "answer", "{result}");
+    assert!(result["model_cost"]["calls"].as_f64().unwrap() >= 2.0, "{result}");
+    // There are three passages: where one search finds all, no question of the model's own finds more.
+    let (_, gathered) = run("self-ask", "passages=3", "max_steps=1");
+    assert_eq!(gathered, found);
 }

@@ -72,6 +72,41 @@ fn a_text_does_not_depend_on_what_is_written_beside_it() {
 }
 
 #[test]
+fn pieces_of_a_text_are_the_text() {
+    let writer = ChatModel::new(small());
+    let seeds: Vec<WritingRequest> = (0..20)
+        .map(|seed| {
+            let plain = WritingRequest { max_tokens: 12, ..request("what is it?", 1, 1.0) };
+            WritingRequest { sampling: Sampling { seed, ..plain.sampling.clone() }, ..plain }
+        })
+        .collect();
+    let mut n_pieces = 0;
+    for plain in seeds {
+        let whole = writer.write(std::slice::from_ref(&plain), &mut free()).unwrap().remove(0).remove(0);
+        // Without an end, and with one in the middle of what is written, which begins in one token and ends in another.
+        let chars: Vec<char> = whole.text.chars().collect();
+        let middle: String = chars[chars.len() / 3..].iter().take(3).collect();
+        for stop in [vec![], vec![middle.clone()], vec![middle.clone() + "?", middle.clone()]] {
+            let request = WritingRequest { stop, ..plain.clone() };
+            let (mut told, mut meter) = (String::new(), free());
+            let streamed = writer.write_streaming(&request, &mut meter, &mut |piece| {
+                n_pieces += 1;
+                told.push_str(piece);
+            });
+            let mut other = free();
+            let written = writer.write(std::slice::from_ref(&request), &mut other).unwrap().remove(0).remove(0);
+            assert_eq!(streamed.unwrap(), Some(written.clone()));
+            assert_eq!(told, written.text, "{:?}", request.stop);
+            let counts = |meter: &Meter| (meter.cost().calls, meter.cost().tokens_read, meter.cost().tokens_written);
+            assert_eq!(counts(&meter), counts(&other));
+        }
+    }
+    assert!(n_pieces > 100, "{n_pieces}");
+    let mut poor = Meter::start(&Budget { tokens: Some(1), time: None });
+    assert_eq!(writer.write_streaming(&request("what is it?", 1, 1.0), &mut poor, &mut |_| {}).unwrap(), None);
+}
+
+#[test]
 fn the_likeliest_text_is_that_of_plain_decoding() {
     let model = small();
     let writer = ChatModel::new(model.clone());
