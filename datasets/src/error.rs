@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::zim::ZimProblem;
+
 /// What can be wrong with a collection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +44,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it, with the row where there is one.
         problem: String,
+    },
+    /// A ZIM file is damaged, or of a kind that is not read.
+    #[error("`{}`: {problem}", path.display())]
+    Zim {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: ZimProblem,
     },
     /// A collection that is not published.
     #[error("no collection `{name}` can be downloaded; there are {known}; `--path` takes a folder of one's own")]

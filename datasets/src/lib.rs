@@ -12,7 +12,8 @@
 //! - [`context_questions::read`] gives questions with the passages to answer them from, and [`planted::planted`] makes such
 //!   ones.
 //! - [`long_context::read`] gives questions about long texts, and [`ruler::ruler`] makes such ones.
-//! - [`pages::Pages`] gives the pages of an encyclopedia's dump, one at a time.
+//! - [`pages::Pages`] gives the pages of an encyclopedia's dump, one at a time, and [`zim::ZimPages`] those of a ZIM file in
+//!   HTML.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -48,6 +49,7 @@ pub mod ruler;
 mod run;
 pub mod trec_topics;
 mod wikitext;
+pub mod zim;
 
 pub use beir::{Collection, Document, Query};
 pub use context_questions::{ContextPassage, ContextQuestion};
@@ -57,3 +59,4 @@ pub use long_context::LongContextItem;
 pub use pages::{Page, PagePart, Pages};
 pub use qrels::Qrels;
 pub use run::{DocumentRanking, Run};
+pub use zim::{ZimPage, ZimPages};

@@ -108,8 +108,11 @@ impl Pages {
                 let (path, reader) = lines::open(path)?;
                 Source::Wiki(WikiPages::new(path, reader))
             }
-            _ => {
-                let problem = "the form is told by the name's end: `.jsonl` or `.xml`; or name a folder of pages";
+            end => {
+                let problem = match end {
+                    Some("zim") => "pages of ZIM files are in HTML: they are read as `ZimPages`",
+                    _ => "the form is told by the name's end: `.jsonl`, `.xml` or `.zim`; or name a folder of pages",
+                };
                 return Err(Error::Table { path: path.to_owned(), problem: problem.to_owned() });
             }
         }))

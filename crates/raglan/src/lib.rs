@@ -43,6 +43,7 @@ mod location;
 mod long_context_evaluation;
 mod models;
 mod ngrams;
+mod open_pages;
 mod page_evaluation;
 mod search;
 mod snippet;
@@ -78,6 +79,7 @@ pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
 pub use models::{ComputeDevice, LazyGenerator, ModelSettings, Models};
 pub use ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer};
+pub use open_pages::open_pages;
 pub use page_evaluation::{
     Allowance, Approach, ApproachError, ApproachResult, Judged, MeasuredAllocation, NamedPage, PageEvaluator,
     PageQuestion, QuestionResult, Tuning, allocation_grid, frames_questions, kilt_questions,

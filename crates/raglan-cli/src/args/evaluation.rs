@@ -254,7 +254,8 @@ fn calls(text: &str) -> Result<usize, String> {
 /// What answers from pages are made with.
 #[derive(Args)]
 pub struct PagesArgs {
-    /// Pages to put into the index: a dump (.jsonl, .json, .xml, each also .gz or .zst) or a folder of .txt and .md
+    /// Pages to put into the index: a dump (.jsonl, .json, .xml, each also .gz or .zst), a ZIM file, or a folder of .txt and
+    /// .md
     #[arg(long, value_name = "PATH")]
     pub pages: Option<PathBuf>,
     /// Recipe that finds pages: a shipped name or a TOML file

@@ -48,6 +48,69 @@ fn pages_of_frames_are_found_in_a_folder() {
     assert_eq!(json(&cache, &args)["approaches"][0]["fates"], found["fates"]);
 }
 
+/// Writes a ZIM file of pages in HTML, by address, with a redirect from `Austen` to the last.
+fn write_zim(path: &Path, pages: &[(&str, &str)]) {
+    let media_types = b"text/html\0\0";
+    let mut cluster = vec![1]; // Not compressed.
+    let mut end = 4 * (pages.len() as u32 + 1);
+    for length in [0].into_iter().chain(pages.iter().map(|(_, html)| html.len() as u32)) {
+        end += length;
+        cluster.extend(end.to_le_bytes());
+    }
+    cluster.extend(pages.iter().flat_map(|(_, html)| html.bytes()));
+    let entry = |(blob, (address, _)): (u32, &(&str, &str))| {
+        let head = [0, 0, 0, b'C', 0, 0, 0, 0, 0, 0, 0, 0];
+        [&head, &blob.to_le_bytes()[..], address.as_bytes(), b"\0\0"].concat()
+    };
+    let mut entries: Vec<Vec<u8>> = (0..).zip(pages).map(entry).collect();
+    let last = pages.len() as u32 - 1;
+    entries.push([&[0xFF, 0xFF, 0, b'C', 0, 0, 0, 0][..], &last.to_le_bytes(), b"Austen\0\0"].concat());
+    let entries_at = 80 + media_types.len() as u64;
+    let clusters_at = entries_at + 8 * entries.len() as u64;
+    let mut place = clusters_at + 8;
+    let mut file = [&b"ZIM\x04\x06\0\x01\0"[..], &[0; 16]].concat();
+    file.extend((entries.len() as u32).to_le_bytes());
+    file.extend(1_u32.to_le_bytes());
+    [entries_at, 0, clusters_at, 80, 0, 0].iter().for_each(|at: &u64| file.extend(at.to_le_bytes()));
+    file.extend(media_types);
+    for entry in &entries {
+        file.extend(place.to_le_bytes());
+        place += entry.len() as u64;
+    }
+    file.extend(place.to_le_bytes());
+    fs::write(path, [file, entries.concat(), cluster].concat()).unwrap();
+}
+
+#[test]
+fn pages_of_frames_are_found_in_a_zim_file() {
+    let place = tempfile::tempdir().unwrap();
+    let (_, questions) = write_frames(place.path());
+    let zim = place.path().join("wiki.zim");
+    let pages = [
+        ("Bread", "<p>Bread is baked from flour."),
+        ("Emma_(novel)", "<h1>Emma (novel)</h1><p>Emma is a novel. Its writer was Jane Austen.</p>"),
+        ("Jane_Austen", "<h1>Jane Austen</h1><h2>Life</h2><p>Austen was born in Steventon.</p>"),
+    ];
+    write_zim(&zim, &pages);
+    let cache = place.path().join("cache");
+    let [zim, questions] = [&zim, &questions].map(|path| path.to_str().unwrap());
+    let args = ["eval", "frames", "--path", questions, "--pages", zim, "--approach", "retrieval"];
+    let result = json(&cache, &args);
+    let found = &result["approaches"][0];
+    assert_eq!((&found["kilt"]["r_precision"], &found["fates"]["found"]), (&1.0.into(), &1.into()), "{result}");
+    let names = found["questions"][0]["pages"].as_array().unwrap();
+    assert!(names[0] == "Emma_(novel)" && names[1] == "Jane_Austen", "{names:?}");
+    // A file that is cut short is told by its name.
+    let bytes = fs::read(zim).unwrap();
+    fs::write(zim, &bytes[..bytes.len() - 60]).unwrap();
+    let index = place.path().join("other").to_str().unwrap().to_owned();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    let output =
+        command.args(args).args(["--index", &index, "--offline"]).env("RAGLAN_CACHE", &cache).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && told.contains("wiki.zim`: blob 2 of cluster 0 is not there"), "{told}");
+}
+
 #[test]
 fn kilt_takes_a_knowledge_source_and_a_folder_with_judgements() {
     let place = tempfile::tempdir().unwrap();
@@ -81,26 +144,6 @@ fn kilt_takes_a_knowledge_source_and_a_folder_with_judgements() {
     assert_eq!(json(&cache, &args)["approaches"][0]["fates"]["found"], 1);
 }
 
-/// Asks the default model, when it is in the cache.
-#[test]
-fn the_default_model_answers_from_the_right_pages() {
-    let Some(cache) = std::env::var_os("RAGLAN_CACHE").map(PathBuf::from) else {
-        eprintln!("skipped: set RAGLAN_CACHE to a folder with the default model");
-        return;
-    };
-    let place = tempfile::tempdir().unwrap();
-    let (pages, questions) = write_frames(place.path());
-    let index = place.path().join("index");
-    let [pages, questions, index] = [&pages, &questions, &index].map(|path| path.to_str().unwrap());
-    let approaches = "closed-book,oracle=4,self-ask=1x2";
-    let args = ["eval", "frames", "--path", questions, "--pages", pages, "--index", index, "--approach", approaches];
-    let result = json(&cache, &[&args[..], &["--answer-tokens", "12"]].concat());
-    let approach = |i: usize| &result["approaches"][i];
-    assert_eq!(approach(0)["page_recall"].as_array().unwrap().len(), 0);
-    assert_eq!(approach(1)["all_pages"], 1.0, "{result}");
-    assert_eq!(approach(1)["containment"], 1.0, "{result}");
-    assert!(approach(2)["tokens"].as_f64() > approach(0)["tokens"].as_f64());
-}
 #[test]
 fn tune_says_what_it_lacks() {
     let place = tempfile::tempdir().unwrap();
@@ -140,3 +183,23 @@ fn tune_says_what_it_lacks() {
     assert!(told.contains("dev.jsonl` has too few questions with answers"), "{told}");
 }
 
+/// Asks the default model, when it is in the cache.
+#[test]
+fn the_default_model_answers_from_the_right_pages() {
+    let Some(cache) = std::env::var_os("RAGLAN_CACHE").map(PathBuf::from) else {
+        eprintln!("skipped: set RAGLAN_CACHE to a folder with the default model");
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let (pages, questions) = write_frames(place.path());
+    let index = place.path().join("index");
+    let [pages, questions, index] = [&pages, &questions, &index].map(|path| path.to_str().unwrap());
+    let approaches = "closed-book,oracle=4,self-ask=1x2";
+    let args = ["eval", "frames", "--path", questions, "--pages", pages, "--index", index, "--approach", approaches];
+    let result = json(&cache, &[&args[..], &["--answer-tokens", "12"]].concat());
+    let approach = |i: usize| &result["approaches"][i];
+    assert_eq!(approach(0)["page_recall"].as_array().unwrap().len(), 0);
+    assert_eq!(approach(1)["all_pages"], 1.0, "{result}");
+    assert_eq!(approach(1)["containment"], 1.0, "{result}");
+    assert!(approach(2)["tokens"].as_f64() > approach(0)["tokens"].as_f64());
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use raglan::core::Budget;
-use raglan::datasets::{Pages, frames, kilt};
+use raglan::datasets::{frames, kilt};
 use raglan::eval::loss::Fate;
 use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::model::{ChatModel, TextModel};
@@ -16,7 +16,7 @@ use raglan::multistep::Limits;
 use raglan::pipeline::Recipe;
 use raglan::{
     Approach, ApproachResult, BuildSettings, Encoders, Index, PageEvaluator, PageQuestion, frames_questions,
-    index_pages, kilt_questions,
+    index_pages, kilt_questions, open_pages,
 };
 use serde_json::json;
 
@@ -193,7 +193,7 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
         pending_bytes: (max_memory / 16).max(1 << 20),
         ..BuildSettings::new(encoders.clone(), session.threads)
     };
-    let report = index_pages(&folder, Pages::open(source)?, &*chunker, &build, &*session.bars, &STOP);
+    let report = index_pages(&folder, open_pages(source)?, &*chunker, &build, &*session.bars, &STOP);
     session.bars.clear();
     let report = report.with_context(|| format!("the index of the pages, `{}`", folder.display()))?;
     if report.interrupted {
