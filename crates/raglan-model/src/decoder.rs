@@ -2,7 +2,8 @@
 //!
 //! One forward serves all: tokens of any number of sequences at any positions, whose keys and values go to any slots of
 //! their sequence's [`KvCache`], and which see what is in it. A token's result has the same bits whatever other tokens,
-//! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order).
+//! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order, and models
+//! on a device, whose products are other ones for few rows than for many).
 
 #[cfg(feature = "cuda")]
 mod on_device;

@@ -508,6 +508,9 @@ impl Models {
     ) -> Result<Arc<LazyGenerator>> {
         let files = self.ensure(name)?;
         if self.language_model_device() == ComputeDevice::Cuda {
+            if !cfg!(feature = "cuda") {
+                return Err(Error::NoCuda);
+            }
             let refused = [
                 (self.settings.attention != AttentionPolicy::Full, "`attention` other than `full`"),
                 (
