@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks and times the CUDA kernels on a device, from programs that are built where there is none.
+# Checks and times the CUDA kernels on a device, and checks the language models that run on them, from programs that are
+# built where there is none.
 #
 #   kernels/device-check.sh build FOLDER    tests and timings, and the run-time compiler if a wheel of it was unpacked
 #   kernels/device-check.sh run FOLDER      on the machine with the device: every test, then the table of figures
@@ -15,14 +16,18 @@ build)
     mkdir -p "$folder/lib"
     folder=$(cd "$folder" && pwd)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    # The programs' paths, as cargo tells them: the one of the tests, the one of the timings.
-    cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
-        --message-format json |
+    # The programs' paths, as cargo tells them: those of the tests, the one of the timings.
+    {
+        cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
+            --message-format json
+        cargo build --release --locked --package raglan-model --package raglan-generate \
+            --features raglan-generate/emulation --test model --test generation --message-format json
+    } |
         python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device"):
+    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device", "model", "generation"):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
     cp kernels/device-check.sh "$folder"
@@ -39,12 +44,16 @@ run)
     export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
     status=0
     "$folder/raglan_kernels" cuda || status=$?
+    "$folder/model" device:: || status=$?
+    "$folder/generation" device:: || status=$?
     "$folder/device" || status=$?
     exit "$status"
     ;;
 emulate)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     cargo test --locked --package raglan-kernels --features cuda --lib cuda
+    cargo test --locked --package raglan-model --package raglan-generate --features raglan-generate/emulation \
+        --test model --test generation device::
     ;;
 *)
     sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

@@ -7,24 +7,26 @@
 //! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] copies beside its work.
 //! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
 //! - [`KvPages`] keeps keys and values, [`PagePool`] says which pages are free; [`place`] puts new and cached tokens into
-//!   them and turns keys on the way.
+//!   them and turns keys on the way, [`copy_slots`] moves them within.
 //! - [`bidirectional_attention`] attends within packed sequences; [`causal_attention`] from any rows over pages, by a
 //!   [`CausalPlan`], with [`attention_mass`]; [`decode_attention`] from a few rows of each of many sequences, by a
 //!   [`DecodePlan`].
-//! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`add_rms_norm`], [`activate`], [`gated`] and [`rotate`] are the
-//!   row-wise steps of a transformer.
-//! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there.
+//! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`rms_norm_in_place`], [`add_rms_norm`], [`activate`],
+//!   [`add_bias`], [`gated`], [`gated_apart`] and [`rotate`] are the row-wise steps of a transformer.
+//! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there;
+//!   [`split_product`] with a [`SplitMatrix`], in single precision. [`convert`] and [`split`] change numbers' width.
 //! - [`block_product`] multiplies with a [`DeviceBlockMatrix`], in the quantised blocks of GGUF files.
 //! - [`embed`] looks tokens up, [`splade_head`] gives a SPLADE model's weights.
 //! - [`Int8Vectors`] and [`BitVectors`] are searched.
 //! - [`compile_kernels`] compiles all of them without a device.
 
-pub use crate::activation::cuda::{activate, gated};
+pub use crate::activation::cuda::{activate, add_bias, gated, gated_apart};
 pub use crate::attention::cuda::{
     CausalPlan, DecodePlan, EMPTY_SLOT, PagedKeys, attention_mass, bidirectional_attention, causal_attention,
     decode_attention,
 };
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
+pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
     Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, KernelUse, KvPages, PAGE_TOKENS, PackedSequences,
     PagePool, Plain, Real, Uploader, compile_kernels,
@@ -32,8 +34,9 @@ pub use crate::device::cuda::{
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};
 pub use crate::matrix_product::cuda::{DeviceMatrix, matrix_product};
+pub use crate::matrix_product::split::{SplitMatrix, split_product};
 pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
 pub use crate::quantized_score::cuda::{BitVectors, Int8Vectors};
-pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm};
-pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, place, rotate};
+pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm, rms_norm_in_place};
+pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, copy_slots, place, rotate};
 pub use crate::splade_pool::cuda::splade_head;

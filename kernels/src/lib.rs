@@ -42,6 +42,8 @@ mod bf16_product;
 mod block_product;
 mod centroid_max_sim;
 #[cfg(feature = "cuda")]
+mod conversion;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
 mod elementary;

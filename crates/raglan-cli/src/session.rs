@@ -312,6 +312,7 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         context_extension: settings.parse("rope-scaling")?,
         attention: settings.parse("attention")?,
         device: settings.parse("device")?,
+        language_model_device: settings.parse_given("generator-device")?,
     })
 }
 

@@ -240,7 +240,8 @@ impl KvBlock {
     /// # Errors
     ///
     /// [`Error::Slots`] when the slots are not there or their positions do not follow one another;
-    /// [`Error::Shape`] when the cache is of another shape.
+    /// [`Error::Shape`] when the cache is of another shape; [`Error::Kernel`] when it is on a device that
+    /// does not answer.
     pub fn from_cache(
         cache: &KvCache,
         slots: Range<usize>,
@@ -262,11 +263,17 @@ impl KvBlock {
         layers.par_chunks_mut(n_words.max(1)).enumerate().try_for_each(|(layer, words)| {
             let bytes = bytemuck::cast_slice_mut(words);
             let (mut keys, mut values) = (Vec::with_capacity(n_tokens * dim), Vec::with_capacity(n_tokens * dim));
+            let rotary = rotaries.rotary(layer);
+            #[cfg(feature = "cuda")]
+            if cache.is_on_device() {
+                cache.download(layer, slots.clone(), [&mut keys, &mut values])?;
+                return store(precision, &layout, bytes, shape, &mut keys, &values, positions, rotary);
+            }
             for run in cache.runs(layer, slots.clone()) {
                 widen(run.keys, &mut keys)?;
                 widen(run.values, &mut values)?;
             }
-            store(precision, &layout, bytes, shape, &mut keys, &values, positions, rotaries.rotary(layer))
+            store(precision, &layout, bytes, shape, &mut keys, &values, positions, rotary)
         })?;
         let start = positions.first().copied().unwrap_or(0);
         let header = BlockHeader { shape, precision, start, n_tokens };
@@ -448,6 +455,10 @@ impl KvCache {
     /// cache is as it was then; [`Error::Io`] and [`Error::Damaged`] when the block's file cannot be read.
     pub fn append(&mut self, block: &KvBlock, position: u32, rotaries: &dyn LayerRotary) -> Result<()> {
         let slots = self.leave_for(block, position)?;
+        if self.is_on_device() {
+            let load = |layer| self.load_layer(layer, &[(block, &block.layer(layer)?, slots.clone())], rotaries);
+            return (0..block.shape().n_layers).try_for_each(load);
+        }
         let layers = self.layer_pages(slots);
         layers.into_par_iter().enumerate().try_for_each(|(layer, mut pages)| {
             block.load(&block.layer(layer)?, position, rotaries.rotary(layer), &mut pages)
@@ -472,7 +483,8 @@ impl KvCache {
     ///
     /// # Errors
     ///
-    /// [`Error::Slots`] when there are not as many slots as tokens, or slots of two blocks are not in order.
+    /// [`Error::Slots`] when there are not as many slots as tokens, or slots of two blocks are not in order;
+    /// [`Error::Kernel`] when the cache is on a device that does not take them.
     pub fn load_layer(
         &mut self,
         layer: usize,
@@ -489,6 +501,23 @@ impl KvCache {
         let first: Vec<u32> =
             blocks.iter().map(|(.., slots)| self.positions().get(slots.start).copied().unwrap_or(0)).collect();
         let ranges: Vec<Range<usize>> = blocks.iter().map(|(.., slots)| slots.clone()).collect();
+        #[cfg(feature = "cuda")]
+        if self.is_on_device() {
+            // Keys stay where they were computed until the device turns them.
+            let read = blocks.par_iter().map(|(block, bytes, _)| {
+                let mut numbers = vec![0; 2 * block.n_tokens() * block.shape().dim()];
+                block.load(
+                    bytes,
+                    block.start(),
+                    rotaries.rotary(layer),
+                    &mut LayerPages::of(block.shape(), &mut numbers),
+                )?;
+                Ok((i64::from(block.start()), numbers))
+            });
+            let read = read.collect::<Result<Vec<_>>>()?;
+            let moved = first.iter().zip(read).map(|(&to, (from, numbers))| (i64::from(to) - from, numbers));
+            return self.upload(layer, &ranges, &moved.collect::<Vec<_>>(), rotaries.rotary(layer));
+        }
         let pages = self.pages_of_layer(layer, &ranges);
         blocks.par_iter().zip(pages).zip(first).try_for_each(|(((block, bytes, _), mut pages), first)| {
             block.load(bytes, first, rotaries.rotary(layer), &mut pages)

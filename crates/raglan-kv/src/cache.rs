@@ -8,12 +8,18 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "cuda")]
+use raglan_kernels::RotaryEmbedding;
+#[cfg(feature = "cuda")]
+use raglan_kernels::cuda::{F16, KvPages, KvSource, PAGE_TOKENS, Placement, Real, RotaryTurns, copy_slots, place};
 use raglan_kernels::{KvRun, KvSlice, to_f16};
 
 use crate::{Error, KvShape, Result};
 
 /// Tokens of a page: half a block of the attention's keys, so that a text wastes little and a shared page is soon copied.
 pub const KV_PAGE: usize = 64;
+#[cfg(feature = "cuda")]
+const _: () = assert!(KV_PAGE == PAGE_TOKENS);
 
 /// How exactly keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,16 @@ struct Arena {
     /// In bytes.
     budget: AtomicUsize,
     pool: Mutex<Pool>,
+    /// Where the numbers are, if that is a device.
+    #[cfg(feature = "cuda")]
+    device: Option<DevicePages>,
+}
+
+/// An arena on a device. Its pages are all in the pool.
+#[cfg(feature = "cuda")]
+struct DevicePages {
+    pages: Mutex<KvPages>,
+    n_pages: usize,
 }
 
 #[derive(Default)]
@@ -51,7 +67,14 @@ struct Pool {
 enum Numbers {
     F32(Vec<f32>),
     F16(Vec<u16>),
+    /// The number of a page on a device.
+    #[cfg(feature = "cuda")]
+    Device(u32),
 }
+
+/// What the processor must not reach: a model on a device refuses what would.
+#[cfg(feature = "cuda")]
+const ELSEWHERE: &str = "the processor does not read pages that are on a device";
 
 /// Room for [`KV_PAGE`] tokens, which goes back to its arena in the end.
 struct Page {
@@ -95,7 +118,49 @@ impl KvArena {
     /// Room for the keys and values of models of this shape.
     pub fn new(shape: KvShape, precision: KvPrecision) -> Self {
         let budget = AtomicUsize::new(usize::MAX);
-        Self(Arc::new(Arena { shape, dim: shape.dim(), precision, budget, pool: Mutex::default() }))
+        Self(Arc::new(Arena {
+            shape,
+            dim: shape.dim(),
+            precision,
+            budget,
+            pool: Mutex::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
+        }))
+    }
+
+    /// Room on a device, in half precision: that of `pages`, of which nothing is taken yet.
+    #[cfg(feature = "cuda")]
+    pub fn on_device(pages: KvPages) -> Self {
+        let shape = KvShape { n_layers: pages.n_layers(), n_kv_heads: pages.n_kv_heads(), head_dim: pages.head_dim() };
+        let n_pages = pages.n_pages();
+        // The lowest goes first.
+        let free = (0..n_pages as u32).rev().map(Numbers::Device).collect();
+        let arena = Self(Arc::new(Arena {
+            shape,
+            dim: shape.dim(),
+            precision: KvPrecision::F16,
+            budget: AtomicUsize::new(0),
+            pool: Mutex::new(Pool { free, n_taken: 0 }),
+            device: Some(DevicePages { pages: Mutex::new(pages), n_pages }),
+        }));
+        arena.set_budget(n_pages * arena.page_bytes());
+        arena
+    }
+
+    /// Whether its caches are on a device.
+    pub fn is_on_device(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.0.device.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// The pages on the device, if they are there. No cache of this arena can grow, or be cut and grow, meanwhile.
+    #[cfg(feature = "cuda")]
+    pub fn device_pages(&self) -> Option<MutexGuard<'_, KvPages>> {
+        // What a panic leaves half written no cache reads: it names what was written.
+        self.0.device.as_ref().map(|device| device.pages.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// An empty cache, whose pages will come from here.
@@ -117,8 +182,10 @@ impl KvArena {
     pub fn set_budget(&self, n_bytes: usize) {
         self.0.budget.store(n_bytes, Ordering::Relaxed);
         let mut pool = self.pool();
-        let n_free = self.n_pages().saturating_sub(pool.n_taken);
-        pool.free.truncate(n_free);
+        if !self.is_on_device() {
+            let n_free = self.n_pages().saturating_sub(pool.n_taken);
+            pool.free.truncate(n_free);
+        }
     }
 
     /// Bytes of the pages that caches hold; a shared one counts once.
@@ -142,7 +209,10 @@ impl KvArena {
 
     /// How many pages the budget is good for.
     fn n_pages(&self) -> usize {
-        self.budget() / self.page_bytes().max(1)
+        let n_pages = self.budget() / self.page_bytes().max(1);
+        #[cfg(feature = "cuda")]
+        let n_pages = self.0.device.as_ref().map_or(n_pages, |device| n_pages.min(device.n_pages));
+        n_pages
     }
 
     fn page_len(&self) -> usize {
@@ -186,7 +256,7 @@ impl Drop for Page {
         let n_pages = self.arena.n_pages();
         let mut pool = self.arena.pool();
         pool.n_taken -= 1;
-        if pool.n_taken + pool.free.len() < n_pages {
+        if self.arena.is_on_device() || pool.n_taken + pool.free.len() < n_pages {
             pool.free.push(numbers);
         }
     }
@@ -206,6 +276,90 @@ impl KvCache {
     /// Where the tokens stand, slot by slot.
     pub fn positions(&self) -> &[u32] {
         &self.positions
+    }
+
+    /// The segments of the tokens, slot by slot, once one was given.
+    pub fn segments(&self) -> Option<&[u32]> {
+        self.segments.as_deref()
+    }
+
+    /// Whether keys and values are on a device.
+    pub fn is_on_device(&self) -> bool {
+        self.arena.is_on_device()
+    }
+
+    /// The pages, in order, of a cache that is on a device.
+    #[cfg(feature = "cuda")]
+    pub fn pages_on_device(&self) -> Option<Vec<u32>> {
+        let number = |page: &Arc<Page>| match page.numbers {
+            Numbers::Device(number) => Some(number),
+            _ => None,
+        };
+        self.arena.is_on_device().then(|| self.pages.iter().filter_map(number).collect())
+    }
+
+    /// The number that a device's arena has for a slot.
+    #[cfg(feature = "cuda")]
+    fn device_slot(&self, slot: usize) -> u32 {
+        self.pages[slot / KV_PAGE].numbers.device_slot(slot % KV_PAGE)
+    }
+
+    /// Appends the keys and the values of slots that are on a device, token by token.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn download(&self, layer: usize, slots: Range<usize>, mut to: [&mut Vec<f32>; 2]) -> Result<()> {
+        let pages = self.arena.device_pages().expect("the cache is on a device");
+        let (n_kv_heads, head_dim) = (pages.n_kv_heads(), pages.head_dim());
+        let mut halves = [Vec::new(), Vec::new()];
+        for slot in slots.clone() {
+            if slot == slots.start || slot % KV_PAGE == 0 {
+                halves = pages.download(layer, self.device_slot(slot) as usize / KV_PAGE)?;
+            }
+            for (to, half) in to.iter_mut().zip(&halves) {
+                for head in 0..n_kv_heads {
+                    let start = (head * KV_PAGE + slot % KV_PAGE) * head_dim;
+                    to.extend(half[start..start + head_dim].iter().map(|x| x.to_f32()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the keys of blocks, and behind them the values, into ranges of slots on a device, and moves the keys on by
+    /// positions on the way.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn upload(
+        &mut self,
+        layer: usize,
+        ranges: &[Range<usize>],
+        moved: &[(i64, Vec<u16>)],
+        rotary: &RotaryEmbedding,
+    ) -> Result<()> {
+        let mut pages = self.arena.device_pages().expect("the cache is on a device");
+        let slots: Vec<u32> =
+            ranges.iter().flat_map(|slots| slots.clone().map(|slot| self.device_slot(slot))).collect();
+        let turn_of = moved.iter().zip(ranges).enumerate();
+        let turn_of = turn_of.flat_map(|(i, ((delta, _), slots))| vec![(*delta != 0).then_some(i as u32); slots.len()]);
+        let halves = |half: usize| {
+            moved.iter().flat_map(move |(_, numbers)| {
+                let len = numbers.len() / 2;
+                numbers[half * len..(half + 1) * len].iter().map(|&bits| F16(bits))
+            })
+        };
+        let numbers: Vec<F16> = halves(0).chain(halves(1)).collect();
+        let deltas: Vec<i64> = moved.iter().map(|(delta, _)| *delta).collect();
+        let device = pages.device().clone();
+        let placement = Placement::new(&device, &slots, &turn_of.collect::<Vec<_>>(), pages.n_pages())?;
+        let turns = RotaryTurns::by(&device, rotary, &deltas)?;
+        let numbers = device.upload(&numbers)?;
+        let source = KvSource {
+            keys: &numbers,
+            values: &numbers,
+            key_start: 0,
+            value_start: numbers.len() / 2,
+            token_stride: self.arena.0.dim,
+            layer_stride: 0,
+        };
+        Ok(place(&source, &placement, &turns, &mut pages, layer..layer + 1)?)
     }
 
     /// Where the token behind all that are there stands.
@@ -269,6 +423,8 @@ impl KvCache {
         let written: Vec<usize> = moved.iter().map(|&(to, _)| to).collect();
         let fresh = self.reserve(&written)?;
         self.install(fresh);
+        #[cfg(feature = "cuda")]
+        self.move_on_device(&moved)?;
         for (to, from) in moved {
             self.move_slot(from, to);
         }
@@ -281,9 +437,21 @@ impl KvCache {
         if let Some(segments) = &mut self.segments {
             segments[to] = segments[from];
         }
+        if self.arena.is_on_device() {
+            return; // All were moved at once.
+        }
         let dim = self.arena.0.dim;
         let token = self.pages[from / KV_PAGE].numbers.token(from % KV_PAGE, dim);
         self.own_page(to / KV_PAGE).numbers.set_token(to % KV_PAGE, dim, &token);
+    }
+
+    /// Copies keys and values of slots to others, `(to, from)`, where they are on a device.
+    #[cfg(feature = "cuda")]
+    fn move_on_device(&self, moved: &[(usize, usize)]) -> Result<()> {
+        let Some(mut pages) = self.arena.device_pages().filter(|_| !moved.is_empty()) else { return Ok(()) };
+        let pairs: Vec<(u32, u32)> =
+            moved.iter().map(|&(to, from)| (self.device_slot(from), self.device_slot(to))).collect();
+        Ok(copy_slots(&mut pages, &pairs)?)
     }
 
     /// The pages that must be taken before these slots can be written: new ones, and copies of those that are shared.
@@ -293,11 +461,25 @@ impl KvCache {
     ///
     /// # Errors
     ///
-    /// [`Error::ArenaSpent`] when there are not so many.
+    /// [`Error::ArenaSpent`] when there are not so many; [`Error::Kernel`] when a device does not copy what is shared.
     pub fn reserve(&self, slots: &[usize]) -> Result<ReservedPages> {
         let missing = self.missing(slots);
         let pages = self.arena.take(missing.len())?;
+        #[cfg(feature = "cuda")]
+        self.copy_on_device(&missing, &pages)?;
         Ok(ReservedPages(missing.into_iter().zip(pages).collect()))
+    }
+
+    /// Gives pages that stand in for shared ones what those have, where they are on a device: there it can fail, which
+    /// the installing of pages must not.
+    #[cfg(feature = "cuda")]
+    fn copy_on_device(&self, at: &[usize], to: &[Page]) -> Result<()> {
+        let Some(mut pages) = self.arena.device_pages() else { return Ok(()) };
+        let shared = at.iter().zip(to).filter_map(|(&at, to)| Some((&self.pages.get(at)?.numbers, &to.numbers)));
+        let pairs: Vec<(u32, u32)> = shared
+            .flat_map(|(from, to)| (0..KV_PAGE).map(|slot| (from.device_slot(slot), to.device_slot(slot))))
+            .collect();
+        if pairs.is_empty() { Ok(()) } else { Ok(copy_slots(&mut pages, &pairs)?) }
     }
 
     /// How many pages writing `n_tokens` behind the last would take from the arena, a copy of a shared one included.
@@ -366,6 +548,8 @@ impl KvCache {
                 round(key, &mut numbers[keys]);
                 round(value, &mut numbers[values]);
             }
+            #[cfg(feature = "cuda")]
+            Numbers::Device(_) => unreachable!("{ELSEWHERE}"),
         }
     }
 
@@ -397,6 +581,8 @@ impl KvCache {
             let (keys, values) = match &self.pages[page].numbers {
                 Numbers::F32(numbers) => (KvSlice::F32(&numbers[keys]), KvSlice::F32(&numbers[values])),
                 Numbers::F16(numbers) => (KvSlice::F16(&numbers[keys]), KvSlice::F16(&numbers[values])),
+                #[cfg(feature = "cuda")]
+                Numbers::Device(_) => unreachable!("{ELSEWHERE}"),
             };
             let segments = self.segments.as_deref().map(|segments| &segments[here.clone()]);
             KvRun { keys, values, positions: &self.positions[here], segments, log_weights: None }
@@ -451,6 +637,8 @@ impl KvCache {
             match &mut page.numbers {
                 Numbers::F32(numbers) => cut(&mut numbers[layer], dim, &here, found, Half::F32),
                 Numbers::F16(numbers) => cut(&mut numbers[layer], dim, &here, found, Half::F16),
+                #[cfg(feature = "cuda")]
+                Numbers::Device(_) => unreachable!("{ELSEWHERE}"),
             }
         }
         found
@@ -468,6 +656,8 @@ impl KvCache {
             match &mut page.numbers {
                 Numbers::F32(numbers) => split(numbers, dim, &here, &mut layers, Half::F32),
                 Numbers::F16(numbers) => split(numbers, dim, &here, &mut layers, Half::F16),
+                #[cfg(feature = "cuda")]
+                Numbers::Device(_) => unreachable!("{ELSEWHERE}"),
             }
         }
         layers
@@ -504,6 +694,15 @@ fn cut<'a, T>(
         (own_values, values) = values[skip..].split_at_mut(len);
         to.pages.push((half(own_keys), half(own_values)));
         at = part.end;
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<'a> LayerPages<'a> {
+    /// The numbers of consecutive slots, keys first, which go elsewhere afterwards.
+    pub fn of(shape: KvShape, numbers: &'a mut [u16]) -> Self {
+        let (keys, values) = numbers.split_at_mut(numbers.len() / 2);
+        Self { dim: shape.dim(), pages: vec![(Half::F16(keys), Half::F16(values))] }
     }
 }
 
@@ -568,6 +767,9 @@ impl Numbers {
         match (self, other) {
             (Self::F32(to), Self::F32(from)) => to.copy_from_slice(from),
             (Self::F16(to), Self::F16(from)) => to.copy_from_slice(from),
+            // They were copied when they were reserved.
+            #[cfg(feature = "cuda")]
+            (Self::Device(_), Self::Device(_)) => {}
             _ => unreachable!("an arena has one precision"),
         }
     }
@@ -577,6 +779,17 @@ impl Numbers {
         match self {
             Self::F32(numbers) => Self::F32(token_rows(numbers, slot, dim)),
             Self::F16(numbers) => Self::F16(token_rows(numbers, slot, dim)),
+            #[cfg(feature = "cuda")]
+            Self::Device(_) => unreachable!("{ELSEWHERE}"),
+        }
+    }
+
+    /// The number that the device's arena has for a slot.
+    #[cfg(feature = "cuda")]
+    fn device_slot(&self, slot: usize) -> u32 {
+        match self {
+            Self::Device(page) => page * KV_PAGE as u32 + slot as u32,
+            _ => unreachable!("an arena on a device has its pages there"),
         }
     }
 

@@ -2,7 +2,11 @@
 //!
 //! One forward serves all: tokens of any number of sequences at any positions, whose keys and values go to any slots of
 //! their sequence's [`KvCache`], and which see what is in it. A token's result has the same bits whatever other tokens,
-//! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order).
+//! of its own sequence or of others, pass with it ([`Products::Candle`] aside, whose sums are in candle's order, and models
+//! on a device, whose products are other ones for few rows than for many).
+
+#[cfg(feature = "cuda")]
+mod on_device;
 
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -21,12 +25,16 @@ use crate::gguf::GgufFile;
 use crate::key_selection::{KeySelection, LayerRows, QueryRecord, probe};
 use crate::linear::{Linear, Stacked};
 use crate::safetensors::SafetensorsFile;
-use crate::weight_file::Rows;
+use crate::weight_file::{Rows, WeightFile};
 use crate::{DecoderConfig, Error, Products, Result};
 
 /// How many tokens of a prompt go through the model at once: enough for full-speed products, few enough that an
 /// interruption is heard soon.
 const CHUNK: usize = 256;
+
+/// What a device does not serve, as its refusal says it.
+pub(crate) const PASSES: &str =
+    "passes layer by layer, as attention to passages and the reuse of their keys and values are";
 
 /// A language model of the Llama family, ready to read tokens.
 #[derive(Debug)]
@@ -35,9 +43,8 @@ pub struct DecoderModel {
     path: PathBuf,
     config: DecoderConfig,
     embedding: Rows,
-    layers: Vec<Layer>,
+    weights: Weights,
     norm: Vec<f32>,
-    output: Linear,
     rotary: RotaryEmbedding,
     /// That of layers that see a window, where it is another one.
     local_rotary: Option<RotaryEmbedding>,
@@ -46,6 +53,17 @@ pub struct DecoderModel {
     far_heads: OnceLock<Vec<Vec<bool>>>,
     products: Products,
     pool: rayon::ThreadPool,
+}
+
+/// What the hidden states are multiplied by, where that is done.
+#[derive(Debug)]
+enum Weights {
+    Processor {
+        layers: Vec<Layer>,
+        output: Linear,
+    },
+    #[cfg(feature = "cuda")]
+    Device(on_device::DeviceWeights),
 }
 
 /// Tokens of one sequence that pass through a model together.
@@ -166,6 +184,37 @@ impl DecoderModel {
         threads: usize,
         products: Products,
     ) -> Result<Self> {
+        let pool = pool(threads, tensors.file)?;
+        let (vocab_size, hidden_dim) = (config.vocab_size, config.hidden_dim);
+        let (layers, output) = pool.install(|| {
+            rayon::join(
+                || {
+                    let layers = (0..config.n_layers).into_par_iter();
+                    layers.map(|i| Layer::load(tensors, &config, i, products)).collect::<Result<Vec<_>>>()
+                },
+                || {
+                    let output = output_name(tensors, &config);
+                    Linear::from_file(tensors.file, &[&output], None, vocab_size, hidden_dim, products)
+                },
+            )
+        });
+        let weights = Weights::Processor { layers: layers?, output: output? };
+        let precision = match products {
+            Products::Stored | Products::Bf16 => KvPrecision::F16,
+            Products::F32 | Products::Int8 | Products::Candle => KvPrecision::F32,
+        };
+        let kv_arena = KvArena::new(kv_shape(&config), precision);
+        Self::from_parts(tensors, config, products, weights, kv_arena, pool)
+    }
+
+    fn from_parts(
+        tensors: &DecoderTensors<'_>,
+        config: DecoderConfig,
+        products: Products,
+        weights: Weights,
+        kv_arena: KvArena,
+        pool: rayon::ThreadPool,
+    ) -> Result<Self> {
         let file = tensors.file;
         let rotary = |rope: &Rope| {
             RotaryEmbedding::new(config.head_dim, rope.base, config.rope_pairs, &rope.scaling).map_err(|error| {
@@ -173,39 +222,15 @@ impl DecoderModel {
             })
         };
         let (rotary, local_rotary) = (rotary(&config.rope)?, config.local_rope.as_ref().map(rotary).transpose()?);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .thread_name(|i| format!("raglan-llm-{i}"))
-            .build()
-            .map_err(|e| Error::Io { path: file.path().to_owned(), source: std::io::Error::other(e) })?;
-        let (vocab_size, hidden_dim) = (config.vocab_size, config.hidden_dim);
-        let output = if config.tied_embeddings { tensors.embedding() } else { tensors.output() };
-        let (layers, output) = pool.install(|| {
-            rayon::join(
-                || {
-                    let layers = (0..config.n_layers).into_par_iter();
-                    layers.map(|i| Layer::load(tensors, &config, i, products)).collect::<Result<Vec<_>>>()
-                },
-                || Linear::from_file(file, &[&output], None, vocab_size, hidden_dim, products),
-            )
-        });
-        let layers = layers?;
         tensors.expect_layers(config.n_layers)?;
         Ok(Self {
             path: file.path().to_owned(),
-            embedding: file.rows(&tensors.embedding(), [vocab_size, hidden_dim])?,
-            layers,
-            norm: tensors.final_norm(hidden_dim)?,
-            output: output?,
+            embedding: file.rows(&tensors.embedding(), [config.vocab_size, config.hidden_dim])?,
+            weights,
+            norm: tensors.final_norm(config.hidden_dim)?,
             rotary,
             local_rotary,
-            kv_arena: KvArena::new(
-                kv_shape(&config),
-                match products {
-                    Products::Stored | Products::Bf16 => KvPrecision::F16,
-                    Products::F32 | Products::Int8 | Products::Candle => KvPrecision::F32,
-                },
-            ),
+            kv_arena,
             far_heads: OnceLock::new(),
             config,
             products,
@@ -231,6 +256,16 @@ impl DecoderModel {
     /// How its products are computed.
     pub fn products(&self) -> Products {
         self.products
+    }
+
+    /// Whether the model is on a device. What a token gets there may differ in the last bits with what else passes.
+    pub fn is_on_device(&self) -> bool {
+        self.kv_arena.is_on_device()
+    }
+
+    /// Fails when the model is on a device, which does not serve what it is asked for.
+    pub(crate) fn on_processor(&self, what: &'static str) -> Result<()> {
+        self.weights.on_processor(what).map(|_| ())
     }
 
     /// Which heads of keys look far, layer by layer; found out by a probe of a thousand tokens the first time.
@@ -272,7 +307,8 @@ impl DecoderModel {
     /// [`Error::EmptyPrompt`] for a sequence without tokens; [`Error::UnknownToken`]; [`Error::ContextOverflow`] for a
     /// position beyond the model's context; [`Error::Kv`] when the caches cannot grow; [`Error::Rows`] when
     /// positions, slots, segments or views do not fit the tokens, slots leave a gap or come twice, or a wanted row or
-    /// range is not there. All caches are as they were then; only a damaged model fails later.
+    /// range is not there; [`Error::NotOnDevice`] when keys are chosen, or queries taken down, on a device. All caches are
+    /// as they were then; only a damaged model fails later, and a device, with [`Error::Kernel`].
     pub fn forward(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
         for sequence in &*sequences {
             self.check(sequence)?;
@@ -282,7 +318,13 @@ impl DecoderModel {
         for (ForwardSequence { rows, cache, .. }, pages) in sequences.iter_mut().zip(pages) {
             cache.place(pages, rows.slots, rows.positions, rows.segments);
         }
-        self.pool.install(|| self.forward_placed(sequences))
+        match &self.weights {
+            Weights::Processor { layers, output } => {
+                self.pool.install(|| self.forward_placed(layers, output, sequences))
+            }
+            #[cfg(feature = "cuda")]
+            Weights::Device(weights) => weights.forward(self, sequences),
+        }
     }
 
     pub(crate) fn check(&self, ForwardSequence { rows, cache, want, attending }: &ForwardSequence<'_>) -> Result<()> {
@@ -343,6 +385,18 @@ impl DecoderModel {
         if ranges.iter().any(|range| range.start > range.end || range.end > len) {
             return refuse("a range runs past the cache");
         }
+        if !matches!(attending, Attending::All) {
+            self.on_processor("attention to chosen keys")?;
+        }
+        if cache.parallel().is_some() {
+            self.on_processor("passages that were read side by side")?;
+        }
+        if want.attention.is_some() {
+            self.on_processor("attention summed over keys")?;
+        }
+        if cache.is_on_device() != self.kv_arena.is_on_device() {
+            return refuse("the cache is of another model");
+        }
         if let Attending::Selected(_) = attending {
             let is_plain = rows.views.is_empty() && rows.segments.is_none() && rows.mask == AttentionMask::default();
             if !is_plain || cache.parallel().is_some() || !rows_follow(rows, cache) {
@@ -352,14 +406,19 @@ impl DecoderModel {
         Ok(())
     }
 
-    fn forward_placed(&self, sequences: &mut [ForwardSequence<'_>]) -> Result<Vec<Forwarded>> {
+    fn forward_placed(
+        &self,
+        layers: &[Layer],
+        output: &Linear,
+        sequences: &mut [ForwardSequence<'_>],
+    ) -> Result<Vec<Forwarded>> {
         let dim = self.config.hidden_dim;
         let n_rows = sequences.iter().map(|sequence| sequence.rows.tokens.len()).sum();
         let positions: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.rows.positions).copied().collect();
         let mut hidden = self.embed(sequences.iter().flat_map(|sequence| sequence.rows.tokens).copied(), n_rows)?;
         let mut forwarded = vec![Forwarded::default(); sequences.len()];
         let mut scratch = Scratch::new(&self.config, n_rows);
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in layers.iter().enumerate() {
             layer.forward(self, i, &mut hidden, &positions, sequences, &mut scratch)?;
             let mut first = 0;
             for (sequence, forwarded) in sequences.iter().zip(&mut forwarded) {
@@ -378,17 +437,21 @@ impl DecoderModel {
             wanted.extend(want.logits.iter().flat_map(row).copied());
             first += rows.tokens.len();
         }
-        let logits = self.logits_of(wanted)?;
-        if let [only] = &mut *forwarded {
+        self.hand_out(self.logits_by(output, wanted)?, sequences, &mut forwarded);
+        Ok(forwarded)
+    }
+
+    /// Gives each sequence the logits that it wants, which are in order.
+    fn hand_out(&self, logits: Vec<f32>, sequences: &[ForwardSequence<'_>], forwarded: &mut [Forwarded]) {
+        if let [only] = forwarded {
             only.logits = logits;
-            return Ok(forwarded);
+            return;
         }
         let mut logits = &*logits;
-        for (ForwardSequence { want, .. }, forwarded) in sequences.iter().zip(&mut forwarded) {
+        for (ForwardSequence { want, .. }, forwarded) in sequences.iter().zip(forwarded) {
             let (own, others) = logits.split_at(want.logits.len() * self.config.vocab_size);
             (forwarded.logits, logits) = (own.to_vec(), others);
         }
-        Ok(forwarded)
     }
 
     /// The first hidden states of `n` tokens.
@@ -414,11 +477,15 @@ impl DecoderModel {
         Ok(rms_norm_in_place(hidden, &self.norm, self.config.rms_eps)?)
     }
 
-    /// The logits of last hidden states.
-    pub(crate) fn logits_of(&self, mut hidden: Vec<f32>) -> Result<Vec<f32>> {
+    /// The logits of last hidden states, by the processor.
+    pub(crate) fn logits_of(&self, hidden: Vec<f32>) -> Result<Vec<f32>> {
+        self.logits_by(self.weights.on_processor(PASSES)?.1, hidden)
+    }
+
+    fn logits_by(&self, output: &Linear, mut hidden: Vec<f32>) -> Result<Vec<f32>> {
         self.normalize(&mut hidden)?;
         let mut logits = vec![0.0; hidden.len() / self.config.hidden_dim * self.config.vocab_size];
-        self.output.apply(&hidden, Output::Replace, &mut logits)?;
+        output.apply(&hidden, Output::Replace, &mut logits)?;
         Ok(logits)
     }
 
@@ -436,7 +503,8 @@ impl DecoderModel {
         sequences: &mut [ForwardSequence<'_>],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.pool.install(|| self.layers[layer].forward(self, layer, hidden, positions, sequences, scratch))
+        let layers = self.weights.on_processor(PASSES)?.0;
+        self.pool.install(|| layers[layer].forward(self, layer, hidden, positions, sequences, scratch))
     }
 
     /// The attention of some rows of a sequence, whose rows begin at `first`, in the layer that was last computed,
@@ -551,6 +619,18 @@ impl DecoderModel {
     }
 }
 
+impl Weights {
+    /// Layers and output; on a device a refusal of what is asked for.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, unused_variables, reason = "without devices"))]
+    fn on_processor(&self, what: &'static str) -> Result<(&[Layer], &Linear)> {
+        match self {
+            Self::Processor { layers, output } => Ok((layers, output)),
+            #[cfg(feature = "cuda")]
+            Self::Device(_) => Err(Error::NotOnDevice { what }),
+        }
+    }
+}
+
 /// What attends by itself in a layer.
 enum Part<'a> {
     /// The rows of a sequence, to keys that are chosen.
@@ -564,6 +644,20 @@ enum Part<'a> {
         mixed: &'a mut [f32],
         lse: &'a mut [f32],
     },
+}
+
+/// Threads for what the processor does.
+fn pool(threads: usize, file: &dyn WeightFile) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("raglan-llm-{i}"))
+        .build()
+        .map_err(|e| Error::Io { path: file.path().to_owned(), source: std::io::Error::other(e) })
+}
+
+/// The tensor that hidden states are multiplied with for logits.
+fn output_name(tensors: &DecoderTensors<'_>, config: &DecoderConfig) -> String {
+    if config.tied_embeddings { tensors.embedding() } else { tensors.output() }
 }
 
 /// Whether each token stands right behind the one before it, and the first behind the cache.

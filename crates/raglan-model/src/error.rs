@@ -75,6 +75,15 @@ pub enum Error {
         /// What does not fit.
         problem: &'static str,
     },
+    /// A language model on a device is asked for what only one on the processor does.
+    #[error(
+        "a language model on a CUDA device does not serve {what}; for that, let it compute on the processor (the setting \
+         `generator-device`)"
+    )]
+    NotOnDevice {
+        /// What it is asked for.
+        what: &'static str,
+    },
     /// Keys and values cannot be kept, or not so.
     #[error(transparent)]
     Kv(#[from] raglan_kv::Error),

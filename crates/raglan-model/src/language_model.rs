@@ -25,19 +25,46 @@ impl LanguageModel {
     ///
     /// What [`DecoderModel::load`], [`Tokenizer`] and [`ChatTemplate`] give when a file is not sound or holds a model of another kind.
     pub fn load(path: impl AsRef<Path>, threads: usize, products: Products) -> Result<Self> {
-        let path = path.as_ref();
+        Self::load_by(
+            path.as_ref(),
+            |folder| DecoderModel::load(folder, threads, products),
+            |file| DecoderModel::from_gguf(file, threads, products),
+        )
+    }
+
+    /// Loads a model as [`load`](Self::load) does, whose transformer is on a device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`load`](Self::load), and for [`DecoderModel::load_on_device`].
+    #[cfg(feature = "cuda")]
+    pub fn load_on_device(
+        path: impl AsRef<Path>,
+        device: &raglan_kernels::cuda::CudaDevice,
+        threads: usize,
+        products: Products,
+    ) -> Result<Self> {
+        Self::load_by(
+            path.as_ref(),
+            |folder| DecoderModel::load_on_device(folder, device, threads, products),
+            |file| DecoderModel::gguf_to_device(file, device, threads, products),
+        )
+    }
+
+    fn load_by(
+        path: &Path,
+        of_folder: impl FnOnce(&Path) -> Result<DecoderModel>,
+        of_gguf: impl FnOnce(&GgufFile) -> Result<DecoderModel>,
+    ) -> Result<Self> {
         if path.is_dir() {
-            let (transformer, tokenizer) = beside(
-                || Tokenizer::from_file(path.join("tokenizer.json")),
-                || DecoderModel::load(path, threads, products),
-            );
+            let (transformer, tokenizer) =
+                beside(|| Tokenizer::from_file(path.join("tokenizer.json")), || of_folder(path));
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let template = ChatTemplate::from_folder(path)?;
             return Ok(Self { transformer: transformer?, tokenizer: tokenizer?, template, name });
         }
         let file = GgufFile::open(path)?;
-        let (transformer, tokenizer) =
-            beside(|| Tokenizer::from_gguf(&file), || DecoderModel::from_gguf(&file, threads, products));
+        let (transformer, tokenizer) = beside(|| Tokenizer::from_gguf(&file), || of_gguf(&file));
         let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = file.text("general.name")?.map_or_else(stem, str::to_owned);
         Ok(Self { transformer: transformer?, tokenizer: tokenizer?, template: ChatTemplate::from_gguf(&file)?, name })

@@ -5,7 +5,7 @@ use std::ops::Range;
 use raglan_kernels::{KvRun, QueryRows, causal_attention};
 use raglan_kv::{KvBlock, KvCache, LayerBytes};
 
-use crate::decoder::{Attending, ForwardSequence, Scratch, Want};
+use crate::decoder::{Attending, ForwardSequence, PASSES, Scratch, Want};
 use crate::{DecoderModel, ForwardRows, Result};
 
 /// Rows of one sequence on their way through the layers of a model.
@@ -64,7 +64,7 @@ impl DecoderModel {
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward).
+    /// As [`forward`](Self::forward); [`Error::NotOnDevice`](crate::Error::NotOnDevice) when the model is on a device.
     pub fn begin_pass<'m, 'c>(
         &'m self,
         cache: &'c mut KvCache,
@@ -72,6 +72,7 @@ impl DecoderModel {
         positions: &[u32],
         slots: &[usize],
     ) -> Result<LayerPass<'m, 'c>> {
+        self.on_processor(PASSES)?;
         let rows = ForwardRows { tokens, positions, slots, ..ForwardRows::default() };
         let sequence = ForwardSequence { rows, cache, want: Want::default(), attending: Attending::All };
         self.check(&sequence)?;

@@ -69,7 +69,7 @@ pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;
-/// Devices that [`DeviceEncoder`] runs on.
+/// Devices that [`DeviceEncoder`] and [`DecoderModel::load_on_device`] run on.
 #[cfg(feature = "cuda")]
 pub use raglan_kernels::cuda;
 pub use safetensors::{SafetensorsFile, SafetensorsTensor, SafetensorsType};

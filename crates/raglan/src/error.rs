@@ -59,7 +59,8 @@ pub enum Error {
     },
     /// A build without kernels for NVIDIA devices is to compute on one.
     #[error(
-        "this raglan was built without kernels for NVIDIA devices; build it with `--features cuda`, or leave `device` at cpu"
+        "this raglan was built without kernels for NVIDIA devices; build it with `--features cuda`, or leave `device` and \
+         `generator-device` at cpu"
     )]
     NoCuda,
     /// Identifiers ran out.

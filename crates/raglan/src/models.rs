@@ -81,6 +81,8 @@ pub struct ModelSettings {
     pub attention: AttentionPolicy,
     /// Where dense encoders compute. Vectors of either are near enough to search those of the other.
     pub device: ComputeDevice,
+    /// Where language models compute; as dense encoders where it is not said.
+    pub language_model_device: Option<ComputeDevice>,
 }
 
 /// Where models compute.
@@ -89,7 +91,8 @@ pub enum ComputeDevice {
     /// On the processor.
     #[default]
     Cpu,
-    /// On the first NVIDIA device, in bf16; in a build with the feature `cuda`.
+    /// On the first NVIDIA device, in a build with the feature `cuda`: encoders in bf16, language models by
+    /// [`ModelSettings::products`].
     Cuda,
 }
 
@@ -225,7 +228,7 @@ impl Models {
             stamp.weights_sha256 = onnx_sha256(&files);
         }
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
-        let (device, kernels) = (self.settings.device, self.cache.dir().join("cuda-kernels"));
+        let (device, kernels) = (self.settings.device, self.kernels());
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = SentenceEncoder::load(&dir, config.clone(), threads);
             let encoder = encoder.map_err(|error| with_remedy(&owned, error))?;
@@ -513,7 +516,8 @@ impl Models {
     ///
     /// # Errors
     ///
-    /// When the model's file cannot be had; what is wrong inside of it shows at the first answer.
+    /// When the model's file cannot be had, or it is to compute on a device and the settings ask for what it does not
+    /// serve there; what is wrong inside of the file shows at the first answer.
     pub fn generator(
         &self,
         name: &str,
@@ -522,6 +526,21 @@ impl Models {
         kv: Option<KvSettings>,
     ) -> Result<Arc<LazyGenerator>> {
         let files = self.ensure(name)?;
+        if self.language_model_device() == ComputeDevice::Cuda {
+            if !cfg!(feature = "cuda") {
+                return Err(Error::NoCuda);
+            }
+            let refused = [
+                (self.settings.attention != AttentionPolicy::Full, "`attention` other than `full`"),
+                (
+                    kv.as_ref().is_some_and(|kv| kv.method.needs_processor()),
+                    "the methods `blend`, `cache-craft`, `parallel` and `focus` of `kv`",
+                ),
+            ];
+            if let Some((_, what)) = refused.into_iter().find(|(is_asked, _)| *is_asked) {
+                return Err(raglan_model::Error::NotOnDevice { what }.into());
+            }
+        }
         let load_model = self.loading(name, &files)?;
         let weights = weights(&files);
         let keeper = |mut kv: KvSettings| {
@@ -574,6 +593,15 @@ impl Models {
         self.loading(name, &self.ensure(name)?)
     }
 
+    fn language_model_device(&self) -> ComputeDevice {
+        self.settings.language_model_device.unwrap_or(self.settings.device)
+    }
+
+    /// Where compiled kernels are kept.
+    fn kernels(&self) -> PathBuf {
+        self.cache.dir().join("cuda-kernels")
+    }
+
     fn loading(
         &self,
         name: &str,
@@ -589,8 +617,10 @@ impl Models {
         };
         let name = name.to_owned();
         let extension = self.settings.context_extension;
+        let (device, kernels) = (self.language_model_device(), self.kernels());
         Ok(move || {
-            let model = LanguageModel::load(&path, threads, products).map_err(|error| with_remedy(&name, error))?;
+            let model =
+                load(&path, (threads, products), device, &kernels).map_err(|error| with_remedy(&name, error))?;
             let extended = model.transformer.extended(extension).map_err(raglan_generate::Error::from)?;
             Ok(LanguageModel { transformer: extended, ..model })
         })
@@ -635,15 +665,35 @@ fn reference(name: &str) -> Cow<'_, str> {
     if is_path && !is_elsewhere { format!("file:{name}").into() } else { name.into() }
 }
 
-/// The encoder where it is to compute; compiled kernels are kept in a folder.
+/// The first device; compiled kernels are kept in a folder.
+#[cfg(feature = "cuda")]
+fn first_device(kernels: &Path) -> Result<raglan_kernels::cuda::CudaDevice> {
+    Ok(raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?)
+}
+
+/// The encoder where it is to compute.
 #[cfg(feature = "cuda")]
 fn on_device(encoder: SentenceEncoder, device: ComputeDevice, dir: &Path, kernels: &Path) -> Result<SentenceEncoder> {
     match device {
         ComputeDevice::Cpu => Ok(encoder),
-        ComputeDevice::Cuda => {
-            let device = raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?;
-            Ok(encoder.on_device(dir, &device)?)
-        }
+        ComputeDevice::Cuda => Ok(encoder.on_device(dir, &first_device(kernels)?)?),
+    }
+}
+
+/// A language model where it is to compute, by threads and products.
+#[cfg(feature = "cuda")]
+fn load(path: &Path, by: (usize, Products), device: ComputeDevice, kernels: &Path) -> Result<LanguageModel> {
+    Ok(match device {
+        ComputeDevice::Cpu => LanguageModel::load(path, by.0, by.1)?,
+        ComputeDevice::Cuda => LanguageModel::load_on_device(path, &first_device(kernels)?, by.0, by.1)?,
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn load(path: &Path, by: (usize, Products), device: ComputeDevice, _: &Path) -> Result<LanguageModel> {
+    match device {
+        ComputeDevice::Cpu => Ok(LanguageModel::load(path, by.0, by.1)?),
+        ComputeDevice::Cuda => Err(Error::NoCuda),
     }
 }
 

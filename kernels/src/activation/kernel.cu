@@ -4,12 +4,14 @@
 #define GELU_TANH 1
 #define RELU 2
 #define SILU 3
+#define IDENTITY 4
 
 __device__ __forceinline__ float activation(u32 kind, float x) {
     switch (kind) {
     case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
     case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
     case RELU: return fmaxf(x, 0.0f);
+    case IDENTITY: return x;
     default: return x / (1.0f + expf(-x));
     }
 }
@@ -22,13 +24,14 @@ __device__ __forceinline__ void activate(T *values, const float *bias, u32 kind,
     narrow(activation(kind, widen(values[i]) + (bias ? bias[i % width] : 0)), values[i]);
 }
 
-// out[r, o] = activation(gate_up[r, o]) * gate_up[r, dim + o]
+// out[r, o] = activation(gates[r, o]) * up[r, o]: rows of `out` are `dim` long, the others begin `stride` after one
+// another.
 template <class T>
-__device__ __forceinline__ void gated(const T *gate_up, u32 kind, u64 n, u32 dim, T *out) {
+__device__ __forceinline__ void gated(const T *gates, const T *up, u32 kind, u64 n, u32 dim, u32 stride, T *out) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= n) return;
-    const T *row = gate_up + i / dim * 2 * dim + i % dim;
-    narrow(activation(kind, widen(row[0])) * widen(row[dim]), out[i]);
+    const u64 at = i / dim * stride + i % dim;
+    narrow(activation(kind, widen(gates[at])) * widen(up[at]), out[i]);
 }
 
 #define KERNELS(T)                                                                                                     \
@@ -36,8 +39,9 @@ __device__ __forceinline__ void gated(const T *gate_up, u32 kind, u64 n, u32 dim
         activate_##T(T *values, const float *bias, u32 kind, u64 n, u32 width) {                                       \
         activate(values, bias, kind, n, width);                                                                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) gated_##T(const T *gate_up, u32 kind, u64 n, u32 dim, T *out) {  \
-        gated(gate_up, kind, n, dim, out);                                                                             \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        gated_##T(const T *gates, const T *up, u32 kind, u64 n, u32 dim, u32 stride, T *out) {                         \
+        gated(gates, up, kind, n, dim, stride, out);                                                                   \
     }
 typedef float f32;
 KERNELS(f32)

@@ -27,6 +27,8 @@ __device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const floa
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 first_row = blockIdx.y * 128, first_col = blockIdx.x * 128;
     const u32 own_row = warp / 4 * 64, own_col = warp % 4 * 32, n_steps = (k + 31) / 32;
+    // Tiles of 16 rows that the warp has: a product of few rows leaves the others out.
+    const u32 n_tiles = first_row + own_row < m ? (m - first_row - own_row + 15) / 16 : 0;
     const auto copy = [&](u32 step) {
         if (step < n_steps) {
             u8 *tile = shared + step % 3 * 2 * TILE;
@@ -54,7 +56,8 @@ __device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const floa
             u32 left[4][4], right[2][4];
 #pragma unroll
             for (u32 i = 0; i < 4; ++i)
-                load_matrices(left[i], tile + place_of(own_row + i * 16 + lane % 16, half * 2 + lane / 16));
+                if (i < n_tiles)
+                    load_matrices(left[i], tile + place_of(own_row + i * 16 + lane % 16, half * 2 + lane / 16));
 #pragma unroll
             for (u32 j = 0; j < 2; ++j)
                 load_matrices(right[j], tile + TILE + place_of(own_col + j * 16 + lane / 16 * 8 + lane % 8,
@@ -63,7 +66,7 @@ __device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const floa
             for (u32 i = 0; i < 4; ++i)
 #pragma unroll
                 for (u32 j = 0; j < 4; ++j)
-                    mma_bf16(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                    if (i < n_tiles) mma_bf16(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
         }
     }
     wait_copies<0>();

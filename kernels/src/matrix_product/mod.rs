@@ -15,6 +15,8 @@ pub(crate) mod cuda;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+#[cfg(feature = "cuda")]
+pub(crate) mod split;
 #[cfg(test)]
 mod tests;
 

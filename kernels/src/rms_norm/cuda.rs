@@ -23,6 +23,15 @@ pub fn rms_norm<T: Real>(rows: &Buffer<T>, scale: &Buffer<f32>, epsilon: f32, ou
     row_norm(&MODULE, rows, None, scale, None, epsilon, None, out)
 }
 
+/// [`rms_norm_in_place`](crate::rms_norm_in_place) of `rows`, `[n, dim]`.
+///
+/// # Errors
+///
+/// As [`rms_norm`].
+pub fn rms_norm_in_place<T: Real>(rows: &mut Buffer<T>, scale: &Buffer<f32>, epsilon: f32) -> Result<()> {
+    row_norm(&MODULE, rows, None, scale, None, epsilon, None, rows)
+}
+
 /// Adds `addend` to `rows`, both `[n, dim]`, and writes what [`rms_norm`](crate::rms_norm) makes of the sum to `out`.
 ///
 /// The sum is normalised before it is rounded to the type of the rows.

@@ -15,6 +15,7 @@ pub(crate) static MODULE: Module = Module {
         Kernel { name: "place_f32", most_registers: 80 },
         Kernel { name: "place_bf16", most_registers: 80 },
         Kernel { name: "place_f16", most_registers: 80 },
+        Kernel { name: "copy_slots", most_registers: 40 },
     ],
 };
 
@@ -39,6 +40,15 @@ impl RotaryTurns {
     /// [`Error::DeviceMemory`] when there is not so much memory.
     pub fn to_positions(device: &CudaDevice, embedding: &RotaryEmbedding, n_positions: usize) -> Result<Self> {
         Self::new(device, embedding, (0..n_positions).map(|position| position as f64), embedding.magnitude())
+    }
+
+    /// The turns to some positions, with the embedding's magnitude: turn `t` is that of `positions[t]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceMemory`] when there is not so much memory.
+    pub fn at(device: &CudaDevice, embedding: &RotaryEmbedding, positions: &[u32]) -> Result<Self> {
+        Self::new(device, embedding, positions.iter().map(|&position| f64::from(position)), embedding.magnitude())
     }
 
     /// The turns that move keys on by these numbers of positions, without the magnitude, which is in them already.
@@ -241,4 +251,35 @@ pub fn place<T: Real>(
     // SAFETY: the arguments are the kernel's; slots are in the arena, layers are too, the last token's last layer is in
     // both sources, and the kernel does not read turns that are not there.
     unsafe { source.keys.device().launch(&MODULE, kernel, launch, &arguments) }
+}
+
+/// Copies slots over others in all layers, one pair `(from, to)` after the other, in one launch.
+///
+/// # Errors
+///
+/// [`Error::Row`] when a slot is in no page.
+pub fn copy_slots(pages: &mut KvPages, pairs: &[(u32, u32)]) -> Result<()> {
+    let n_slots = pages.n_pages() * PAGE_TOKENS;
+    if let Some(&slot) = pairs.iter().flat_map(|(from, to)| [from, to]).find(|&&slot| slot as usize >= n_slots) {
+        return Err(Error::Row { row: slot as usize, n_rows: n_slots });
+    }
+    let device = pages.keys.device();
+    let flat: Vec<u32> = pairs.iter().flat_map(|&(from, to)| [from, to]).collect();
+    let flat = device.upload(&flat)?;
+    let (dim, n_kv_heads) = (pages.head_dim(), pages.n_kv_heads());
+    let threads = if pairs.is_empty() { 0 } else { pages.n_layers() * n_kv_heads * (dim / 8) };
+    let launch = Launch { grid: [count("heads", threads.div_ceil(256))?, 1, 1], block: 256, shared_bytes: 0 };
+    let arguments = [
+        flat.argument(),
+        Argument::U32(count("slots to copy", pairs.len())?),
+        Argument::U32(n_kv_heads as u32),
+        Argument::U32(dim as u32),
+        Argument::U64(pages.layer_len() as u64),
+        pages.keys.argument(),
+        pages.values.argument(),
+        Argument::U64(threads as u64),
+    ];
+    // SAFETY: the arguments are the kernel's; slots are in the arena, and each thread below `threads` has eight numbers of
+    // a head in each of them.
+    unsafe { device.launch(&MODULE, "copy_slots", launch, &arguments) }
 }

@@ -99,3 +99,21 @@ __device__ __forceinline__ void place(const T *keys, const T *values, u32 token_
 PLACE(f32)
 PLACE(bf16)
 PLACE(f16)
+
+// Copies slot pairs[2 i] over slot pairs[2 i + 1] in every layer, one pair after the other. One thread takes eight numbers
+// of a head through all pairs, so that a slot that was written may be read.
+extern "C" __global__ void __launch_bounds__(256)
+    copy_slots(const u32 *pairs, u32 n_pairs, u32 n_kv_heads, u32 dim, u64 page_layer, f16 *keys, f16 *values, u64 n) {
+    const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= n) return;
+    const u32 units = dim / 8, unit = i % units, head = i / units % n_kv_heads;
+    const u64 layer = i / units / n_kv_heads;
+    const auto place_of = [&](u32 slot) {
+        return layer * page_layer + ((u64(slot / 64) * n_kv_heads + head) * 64 + slot % 64) * dim + unit * 8;
+    };
+    for (u32 pair = 0; pair < n_pairs; ++pair) {
+        const u64 from = place_of(pairs[2 * pair]), to = place_of(pairs[2 * pair + 1]);
+        *reinterpret_cast<uint4 *>(keys + to) = *reinterpret_cast<const uint4 *>(keys + from);
+        *reinterpret_cast<uint4 *>(values + to) = *reinterpret_cast<const uint4 *>(values + from);
+    }
+}

@@ -53,9 +53,12 @@ pub struct Global {
     /// How exactly models multiply: stored, f32, bf16 or int8
     #[arg(long, global = true, value_name = "KIND")]
     pub precision: Option<String>,
-    /// Where dense encoders compute: cpu or cuda
+    /// Where dense encoders and language models compute: cpu or cuda
     #[arg(long, global = true, value_name = "NAME")]
     pub device: Option<String>,
+    /// Where language models compute, if not where dense encoders do: cpu or cuda
+    #[arg(long, global = true, value_name = "NAME")]
+    pub generator_device: Option<String>,
     /// What models multiply with: raglan or candle
     #[arg(long, global = true, value_name = "NAME")]
     pub backend: Option<String>,
@@ -747,6 +750,7 @@ impl Global {
             ("threads", self.threads.clone()),
             ("precision", self.precision.clone()),
             ("device", self.device.clone()),
+            ("generator-device", self.generator_device.clone()),
             ("backend", self.backend.clone()),
             ("sparse-weights", self.sparse_weights.clone()),
             ("max-memory", self.max_memory.clone()),

@@ -1,6 +1,7 @@
 //! The command, run as its users run it.
 
 mod augmentations;
+mod device;
 mod encoder_settings;
 mod eval;
 mod eval_collections;

@@ -5,12 +5,14 @@ use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use raglan_kv::{KvBlock, KvCache, LayerBytes, ParallelContext};
-use raglan_model::{DecoderModel, LayerPass};
+use raglan_model::{Attending, DecoderModel, ForwardRows, ForwardSequence, LayerPass, Want};
 
 use crate::{Error, PromptPiece, Result};
 
 /// Layers of blocks in files that are read ahead of the one that is computed.
 const LAYERS_AHEAD: usize = 2;
+/// Tokens that pass together where layers are not passed one by one.
+const TOGETHER: usize = 512;
 
 /// A prompt in a cache: the templates' first piece, exactly; passages as their blocks have them; and room for all else.
 ///
@@ -199,12 +201,9 @@ impl<'m> Assembly<'m> {
         n_layers: usize,
         watch: &mut dyn FnMut(&mut LayerPass<'_, '_>) -> Result<()>,
     ) -> Result<()> {
-        let Self { model, cache, tokens, fresh, blocks, n_loaded, go_on, .. } = self;
-        let mut slots: Vec<usize> = fresh.iter().chain(chosen).copied().collect();
-        slots.sort_unstable();
-        slots.dedup();
-        let ids: Vec<u32> = slots.iter().map(|&slot| tokens[slot]).collect();
-        let positions: Vec<u32> = slots.iter().map(|&slot| cache.positions()[slot]).collect();
+        let slots = self.slots_to_compute(chosen);
+        let (ids, positions) = self.at(&slots);
+        let Self { model, cache, blocks, n_loaded, go_on, .. } = self;
         let mut pass = model.begin_pass(cache, &ids, &positions, &slots)?;
         let first = *n_loaded;
         std::thread::scope(|scope| {
@@ -230,7 +229,40 @@ impl<'m> Assembly<'m> {
     ///
     /// As [`pass`](Self::pass).
     pub fn compute(&mut self, chosen: &[usize]) -> Result<()> {
+        if self.model.is_on_device() {
+            return self.compute_at_once(chosen);
+        }
         self.pass(chosen, self.model.config().n_layers, &mut |_| Ok(()))
+    }
+
+    /// The same where layers are not passed one by one: all blocks are loaded first.
+    fn compute_at_once(&mut self, chosen: &[usize]) -> Result<()> {
+        self.load(self.model.config().n_layers)?;
+        let slots = self.slots_to_compute(chosen);
+        // What comes later in a prompt is seen by nothing before it.
+        for slots in slots.chunks(TOGETHER) {
+            if (self.go_on.0)().is_break() {
+                return Err(Error::Interrupted);
+            }
+            let (tokens, positions) = self.at(slots);
+            let rows = ForwardRows { tokens: &tokens, positions: &positions, slots, ..ForwardRows::default() };
+            let (cache, want) = (&mut self.cache, Want::default());
+            self.model.forward(&mut [ForwardSequence { rows, cache, want, attending: Attending::All }])?;
+        }
+        Ok(())
+    }
+
+    /// What has to be computed, and some slots besides, ascending.
+    fn slots_to_compute(&self, chosen: &[usize]) -> Vec<usize> {
+        let mut slots: Vec<usize> = self.fresh.iter().chain(chosen).copied().collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// The tokens and the positions of slots.
+    fn at(&self, slots: &[usize]) -> (Vec<u32>, Vec<u32>) {
+        slots.iter().map(|&slot| (self.tokens[slot], self.cache.positions()[slot])).unzip()
     }
 
     /// How much the tail attends to each slot before it, summed over its rows, over heads and over the layers of the

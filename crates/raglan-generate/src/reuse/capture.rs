@@ -12,16 +12,17 @@ const TOGETHER: usize = 1024;
 
 /// What the keys and values of a model depend on besides tokens.
 ///
-/// `weights` names the weights, such as the hash of their file; the products and the rotation are added.
+/// `weights` names the weights, such as the hash of their file; the products, the rotation and a device are added.
 pub fn model_hash(model: &DecoderModel, weights: &str) -> TokensHash {
     let config = model.config();
     TokensHash::of_text(&format!(
-        "{weights}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+        "{weights}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}{}",
         model.products(),
         model.kv_shape(),
         config.rope,
         config.local_rope,
         config.windows,
+        if model.is_on_device() { "\ncuda" } else { "" },
     ))
 }
 

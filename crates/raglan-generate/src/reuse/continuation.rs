@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use raglan_kv::{DriftSample, KvCache};
-use raglan_model::{DecoderModel, Error as ModelError};
+use raglan_model::{Attending, DecoderModel, Error as ModelError, ForwardRows, ForwardSequence, Want};
 
 use crate::{Error, Result};
 
@@ -151,9 +151,13 @@ pub fn read_tokens(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32], ro
     let (first, next) = (cache.len(), cache.next_position());
     let positions: Vec<u32> = (next..).take(tokens.len()).collect();
     let slots: Vec<usize> = (first..first + tokens.len()).collect();
-    let mut pass = model.begin_pass(cache, tokens, &positions, &slots)?;
-    pass.finish()?;
-    Ok(pass.logits(rows)?)
+    let sequence = ForwardSequence {
+        rows: ForwardRows { tokens, positions: &positions, slots: &slots, ..ForwardRows::default() },
+        cache,
+        want: Want { logits: rows, ..Want::default() },
+        attending: Attending::All,
+    };
+    Ok(model.forward(&mut [sequence])?.remove(0).logits)
 }
 
 /// The best token, of several the first.

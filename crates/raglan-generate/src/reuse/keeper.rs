@@ -8,7 +8,7 @@ use raglan_kv::{
     BlockKey, BlockPrecision, BlockStatistics, ChunkCache, DriftKey, DriftSample, KV_PAGE, KvBlock, KvCache,
     KvPrecision, PrefixTree, TokensHash,
 };
-use raglan_model::DecoderModel;
+use raglan_model::{Attending, DecoderModel, ForwardRows, ForwardSequence, Want};
 
 use super::PassageOrder;
 use super::passage_order::shared_order;
@@ -169,7 +169,9 @@ impl KvKeeper {
 
     fn prefixes(&self, model: &DecoderModel) -> &PrefixTree {
         let token_bytes = model.kv_arena().page_bytes().div_ceil(KV_PAGE).max(1);
-        self.prefixes.get_or_init(|| PrefixTree::new(PREFIX_BYTES / token_bytes))
+        // Of an arena with a budget, answers need the most.
+        let n_bytes = PREFIX_BYTES.min(model.kv_arena().budget() / 4);
+        self.prefixes.get_or_init(|| PrefixTree::new(n_bytes / token_bytes))
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -737,5 +739,7 @@ fn append(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32]) -> Result<(
     }
     let slots: Vec<usize> = (cache.len()..cache.len() + tokens.len()).collect();
     let positions: Vec<u32> = (cache.next_position()..).take(tokens.len()).collect();
-    Ok(model.begin_pass(cache, tokens, &positions, &slots)?.finish()?)
+    let rows = ForwardRows { tokens, positions: &positions, slots: &slots, ..ForwardRows::default() };
+    model.forward(&mut [ForwardSequence { rows, cache, want: Want::default(), attending: Attending::All }])?;
+    Ok(())
 }

@@ -59,6 +59,15 @@ impl ReuseMethod {
     /// What `raglan ask` does: the method that changes no answer.
     pub const DEFAULT: Self = Self::Prefix;
 
+    /// Whether it looks at a model's layers while they are passed, or weighs attention apart, which only the processor
+    /// does.
+    pub fn needs_processor(&self) -> bool {
+        match self {
+            Self::Full | Self::Prefix | Self::Naive | Self::Random { .. } | Self::Link { .. } => false,
+            Self::Blend { .. } | Self::CacheCraft { .. } | Self::Parallel { .. } | Self::Focus { .. } => true,
+        }
+    }
+
     /// Whether it changes no answer.
     pub fn is_exact(&self) -> bool {
         matches!(self, Self::Full | Self::Prefix)

@@ -64,8 +64,9 @@ pub struct ReuseCost {
 ///
 /// # Errors
 ///
-/// [`Error::Model`](crate::Error::Model) when the prompt is longer than the model's context, caches cannot grow, or a
-/// block's file cannot be read.
+/// [`Error::Model`](crate::Error::Model) when the prompt is longer than the model's context, caches cannot grow, a
+/// block's file cannot be read, or the model is on a device and the method [needs the
+/// processor](ReuseMethod::needs_processor).
 pub fn prefill(
     model: &DecoderModel,
     prefix: &KvCache,
@@ -91,6 +92,10 @@ pub fn prefill_while(
     watch: bool,
     go_on: &dyn Fn() -> ControlFlow<()>,
 ) -> Result<Prefilled> {
+    if method.needs_processor() && model.is_on_device() {
+        let what = "the methods `blend`, `cache-craft`, `parallel` and `focus` of `kv`";
+        return Err(raglan_model::Error::NotOnDevice { what }.into());
+    }
     let begin = Instant::now();
     let n_layers = model.config().n_layers;
     let n_heads = model.config().n_heads;

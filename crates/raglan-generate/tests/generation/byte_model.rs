@@ -45,7 +45,13 @@ pub(crate) fn write(path: &Path) {
 }
 
 /// Writes a model of some layers with seeded random weights.
+#[allow(dead_code, reason = "not every test has layers or heads of its own")]
 pub(crate) fn write_layers(path: &Path, n_layers: u32) {
+    write_heads(path, n_layers, 2);
+}
+
+/// Writes a model of some layers, whose 32 numbers are so many heads, with seeded random weights.
+pub(crate) fn write_heads(path: &Path, n_layers: u32, n_heads: u32) {
     const HIDDEN: u64 = 32;
     let vocabulary = vocabulary();
     let of_layer: [(&str, &[u64]); 9] = [
@@ -74,7 +80,7 @@ pub(crate) fn write_layers(path: &Path, n_layers: u32) {
         ("context_length", 4096),
         ("embedding_length", HIDDEN as u32),
         ("feed_forward_length", HIDDEN as u32),
-        ("attention.head_count", 2),
+        ("attention.head_count", n_heads),
     ] {
         file.entry(&format!("llama.{key}"), 4, &value.to_le_bytes());
     }

@@ -3,6 +3,8 @@
 mod answers;
 mod attention;
 mod byte_model;
+#[cfg(feature = "emulation")]
+mod device;
 mod passages;
 mod reuse;
 mod safety;

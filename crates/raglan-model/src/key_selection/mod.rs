@@ -85,8 +85,9 @@ impl KeySelection {
     ///
     /// # Errors
     ///
-    /// Only when the model is damaged.
+    /// [`Error::NotOnDevice`](crate::Error::NotOnDevice) when the model is on a device; else only when it is damaged.
     pub fn begin(model: &DecoderModel, policy: AttentionPolicy, cache: &KvCache, record: &QueryRecord) -> Result<Self> {
+        model.on_processor("attention to chosen keys")?;
         let config = model.config();
         let layers = (0..config.n_layers).map(|layer| {
             if config.windows[layer].is_some() {

@@ -4,6 +4,8 @@ mod blocks;
 #[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
 mod byte_model;
 mod decoder;
+#[cfg(feature = "emulation")]
+mod device;
 mod encoders;
 mod hostile_files;
 mod long_context;

@@ -48,9 +48,13 @@ pub struct SmallModel {
 
 impl SmallModel {
     pub fn new(family: &'static str) -> Self {
-        let is_gemma = family == "gemma3";
         // Not the hidden state's share of a head, where the family allows that.
-        let head_dim = if is_gemma { 32 } else { HIDDEN / HEADS };
+        Self::with_head_dim(family, if family == "gemma3" { 32 } else { HIDDEN / HEADS })
+    }
+
+    /// A model whose heads have this many components, which candle's own does not read everywhere.
+    pub fn with_head_dim(family: &'static str, head_dim: usize) -> Self {
+        let is_gemma = family == "gemma3";
         // Candle's Gemma cannot read several tokens with more.
         let kv_heads = if is_gemma { 1 } else { 2 };
         let tied = is_gemma || family == "qwen3";

@@ -11,7 +11,8 @@ use crate::{Error, Result};
 pub struct PagedKeys<'a> {
     /// The pages, in any order, shared with other sequences or not.
     pub pages: &'a [u32],
-    /// Where each slot's token stands, [`PAGE_TOKENS`] a page, in any order; [`EMPTY_SLOT`] where there is none.
+    /// Where each slot's token stands, [`PAGE_TOKENS`] a page, in any order; [`EMPTY_SLOT`](super::EMPTY_SLOT) where there
+    /// is none.
     pub positions: &'a [u32],
     /// The segment of each slot; 0, which every query sees, when there is none.
     pub segments: Option<&'a [u32]>,
@@ -47,7 +48,8 @@ impl CausalPlan {
     /// # Errors
     ///
     /// [`Error::Shape`] when a length does not fit or `n_kv_heads` does not divide `n_heads`; [`Error::Row`] when a
-    /// page is not in the arena or a query stands at [`EMPTY_SLOT`]; [`Error::NotPositive`] when the scale is not.
+    /// page is not in the arena or a query stands at [`EMPTY_SLOT`](super::EMPTY_SLOT); [`Error::NotPositive`] when the
+    /// scale is not.
     pub fn new(
         arena: &KvPages,
         shape: &AttentionShape,

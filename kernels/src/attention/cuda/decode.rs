@@ -96,12 +96,12 @@ pub(super) fn n_splits(n_blocks: usize, most_pages: usize, n_multiprocessors: us
 /// Attends from the rows of a decoding step, `[n_sequences · n_queries, n_heads · head_dim]`, each over its sequence's
 /// keys in one layer's pages.
 ///
-/// As [`causal_attention`], but the keys are shared out among blocks, so that few rows keep a device busy. The grid
-/// depends on the plan alone, so that the launches can be recorded.
+/// As [`causal_attention`](super::causal_attention), but the keys are shared out among blocks, so that few rows keep a
+/// device busy. The grid depends on the plan alone, so that the launches can be recorded.
 ///
 /// # Errors
 ///
-/// As [`causal_attention`].
+/// As [`causal_attention`](super::causal_attention).
 pub fn decode_attention(
     plan: &mut DecodePlan,
     queries: &Buffer<F16>,

@@ -323,6 +323,11 @@ impl Backend for Driver {
         &self.context.limits
     }
 
+    fn free_bytes(&self) -> Result<usize> {
+        self.context.current()?;
+        result::mem_get_info().map(|(free, _)| free).map_err(cuda)
+    }
+
     fn allocate(&self, n_bytes: usize) -> Result<u64> {
         self.context.current()?;
         // SAFETY: the stream is alive; what the memory holds is nobody's matter until it is written.

@@ -98,6 +98,10 @@ impl Backend for Emulation {
         &self.limits
     }
 
+    fn free_bytes(&self) -> Result<usize> {
+        Ok(self.limits.memory_bytes)
+    }
+
     fn allocate(&self, n_bytes: usize) -> Result<u64> {
         if n_bytes > self.limits.memory_bytes {
             return Err(Error::DeviceMemory { needed: n_bytes, free: self.limits.memory_bytes });

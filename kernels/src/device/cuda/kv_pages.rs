@@ -42,6 +42,27 @@ impl KvPages {
         Ok(Self { keys, values, n_layers, n_pages, n_kv_heads, head_dim })
     }
 
+    /// Where they are.
+    pub fn device(&self) -> &CudaDevice {
+        self.keys.device()
+    }
+
+    /// The keys and the values of a page in a layer, `[n_kv_heads, PAGE_TOKENS, head_dim]` each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Row`] when there is no such layer or page; [`Error::Cuda`] when the device does not answer.
+    pub fn download(&self, layer: usize, page: usize) -> Result<[Vec<F16>; 2]> {
+        for (row, n_rows) in [(layer, self.n_layers), (page, self.n_pages)] {
+            if row >= n_rows {
+                return Err(Error::Row { row, n_rows });
+            }
+        }
+        let len = self.n_kv_heads * PAGE_TOKENS * self.head_dim;
+        let start = layer * self.layer_len() + page * len;
+        Ok([self.keys.download_range(start..start + len)?, self.values.download_range(start..start + len)?])
+    }
+
     /// How many layers have pages.
     pub fn n_layers(&self) -> usize {
         self.n_layers

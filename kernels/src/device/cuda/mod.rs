@@ -24,6 +24,7 @@ mod tests;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,6 +98,8 @@ pub struct DeviceLimits {
 /// memory.
 trait Backend: Send + Sync {
     fn limits(&self) -> &DeviceLimits;
+    /// Bytes of memory that nobody has taken.
+    fn free_bytes(&self) -> Result<usize>;
     /// Memory with anything in it, aligned to 256 bytes.
     fn allocate(&self, n_bytes: usize) -> Result<u64>;
     fn free(&self, address: u64, n_bytes: usize);
@@ -178,6 +181,15 @@ impl CudaDevice {
     /// What the device is and has.
     pub fn limits(&self) -> &DeviceLimits {
         self.0.limits()
+    }
+
+    /// Bytes of the device's memory that no process has taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`] when the driver does not say.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.0.free_bytes()
     }
 
     /// Returns when all that was asked is done.
@@ -417,13 +429,23 @@ impl<T: Plain> Buffer<T> {
     ///
     /// [`Error::Cuda`] when something of it failed.
     pub fn download(&self) -> Result<Vec<T>> {
-        let mut numbers = Vec::with_capacity(self.len);
+        self.download_range(0..self.len)
+    }
+
+    /// Some of the numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Row`] when they are not there; else as [`Buffer::download`].
+    pub fn download_range(&self, range: Range<usize>) -> Result<Vec<T>> {
+        let address = self.at(range.start, range.len())?;
+        let mut numbers = Vec::with_capacity(range.len());
         // SAFETY: any bytes are numbers of this kind, so zeros are; the capacity is reserved.
         unsafe {
-            std::ptr::write_bytes(Vec::as_mut_ptr(&mut numbers), 0, self.len);
-            numbers.set_len(self.len);
+            std::ptr::write_bytes(Vec::as_mut_ptr(&mut numbers), 0, range.len());
+            numbers.set_len(range.len());
         }
-        self.device.0.download(self.address, bytes_of_mut(&mut numbers))?;
+        self.device.0.download(address, bytes_of_mut(&mut numbers))?;
         Ok(numbers)
     }
 
@@ -445,6 +467,16 @@ impl<T: Plain> Buffer<T> {
     pub fn copy_from(&mut self, at: usize, from: &Self) -> Result<()> {
         let address = self.at(at, from.len)?;
         self.device.0.copy(from.address, address, from.n_bytes())
+    }
+
+    /// Copies some numbers of `from` over those from `at` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Row`] when they are not there or do not fit.
+    pub fn copy_range(&mut self, at: usize, from: &Self, range: Range<usize>) -> Result<()> {
+        let (to, from) = (self.at(at, range.len())?, from.at(range.start, range.len())?);
+        self.device.0.copy(from, to, range.len() * size_of::<T>())
     }
 
     /// Sets every byte.
@@ -529,5 +561,6 @@ pub(crate) const MODULES: &[&Module] = &[
     &crate::quantized_score::cuda::MODULE,
     &crate::splade_pool::cuda::MODULE,
     &crate::embedding::cuda::MODULE,
+    &crate::conversion::cuda::MODULE,
     &crate::block_product::cuda::MODULE,
 ];

@@ -63,6 +63,10 @@ fn check_norms<T: Real>(device: &CudaDevice, n: usize, dim: usize, seed: u64) {
     cuda::rms_norm(&sums, &d_scale, 1e-5, &mut got).unwrap();
     crate::rms_norm(&widened(&rows), &scale, 1e-5, &mut want).unwrap();
     check(&got.download().unwrap(), &want, &what);
+    let mut in_place = device.upload(&rows).unwrap();
+    cuda::rms_norm_in_place(&mut in_place, &d_scale, 1e-5).unwrap();
+    let bits = |numbers: &[T]| widened(numbers).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&in_place.download().unwrap()), bits(&got.download().unwrap()), "{what}, in place");
     cuda::add_rms_norm(&mut sums, &d_more, &d_scale, 1e-5, &mut got).unwrap();
     crate::rms_norm(&sum, &scale, 1e-5, &mut want).unwrap();
     check(&got.download().unwrap(), &want, &what);
@@ -129,6 +133,10 @@ fn check_rotation<T: Real>(device: &CudaDevice, pairs: RotaryPairs, seed: u64) {
     let turn_of = device.upload(&positions).unwrap();
     cuda::rotate(&mut got, stride, first, n_heads, &turn_of, &turns).unwrap();
     check(&got.download().unwrap(), &want, &format!("{pairs:?}"));
+    let turns = cuda::RotaryTurns::at(device, &embedding, &positions).unwrap();
+    let mut got = device.upload(&rows).unwrap();
+    cuda::rotate(&mut got, stride, first, n_heads, &device.upload(&[0, 1, 2, 3]).unwrap(), &turns).unwrap();
+    check(&got.download().unwrap(), &want, &format!("{pairs:?}, by turns of the positions alone"));
     let turn_of = device.upload(&[100_u32]).unwrap();
     let mut row = device.upload(&rows[..stride]).unwrap();
     cuda::rotate(&mut row, stride, first, n_heads, &turn_of, &turns).unwrap();
@@ -263,4 +271,48 @@ fn a_device_that_is_not_there_is_a_typed_error() {
         Err(Error::NoDevice { problem }) => println!("{problem}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn slots_are_copied_one_after_the_other_in_all_layers() {
+    for_each_device(|device| {
+        let (n_layers, n_pages, n_kv_heads, dim) = (2, 3, 2, 32);
+        let mut pages = KvPages::new(device, n_layers, n_pages, n_kv_heads, dim).unwrap();
+        let numbers: Vec<F16> = (0..pages.keys.len()).map(|i| F16(i as u16)).collect();
+        pages.keys.write(0, &numbers).unwrap();
+        pages.values.write(0, &numbers.iter().map(|x| F16(!x.0)).collect::<Vec<_>>()).unwrap();
+        let mut want = numbers;
+        // The second pair reads what the first wrote.
+        let pairs = [(130, 5), (5, 64), (7, 7), (191, 0)];
+        for (from, to) in pairs {
+            for block in want.chunks_exact_mut(n_pages * n_kv_heads * PAGE_TOKENS * dim) {
+                for head in 0..n_kv_heads {
+                    let at = |slot: usize| ((slot / 64 * n_kv_heads + head) * PAGE_TOKENS + slot % 64) * dim;
+                    block.copy_within(at(from)..at(from) + dim, at(to));
+                }
+            }
+        }
+        cuda::copy_slots(&mut pages, &pairs.map(|(from, to)| (from as u32, to as u32))).unwrap();
+        assert_eq!(pages.keys.download().unwrap(), want);
+        assert!(pages.values.download().unwrap().iter().zip(&want).all(|(value, key)| value.0 == !key.0));
+        let len = n_kv_heads * PAGE_TOKENS * dim;
+        let [keys, values] = pages.download(1, 2).unwrap();
+        assert_eq!(keys, want[5 * len..]);
+        assert!(values.iter().zip(&keys).all(|(value, key)| value.0 == !key.0));
+        assert!(pages.download(2, 0).is_err() && pages.download(0, 3).is_err());
+        cuda::copy_slots(&mut pages, &[]).unwrap();
+        assert!(matches!(cuda::copy_slots(&mut pages, &[(192, 0)]), Err(Error::Row { row: 192, n_rows: 192 })));
+    });
+}
+
+#[test]
+fn ranges_are_copied_between_buffers() {
+    for_each_device(|device| {
+        let from = device.upload(&[1_u32, 2, 3, 4]).unwrap();
+        let mut to = device.filled::<u32>(0, 3).unwrap();
+        to.copy_range(1, &from, 2..4).unwrap();
+        assert_eq!(to.download().unwrap(), [0, 3, 4]);
+        assert!(to.copy_range(2, &from, 0..2).is_err() && to.copy_range(0, &from, 3..5).is_err());
+        assert!(device.free_bytes().unwrap() > 0);
+    });
 }

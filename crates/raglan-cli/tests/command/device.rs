@@ -1,0 +1,55 @@
+//! Language models on NVIDIA devices, by the command, where there is none.
+//!
+//! What needs the default language model runs when it is in the cache, says so when it is not, and fails then if
+//! `RAGLAN_REQUIRE_MODELS` is set.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn raglan(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    command.args(args).args(["--offline", "--quiet"]).current_dir(folder).env("NO_COLOR", "1");
+    command.env_remove("RAGLAN_INDEX").env("RAGLAN_EMBEDDER", "none").output().unwrap()
+}
+
+#[test]
+fn a_language_model_does_not_go_on_in_silence_without_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let ask = |args: &[&str]| {
+        let ask = ["ask", "--recipe", "ask-bm25", "--max-tokens", "4", "-f", ".", "How long is the warranty?"];
+        raglan(path, &[&ask[..], args].concat())
+    };
+    let refused = |args: &[&str], told: &[&str]| {
+        let output = ask(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(told.iter().all(|part| error.contains(part)), "{args:?}: {error}");
+    };
+    refused(&["--generator-device", "tpu"], &["--generator-device", "neither cpu nor cuda"]);
+    let model = raglan(path, &["models", "path", "smollm2-135m-instruct"]);
+    if !model.status.success() {
+        let told = String::from_utf8_lossy(&model.stderr);
+        assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none(), "{told}");
+        eprintln!("skipped, for want of the model: {told}");
+        return;
+    }
+    std::fs::write(path.join("warranty.txt"), "The warranty lasts twenty-four months from delivery.\n").unwrap();
+    if !cfg!(feature = "cuda") {
+        refused(&["--device", "cuda"], &["without kernels for NVIDIA devices", "`--features cuda`"]);
+        refused(&["--generator-device", "cuda", "--attention", "quest=64"], &["without kernels for NVIDIA devices"]);
+    } else {
+        // What is not served is refused whether there is a device or not.
+        let not_there = "the setting `generator-device`";
+        refused(&["--device", "cuda", "--attention", "quest=64"], &["`attention`", not_there]);
+        refused(&["--device", "cuda", "--kv", "focus=0.1"], &["`focus` of `kv`", not_there]);
+        let output = ask(&["--generator-device", "cuda"]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => eprintln!("there is a device, which answered"),
+            code => assert!(code == Some(2) && error.contains("no CUDA device"), "{error}"),
+        }
+    }
+    let output = ask(&["--device", "cuda", "--generator-device", "cpu"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

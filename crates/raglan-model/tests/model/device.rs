@@ -1,0 +1,451 @@
+//! Decoders on a device beside the processor's. Devices are the emulation of one, and the machine's first where
+//! `RAGLAN_CUDA` is set.
+
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
+use raglan_kernels::AttentionMask;
+use raglan_kv::{BlockPrecision, Error as KvError, KV_PAGE, KvBlock, KvCache, ParallelContext};
+use raglan_model::cuda::CudaDevice;
+use raglan_model::{
+    Attending, AttentionPolicy, ContextExtension, DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded,
+    KeySelection, Products, QueryRecord, Result, View, Want,
+};
+
+use crate::small_model::{CONTEXT, SmallModel, VOCAB, distance, prompt};
+use crate::smollm2::model_file;
+
+const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
+
+/// Calls `check` with every device that there is; says what is skipped.
+fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
+    match CudaDevice::emulated() {
+        Some(device) => check(&device),
+        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
+    }
+    if std::env::var_os("RAGLAN_CUDA").is_some() {
+        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
+        check(&CudaDevice::open(0, folder.as_deref()).unwrap());
+    } else {
+        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
+    }
+}
+
+/// A small model on the processor and on a device.
+fn both(device: &CudaDevice, family: &'static str, dtype: GgmlDType, products: Products) -> [DecoderModel; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    SmallModel::with_head_dim(family, 32).write_gguf(&path, dtype);
+    let on_device = DecoderModel::load_on_device(&path, device, 2, products).unwrap();
+    [DecoderModel::load(&path, 2, products).unwrap(), on_device]
+}
+
+fn forward(model: &DecoderModel, rows: ForwardRows<'_>, cache: &mut KvCache, want: Want<'_>) -> Result<Forwarded> {
+    Ok(model.forward(&mut [ForwardSequence { rows, cache, want, attending: Attending::All }])?.remove(0))
+}
+
+/// Reads tokens behind what the cache has; gives the logits after each.
+fn read(model: &DecoderModel, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
+    let slots: Vec<usize> = (cache.len()..cache.len() + tokens.len()).collect();
+    let positions: Vec<u32> = slots.iter().map(|&slot| slot as u32).collect();
+    let all: Vec<usize> = (0..tokens.len()).collect();
+    let rows = ForwardRows { tokens, positions: &positions, slots: &slots, ..ForwardRows::default() };
+    forward(model, rows, cache, Want { logits: &all, ..Want::default() }).unwrap().logits
+}
+
+fn fresh(model: &DecoderModel, tokens: &[u32]) -> Vec<f32> {
+    read(model, &mut model.cache(), tokens)
+}
+
+#[track_caller]
+fn check_near(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    let distance = distance(got, want);
+    assert!(distance <= tolerance, "{what}: {distance}");
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+/// The likeliest tokens behind a prompt, one after the other.
+fn greedy(model: &DecoderModel, tokens: &[u32], slice: usize, n: usize) -> Vec<u32> {
+    let mut session = model.session();
+    let mut logits = Vec::new();
+    for slice in tokens.chunks(slice) {
+        logits = session.prefill(slice).unwrap();
+    }
+    let mut written = vec![argmax(&logits)];
+    while written.len() < n {
+        written.push(argmax(&session.step(written[written.len() - 1]).unwrap()));
+    }
+    written
+}
+
+/// What logits may be off, whose standard deviation in these models is about 7: in single precision, where queries, keys,
+/// values and the shares of attention are in half.
+const NEAR: f32 = 0.1;
+
+#[test]
+fn logits_are_those_of_the_processor() {
+    let tokens = prompt(30);
+    for_each_device(|device| {
+        for family in FAMILIES {
+            let [plain, on_device] = both(device, family, GgmlDType::F32, Products::F32);
+            assert!(on_device.is_on_device() && !plain.is_on_device());
+            check_near(family, &fresh(&on_device, &tokens), &fresh(&plain, &tokens), NEAR);
+            check_near(family, &fresh(&on_device, &tokens[..1]), &fresh(&plain, &tokens[..1]), NEAR);
+        }
+    });
+}
+
+#[test]
+fn stored_weights_and_bf16_are_near_single_precision() {
+    let tokens = prompt(12);
+    let cosine = |a: &[f32], b: &[f32]| {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    };
+    for_each_device(|device| {
+        for (family, dtype, products, least) in [
+            // Inputs are bytes when a token comes alone.
+            ("llama", GgmlDType::Q8_0, Products::Stored, 0.999),
+            ("qwen2", GgmlDType::Q5_0, Products::Stored, 0.999),
+            ("gemma3", GgmlDType::Q4_1, Products::Stored, 0.999),
+            ("mistral", GgmlDType::BF16, Products::Stored, 0.9995),
+            ("llama", GgmlDType::F32, Products::Bf16, 0.9995),
+            // Products are in single precision.
+            ("qwen3", GgmlDType::F16, Products::Stored, 0.99999),
+        ] {
+            let [_, on_device] = both(device, family, dtype, products);
+            let [plain, _] = both(device, family, dtype, Products::F32);
+            // In one piece, where blocks are widened, and token by token, where they are not.
+            let (want, whole) = (fresh(&plain, &tokens), fresh(&on_device, &tokens));
+            let mut cache = on_device.cache();
+            let stepped: Vec<f32> = tokens.iter().flat_map(|&token| read(&on_device, &mut cache, &[token])).collect();
+            for got in [whole, stepped] {
+                let cosine = cosine(&got, &want);
+                assert!(cosine >= least, "{family}, {dtype:?}, {products:?}: {cosine}");
+            }
+        }
+    });
+}
+
+#[test]
+fn safetensors_go_to_a_device_too() {
+    let tokens = prompt(9);
+    let folder = tempfile::tempdir().unwrap();
+    for_each_device(|device| {
+        for (family, dtype) in [("qwen2", DType::F32), ("gemma3", DType::BF16)] {
+            SmallModel::with_head_dim(family, 32).write_folder(folder.path(), dtype);
+            let plain = DecoderModel::load(folder.path(), 2, Products::F32).unwrap();
+            let on_device = DecoderModel::load_on_device(folder.path(), device, 2, Products::F32).unwrap();
+            check_near(family, &fresh(&on_device, &tokens), &fresh(&plain, &tokens), NEAR);
+        }
+    });
+}
+
+#[test]
+fn a_prefill_in_pieces_and_single_steps_are_those_in_one_piece() {
+    // Over a border of pages.
+    let tokens = prompt(KV_PAGE as u32 + 12);
+    for_each_device(|device| {
+        for family in ["llama", "gemma3"] {
+            let [_, model] = both(device, family, GgmlDType::F32, Products::F32);
+            let whole = model.session().prefill(&tokens).unwrap();
+            let mut session = model.session();
+            for piece in [&tokens[..30], &tokens[30..31], &tokens[31..70]] {
+                session.prefill(piece).unwrap();
+            }
+            let stepped = tokens[70..].iter().map(|&token| session.step(token).unwrap()).last().unwrap();
+            check_near(family, &stepped, &whole, NEAR);
+            session.truncate(50);
+            check_near(family, &session.prefill(&tokens[50..]).unwrap(), &whole, NEAR);
+        }
+    });
+}
+
+#[test]
+fn greedy_texts_in_single_precision_are_those_of_the_processor() {
+    for_each_device(|device| {
+        for (family, len) in [("llama", 3), ("qwen3", 17), ("gemma3", 9)] {
+            let written =
+                both(device, family, GgmlDType::F32, Products::F32).map(|model| greedy(&model, &prompt(len), 256, 12));
+            assert_eq!(written[0], written[1], "{family}, behind {len} tokens");
+        }
+    });
+}
+
+#[test]
+fn the_default_model_writes_on_a_device_what_it_writes_on_the_processor() {
+    let Some(path) = model_file() else { return };
+    let tokens = raglan_model::Tokenizer::from_gguf(&raglan_model::GgufFile::open(&path).unwrap()).unwrap();
+    let tokens = tokens.encode("The capital of France is", true).unwrap().ids;
+    let plain = DecoderModel::load(&path, 2, Products::Stored).unwrap();
+    // In slices that blocks serve as they are: the emulation's matrix units are slow.
+    let want = greedy(&plain, &tokens, 8, 6);
+    for_each_device(|device| {
+        let on_device = DecoderModel::load_on_device(&path, device, 2, Products::Stored).unwrap();
+        assert_eq!(greedy(&on_device, &tokens, 8, 6), want);
+    });
+}
+
+#[test]
+fn texts_that_pass_together_get_what_they_get_alone() {
+    let texts: [Vec<u32>; 4] = [prompt(70), vec![5], prompt(20), vec![7, 8]];
+    for_each_device(|device| {
+        let [_, model] = both(device, "mistral", GgmlDType::F32, Products::F32);
+        // Those of few tokens stand behind others that were read before.
+        let read_before = prompt(40);
+        let mut caches: Vec<KvCache> = texts.iter().map(|_| model.cache()).collect();
+        for i in [1, 3] {
+            read(&model, &mut caches[i], &read_before);
+        }
+        let alone: Vec<Vec<f32>> =
+            texts.iter().zip(&caches).map(|(text, cache)| read(&model, &mut cache.clone(), text)).collect();
+        let places: Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> = texts
+            .iter()
+            .zip(&caches)
+            .map(|(text, cache)| {
+                let slots = cache.len()..cache.len() + text.len();
+                (slots.clone().collect(), slots.map(|slot| slot as u32).collect(), (0..text.len()).collect())
+            })
+            .collect();
+        let sequences = texts.iter().zip(&mut caches).zip(&places);
+        let sequences = sequences.map(|((tokens, cache), (slots, positions, all))| ForwardSequence {
+            rows: ForwardRows { tokens, positions, slots, ..ForwardRows::default() },
+            cache,
+            want: Want { logits: all, hidden: &all[..1], ..Want::default() },
+            attending: Attending::All,
+        });
+        let together = model.forward(&mut sequences.collect::<Vec<_>>()).unwrap();
+        for (together, alone) in together.iter().zip(&alone) {
+            check_near("together", &together.logits, alone, NEAR);
+            // The logits again, of the hidden state by the processor's norm.
+            let mut hidden = together.hidden.clone();
+            model.normalize(&mut hidden).unwrap();
+            assert!(hidden.iter().all(|x| x.is_finite()));
+        }
+    });
+}
+
+#[test]
+fn hidden_states_segments_masks_and_positions_are_those_of_the_processor() {
+    let n = 45;
+    let tokens = prompt(n);
+    let order: Vec<usize> = (0..n as usize).map(|i| i * 7 % n as usize).collect();
+    let shuffled: Vec<u32> = order.iter().map(|&at| tokens[at]).collect();
+    let positions: Vec<u32> = order.iter().map(|&at| 3 * at as u32).collect();
+    let segments: Vec<u32> = order.iter().map(|&at| at as u32 / 10).collect();
+    let slots: Vec<usize> = (0..n as usize).collect();
+    let mask = AttentionMask { window: Some(60), sinks: 4 };
+    let all: Vec<usize> = (0..n as usize).collect();
+    for_each_device(|device| {
+        for family in ["llama", "gemma3"] {
+            let models = both(device, family, GgmlDType::F32, Products::F32);
+            for (segments, mask) in
+                [(None, AttentionMask::default()), (Some(&segments[..]), AttentionMask::default()), (None, mask)]
+            {
+                let rows =
+                    ForwardRows { tokens: &shuffled, positions: &positions, slots: &slots, segments, mask, views: &[] };
+                let want = Want { logits: &all, hidden: &[0, 44], ..Want::default() };
+                let [plain, on_device] =
+                    models.each_ref().map(|model| forward(model, rows, &mut model.cache(), want).unwrap());
+                check_near(family, &on_device.logits, &plain.logits, NEAR);
+                check_near(family, &on_device.hidden, &plain.hidden, NEAR);
+            }
+        }
+    });
+}
+
+#[test]
+fn views_see_their_slots_alone() {
+    for_each_device(|device| {
+        for family in ["llama", "gemma3"] {
+            let [_, model] = both(device, family, GgmlDType::F32, Products::F32);
+            let before = prompt(KV_PAGE as u32 - 2);
+            let at = before.len();
+            let mut cache = model.cache();
+            read(&model, &mut cache, &before);
+            // A root, and two branches behind it that begin at the same place; the second is long.
+            let branches: [Vec<u32>; 2] = [vec![9, 4], prompt(12)];
+            let tokens: Vec<u32> = [&[7], &branches[0][..], &branches[1]].concat();
+            let depths = (0..1).chain(1..3).chain(1..13);
+            let positions: Vec<u32> = depths.map(|depth| at as u32 + depth).collect();
+            let slots: Vec<usize> = (at..at + tokens.len()).collect();
+            let seen = [vec![0..at, at..at + 1], vec![0..at + 1, at + 1..at + 3], vec![0..at + 1, at + 3..at + 15]];
+            let rows = [0..1, 1..3, 3..15];
+            let views: Vec<View<'_>> = rows.into_iter().zip(&seen).map(|(rows, slots)| View { rows, slots }).collect();
+            let all: Vec<usize> = (0..tokens.len()).collect();
+            let rows = ForwardRows {
+                tokens: &tokens,
+                positions: &positions,
+                slots: &slots,
+                views: &views,
+                ..ForwardRows::default()
+            };
+            let mut drafted = cache.clone();
+            let got = forward(&model, rows, &mut drafted, Want { logits: &all, ..Want::default() }).unwrap().logits;
+            let mut first = 1;
+            for branch in &branches {
+                let text = [&[7], &branch[..]].concat();
+                let alone = read(&model, &mut cache.clone(), &text);
+                check_near(family, &got[..VOCAB], &alone[..VOCAB], NEAR);
+                let own = &got[first * VOCAB..(first + branch.len()) * VOCAB];
+                check_near(family, own, &alone[VOCAB..], NEAR);
+                first += branch.len();
+            }
+            // The second branch is kept: its keys and values move, over a border of pages.
+            let kept: Vec<usize> = (at + 3..at + 15).collect();
+            drafted.keep(at + 1, &kept).unwrap();
+            let text: Vec<u32> = [&before[..], &[7], &branches[1], &[2]].concat();
+            let want = fresh(&model, &text);
+            check_near(family, &read(&model, &mut drafted, &[2]), &want[(text.len() - 1) * VOCAB..], NEAR);
+        }
+    });
+}
+
+#[test]
+fn clones_share_pages_on_a_device_until_one_of_the_two_goes_another_way() {
+    for_each_device(|device| {
+        let [_, model] = both(device, "llama", GgmlDType::F32, Products::F32);
+        let page = model.kv_arena().page_bytes();
+        let tokens = prompt(KV_PAGE as u32 + 7);
+        for at in [1, KV_PAGE, KV_PAGE + 7] {
+            let mut one = model.cache();
+            read(&model, &mut one, &tokens[..at]);
+            let mut two = one.clone();
+            assert_eq!(model.kv_arena().n_bytes_taken(), at.div_ceil(KV_PAGE) * page);
+            let left = read(&model, &mut two, &[1, 2, 3]);
+            let right = read(&model, &mut one, &[4, 5, 6]);
+            drop((one, two));
+            for (branch, got) in [([1, 2, 3], left), ([4, 5, 6], right)] {
+                let mut fresh = model.cache();
+                read(&model, &mut fresh, &tokens[..at]);
+                assert!(read(&model, &mut fresh, &branch) == got, "{at} tokens shared");
+            }
+            assert_eq!(model.kv_arena().n_bytes_taken(), 0);
+        }
+    });
+}
+
+#[test]
+fn blocks_are_taken_from_a_device_and_taken_over_at_other_places() {
+    let (before, passage, other) = (prompt(20), prompt(KV_PAGE as u32 + 9), prompt(70));
+    let slots = before.len()..before.len() + passage.len();
+    for_each_device(|device| {
+        for (family, precision, tolerance) in [
+            ("llama", BlockPrecision::F16, NEAR),
+            ("qwen3", BlockPrecision::F32, NEAR),
+            ("gemma3", BlockPrecision::Bf16, 0.5), // bf16 has three bits fewer than half floats.
+            ("gemma3", BlockPrecision::Int8, 0.5),
+        ] {
+            let models = both(device, family, GgmlDType::F32, Products::F32);
+            let [want, got] = models.each_ref().map(|model| {
+                let mut cache = model.cache();
+                read(model, &mut cache, &[&before[..], &passage].concat());
+                let taken = |cache: &KvCache, slots| {
+                    KvBlock::from_cache(cache, slots, model.kv_shape(), precision, model).unwrap()
+                };
+                let block = taken(&cache, slots.clone());
+                // Where it was, half floats are the same to the bit, and so is what is read behind them.
+                let mut again = model.cache();
+                read(model, &mut again, &before);
+                again.append(&block, before.len() as u32, model).unwrap();
+                if precision == BlockPrecision::F16 && model.is_on_device() {
+                    let bytes = |block: &KvBlock| block.layer(2).unwrap().to_vec();
+                    assert_eq!(bytes(&taken(&again, slots.clone())), bytes(&block));
+                    assert!(read(model, &mut again.clone(), &[7]) == read(model, &mut cache, &[7]));
+                }
+                let in_place = read(model, &mut again, &[7]);
+                // Behind another text, twice, with something between the two.
+                let mut moved = model.cache();
+                read(model, &mut moved, &other);
+                moved.append(&block, other.len() as u32, model).unwrap();
+                read(model, &mut moved, &[9, 8]);
+                moved.append(&block, moved.next_position(), model).unwrap();
+                [in_place, read(model, &mut moved, &[7, 3])].concat()
+            });
+            check_near(&format!("{family}, {precision}"), &got, &want, tolerance);
+        }
+    });
+}
+
+#[test]
+fn pages_that_are_spent_are_an_error_that_changes_nothing() {
+    for_each_device(|device| {
+        let [_, model] = both(device, "llama", GgmlDType::F32, Products::F32);
+        // Room for eight texts as long as the context.
+        assert_eq!(model.kv_arena().n_pages_left(), 8 * (CONTEXT as usize).div_ceil(KV_PAGE));
+        model.kv_arena().set_budget(model.kv_arena().page_bytes());
+        let mut cache = model.cache();
+        let first = read(&model, &mut cache, &prompt(60));
+        let rows = ForwardRows {
+            tokens: &[1; 5],
+            positions: &[60, 61, 62, 63, 64],
+            slots: &[60, 61, 62, 63, 64],
+            ..<_>::default()
+        };
+        let refused = forward(&model, rows, &mut cache, Want::default());
+        assert!(matches!(refused, Err(Error::Kv(KvError::ArenaSpent { .. }))));
+        assert_eq!(cache.len(), 60);
+        // What was out of the budget is there again.
+        model.kv_arena().set_budget(usize::MAX);
+        forward(&model, rows, &mut cache, Want::default()).unwrap();
+        assert!(fresh(&model, &prompt(60)) == first);
+    });
+}
+
+#[test]
+fn an_extended_context_turns_as_on_the_processor() {
+    let tokens = prompt(20);
+    for_each_device(|device| {
+        let models = both(device, "llama", GgmlDType::F32, Products::F32);
+        let [plain, on_device] = models.map(|model| model.extended(ContextExtension::Yarn { factor: 4.0 }).unwrap());
+        let positions: Vec<u32> = (0..20).map(|i| i * 140).collect();
+        let slots: Vec<usize> = (0..20).collect();
+        let rows = ForwardRows { tokens: &tokens, positions: &positions, slots: &slots, ..ForwardRows::default() };
+        let [want, got] = [&plain, &on_device]
+            .map(|model| forward(model, rows, &mut model.cache(), Want { logits: &[19], ..<_>::default() }).unwrap());
+        check_near("yarn", &got.logits, &want.logits, NEAR);
+    });
+}
+
+#[test]
+fn what_a_device_does_not_serve_is_refused_before_anything_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for_each_device(|device| {
+        let [plain, model] = both(device, "llama", GgmlDType::F32, Products::F32);
+        let rows = ForwardRows { tokens: &[1, 2], positions: &[0, 1], slots: &[0, 1], ..ForwardRows::default() };
+        let not_there = |error: Error| assert!(matches!(error, Error::NotOnDevice { .. }), "{error}");
+        let mut cache = model.cache();
+        let mut record = QueryRecord::new(model.config());
+        let attending = Attending::Observed(&mut record);
+        let observed = ForwardSequence { rows, cache: &mut cache, want: Want::default(), attending };
+        not_there(model.forward(&mut [observed]).unwrap_err());
+        let summed = Want { attention: Some((&[0], &[0..1, 0..2])), ..Want::default() };
+        not_there(forward(&model, rows, &mut cache, summed).unwrap_err());
+        not_there(model.begin_pass(&mut cache, &[1], &[0], &[0]).unwrap_err());
+        not_there(model.append_attending(&mut cache, &[1], 0..1, &[]).unwrap_err());
+        let policy = AttentionPolicy::Quest { budget: "16".parse().unwrap() };
+        not_there(KeySelection::begin(&model, policy, &cache, &record).unwrap_err());
+        assert!(cache.is_empty());
+
+        read(&model, &mut cache, &[1, 2, 3]);
+        let mut on_processor = plain.cache();
+        assert!(matches!(forward(&model, rows, &mut on_processor, Want::default()), Err(Error::Rows { .. })));
+        assert!(matches!(forward(&plain, rows, &mut cache, Want::default()), Err(Error::Rows { .. })));
+        cache.set_parallel(ParallelContext { slots: 0..2, temperature: 0.9, scale: 0.9 });
+        not_there(forward(&model, rows, &mut cache, Want::default()).unwrap_err());
+        assert_eq!(cache.len(), 3);
+
+        let load = |family, head_dim, products| {
+            SmallModel::with_head_dim(family, head_dim).write_gguf(&path, GgmlDType::F32);
+            DecoderModel::load_on_device(&path, device, 1, products)
+        };
+        for (head_dim, products) in [(16, Products::F32), (32, Products::Int8), (32, Products::Candle)] {
+            let refused = load("llama", head_dim, products).unwrap_err();
+            assert!(matches!(&refused, Error::Unsupported { path: named, .. } if *named == path), "{refused}");
+        }
+        assert!(load("llama", 64, Products::F32).is_ok());
+    });
+}

@@ -1,0 +1,3 @@
+//! From one kind of numbers to another, where a device's kernels want different ones.
+
+pub(crate) mod cuda;
