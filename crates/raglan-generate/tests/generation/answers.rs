@@ -24,22 +24,13 @@ fn byte_model() -> Arc<LanguageModel> {
     Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
 }
 
-/// A model one of whose weights is not a number.
-fn damaged_model(folder: &Path) -> Arc<LanguageModel> {
-    let path = folder.join("damaged.gguf");
-    byte_model::write(&path);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let end = bytes.len() - 4; // The last weight of the last layer, in single precision.
-    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
-    Arc::new(LanguageModel::load(path, 1, Products::F32).unwrap())
-}
-
 #[test]
 fn scores_that_are_not_numbers_are_said_of_the_models_file() {
     let folder = tempfile::tempdir().unwrap();
-    let model = damaged_model(folder.path());
-    let place = format!("`{}`: the model's scores are not numbers", folder.path().join("damaged.gguf").display());
+    let path = folder.path().join("damaged.gguf");
+    byte_model::write_overflowing(&path);
+    let model = Arc::new(LanguageModel::load(&path, 1, Products::F32).unwrap());
+    let place = format!("`{}`: the model's scores are not numbers", path.display());
     let generator = ChatGenerator::new(model.clone(), GenerateOptions::default()).unwrap();
     let context = Context::new("Why?", vec![passage(0, "alpha beta")]);
     let failed = generator.answer(&context, &mut |_| {}).unwrap_err();

@@ -44,6 +44,18 @@ pub(crate) fn write(path: &Path) {
     write_layers(path, 1);
 }
 
+/// Writes the model of [`write`] with a last norm so great that its scores are not numbers.
+#[allow(dead_code, reason = "not every test has damaged models")]
+pub(crate) fn write_overflowing(path: &Path) {
+    write(path);
+    let mut bytes = std::fs::read(path).unwrap();
+    let end = bytes.len() - 4 * (2 * 32 + 7 * 32 * 32); // Before the layer: two norms and seven matrices.
+    for weight in bytes[end - 4 * 32..end].chunks_exact_mut(4) {
+        weight.copy_from_slice(&f32::MAX.to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// Writes a model of some layers with seeded random weights.
 #[allow(dead_code, reason = "not every test has layers or heads of its own")]
 pub(crate) fn write_layers(path: &Path, n_layers: u32) {

@@ -34,11 +34,7 @@ fn request(user: &str, n: usize, temperature: f32) -> WritingRequest {
 fn what_is_wrong_with_a_model_is_said_of_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.gguf");
-    byte_model::write_layers(&path, 2);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let end = bytes.len() - 4; // The last weight of the last layer, in single precision.
-    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
+    byte_model::write_overflowing(&path);
     let model = LanguageModel::load(&path, 2, Products::Stored).unwrap();
     let place = format!("`{}`: the model's ", path.display());
     let framed = LanguageModel { template: ChatTemplate::new("{{ 'Hi' }}", "", "").unwrap(), ..model };
