@@ -31,6 +31,8 @@ pub enum Outcome {
     Success,
     /// Nothing was found, or a check failed.
     Nothing,
+    /// It was stopped, and what there is until then was given; what there is of how much.
+    Interrupted(String),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
+        Ok(Outcome::Interrupted(told)) => {
+            eprintln!("{} interrupted; {told}", console::style("error:").for_stderr().red().bold());
+            ExitCode::from(2)
+        }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             if json {

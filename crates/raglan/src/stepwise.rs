@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raglan_core::{
-    Answer, AnswerSentence, AnswerStep, Attribution, Budget, Chunk, ChunkStore, Error as CoreError, LeftOut,
-    LeftOutReason, Passage, Query, Retriever, SharedBudget, Source, StepwiseGenerator, Timings, TokenUsage,
+    Answer, AnswerStep, Budget, Chunk, ChunkStore, Error as CoreError, LeftOut, LeftOutReason, Passage, Query,
+    Retriever, SharedBudget, Source, StepwiseGenerator, Timings, TokenUsage,
 };
 use raglan_generate::attribute;
 use raglan_model::TextModel;
@@ -106,19 +106,15 @@ fn limit(number: usize) -> Option<usize> {
     (number > 0).then_some(number)
 }
 
-/// A trail as an answer with its sources, which are the passages that stood in the last prompt; with the seconds to the
-/// answer's first text and to its end.
+/// A trail as an answer with its sources, which are the passages that stood in the last prompt, and none where it was
+/// refused; with the seconds to the answer's first text and to its end.
 fn answer_of(question: &Query, trail: Trail, first_text_s: f64, all_s: f64) -> Answer {
     let shown: Vec<&Passage> = trail.shown.iter().map(|&i| &trail.evidence[i]).collect();
     let texts: Vec<String> =
         shown.iter().map(|passage| Chunk::prefixed(&passage.chunk.locator, &passage.chunk.text)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let sentences = if trail.refused {
-        let text = trail.answer.clone();
-        vec![AnswerSentence { text, source: None, support: 0.0, attribution: Attribution::Unsupported }]
-    } else {
-        attribute(&question.text, &trail.answer, &texts)
-    };
+    let sentences = if trail.refused { Vec::new() } else { attribute(&question.text, &trail.answer, &texts) };
+    let sources = if trail.refused { Vec::new() } else { shown.iter().map(|passage| Source::of(passage)).collect() };
     let left_out = (0..trail.evidence.len()).filter(|i| !trail.shown.contains(i));
     let left_out = left_out.map(|i| LeftOut { chunk: trail.evidence[i].chunk.id, reason: LeftOutReason::Budget });
     let last = trail.steps.iter().rfind(|step| step.kind != StepKind::Check).map(|step| step.cost).unwrap_or_default();
@@ -126,7 +122,7 @@ fn answer_of(question: &Query, trail: Trail, first_text_s: f64, all_s: f64) -> A
         question: question.text.clone(),
         sentences,
         gathered: trail.evidence.iter().map(|passage| passage.chunk.id).collect(),
-        sources: shown.iter().map(|passage| Source::of(passage)).collect(),
+        sources,
         left_out: left_out.collect(),
         timings: Timings {
             retrieve_s: 0.0,

@@ -272,14 +272,16 @@ fn print_sources(answer: &Answer) {
     if !answer.left_out.is_empty() {
         eprintln!("{} left out", output::count(answer.left_out.len(), "passage"));
     }
+    // What comes whole, once it stands, has no speed.
+    let speed =
+        if t.decode_s < 1e-3 { String::new() } else { format!(" at {:.1} per second", n.answer as f64 / t.decode_s) };
     eprintln!(
-        "first token after {:.2} s (retrieval {:.2}, prompt of {} {:.2}), {} at {:.1} per second",
+        "first token after {:.2} s (retrieval {:.2}, prompt of {} {:.2}), {}{speed}",
         t.first_token_s,
         t.retrieve_s,
         output::count(n.prompt, "token"),
         t.prefill_s,
         output::count(n.answer, "token"),
-        n.answer as f64 / t.decode_s.max(1e-9)
     );
     if let Some(kv) = &answer.kv {
         eprintln!(

@@ -87,10 +87,10 @@ pub fn run(session: &Session, command: &KvCommand) -> Result<Outcome> {
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
     }
-    if interrupted {
-        bail!("interrupted; the figures are of {} of {n_wanted} prompts", evaluation.n_prompts);
-    }
-    Ok(Outcome::Success)
+    Ok(match interrupted {
+        true => Outcome::Interrupted(format!("the figures are of {} of {n_wanted} prompts", evaluation.n_prompts)),
+        false => Outcome::Success,
+    })
 }
 
 fn options(command: &KvCommand) -> Result<KvEvaluationOptions> {

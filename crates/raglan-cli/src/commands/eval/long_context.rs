@@ -94,10 +94,10 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
             fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
         }
     }
-    if interrupted {
-        bail!("interrupted; the figures are of {n_done} of {} questions", asked.len());
-    }
-    Ok(Outcome::Success)
+    Ok(match interrupted {
+        true => Outcome::Interrupted(format!("the figures are of {n_done} of {} questions", asked.len())),
+        false => Outcome::Success,
+    })
 }
 
 fn policies(text: &str) -> Result<Vec<AttentionPolicy>> {

@@ -132,10 +132,10 @@ fn evaluate(session: &Session, mut task: Task<'_>, answers: &AnswersArgs, args: 
     } else {
         print(&task, &results, left_out);
     }
-    if interrupted {
-        bail!("interrupted; the figures are of what was answered until then");
-    }
-    Ok(Outcome::Success)
+    Ok(match interrupted {
+        true => Outcome::Interrupted("the figures are of what was answered until then".to_owned()),
+        false => Outcome::Success,
+    })
 }
 
 /// Takes out questions of which nothing is known that would be right, and counts them.
