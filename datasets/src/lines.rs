@@ -184,13 +184,6 @@ impl Id {
     }
 }
 
-/// Splits a line of a TREC file into its `N` fields; `form` names them.
-pub(crate) fn fields<'a, const N: usize>(line: &'a str, form: &str) -> Result<[&'a str; N], String> {
-    let found: Vec<&str> = line.split_ascii_whitespace().collect();
-    let n = found.len();
-    found.try_into().map_err(|_| format!("expected {N} fields, found {n}; a line is `{form}`"))
-}
-
 /// Checks that ids can stand in a TREC file.
 pub(crate) fn check_ids<'a>(path: &Path, ids: impl IntoIterator<Item = &'a str>) -> Result<()> {
     match ids.into_iter().find(|id| id.is_empty() || id.contains(|c: char| c.is_ascii_whitespace())) {

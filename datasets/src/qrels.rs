@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use arrow_schema::DataType::{Int64, Utf8};
 
+use crate::blocks::{self, Parsed};
 use crate::columns::Cell;
-use crate::{Result, columns, lines};
+use crate::{Error, Result, columns, lines};
 
 /// Relevance judgements: for each query, the grades of the documents that were judged for it.
 ///
@@ -98,11 +99,28 @@ impl Qrels {
     ///
     /// When the file is missing or unreadable, a line has other fields, or a pair has two different grades.
     pub fn read_trec(path: &Path) -> Result<Self> {
+        let (opened, parts) = blocks::parse(path, parse_lines)?;
         let mut qrels = Self::default();
-        lines::each(path, |_, line| {
-            let [query, _iteration, document, grade] = lines::fields(line, "query iteration document grade")?;
-            qrels.judge(query, document, grade)
-        })?;
+        for (query, grades) in parts.into_iter().flatten() {
+            let Some(earlier) = qrels.queries.get_mut(&query) else {
+                qrels.queries.insert(query, grades);
+                continue;
+            };
+            if grades.iter().any(|(document, grade)| earlier.get(document).is_some_and(|earlier| earlier != grade)) {
+                // Reading again for the line costs time only where something is wrong.
+                let mut judged = Self::default();
+                lines::each(&opened, |_, line| {
+                    let mut fields = line.split_ascii_whitespace();
+                    match (fields.next(), fields.nth(1), fields.next()) {
+                        (Some(query), Some(document), Some(grade)) => judged.judge(query, document, grade),
+                        _ => Ok(()),
+                    }
+                })?;
+                let source = std::io::Error::other("the file changed while it was read");
+                return Err(Error::Io { path: opened, source });
+            }
+            earlier.extend(grades);
+        }
         Ok(qrels)
     }
 
@@ -156,16 +174,46 @@ impl Qrels {
 
     /// Adds a judgement as it stands in a file; the same one twice is let pass, two different ones are not.
     pub(crate) fn judge(&mut self, query: &str, document: &str, grade: &str) -> Result<(), String> {
-        let grade: i32 = grade.parse().map_err(|_| format!("grade `{grade}` is not an integer"))?;
-        match self.grades(query).and_then(|grades| grades.get(document)) {
-            Some(&earlier) if earlier != grade => {
-                Err(format!("document `{document}` has grade {grade} for query `{query}`, and {earlier} further up"))
-            }
-            Some(_) => Ok(()),
-            None => {
-                self.insert(query, document, grade);
-                Ok(())
-            }
+        // Looked up first, as most calls name a query that is there.
+        match self.queries.get_mut(query) {
+            Some(grades) => judge(grades, query, document, grade),
+            None => judge(self.queries.entry(query.to_owned()).or_default(), query, document, grade),
         }
     }
+}
+
+/// Adds a judgement to those of its query, as [`Qrels::judge`].
+fn judge(grades: &mut BTreeMap<String, i32>, query: &str, document: &str, grade: &str) -> Result<(), String> {
+    let grade: i32 = grade.parse().map_err(|_| format!("grade `{grade}` is not an integer"))?;
+    match grades.get(document) {
+        Some(&earlier) if earlier != grade => {
+            Err(format!("document `{document}` has grade {grade} for query `{query}`, and {earlier} further up"))
+        }
+        Some(_) => Ok(()),
+        None => {
+            grades.insert(document.to_owned(), grade);
+            Ok(())
+        }
+    }
+}
+
+/// Parses whole lines; what belongs to one query comes together, in the order of first appearance.
+fn parse_lines(text: &str) -> Parsed<Vec<(String, BTreeMap<String, i32>)>> {
+    let mut parts: Vec<(String, BTreeMap<String, i32>)> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    let mut current = usize::MAX;
+    let (outcome, n_lines) = lines::each_with_fields(text, |fields| {
+        let [query, _iteration, document, grade] = *fields else {
+            let n = fields.len();
+            return Err(format!("expected 4 fields, found {n}; a line is `query iteration document grade`"));
+        };
+        if parts.get(current).is_none_or(|(last, _)| last != query) {
+            current = *known.entry(query.to_owned()).or_insert(parts.len());
+            if current == parts.len() {
+                parts.push((query.to_owned(), BTreeMap::new()));
+            }
+        }
+        judge(&mut parts[current].1, query, document, grade)
+    });
+    Parsed { outcome: outcome.map(|()| parts), n_lines }
 }

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
 use std::path::Path;
 
 use arrow_schema::DataType::{Float32, Int64, Utf8};
@@ -18,13 +19,21 @@ pub struct Run {
 /// The documents retrieved for one query in `trec_eval`'s order: higher scores first, equal ones by document id as
 /// bytes, descending.
 ///
-/// Invariant: the entries are in that order, no id occurs twice, no score is NaN or negative zero; `ends` and `scores`
-/// are as long, and entry `i` has the id `ids[ends[i - 1]..ends[i]]`.
+/// Invariant: the entries are in that order, no id occurs twice, no score is NaN or negative zero; the id of entry `i`
+/// goes from the end of the one before to its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DocumentRanking {
+    /// The ids one after the other.
     ids: String,
-    ends: Vec<usize>,
-    scores: Vec<f32>,
+    entries: Vec<Entry>,
+}
+
+/// A document of a ranking. Runs have many millions: this and the id are all that one costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Entry {
+    /// Where the id ends in the ranking's ids.
+    end: u32,
+    score: f32,
 }
 
 impl Run {
@@ -48,7 +57,10 @@ impl Run {
     /// document twice.
     pub fn read_trec(path: &Path) -> Result<Self> {
         let (opened, parts) = blocks::parse(path, parse_lines)?;
-        Self::of_parts(parts.into_iter().flatten()).or_else(|Twice { query, document }| {
+        Self::of_parts(parts.into_iter().flatten()).or_else(|unfit| {
+            let Unfit::Twice { query, document } = unfit else {
+                return Err(Error::Io { path: opened, source: std::io::Error::other(unfit.to_string()) });
+            };
             // Reading again for the line costs time only where something is wrong.
             let mut seen = false;
             lines::each(&opened, |_, line| {
@@ -102,17 +114,15 @@ impl Run {
                     return Err(batch.problem(row, "the score is not a number"));
                 }
                 let (query, document) = (queries.at(row)?, documents.at(row)?);
-                match parts.get_mut(&*query) {
+                let pushed = match parts.get_mut(&*query) {
                     Some(ranking) => ranking.push(&document, score),
                     None => parts.entry(query.into_owned()).or_default().push(&document, score),
-                }
+                };
+                pushed.map_err(|too_long| batch.problem(row, &String::from(too_long)))?;
             }
             Ok(())
         })?;
-        Self::of_parts(parts).map_err(|Twice { query, document }| Error::Table {
-            path: path.to_owned(),
-            problem: format!("query `{query}` has document `{document}` twice; keep one of the rows"),
-        })
+        Self::of_parts(parts).map_err(|unfit| Error::Table { path: path.to_owned(), problem: unfit.to_string() })
     }
 
     /// Writes a table with the columns `query-id`, `corpus-id`, `rank` (from 1) and `score`; it reads back equal.
@@ -130,18 +140,22 @@ impl Run {
     }
 
     /// Puts the parts of rankings together, in order; says which query has a document twice, the first by its id.
-    fn of_parts(parts: impl IntoIterator<Item = (String, DocumentRanking)>) -> Result<Self, Twice> {
+    fn of_parts(parts: impl IntoIterator<Item = (String, DocumentRanking)>) -> Result<Self, Unfit> {
         let mut queries: BTreeMap<String, DocumentRanking> = BTreeMap::new();
         for (query, part) in parts {
             match queries.get_mut(&query) {
-                Some(ranking) => ranking.append(&part),
+                Some(ranking) => {
+                    if let Err(TooLong) = ranking.append(&part) {
+                        return Err(Unfit::TooLong { query });
+                    }
+                }
                 None => drop(queries.insert(query, part)),
             }
         }
         let mut rankings: Vec<(&String, &mut DocumentRanking)> = queries.iter_mut().collect();
         let twice = rankings.par_iter_mut().find_map_first(|(query, ranking)| {
             ranking.order();
-            ranking.twice().map(|document| Twice { query: (*query).clone(), document: document.to_owned() })
+            ranking.twice().map(|document| Unfit::Twice { query: (*query).clone(), document: document.to_owned() })
         });
         twice.map_or(Ok(Self { queries }), Err)
     }
@@ -150,12 +164,12 @@ impl Run {
     ///
     /// # Panics
     ///
-    /// When a score is NaN or a document occurs twice.
+    /// When a score is NaN, a document occurs twice, or the ids take more than 4 GiB.
     pub fn set<D: AsRef<str>>(&mut self, query: &str, hits: impl IntoIterator<Item = (D, f32)>) {
         let mut ranking = DocumentRanking::default();
         for (document, score) in hits {
             assert!(!score.is_nan(), "the score of document `{}` for query `{query}` is NaN", document.as_ref());
-            ranking.push(document.as_ref(), score);
+            ranking.push(document.as_ref(), score).expect("the ids take at most 4 GiB");
         }
         ranking.order();
         let twice = ranking.twice();
@@ -209,7 +223,7 @@ impl Run {
 
     /// A query's ranking; empty when nothing was retrieved.
     pub fn ranking(&self, query: &str) -> &DocumentRanking {
-        const NOTHING: &DocumentRanking = &DocumentRanking { ids: String::new(), ends: Vec::new(), scores: Vec::new() };
+        const NOTHING: &DocumentRanking = &DocumentRanking { ids: String::new(), entries: Vec::new() };
         self.queries.get(query).unwrap_or(NOTHING)
     }
 }
@@ -217,12 +231,12 @@ impl Run {
 impl DocumentRanking {
     /// How many documents were retrieved.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.entries.len()
     }
 
     /// Whether nothing was retrieved.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.entries.is_empty()
     }
 
     /// The id of the document at an index, best first, from 0.
@@ -232,46 +246,59 @@ impl DocumentRanking {
     /// When there are not as many.
     #[inline]
     pub fn document(&self, i: usize) -> &str {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.ids[start..self.ends[i]]
+        &self.ids[self.start(i)..self.entries[i].end as usize]
     }
 
     /// The documents and their scores, best first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, f32)> + Clone {
-        (0..self.len()).map(|i| (self.document(i), self.scores[i]))
+        let mut start = 0;
+        self.entries.iter().map(move |&Entry { end, score }| {
+            let document = &self.ids[start..end as usize];
+            start = end as usize;
+            (document, score)
+        })
+    }
+
+    /// Where the id of an entry begins.
+    #[inline]
+    fn start(&self, i: usize) -> usize {
+        if i == 0 { 0 } else { self.entries[i - 1].end as usize }
     }
 
     /// Adds an entry at the end, whatever the order.
-    fn push(&mut self, document: &str, score: f32) {
+    fn push(&mut self, document: &str, score: f32) -> Result<(), TooLong> {
+        let end = u32::try_from(self.ids.len() + document.len()).map_err(|_| TooLong)?;
         self.ids.push_str(document);
-        self.ends.push(self.ids.len());
-        self.scores.push(score + 0.0); // Makes negative zero positive.
+        self.entries.push(Entry { end, score: score + 0.0 }); // Makes negative zero positive.
+        Ok(())
     }
 
-    fn append(&mut self, other: &Self) {
-        let before = self.ids.len();
+    fn append(&mut self, other: &Self) -> Result<(), TooLong> {
+        let before = self.ids.len() as u32;
+        u32::try_from(self.ids.len() + other.ids.len()).map_err(|_| TooLong)?;
         self.ids.push_str(&other.ids);
-        self.ends.extend(other.ends.iter().map(|end| before + end));
-        self.scores.extend_from_slice(&other.scores);
+        self.entries.extend(other.entries.iter().map(|entry| Entry { end: before + entry.end, ..*entry }));
+        Ok(())
     }
 
     /// No entries, and room for as many as these.
     fn emptied(&self) -> Self {
-        let n = self.len();
-        Self { ids: String::with_capacity(self.ids.len()), ends: Vec::with_capacity(n), scores: Vec::with_capacity(n) }
+        Self { ids: String::with_capacity(self.ids.len()), entries: Vec::with_capacity(self.len()) }
     }
 
-    /// The entries at these indices.
+    /// The entries at these indices, which are all different.
     fn picked(&self, indices: impl Iterator<Item = usize>) -> Self {
         let mut picked = self.emptied();
-        indices.for_each(|i| picked.push(self.document(i), self.scores[i]));
+        for i in indices {
+            picked.push(self.document(i), self.entries[i].score).expect("a part is no longer than the whole");
+        }
         picked
     }
 
     /// Brings the entries into the order of the invariant. Most runs have their scores in order, and only some equal
     /// ones not; those are turned in their places.
     fn order(&mut self) {
-        let by_score = |i: usize, j: usize| self.scores[j].total_cmp(&self.scores[i]);
+        let by_score = |i: usize, j: usize| self.entries[j].score.total_cmp(&self.entries[i].score);
         if !(1..self.len()).all(|i| by_score(i - 1, i).is_le()) {
             let mut indices: Vec<usize> = (0..self.len()).collect();
             indices.sort_unstable_by(|&i, &j| by_score(i, j));
@@ -279,7 +306,7 @@ impl DocumentRanking {
         }
         let mut first = 0;
         for i in 1..=self.len() {
-            if self.scores.get(i) == Some(&self.scores[first]) {
+            if self.entries.get(i).is_some_and(|entry| entry.score == self.entries[first].score) {
                 continue;
             }
             if (first + 1..i).any(|i| self.document(i - 1) < self.document(i)) {
@@ -287,12 +314,12 @@ impl DocumentRanking {
                 documents.sort_unstable_by(|a, b| b.cmp(a));
                 let lengths: Vec<usize> = documents.iter().map(|document| document.len()).collect();
                 let turned = documents.concat();
-                let start = if first == 0 { 0 } else { self.ends[first - 1] };
+                let start = self.start(first);
                 self.ids.replace_range(start..start + turned.len(), &turned);
                 let mut end = start;
-                for (to, length) in self.ends[first..i].iter_mut().zip(lengths) {
+                for (entry, length) in self.entries[first..i].iter_mut().zip(lengths) {
                     end += length;
-                    *to = end;
+                    entry.end = end as u32;
                 }
             }
             first = i;
@@ -300,16 +327,44 @@ impl DocumentRanking {
     }
 
     /// A document that occurs twice.
+    ///
+    /// Each id sets two bits of a table by its hash; nearly always no id finds both set, and none is compared with
+    /// another.
     fn twice(&self) -> Option<&str> {
-        let mut seen = FxHashSet::with_capacity_and_hasher(self.len(), FxBuildHasher);
-        (0..self.len()).map(|i| self.document(i)).find(|document| !seen.insert(*document))
+        let n_words = (2 * self.len()).next_power_of_two();
+        let mut bits = vec![0u64; n_words];
+        let mut set = |hash: u64| {
+            let word = &mut bits[hash as usize >> 6 & (n_words - 1)];
+            let was_set = *word >> (hash & 63) & 1 == 1;
+            *word |= 1 << (hash & 63);
+            was_set
+        };
+        let may_be = self.iter().any(|(document, _)| {
+            let hash = FxBuildHasher.hash_one(document);
+            set(hash) & set(hash >> 32)
+        });
+        let mut seen = FxHashSet::default();
+        may_be.then(|| self.iter().map(|(document, _)| document).find(|document| !seen.insert(*document))).flatten()
     }
 }
 
 /// What no run can hold.
-struct Twice {
-    query: String,
-    document: String,
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("query `{query}` has document `{document}` twice; keep one of the rows")]
+    Twice { query: String, document: String },
+    #[error("the ids of the documents of query `{query}` take more than 4 GiB together")]
+    TooLong { query: String },
+}
+
+/// The ids of one query's documents would take more than 4 GiB.
+#[derive(Debug)]
+struct TooLong;
+
+impl From<TooLong> for String {
+    fn from(TooLong: TooLong) -> Self {
+        "the ids of the query's documents take more than 4 GiB together".to_owned()
+    }
 }
 
 /// Parses whole lines; what belongs to one query comes together, in the order of first appearance.
@@ -331,8 +386,7 @@ fn parse_lines(text: &str) -> Parsed<Vec<(String, DocumentRanking)>> {
                 parts.len() - 1
             });
         }
-        parts[current].1.push(document, number as f32);
-        Ok(())
+        Ok(parts[current].1.push(document, number as f32)?)
     });
     Parsed { outcome: outcome.map(|()| parts), n_lines }
 }

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
 use raglan_datasets::{Qrels, Run};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use crate::Metric;
@@ -47,7 +48,19 @@ pub fn evaluate_all(run: &Run, qrels: &Qrels, metrics: &[Metric]) -> Vec<Evaluat
         let depth = metrics.iter().map(|metric| metric.depth(ideal.len())).max().unwrap_or(0);
         let by_id: FxHashMap<&str, i32> = judged.iter().map(|(id, &grade)| (id.as_str(), grade)).collect();
         let documents = ranking.iter().take(depth).map(|(id, _)| id);
-        let grades: Vec<i32> = documents.clone().map(|id| by_id.get(id).copied().unwrap_or(0)).collect();
+        // Few of the documents are judged: a bit for each hash says of most that they are not.
+        let n_words = judged.len().next_power_of_two();
+        let place = |id: &str| {
+            let hash = FxBuildHasher.hash_one(id);
+            (hash as usize >> 6 & (n_words - 1), 1u64 << (hash & 63))
+        };
+        let mut may_be_judged = vec![0u64; n_words];
+        by_id.keys().map(|id| place(id)).for_each(|(word, bit)| may_be_judged[word] |= bit);
+        let grade = |id: &str| {
+            let (word, bit) = place(id);
+            if may_be_judged[word] & bit == 0 { 0 } else { by_id.get(id).copied().unwrap_or(0) }
+        };
+        let grades: Vec<i32> = documents.clone().map(grade).collect();
         let holes: Vec<bool> = match wants_holes {
             true => documents.map(|id| !ever_judged.contains(id)).collect(),
             false => Vec::new(),
