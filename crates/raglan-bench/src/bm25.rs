@@ -1,5 +1,7 @@
 //! Keyword search: build an index of strings in memory on disk, then query it.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -40,13 +42,14 @@ pub struct Bm25 {
     cranfield: Option<PathBuf>,
 }
 
+/// A line of a collection.
 #[derive(Deserialize)]
-struct Line {
+pub struct Line {
     #[serde(rename = "_id")]
-    id: String,
+    pub id: String,
     #[serde(default)]
-    title: String,
-    text: String,
+    pub title: String,
+    pub text: String,
 }
 
 /// Texts, queries by id, and judgements where there are any.
@@ -58,11 +61,14 @@ struct Set {
     qrels: Option<raglan::datasets::Qrels>,
 }
 
-fn json_lines(path: &Path) -> Result<Vec<Line>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))?;
-    text.lines()
+/// The first `n` lines of a collection.
+pub fn json_lines(path: &Path, n: usize) -> Result<Vec<Line>> {
+    let file = File::open(path).with_context(|| format!("`{}`", path.display()))?;
+    BufReader::new(file)
+        .lines()
+        .take(n)
         .enumerate()
-        .map(|(i, line)| serde_json::from_str(line).with_context(|| format!("`{}` line {}", path.display(), i + 1)))
+        .map(|(i, line)| serde_json::from_str(&line?).with_context(|| format!("`{}` line {}", path.display(), i + 1)))
         .collect()
 }
 
@@ -73,8 +79,9 @@ impl Bm25 {
                 let (Some(corpus), Some(queries)) = (&self.corpus, &self.queries) else {
                     bail!("set debdocs needs --corpus and --queries");
                 };
-                let (ids, texts) = json_lines(corpus)?.into_iter().map(|l| (l.id, l.title + " " + &l.text)).unzip();
-                let queries = json_lines(queries)?.into_iter().take(self.n_queries).map(|l| (l.id, l.text)).collect();
+                let (ids, texts) =
+                    json_lines(corpus, usize::MAX)?.into_iter().map(|l| (l.id, l.title + " " + &l.text)).unzip();
+                let queries = json_lines(queries, self.n_queries)?.into_iter().map(|l| (l.id, l.text)).collect();
                 return Ok(Set { name: name.to_owned(), ids, texts, queries, qrels: None });
             }
             "scifact" => self.scifact.as_ref(),

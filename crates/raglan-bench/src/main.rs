@@ -10,6 +10,7 @@ mod bm25;
 mod e2e;
 mod embed;
 mod evalspeed;
+mod growth;
 mod impacts;
 mod late;
 mod latency;
@@ -38,6 +39,8 @@ enum Area {
     E2e(e2e::E2e),
     /// A run and judgements, from files to scores
     Evalspeed(evalspeed::Evalspeed),
+    /// How n-grams and entities grow with a corpus
+    Growth(growth::Growth),
     /// Late interaction, exact and compressed
     Late(late::Late),
     /// Queries on a large index, with vectors of hashed words
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Area::Embed(options) => embed::run(&options),
         Area::E2e(options) => e2e::run(&options),
         Area::Evalspeed(options) => evalspeed::run(&options),
+        Area::Growth(options) => growth::run(&options),
         Area::Late(options) => late::run(&options),
         Area::Latency(options) => latency::run(&options),
         Area::Answers(options) => answers::run(&options),
