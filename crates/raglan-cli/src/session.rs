@@ -14,8 +14,8 @@ use raglan::model::Products;
 use raglan::pipeline::Recipe;
 use raglan::sparse::AnalyzerConfig;
 use raglan::{
-    BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, KvSettings, ModelSettings, Models,
-    SparseOptions,
+    BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, JudgedKv, KvSettings, ModelSettings,
+    Models, SparseOptions,
 };
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
@@ -79,11 +79,7 @@ impl Session {
 
     /// The same, also when all is to be computed.
     pub fn kv_settings(&self, index: &Path) -> Result<KvSettings> {
-        let limits = CacheLimits {
-            memory_bytes: self.settings.bytes("kv-memory")?,
-            disk_bytes: self.settings.bytes("kv-disk")?,
-            ..CacheLimits::default()
-        };
+        let limits = cache_limits(&self.settings)?;
         let (method, precision) = (self.settings.parse("kv")?, self.settings.parse("kv-precision")?);
         let order = self.settings.parse("kv-order")?;
         // Parameters that were not said are those that were chosen for the model.
@@ -230,7 +226,9 @@ impl Session {
             "" => words_only,
             name => name,
         };
-        Ok((name.to_owned(), self.adjusted(raglan::recipe_with(name, set)?)?))
+        let mut recipe = self.adjusted(raglan::recipe_with(name, set)?)?;
+        self.tell_unused(&mut recipe);
+        Ok((name.to_owned(), recipe))
     }
 
     /// Refuses a recipe, or settings of one, that are not sound, before there is an index to choose the recipe by.
@@ -242,6 +240,28 @@ impl Session {
         }
     }
 
+    /// Says which settings of answers a recipe that answers in steps does not look at.
+    pub fn tell_unused(&self, recipe: &mut Recipe) {
+        const OF_GENERATE: [&str; 10] = [
+            "temperature",
+            "top-k",
+            "top-p",
+            "min-p",
+            "repetition-penalty",
+            "seed",
+            "attention",
+            "rope-scaling",
+            "kv",
+            "kv-order",
+        ];
+        if recipe.steps_mut().is_none() || recipe.generation_mut().is_some() {
+            return;
+        }
+        for key in OF_GENERATE.into_iter().filter(|key| self.settings.is_given(key)) {
+            eprintln!("{} does nothing here: `{}` answers in steps", self.settings.told(key), recipe.name());
+        }
+    }
+
     /// The recipe with the parameters that the settings give.
     pub fn adjusted(&self, mut recipe: Recipe) -> Result<Recipe> {
         let settings = &self.settings;
@@ -250,6 +270,18 @@ impl Session {
         }
         if let Some(method) = settings.parse_given("fusion")? {
             recipe = recipe.with_fusion(&method);
+        }
+        if let Some(steps) = recipe.steps_mut() {
+            steps.answer_tokens = settings.parse_given("max-tokens")?.unwrap_or(steps.answer_tokens);
+            steps.context_tokens = settings.parse_given("context-tokens")?.unwrap_or(steps.context_tokens);
+            let most = steps.answer_tokens.max(steps.step_tokens);
+            if (1..=most).contains(&steps.context_tokens) {
+                bail!(
+                    "`--context-tokens`, {}, counts prompt and answer, and must be more than what a step or the answer may \
+                     have, {most}",
+                    steps.context_tokens
+                );
+            }
         }
         if let Some(generate) = recipe.generation_mut() {
             fn take<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -313,6 +345,24 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         attention: settings.parse("attention")?,
         device: settings.parse("device")?,
         language_model_device: settings.parse_given("generator-device")?,
+        judged_kv: judged_kv(settings)?,
+    })
+}
+
+/// How keys and values of judged chunks are kept: not at all where nothing is to be.
+fn judged_kv(settings: &Settings) -> Result<JudgedKv> {
+    let mut limits = cache_limits(settings)?;
+    if settings.parse::<ReuseMethod>("kv")? == ReuseMethod::Full {
+        (limits.memory_bytes, limits.disk_bytes) = (0, 0);
+    }
+    Ok(JudgedKv { precision: settings.parse("kv-precision")?, limits })
+}
+
+fn cache_limits(settings: &Settings) -> Result<CacheLimits> {
+    Ok(CacheLimits {
+        memory_bytes: settings.bytes("kv-memory")?,
+        disk_bytes: settings.bytes("kv-disk")?,
+        ..CacheLimits::default()
     })
 }
 

@@ -326,6 +326,11 @@ impl Settings {
         if self.text(key).is_empty() { Ok(None) } else { self.parse(key).map(Some) }
     }
 
+    /// Whether somebody said what the setting is.
+    pub fn is_given(&self, key: &str) -> bool {
+        !matches!(self.values[key].1, Origin::Default | Origin::Index(_))
+    }
+
     /// A setting in bytes, such as `100MiB`.
     pub fn bytes(&self, key: &str) -> Result<u64> {
         let (text, origin) = &self.values[key];

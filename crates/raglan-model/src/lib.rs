@@ -44,6 +44,7 @@ mod key_selection;
 mod language_model;
 mod layer_pass;
 mod linear;
+mod passage_blocks;
 pub mod registry;
 mod safetensors;
 mod sampler;
@@ -69,6 +70,7 @@ pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;
 pub use linear::Products;
+pub use passage_blocks::{capture, model_hash};
 /// Devices that [`DeviceEncoder`] and [`DecoderModel::load_on_device`] run on.
 #[cfg(feature = "cuda")]
 pub use raglan_kernels::cuda;

@@ -179,7 +179,6 @@ impl Strategy for Adaptive {
         let is_told = matches!(&self.trigger, Trigger::Asked { token } if !work.model.has_token(token));
         let mut last: Option<(String, Vec<usize>)> = None;
         for round in 0..=self.max_rounds {
-            let before = work.meter.cost();
             let gathered = match (&last, round) {
                 (_, 0) => Default::default(),
                 (Some((attempt, _)), 2..) if !attempt.is_empty() => {
@@ -210,7 +209,7 @@ impl Strategy for Adaptive {
                 0 => Vec::new(),
                 _ => vec![question.text.clone()],
             };
-            work.note(StepKind::Attempt, text.clone(), queries, &gathered, before);
+            work.note(StepKind::Attempt, text.clone(), queries, &gathered);
             // What asks for passages is no answer, unless there is nothing more to ask for.
             let answer = if is_request { String::new() } else { text };
             if !fires {
@@ -267,7 +266,6 @@ impl Strategy for Flare {
         let mut places = work.search_question(self.k, usize::MAX)?.all;
         let (mut answer, mut shown, mut end) = (String::new(), Vec::new(), End::Steps);
         for _ in 0..self.max_sentences {
-            let before = work.meter.cost();
             let Some((mut sentence, mut written, mut in_prompt, mut is_last)) =
                 self.sentence(&mut work, question, &answer, &places)?
             else {
@@ -292,7 +290,7 @@ impl Strategy for Flare {
                     (sentence, _, in_prompt, is_last) = again;
                 }
             }
-            work.note(StepKind::Sentence, sentence.clone(), queries, &gathered, before);
+            work.note(StepKind::Sentence, sentence.clone(), queries, &gathered);
             let is_repeated = !sentence.is_empty() && answer.contains(&sentence);
             if sentence.is_empty() || is_repeated {
                 end = End::Answered;

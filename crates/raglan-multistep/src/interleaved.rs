@@ -47,7 +47,6 @@ impl Strategy for Interleaved {
         let mut thoughts = String::new();
         let mut end = End::Steps;
         for _ in 0..self.max_steps {
-            let before = work.meter.cost();
             let turn = Turn {
                 demonstrations: &self.demonstrations,
                 question: &question.text,
@@ -63,7 +62,9 @@ impl Strategy for Interleaved {
             let written = work.write(&Prompt::new(&filled.user, &thoughts), limit, &["\n"])?;
             let thought = first_sentence(written.text.trim()).0.to_owned();
             if thought.is_empty() || thoughts.contains(&thought) {
-                end = End::Answered; // It has nothing new to say.
+                // It has nothing new to say.
+                work.note(StepKind::Sentence, thought, Vec::new(), &Default::default());
+                end = End::Answered;
                 break;
             }
             if !thoughts.is_empty() {
@@ -73,7 +74,7 @@ impl Strategy for Interleaved {
             let is_last = thought.to_lowercase().contains(ANSWER_IS);
             let queries = if is_last { Vec::new() } else { vec![thought.clone()] };
             let gathered = work.gather(&queries, self.k, self.most_passages)?;
-            work.note(StepKind::Sentence, thought, queries, &gathered, before);
+            work.note(StepKind::Sentence, thought, queries, &gathered);
             if is_last {
                 end = End::Answered;
                 break;

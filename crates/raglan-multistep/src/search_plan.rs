@@ -60,7 +60,6 @@ impl Strategy for SearchPlan {
         let mut asked: Vec<String> = Vec::new();
         let mut end = End::Answered;
         for step in 0..self.steps {
-            let before = work.meter.cost();
             let request = self.request(&asked);
             // The number makes the list begin; a small model would greet first.
             let turn = Turn { question: &question.text, request: &request, reply: "1.", ..Turn::default() };
@@ -78,12 +77,12 @@ impl Strategy for SearchPlan {
             let new = planned.into_iter().filter(|query| !asked.contains(query) && *query != question.text);
             queries.extend(new.take(self.queries));
             if queries.is_empty() {
-                work.note(StepKind::Plan, written.text, queries, &Gathered::default(), before);
+                work.note(StepKind::Plan, written.text, queries, &Gathered::default());
                 break; // It has nothing more to look for.
             }
             let gathered = work.gather(&queries, self.k, usize::MAX)?;
             asked.extend(queries.iter().cloned());
-            work.note(StepKind::Plan, written.text, queries, &gathered, before);
+            work.note(StepKind::Plan, written.text, queries, &gathered);
         }
         if end == End::Budget && work.evidence.passages.is_empty() && self.search_question {
             work.search_question(self.k, usize::MAX)?;

@@ -51,7 +51,6 @@ impl Strategy for SelfAsk {
         let mut asked: Vec<String> = vec![question.text.clone()];
         let mut end = End::Steps;
         for step in 0..self.max_steps {
-            let before = work.meter.cost();
             let places = work.all();
             let limit = self.parts.limits.step_tokens;
             let Some(filled) = work.fill_step(&self.turn(question, &transcript), &places, limit, 3)? else {
@@ -69,7 +68,9 @@ impl Strategy for SelfAsk {
             let reply = format!("{transcript}{FOLLOW_UP}");
             let follow_up = work.write(&Prompt::new(&user, &reply), limit, &["\n"])?.text.trim().to_owned();
             if follow_up.is_empty() || asked.contains(&follow_up) {
-                end = End::Answered; // There is nothing more that it would ask.
+                // There is nothing more that it would ask.
+                work.note(StepKind::FollowUp, format!("{FOLLOW_UP} {follow_up}"), Vec::new(), &Default::default());
+                end = End::Answered;
                 break;
             }
             asked.push(follow_up.clone());
@@ -83,8 +84,11 @@ impl Strategy for SelfAsk {
                 None => String::new(),
             };
             transcript = format!("{reply} {answer}\n");
-            let text = format!("{FOLLOW_UP} {follow_up}\n{INTERMEDIATE} {answer}");
-            work.note(StepKind::FollowUp, text, vec![follow_up], &gathered, before);
+            let text = match answer.is_empty() {
+                true => format!("{FOLLOW_UP} {follow_up}"),
+                false => format!("{FOLLOW_UP} {follow_up}\n{INTERMEDIATE} {answer}"),
+            };
+            work.note(StepKind::FollowUp, text, vec![follow_up], &gathered);
         }
         let reply = format!("{transcript}{FINAL}");
         let places = work.all();
@@ -154,7 +158,8 @@ mod tests {
         // Two calls to write a step, one before it to choose, and the last two.
         assert_eq!((trail.cost.calls, model.n_calls()), (8, 8));
         let read: usize = trail.steps.iter().map(|step| step.cost.tokens_read).sum();
-        assert!(read <= trail.cost.tokens_read && trail.cost.tokens_written > 0);
+        assert_eq!(read, trail.cost.tokens_read);
+        assert!(trail.cost.tokens_written > 0);
     }
 
     #[test]
@@ -178,8 +183,10 @@ mod tests {
             (&["@$"], "Follow up:"),
         ]);
         let trail = answered(&strategy, &"Hamlet?".into(), &Budget::default());
-        let follow_ups = trail.steps.iter().filter(|step| step.kind == StepKind::FollowUp).count();
-        assert_eq!((follow_ups, trail.answer.as_str()), (1, "x"));
+        let follow_ups = trail.steps.iter().filter(|step| step.kind == StepKind::FollowUp);
+        let told: Vec<(&str, usize)> = follow_ups.map(|step| (step.text.as_str(), step.queries.len())).collect();
+        assert_eq!(told, [("Follow up: Same?", 1), ("Follow up: Same?", 0)]);
+        assert_eq!(trail.answer, "x");
     }
 
     #[test]

@@ -226,7 +226,6 @@ impl Remembering {
 
     /// Lets the model write a thought over what it read, and keeps it; the step is taken down either way.
     fn think(&self, work: &mut Work<'_>, turn: &Turn<'_>, places: &[usize], used: &[Thought]) -> Result<()> {
-        let before = work.meter.cost();
         let limit = self.parts.limits.step_tokens;
         let turn = Turn { request: THINK, reply: "", ..turn.clone() };
         let Some(filled) = work.fill_step(&turn, places, limit, 1)? else {
@@ -254,7 +253,7 @@ impl Remembering {
             _ => false,
         };
         let text = if is_kept { text } else { format!("not kept: {text}") };
-        work.note(StepKind::Thought, text, Vec::new(), &Gathered::default(), before);
+        work.note(StepKind::Thought, text, Vec::new(), &Gathered::default());
         Ok(())
     }
 }
@@ -272,13 +271,12 @@ impl Strategy for Remembering {
         let notes: Vec<String> = used.iter().map(|thought| thought.text.clone()).collect();
         let request = if places.is_empty() && notes.is_empty() { FROM_MEMORY } else { FROM_PASSAGES };
         let turn = Turn { notes: &notes, question: &question.text, request, reply: "Answer:", ..Turn::default() };
-        let before = work.meter.cost();
         let Some(filled) = work.fill(&turn, &places, self.parts.limits.answer_tokens)? else {
             return Ok(work.finish(String::new(), Vec::new(), End::Budget));
         };
         let prompt = Prompt::new(&filled.user, turn.reply);
         let answer = work.write_answer(&prompt, on_text)?;
-        work.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);
+        work.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default());
         self.think(&mut work, &turn, &places, &used)?;
         Ok(work.finish(answer, filled.shown, End::Answered))
     }

@@ -74,6 +74,8 @@ pub(crate) struct Work<'a> {
     pub evidence: Evidence,
     pub meter: Meter,
     steps: Vec<Step>,
+    /// The cost when the last step was taken down.
+    noted: Cost,
 }
 
 impl<'a> Work<'a> {
@@ -86,6 +88,7 @@ impl<'a> Work<'a> {
             evidence: Evidence::default(),
             meter: Meter::start(budget),
             steps: Vec::new(),
+            noted: Cost::default(),
         }
     }
 
@@ -98,16 +101,16 @@ impl<'a> Work<'a> {
 
     /// Looks for the question itself, which is a step.
     pub fn search_question(&mut self, k: usize, most: usize) -> Result<Gathered> {
-        let before = self.meter.cost();
         let queries = vec![self.question.text.clone()];
         let gathered = self.gather(&queries, k, most)?;
-        self.note(StepKind::Search, String::new(), queries, &gathered, before);
+        self.note(StepKind::Search, String::new(), queries, &gathered);
         Ok(gathered)
     }
 
-    /// Takes a step down; `before` is the cost when it began.
-    pub fn note(&mut self, kind: StepKind, text: String, queries: Vec<String>, gathered: &Gathered, before: Cost) {
+    /// Takes a step down, with all that was spent since the last one.
+    pub fn note(&mut self, kind: StepKind, text: String, queries: Vec<String>, gathered: &Gathered) {
         let now = self.meter.cost();
+        let before = std::mem::replace(&mut self.noted, now);
         self.steps.push(Step {
             kind,
             text,
@@ -245,14 +248,14 @@ impl<'a> Work<'a> {
         end: End,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Trail> {
-        let before = self.meter.cost();
+        let was_called = self.meter.cost().calls > 0;
         let filled = self.fill(turn, places, self.limits.answer_tokens)?;
-        let Some(filled) = filled.filter(|_| before.calls > 0 || self.meter.allows(0)) else {
+        let Some(filled) = filled.filter(|_| was_called || self.meter.allows(0)) else {
             return Ok(self.finish(String::new(), Vec::new(), End::Budget));
         };
         let prompt = Prompt::new(&filled.user, turn.reply);
         let answer = self.write_answer(&prompt, on_text)?;
-        self.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default(), before);
+        self.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default());
         Ok(self.finish(answer, filled.shown, end))
     }
 

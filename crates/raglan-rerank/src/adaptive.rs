@@ -81,7 +81,7 @@ impl<J: Judge> AdaptiveReranker<J> {
     fn judged(&self, query: &Query, ids: &[ChunkId]) -> raglan_core::Result<Vec<Option<f32>>> {
         let texts: Vec<String> = self.store.chunks(ids)?.iter().map(|chunk| chunk.embedded_text(true)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let task = Task { question: &query.text, passages: &texts };
+        let task = Task { question: &query.text, passages: &texts, chunks: ids };
         let judgements = self.judge.judge(&[task], &self.budget)?;
         match judgements.into_iter().next().map(|judgement| judgement.verdict) {
             Some(crate::Verdict::Scores(scores)) => Ok(scores),

@@ -93,7 +93,7 @@ impl<C: Judge, J: Judge> Judge for Cascade<C, J> {
                 }
             }
             let mut ask = |judge: &dyn Judge, texts: &[&str]| {
-                let asked = Task { question: task.question, passages: texts };
+                let asked = Task { question: task.question, passages: texts, chunks: &[] };
                 let judgements = judge.judge(&[asked], &meter.left())?;
                 let judgement = judgements.into_iter().next().expect("one judgement a task");
                 meter.add(judgement.cost);
@@ -142,7 +142,7 @@ mod tests {
         let long = format!("{} the fox jumps {}", "filler words ".repeat(60), "more of them ".repeat(60));
         let passages = ["a fox somewhere", &long, "nothing"];
         let cascade = Cascade::new(WordOverlap, WordOverlap, 8, 4, 1).unwrap();
-        let task = Task { question: "what does the fox do when it jumps", passages: &passages };
+        let task = Task { question: "what does the fox do when it jumps", passages: &passages, chunks: &[] };
         let judgement = &cascade.judge(&[task], &Budget::default()).unwrap()[0];
         assert_eq!(judgement.verdict.ranked(3)[0].0, 1);
     }

@@ -4,8 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use raglan_core::Meter;
-use raglan_model::{ChatFrame, LanguageModel};
+use raglan_core::{ChunkId, Meter};
+use raglan_kv::{BlockPrecision, ChunkCache, KvBlock, KvCache, TokensHash};
+use raglan_model::{ChatFrame, LanguageModel, capture, model_hash};
 
 use crate::prompt::{encode, passage_room};
 use crate::query_likelihood::QUESTION_TOKENS;
@@ -25,6 +26,15 @@ pub struct InContext {
     layers: Range<usize>,
     is_calibrated: bool,
     max_passage_tokens: usize,
+    kept: Option<Kept>,
+}
+
+/// Keys and values of passages that were read before.
+#[derive(Debug)]
+struct Kept {
+    blocks: Arc<ChunkCache>,
+    model: TokensHash,
+    precision: BlockPrecision,
 }
 
 #[derive(Debug)]
@@ -63,8 +73,20 @@ impl InContext {
             layers,
             is_calibrated: true,
             max_passage_tokens,
+            kept: None,
             model,
         })
+    }
+
+    /// The same judge, which reads each chunk once and keeps its keys and values: behind the prompt's beginning, without the
+    /// other passages, so that they serve any question and any place. Its scores are other ones therefore. `weights` names
+    /// the model's weights, such as the hash of their file.
+    ///
+    /// Passages that are no chunks are read with one another.
+    #[must_use]
+    pub fn keeping(self, blocks: Arc<ChunkCache>, weights: &str, precision: BlockPrecision) -> Self {
+        let model = model_hash(&self.model.transformer, weights);
+        Self { kept: Some(Kept { blocks, model, precision }), ..self }
     }
 
     /// The same judge without calibration: the question's attention as it is.
@@ -73,27 +95,32 @@ impl InContext {
         Self { is_calibrated: false, ..self }
     }
 
-    /// The score of each passage of a window.
-    fn scores(&self, question: &[u32], passages: &[Vec<u32>], meter: &mut Meter) -> Result<Vec<f32>> {
-        let mut prefix = [&*self.frame.before, &self.words.opening].concat();
-        let mut spans = Vec::with_capacity(passages.len());
-        for passage in passages {
-            prefix.extend(&self.words.passage);
-            let start = prefix.len();
-            prefix.extend(passage);
-            spans.push(start..prefix.len());
-        }
-        let mut cache = self.model.transformer.cache();
-        // The prefix in pieces of which each is a full-speed product and no more memory than needed.
-        for piece in prefix.chunks(PIECE) {
-            self.model.transformer.append_attending(&mut cache, piece, self.layers.clone(), &[])?;
-        }
-        meter.count(1, prefix.len(), 0);
+    /// The score of each passage of a window; `chunks` are those that the passages are, or none.
+    fn scores(
+        &self,
+        question: &[u32],
+        passages: &[Vec<u32>],
+        chunks: &[ChunkId],
+        meter: &mut Meter,
+    ) -> Result<Vec<f32>> {
+        let passages: Vec<Vec<u32>> = passages.iter().map(|passage| [&*self.words.passage, passage].concat()).collect();
+        let mut cache = match &self.kept {
+            Some(kept) if chunks.len() == passages.len() => self.taken_over(kept, &passages, chunks, meter)?,
+            _ => self.read(&passages, meter)?,
+        };
+        let n_read = cache.len();
+        let mut end = n_read - passages.iter().map(Vec::len).sum::<usize>();
+        let spans = passages.iter().map(|passage| {
+            let start = end + self.words.passage.len();
+            end += passage.len();
+            start..end
+        });
+        let spans: Vec<Range<usize>> = spans.collect();
         let each: Vec<Range<usize>> = spans.iter().cloned().flatten().map(|slot| slot..slot + 1).collect();
         let mut attention = |question: &[u32]| {
             let tail = [&*self.words.request, question, &self.frame.after].concat();
             let sums = self.model.transformer.append_attending(&mut cache, &tail, self.layers.clone(), &each);
-            cache.truncate(prefix.len());
+            cache.truncate(n_read);
             meter.count(1, tail.len(), 0);
             sums
         };
@@ -101,6 +128,54 @@ impl InContext {
         let of_nothing = self.is_calibrated.then(|| attention(&self.words.no_question)).transpose()?;
         let lengths: Vec<usize> = spans.iter().map(ExactSizeIterator::len).collect();
         Ok(attention_scores(&of_question, of_nothing.as_deref(), &lengths))
+    }
+
+    /// What the prompt begins with, passages one behind the other, read as one text.
+    fn read(&self, passages: &[Vec<u32>], meter: &mut Meter) -> Result<KvCache> {
+        let prefix = [&*self.frame.before, &self.words.opening, &passages.concat()].concat();
+        let mut cache = self.model.transformer.cache();
+        // In pieces of which each is a full-speed product and no more memory than needed.
+        for piece in prefix.chunks(PIECE) {
+            self.model.transformer.append_attending(&mut cache, piece, self.layers.clone(), &[])?;
+        }
+        meter.count(1, prefix.len(), 0);
+        Ok(cache)
+    }
+
+    /// The same of blocks that are kept of each passage; those that are missing are read now, and kept.
+    fn taken_over(&self, kept: &Kept, passages: &[Vec<u32>], chunks: &[ChunkId], meter: &mut Meter) -> Result<KvCache> {
+        let transformer = &self.model.transformer;
+        let opening = [&*self.frame.before, &self.words.opening].concat();
+        let behind = TokensHash::of(&opening);
+        let mut cache = transformer.cache();
+        transformer.append_attending(&mut cache, &opening, 0..transformer.config().n_layers, &[])?;
+        let found = passages.iter().zip(chunks).map(|(passage, &chunk)| {
+            let variants = kept.blocks.variants(chunk, TokensHash::of(passage), kept.model);
+            variants.into_iter().find(|block| block.key().behind == behind && block.precision() == kept.precision)
+        });
+        let mut found: Vec<Option<KvBlock>> = found.collect();
+        let missing: Vec<usize> = (0..passages.len()).filter(|&i| found[i].is_none()).collect();
+        let texts: Vec<&[u32]> = missing.iter().map(|&i| &*passages[i]).collect();
+        let read = capture(transformer, kept.model, (&cache, &opening), &texts, kept.precision)?;
+        meter.count(1, opening.len() + texts.iter().map(|text| text.len()).sum::<usize>(), 0);
+        for (i, block) in missing.into_iter().zip(read) {
+            kept.blocks.missed(chunks[i]);
+            kept.blocks.insert(chunks[i], block.clone());
+            found[i] = Some(block);
+        }
+        for (block, &chunk) in found.into_iter().flatten().zip(chunks) {
+            let position = cache.next_position();
+            if let Err(error) = cache.append(&block, position, transformer) {
+                // A file that is gone or damaged is as if it had never been there.
+                return match forgets(&kept.blocks, &error) {
+                    true => self.taken_over(kept, passages, chunks, meter),
+                    false => Err(raglan_model::Error::from(error).into()),
+                };
+            }
+            kept.blocks.used(chunk, block.key(), block.n_tokens());
+        }
+        kept.blocks.flush().map_err(raglan_model::Error::from)?;
+        Ok(cache)
     }
 }
 
@@ -126,6 +201,11 @@ pub fn attention_scores(of_question: &[f32], of_nothing: Option<&[f32]>, lengths
         score(of_passage)
     });
     scores.collect()
+}
+
+/// Whether an error was a damaged file, which is gone now.
+fn forgets(blocks: &ChunkCache, error: &raglan_kv::Error) -> bool {
+    matches!(error, raglan_kv::Error::Damaged { path, .. } if blocks.forget_file(path))
 }
 
 /// Tokens of a prefix that pass together.
@@ -173,7 +253,8 @@ impl Judge for InContext {
                 if !meter.allows(n_tokens) {
                     break;
                 }
-                let window = self.scores(&question, &passages[first..end], &mut meter)?;
+                let chunks = task.chunks.get(first..end).unwrap_or_default();
+                let window = self.scores(&question, &passages[first..end], chunks, &mut meter)?;
                 scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }

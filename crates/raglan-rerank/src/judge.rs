@@ -1,6 +1,6 @@
 //! What a reranker is asked, and what it says.
 
-use raglan_core::{Budget, Cost, Meter};
+use raglan_core::{Budget, ChunkId, Cost, Meter};
 
 use crate::Result;
 
@@ -36,6 +36,8 @@ pub struct Task<'a> {
     pub question: &'a str,
     /// The passages.
     pub passages: &'a [&'a str],
+    /// The chunks that they are the texts of; none where they are other texts.
+    pub chunks: &'a [ChunkId],
 }
 
 /// What a judge says of a task's passages.

@@ -11,7 +11,7 @@
 //! use raglan_rerank::{Budget, Judge, Task, WordOverlap};
 //!
 //! let passages = ["Cats sleep in the tower.", "The tower was finished in 1889."];
-//! let task = Task { question: "When was the tower finished?", passages: &passages };
+//! let task = Task { question: "When was the tower finished?", passages: &passages, chunks: &[] };
 //! let judgement = &WordOverlap.judge(&[task], &Budget::default())?[0];
 //! let best_first = judgement.verdict.ranked(passages.len());
 //! assert_eq!(best_first[0].0, 1);

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn rare_words_count_most() {
         let passages = ["the cat sat", "the dog and the fox", "the fox, the Fox!", ""];
-        let task = Task { question: "Where is the fox?", passages: &passages };
+        let task = Task { question: "Where is the fox?", passages: &passages, chunks: &[] };
         let judgement = &WordOverlap.judge(&[task], &Budget::default()).unwrap()[0];
         let order: Vec<usize> = judgement.verdict.ranked(4).iter().map(|(i, _)| *i).collect();
         assert_eq!(order, [2, 1, 0, 3]);

@@ -25,8 +25,9 @@ impl<J: Judge> PassageSetScorer for JudgedSets<J> {
         };
         let texts: Vec<String> = lists.iter().map(text).collect();
         let passages: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let judged =
-            self.judge.judge(&[Task { question, passages: &passages }], &Budget::default().within_shared(1))?;
+        let judged = self
+            .judge
+            .judge(&[Task { question, passages: &passages, chunks: &[] }], &Budget::default().within_shared(1))?;
         let mut scores = vec![0.0; lists.len()];
         for judgement in judged {
             SharedBudget::current().spend(judgement.cost);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use raglan_core::{ChunkStore, Hit, Query, Ranking, Reranker};
+use raglan_core::{ChunkId, ChunkStore, Hit, Query, Ranking, Reranker};
 
 use crate::{Budget, Cost, Judge, Task};
 
@@ -35,15 +35,17 @@ impl<J: Judge> Reranker for PassageReranker<J> {
             let (expected, found) = (queries.len(), rankings.len());
             return Err(raglan_core::Error::Shape { what: "rankings", expected, found });
         }
-        let texts = |ranking: &Ranking| {
-            let ids = ranking.ids();
-            let chunks = self.store.chunks(&ids[..ids.len().min(self.depth)])?;
+        let first = |ranking: &Ranking| ranking.hits().iter().map(|hit| hit.chunk).take(self.depth).collect();
+        let ids: Vec<Vec<ChunkId>> = rankings.iter().map(first).collect();
+        let texts = |ids: &Vec<ChunkId>| {
+            let chunks = self.store.chunks(ids)?;
             Ok(chunks.iter().map(|chunk| chunk.embedded_text(true)).collect::<Vec<_>>())
         };
-        let texts = rankings.iter().map(texts).collect::<raglan_core::Result<Vec<_>>>()?;
+        let texts = ids.iter().map(texts).collect::<raglan_core::Result<Vec<_>>>()?;
         let passages: Vec<Vec<&str>> = texts.iter().map(|texts| texts.iter().map(String::as_str).collect()).collect();
-        let tasks = queries.iter().zip(&passages);
-        let tasks: Vec<Task<'_>> = tasks.map(|(query, passages)| Task { question: &query.text, passages }).collect();
+        let tasks = queries.iter().zip(&passages).zip(&ids);
+        let tasks = tasks.map(|((query, passages), chunks)| Task { question: &query.text, passages, chunks });
+        let tasks: Vec<Task<'_>> = tasks.collect();
         let shared = raglan_core::SharedBudget::current();
         let judgements = self.judge.judge(&tasks, &self.budget.within_shared(queries.len()))?;
         let judged = rankings.iter().zip(judgements).map(|(ranking, judgement)| {

@@ -142,6 +142,15 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// Passages are wanted of a recipe that has no stage for them alone.
+    #[error(
+        "recipe `{recipe}` searches and answers in one stage, step by step; take one that gives passages by itself, such \
+         as `hybrid`"
+    )]
+    InSteps {
+        /// The recipe.
+        recipe: String,
+    },
     /// A role's failure.
     #[error(transparent)]
     Core(#[from] raglan_core::Error),

@@ -76,7 +76,8 @@ impl Index {
     /// The same index with models, which the `rerank` stages of recipes load.
     #[must_use]
     pub fn with_models(self, models: Models) -> Self {
-        Self { judges: Some(Judges::new(models)), ..self }
+        let folder = self.snapshot.folder().to_owned();
+        Self { judges: Some(Judges::new(models, folder)), ..self }
     }
 
     /// The generation that is open.

@@ -1,10 +1,12 @@
 //! Models that judge passages, loaded when a recipe first asks for them.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use raglan_core::{ChunkStore, Reranker};
+use raglan_kv::ChunkCache;
 use raglan_model::registry::ModelFiles;
 use raglan_model::{ChatModel, LanguageModel};
 use raglan_pipeline::{RerankSpec, Reranking};
@@ -13,19 +15,22 @@ use raglan_rerank::{
     QueryLikelihood, WordOverlap, YesNo,
 };
 
-use crate::models::{Models, with_remedy};
+use crate::kept_kv::{JudgedKv, kept, kept_folder};
+use crate::models::{Models, weights, with_remedy};
 use crate::{Error, Result};
 
 /// Makes the rerankers of recipes; what they load stays, so that the next question finds it.
 pub(crate) struct Judges {
     models: Models,
+    /// The index whose chunks are judged.
+    index: PathBuf,
     language_models: Mutex<HashMap<String, Arc<LanguageModel>>>,
     judges: Mutex<HashMap<RerankSpec, Arc<dyn Judge>>>,
 }
 
 impl Judges {
-    pub(crate) fn new(models: Models) -> Self {
-        Self { models, language_models: Mutex::default(), judges: Mutex::default() }
+    pub(crate) fn new(models: Models, index: PathBuf) -> Self {
+        Self { models, index, language_models: Mutex::default(), judges: Mutex::default() }
     }
 
     /// The models that it makes them of.
@@ -78,7 +83,18 @@ impl Judges {
                 let model = model()?;
                 let n = if n_layers == 0 { usize::MAX } else { n_layers };
                 let end = model.transformer.config().n_layers.min(first_layer.saturating_add(n));
-                Arc::new(InContext::new(model, Some(first_layer..end), passage_tokens)?)
+                let judge = InContext::new(model, Some(first_layer..end), passage_tokens)?;
+                Arc::new(match spec.keep {
+                    true => {
+                        let JudgedKv { precision, limits } = self.models.settings().judged_kv;
+                        let name = self.language_model_name(&spec.model);
+                        let weights = weights(&self.models.ensure(name)?);
+                        let folder = kept_folder(&self.index, name, &weights);
+                        let blocks = ChunkCache::open((limits.disk_bytes > 0).then_some(folder), limits);
+                        judge.keeping(Arc::new(blocks.map_err(kept)?), &weights, precision)
+                    }
+                    false => judge,
+                })
             }
             Reranking::AnswerAttention => unreachable!("the generator judges, and no model of its own"),
             Reranking::WordOverlap => Arc::new(WordOverlap),
@@ -99,9 +115,13 @@ impl Judges {
         })
     }
 
+    fn language_model_name<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() { self.models.language_model_name() } else { name }
+    }
+
     /// A language model by name, the generator's when that is empty, loaded when it is first asked for.
     pub(crate) fn language_model(&self, name: &str) -> Result<Arc<LanguageModel>> {
-        let name = if name.is_empty() { self.models.language_model_name() } else { name };
+        let name = self.language_model_name(name);
         let mut models = self.language_models.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = models.get(name) {
             return Ok(model.clone());

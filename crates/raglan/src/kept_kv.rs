@@ -50,6 +50,15 @@ pub struct KvSettings {
     pub drift: f64,
 }
 
+/// How the keys and values of chunks are kept that a language model's attention judges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JudgedKv {
+    /// How exactly.
+    pub precision: BlockPrecision,
+    /// How much they may take, together with those of answers by the same model.
+    pub limits: CacheLimits,
+}
+
 impl KvSettings {
     /// The usual ones for an index.
     pub fn new(index: impl Into<PathBuf>) -> Self {
@@ -67,7 +76,7 @@ impl KvSettings {
 
     /// Reads prompts with what is kept for a model: its name, and what its weights' files hash to.
     pub(crate) fn keeper(&self, model: &str, weights: &str) -> Result<KvKeeper> {
-        let folder = self.index.join(FOLDER).join(folder_name(model, weights));
+        let folder = kept_folder(&self.index, model, weights);
         let switch = SafetySwitch::new(DriftRecord::new(&folder), self.shadow, self.drift)?;
         let limits = limits_of(self.method, self.limits);
         // Nothing is written that would have to go at once.
@@ -264,6 +273,11 @@ fn folders(index: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// Where the keys and values of a model are kept beside an index.
+pub(crate) fn kept_folder(index: &Path, model: &str, weights: &str) -> PathBuf {
+    index.join(FOLDER).join(folder_name(model, weights))
+}
+
 /// A model's name as a folder may be called, with what tells its weights from others.
 pub(crate) fn folder_name(model: &str, weights: &str) -> String {
     let last = model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or("model");
@@ -273,7 +287,7 @@ pub(crate) fn folder_name(model: &str, weights: &str) -> String {
     format!("{}-{}", name.trim_start_matches('.'), &hash[..12])
 }
 
-fn kept(error: raglan_kv::Error) -> Error {
+pub(crate) fn kept(error: raglan_kv::Error) -> Error {
     Error::Generate(raglan_model::Error::from(error).into())
 }
 

@@ -69,7 +69,7 @@ pub use indexer::{
     BuildSettings, IndexEvent, IndexProgress, IndexReport, IndexSettings, IndexTimings, Indexer, SkippedFile, Start,
     index_collection, index_pages,
 };
-pub use kept_kv::{KV_DRIFT, KV_SHADOW, KeptKv, KvDrift, KvSettings, WarmReport, drop_kept_kv};
+pub use kept_kv::{JudgedKv, KV_DRIFT, KV_SHADOW, KeptKv, KvDrift, KvSettings, WarmReport, drop_kept_kv};
 pub use kv_evaluation::{
     KvCalibrated, KvCalibration, KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow,
     KvTier, KvTimes, KvWorkload, KvWorkloadOptions, KvWorkloadRow, calibrate_kv, evaluate_kv, evaluate_kv_workload,

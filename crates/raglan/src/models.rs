@@ -27,7 +27,7 @@ use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, GRAPH, LATE, Lazy, NGRAMS, SPARSE, SparseEmbedder};
 use crate::entity_graph::GraphExtractor;
-use crate::kept_kv::{KvSettings, folder_name};
+use crate::kept_kv::{JudgedKv, KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
 use crate::ngrams::NgramTokenizer;
 use crate::sparse_options::SparseOptions;
@@ -83,6 +83,8 @@ pub struct ModelSettings {
     pub device: ComputeDevice,
     /// Where language models compute; as dense encoders where it is not said.
     pub language_model_device: Option<ComputeDevice>,
+    /// How the keys and values of chunks are kept beside their index that a language model's attention judges one by one.
+    pub judged_kv: JudgedKv,
 }
 
 /// Where models compute.
@@ -177,6 +179,20 @@ impl Models {
             }
         }
         Ok(())
+    }
+
+    /// The models that judge, rewrite or take steps in the stages of a recipe, each once, with the hash of all its files.
+    ///
+    /// # Errors
+    ///
+    /// When the files of one cannot be had.
+    pub fn of_recipe(&self, recipe: &Recipe) -> Result<BTreeMap<String, String>> {
+        let stages = recipe.all_stages();
+        let names = stages.iter().filter_map(|stage| stage.spec.model());
+        names
+            .map(|name| if name.is_empty() { self.language_model_name() } else { name })
+            .map(|name| Ok((name.to_owned(), joined_sha256(&self.ensure(name)?, |_| true))))
+            .collect()
     }
 
     /// Fetches a model unless it is here.
@@ -652,7 +668,7 @@ fn late_bound<V: 'static>(stamp: &ModelStamp, made: Arc<Lazy<Arc<Embedder<V>>>>)
 }
 
 /// What a model's weights are told from others by.
-fn weights(files: &ModelFiles) -> String {
+pub(crate) fn weights(files: &ModelFiles) -> String {
     let hashes: Vec<String> = files.sha256.iter().map(|(file, hash)| format!("{file} {hash}")).collect();
     hashes.join("\n")
 }

@@ -135,7 +135,13 @@ pub fn recipe_with(name: &str, settings: &[impl AsRef<str>]) -> Result<Recipe> {
 ///
 /// [`Error::Recipe`] when several ends are left.
 pub fn without_generation(recipe: &Recipe) -> Result<Recipe> {
-    Ok(recipe.retain(|stage| stage.gives != Port::Answer)?)
+    recipe.retain(|stage| stage.gives != Port::Answer).map_err(|error| {
+        let is_steps = |spec: &StageSpec| matches!(spec, StageSpec::Steps(_));
+        match recipe.all_stages().iter().any(|stage| is_steps(&stage.spec)) {
+            true => Error::InSteps { recipe: recipe.name().to_owned() },
+            false => error.into(),
+        }
+    })
 }
 
 impl Index {

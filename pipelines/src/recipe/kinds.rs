@@ -349,6 +349,9 @@ kinds! {
         first_layer: usize = 0, 0..=MOST;
         /// How many layers count from there on; 0, all.
         n_layers: usize = 0, 0..=MOST;
+        /// Whether `in-context` reads each chunk by itself, once for all questions, and keeps its keys and values beside the
+        /// index; else it reads the chunks of a question with one another.
+        keep: bool = false;
         /// The most tokens that a question may cost; 0, no limit.
         budget_tokens: usize = 0, 0..=MOST;
         /// The most milliseconds that a question may take; 0, no limit.
@@ -603,6 +606,20 @@ impl StageSpec {
         match self {
             Self::Rerank(RerankSpec { by: Reranking::CrossEncoder, model, .. })
             | Self::TreeSearch(TreeSearchSpec { by: SetScoring::CrossEncoder, model, .. }) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// The name or folder of the model that judges, rewrites or takes steps in the stage, if one does; empty, the default
+    /// language model.
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Self::Rerank(RerankSpec { by: Reranking::WordOverlap, .. })
+            | Self::TreeSearch(TreeSearchSpec { by: SetScoring::Cosine, .. }) => None,
+            Self::Rerank(RerankSpec { model, .. })
+            | Self::Rewrite(RewriteSpec { model, .. })
+            | Self::Steps(StepsSpec { model, .. })
+            | Self::TreeSearch(TreeSearchSpec { model, .. }) => Some(model),
             _ => None,
         }
     }

@@ -315,6 +315,14 @@ impl Recipe {
         })
     }
 
+    /// How answers are found in steps, to be changed; `None` when the recipe has no such stage.
+    pub fn steps_mut(&mut self) -> Option<&mut StepsSpec> {
+        self.stages.iter_mut().find_map(|stage| match &mut stage.spec {
+            StageSpec::Steps(spec) => Some(spec),
+            _ => stage.bodies.iter_mut().find_map(Self::steps_mut),
+        })
+    }
+
     /// What the recipe gives.
     pub fn output(&self) -> Port {
         self.stages.last().map_or(self.takes, |stage| stage.gives)

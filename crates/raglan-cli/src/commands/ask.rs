@@ -19,6 +19,9 @@ use crate::progress::STOP;
 use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
+/// What is said where an answer has no words.
+pub const NO_TEXT: &str = "no answer: the model had nothing to say, or the recipe's budget was spent before it could";
+
 pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     session.check_recipe("ask", &command.set)?;
     let index_folder = match (&command.folder.folder, session.settings.path("index")) {
@@ -160,7 +163,7 @@ fn ask(
     if session.json {
         output::json(&answer)?;
     } else {
-        println!();
+        println!("{}", if answer.text.is_empty() { NO_TEXT } else { "" });
         print_sources(&answer);
     }
     tell_fallback(&answer);

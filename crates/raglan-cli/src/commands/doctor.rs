@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use console::style;
+use raglan::ComputeDevice;
 use raglan::model::registry::State;
 use serde::Serialize;
 
@@ -38,8 +39,16 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
         tell("model", ok, format!("{}: {}", listing.entry.name, listing.state));
     }
     tell("pip", None, pip());
-    let (found, gpu) = gpu();
-    tell("gpu", found, gpu);
+    let models = session.models.settings();
+    let is_wanted = [Some(models.device), models.language_model_device].contains(&Some(ComputeDevice::Cuda));
+    match gpu() {
+        (found, gpu) if !is_wanted => tell("gpu", found, gpu),
+        (Some(true), gpu) => tell("gpu", Some(true), gpu),
+        (_, gpu) => {
+            let remedy = "the settings compute on it: `raglan --print-config` says which; take `cpu` for them";
+            tell("gpu", Some(false), format!("{gpu}; {remedy}"));
+        }
+    }
     let (found, library) = onnxruntime(session);
     tell("onnxruntime", found, library);
     // One that was asked for by name must be there.

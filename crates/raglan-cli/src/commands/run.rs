@@ -11,6 +11,7 @@ use raglan::pipeline::PartKind;
 use raglan::{RunOutput, RunResult};
 
 use crate::args::RunCommand;
+use crate::commands::ask::NO_TEXT;
 use crate::commands::search::{print_results, refuse_empty};
 use crate::output::{one_line, printable};
 use crate::progress::STOP;
@@ -18,7 +19,8 @@ use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &RunCommand) -> Result<Outcome> {
-    let recipe = session.adjusted(raglan::recipe_with(&command.recipe, &command.set)?)?;
+    let mut recipe = session.adjusted(raglan::recipe_with(&command.recipe, &command.set)?)?;
+    session.tell_unused(&mut recipe);
     let questions = questions(command)?;
     let index_folder = session.index_folder(&command.folder)?;
     let index = session.open(&index_folder)?;
@@ -42,7 +44,7 @@ pub fn run(session: &Session, command: &RunCommand) -> Result<Outcome> {
     let is_something = |result: &RunResult| match &result.output {
         RunOutput::Queries(queries) => !queries.is_empty(),
         RunOutput::Passages(passages) => !passages.is_empty(),
-        RunOutput::Answer(answer) => !answer.text.is_empty(),
+        RunOutput::Answer(answer) => !answer.sources.is_empty(),
         RunOutput::Error(_) => false,
     };
     Ok(if results.iter().any(is_something) { Outcome::Success } else { Outcome::Nothing })
@@ -77,6 +79,7 @@ fn print(result: &RunResult) {
     match &result.output {
         RunOutput::Queries(queries) => queries.iter().for_each(|query| println!("  {}", one_line(query))),
         RunOutput::Passages(passages) => print_results(passages),
+        RunOutput::Answer(answer) if answer.text.is_empty() => println!("{NO_TEXT}"),
         RunOutput::Answer(answer) => println!("{}", printable(&answer.text)),
         RunOutput::Error(error) => println!("no answer: {error}"),
     }

@@ -129,6 +129,27 @@ fn a_question_is_answered_in_steps_by_a_recipe() {
     let refused = raglan(path, &["search", "tower", "--recipe", "self-ask"]);
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && told.contains("`self-ask`"), "{told}");
+    // Nor is there one prompt to show.
+    let refused = raglan(path, &[&ask[..], &["--show-prompt"]].concat());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("`self-ask` searches and answers in one stage"), "{told}");
+    // Settings of answers hold, or are said to do nothing.
+    let given = ["--max-tokens", "1", "--temperature", "0.7", "--json"];
+    let short = raglan(path, &[&ask[..], &settings[..2], &given].concat());
+    let told = String::from_utf8_lossy(&short.stderr);
+    assert!(told.contains("`--temperature 0.7` does nothing here: `self-ask` answers in steps"), "{told}");
+    let short: serde_json::Value = serde_json::from_slice(&short.stdout).unwrap();
+    assert_eq!(short["tokens"]["answer"], 1, "{short}");
+    let steps = short["steps"].as_array().unwrap();
+    let read: u64 = steps.iter().map(|step| step["cost"]["tokens_read"].as_u64().unwrap()).sum();
+    let written: u64 = steps.iter().map(|step| step["cost"]["tokens_written"].as_u64().unwrap()).sum();
+    assert_eq!(read + written, short["tokens"]["prompt"].as_u64().unwrap() + 1, "{short}");
+    // What an answer has to say without any source is nothing to go by.
+    let nothing =
+        ["run", "self-ask", "-f", ".", "--set", "answer.budget_tokens=1", "When was the Eiffel Tower finished?"];
+    let nothing = raglan(path, &nothing);
+    let told = String::from_utf8_lossy(&nothing.stdout);
+    assert!(nothing.status.code() == Some(1) && told.contains("no answer: "), "{nothing:?}");
 }
 
 #[test]
@@ -177,6 +198,11 @@ fn what_steps_gather_is_scored_beside_what_one_step_finds() {
     }
     assert_eq!(result["stages"][0]["name"], "answer", "{result}");
     assert!(result["model_cost"]["calls"].as_f64().unwrap() >= 2.0, "{result}");
+    let models = |result: &serde_json::Value| -> Vec<String> {
+        result["models"].as_array().unwrap().iter().map(|model| model["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(models(&result), ["all-minilm-l6-v2", "smollm2-135m-instruct"]);
+    assert_eq!(models(&one), ["all-minilm-l6-v2"]);
     // There are three passages: where one search finds all, no question of the model's own finds more.
     let (_, gathered) = run("self-ask", "passages=3", "max_steps=1");
     assert_eq!(gathered, found);

@@ -53,3 +53,23 @@ fn a_language_model_does_not_go_on_in_silence_without_a_device() {
     let output = ask(&["--device", "cuda", "--generator-device", "cpu"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn the_doctor_looks_for_the_device_of_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpu = |args: &[&str]| {
+        let output = raglan(folder.path(), &[&["doctor", "--json"], args].concat());
+        let findings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let found = findings.into_iter().find(|finding| finding["what"] == "gpu").unwrap();
+        (output.status.code(), found["ok"].as_bool(), found["found"].as_str().unwrap().to_owned())
+    };
+    let (code, found, _) = gpu(&[]);
+    if found == Some(true) {
+        return eprintln!("skipped: there is a device");
+    }
+    assert_eq!((code, found), (Some(0), None));
+    for args in [["--device", "cuda"], ["--generator-device", "cuda"]] {
+        let (code, found, told) = gpu(&args);
+        assert!((code, found) == (Some(1), Some(false)) && told.contains("take `cpu`"), "{told}");
+    }
+}

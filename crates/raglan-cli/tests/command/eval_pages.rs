@@ -48,6 +48,30 @@ fn pages_of_frames_are_found_in_a_folder() {
     assert_eq!(json(&cache, &args)["approaches"][0]["fates"], found["fates"]);
 }
 
+#[test]
+fn pages_without_text_and_those_of_another_folder_are_told() {
+    let place = tempfile::tempdir().unwrap();
+    let (pages, questions) = write_frames(place.path());
+    let n_pages = fs::read_dir(&pages).unwrap().count();
+    let more = place.path().join("more");
+    fs::create_dir(&more).unwrap();
+    fs::write(more.join("Blank.txt"), "\n \n").unwrap();
+    fs::write(more.join("Sea.txt"), "The sea is salt.").unwrap();
+    let index = place.path().join("index");
+    let [questions, index] = [&questions, &index].map(|path| path.to_str().unwrap());
+    let told = |pages: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+        command.args(["eval", "frames", "--path", questions, "--index", index, "--approach", "retrieval", "--offline"]);
+        let done = command.arg("--pages").arg(pages).env("RAGLAN_CACHE", place.path()).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stderr).unwrap()
+    };
+    assert!(!told(&pages).contains("more"));
+    let told = told(&more);
+    assert!(told.contains("1 page without text left out: Blank\n"), "{told}");
+    assert!(told.contains(&format!("holds {n_pages} pages more")), "{told}");
+}
+
 /// Writes a ZIM file of pages in HTML, by address, with a redirect from `Austen` to the last.
 fn write_zim(path: &Path, pages: &[(&str, &str)]) {
     let media_types = b"text/html\0\0";

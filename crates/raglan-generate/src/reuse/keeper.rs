@@ -8,14 +8,12 @@ use raglan_kv::{
     BlockKey, BlockPrecision, BlockStatistics, ChunkCache, DriftKey, DriftSample, KV_PAGE, KvBlock, KvCache,
     KvPrecision, PrefixTree, TokensHash,
 };
-use raglan_model::{Attending, DecoderModel, ForwardRows, ForwardSequence, Want};
+use raglan_model::{Attending, DecoderModel, ForwardRows, ForwardSequence, Want, capture, model_hash};
 
 use super::PassageOrder;
 use super::passage_order::shared_order;
 use super::safety_switch::Verdict;
-use super::{
-    Assembly, Continuation, Prefilled, ReuseMethod, SafetySwitch, capture, model_hash, prefill_while, read_tokens,
-};
+use super::{Assembly, Continuation, Prefilled, ReuseMethod, SafetySwitch, prefill_while, read_tokens};
 use crate::{Error, Prompt, PromptPiece, Result};
 
 /// Bytes of whole texts whose beginnings are kept in memory: four prompts of the usual length of a model of a billion

@@ -1,8 +1,8 @@
 //! Answering from keys and values that were computed before.
 
 mod assembly;
+mod attention_watch;
 mod cache_craft;
-mod capture;
 mod continuation;
 mod keeper;
 mod method;
@@ -11,8 +11,8 @@ mod prefill;
 mod safety_switch;
 
 pub use self::assembly::Assembly;
+pub use self::attention_watch::AttentionWatch;
 pub use self::cache_craft::fix_share;
-pub use self::capture::{AttentionWatch, capture, model_hash};
 pub use self::continuation::{Continuation, Distributions, Followed, best_token, read_tokens};
 pub(crate) use self::keeper::{Kept, ReadPrompt, read_while};
 pub use self::keeper::{KvKeeper, Remembered};

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use raglan_core::{ChunkId, Context};
-use raglan_generate::reuse::{KvKeeper, PassageOrder, Prefilled, ReuseMethod, capture, fix_share, model_hash, prefill};
+use raglan_generate::reuse::{KvKeeper, PassageOrder, Prefilled, ReuseMethod, fix_share, prefill};
 use raglan_generate::{ChatGenerator, GenerateOptions, LanguageModel, PromptPiece};
 use raglan_kv::{
     BlockKey, BlockPrecision, CacheLimits, ChunkCache, KvBlock, KvCache, TokensHash, open_block, write_block,
 };
-use raglan_model::{DecoderModel, Products};
+use raglan_model::{DecoderModel, Products, capture, model_hash};
 
 use crate::byte_model;
 use crate::passages::passage;

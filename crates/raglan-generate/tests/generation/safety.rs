@@ -6,12 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use raglan_core::{Answer, KvFallbackReason};
-use raglan_generate::reuse::{
-    Distributions, KvKeeper, ReuseMethod, SafetySwitch, capture, model_hash, prefill, prefill_while,
-};
+use raglan_generate::reuse::{Distributions, KvKeeper, ReuseMethod, SafetySwitch, prefill, prefill_while};
 use raglan_generate::{ChatGenerator, Error, LanguageModel};
 use raglan_kv::{BlockPrecision, CacheLimits, ChunkCache, Drift, DriftRecord};
-use raglan_model::Products;
+use raglan_model::{Products, capture, model_hash};
 
 use crate::reuse::{blocks, context, generator, load, logits, pieces, prefix, whole};
 

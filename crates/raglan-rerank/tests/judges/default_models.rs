@@ -41,7 +41,7 @@ fn a_question_is_likeliest_after_the_passage_that_answers_it() {
         "How many hearts does an octopus have?",
         "How does basalt form?",
     ];
-    let tasks = questions.map(|question| Task { question, passages: &passages });
+    let tasks = questions.map(|question| Task { question, passages: &passages, chunks: &[] });
     for (i, judged) in judge.judge(&tasks, &Budget::default()).unwrap().iter().enumerate() {
         assert_eq!(judged.verdict.ranked(4)[0].0, i, "{}", questions[i]);
     }
@@ -89,13 +89,13 @@ fn pairs_are_scored_each_by_itself() {
     let judge = CrossEncoder::load(folder.path(), Products::Stored, 2, None).unwrap();
     let long = "A very long passage. ".repeat(400);
     let passages = ["Bread is baked.", &long, "", "The octopus has three hearts.", "Bread is baked."];
-    let task = Task { question: "What is baked?", passages: &passages };
+    let task = Task { question: "What is baked?", passages: &passages, chunks: &[] };
     let judged = &judge.judge(&[task], &Budget::default()).unwrap()[0];
     let Verdict::Scores(scores) = &judged.verdict else { panic!("it scores") };
     assert_eq!((judged.cost.calls, scores[0]), (5, scores[4]));
     assert_ne!(scores[0], scores[3]);
     for (i, passage) in passages.iter().enumerate() {
-        let alone = Task { question: task.question, passages: &[passage] };
+        let alone = Task { question: task.question, passages: &[passage], chunks: &[] };
         assert_eq!(judge.judge(&[alone], &Budget::default()).unwrap()[0].verdict, Verdict::Scores(vec![scores[i]]));
     }
     // What the parts give of the first pair.

@@ -12,7 +12,9 @@ mod small_model;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raglan_core::ChunkId;
 use raglan_kernels::log_softmax_at;
+use raglan_kv::{BlockPrecision, CacheLimits, ChunkCache};
 use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Products, Want};
 use raglan_rerank::{
     Budget, Compare, Comparison, Error, InContext, Judge, ListReading, Listwise, QueryLikelihood, Task, Verdict, YesNo,
@@ -46,8 +48,12 @@ const MANY: [&str; 7] =
 #[test]
 fn every_passage_has_one_place_and_tasks_do_not_meet() {
     let model = small();
-    let tasks = [Task { question: "which?", passages: &FEW }, Task { question: "what now", passages: &MANY }];
-    let empty = [Task { question: "nothing", passages: &[] }, Task { question: "", passages: &FEW }];
+    let tasks = [
+        Task { question: "which?", passages: &FEW, chunks: &[] },
+        Task { question: "what now", passages: &MANY, chunks: &[] },
+    ];
+    let empty =
+        [Task { question: "nothing", passages: &[], chunks: &[] }, Task { question: "", passages: &FEW, chunks: &[] }];
     for judge in judges(&model) {
         let together = judge.judge(&tasks, &Budget::default()).unwrap();
         for (task, judged) in tasks.iter().zip(&together) {
@@ -67,7 +73,7 @@ fn every_passage_has_one_place_and_tasks_do_not_meet() {
 #[test]
 fn what_is_over_budget_keeps_its_order() {
     let model = small();
-    let task = [Task { question: "which?", passages: &MANY }];
+    let task = [Task { question: "which?", passages: &MANY, chunks: &[] }];
     for judge in judges(&model) {
         let none = [Budget { tokens: Some(0), time: None }, Budget { tokens: None, time: Some(Duration::ZERO) }];
         for budget in none {
@@ -87,7 +93,7 @@ fn what_is_over_budget_keeps_its_order() {
 fn the_likelihood_is_that_of_the_questions_tokens() {
     let model = small();
     let judge = QueryLikelihood::new(model.clone(), 20).unwrap();
-    let task = Task { question: "why?", passages: &FEW };
+    let task = Task { question: "why?", passages: &FEW, chunks: &[] };
     let Verdict::Scores(scores) = &judge.judge(&[task], &Budget::default()).unwrap()[0].verdict else {
         panic!("it scores")
     };
@@ -111,11 +117,55 @@ fn the_likelihood_is_that_of_the_questions_tokens() {
 }
 
 #[test]
+fn chunks_are_read_once_whatever_is_asked_of_them() {
+    let model = small();
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Arc::new(ChunkCache::open(Some(folder.path().to_owned()), CacheLimits::default()).unwrap());
+    let keeping = |blocks| InContext::new(model.clone(), None, 20).unwrap().keeping(blocks, "w", BlockPrecision::F32);
+    let judged = |judge: &InContext, question, places: &[usize]| {
+        let passages: Vec<&str> = places.iter().map(|&i| MANY[i]).collect();
+        let chunks: Vec<ChunkId> = places.iter().map(|&i| ChunkId(i as u32)).collect();
+        let task = Task { question, passages: &passages, chunks: &chunks };
+        let judgement = judge.judge(&[task], &Budget::default()).unwrap().remove(0);
+        let Verdict::Scores(scores) = judgement.verdict else { panic!("it scores") };
+        (scores.into_iter().map(Option::unwrap).collect::<Vec<f32>>(), judgement.cost.tokens_read)
+    };
+    // Behind nothing but the beginning, a passage is the same alone and among others.
+    let together = InContext::new(model.clone(), None, 20).unwrap();
+    let judge = keeping(open());
+    let ((alone, _), (kept, _)) = (judged(&together, "which?", &[2]), judged(&judge, "which?", &[2]));
+    assert!((alone[0] - kept[0]).abs() <= 1e-4 * alone[0].abs(), "{alone:?} {kept:?}");
+    // What was read costs nothing the next time, in another process, for another question, at another place.
+    let (first, read) = judged(&judge, "what now", &[0, 4, 2]);
+    let (again, read_again) = judged(&judge, "what now", &[0, 4, 2]);
+    assert_eq!(first, again);
+    assert!(read_again + (MANY[0].len() + MANY[4].len()) <= read, "{read_again} of {read}");
+    let later = keeping(open());
+    assert_eq!(judged(&later, "what now", &[0, 4, 2]), (again, read_again));
+    assert_eq!(judged(&later, "what now", &[4, 2, 0]).1, read_again);
+    // Other tokens under the same number are another text; a damaged file is none.
+    let task = Task { question: "what now", passages: &["alpha!", "beta"], chunks: &[ChunkId(0), ChunkId(4)] };
+    let cost = |task| later.judge(&[task], &Budget::default()).unwrap()[0].cost.tokens_read;
+    assert_eq!(cost(task), cost(task) + "\n\nalpha!".len());
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let mut bytes = std::fs::read(&file).unwrap();
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+    let (mended, read_anew) = judged(&keeping(open()), "what now", &[0, 4, 2]);
+    assert_eq!((mended, read_anew > read_again), (first, true));
+}
+
+#[test]
 fn attention_is_what_one_forward_over_the_whole_prompt_pays() {
     let model = small();
     // Passages of one token: nothing is dropped as an outlier.
     let passages = ["a", "b", "c"];
-    let task = Task { question: "why?", passages: &passages };
+    let task = Task { question: "why?", passages: &passages, chunks: &[] };
     let layers = 1..3;
     let judge = InContext::new(model.clone(), Some(layers.clone()), 20).unwrap().uncalibrated();
     let Verdict::Scores(scores) = &judge.judge(&[task], &Budget::default()).unwrap()[0].verdict else {

@@ -42,7 +42,7 @@ fn has_runtime() -> bool {
 
 fn scores(dir: &Path) -> Result<Vec<Option<f32>>, Error> {
     let passages = ["b c d", "a", "", "the, cat and, the dog", "b c d"];
-    let task = Task { question: "what is a cat", passages: &passages };
+    let task = Task { question: "what is a cat", passages: &passages, chunks: &[] };
     let judge = CrossEncoder::load(dir, Products::F32, 2, None)?;
     match judge.judge(&[task], &Budget::default())?.remove(0).verdict {
         Verdict::Scores(scores) => Ok(scores),

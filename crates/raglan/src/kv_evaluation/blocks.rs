@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use raglan_core::{Chunk, ChunkId, ContentHash, Context, DocId, Document, Format, Locator, Passage};
 use raglan_datasets::{ContextPassage, ContextQuestion, Draws};
-use raglan_generate::reuse::{ReuseMethod, capture, model_hash, prefill};
+use raglan_generate::reuse::{ReuseMethod, prefill};
 use raglan_generate::{ChatGenerator, Prompt};
 use raglan_kv::{BlockKey, KvBlock, KvCache, TokensHash};
+use raglan_model::{capture, model_hash};
 
 use super::{KvEvaluationOptions, cut, no_blocks, of_model};
 use crate::Result;

@@ -116,7 +116,7 @@ fn bytes_are_as_good_as_half_precision() {
             prompt.pieces.iter().filter(|piece| piece.passage.is_some()).map(|piece| &*piece.ids).collect();
         let after = |precision| {
             let before = (&reference.prefix, &*prompt.pieces[0].ids);
-            let blocks = raglan_generate::reuse::capture(model, Default::default(), before, &passages, precision);
+            let blocks = raglan_model::capture(model, Default::default(), before, &passages, precision);
             let blocks: Captured = blocks.unwrap().into_iter().map(|block| vec![block]).collect();
             let (prefilled, first, _) = evaluator.read(&prompt, &reference, ReuseMethod::Naive, &blocks).unwrap();
             // The same text behind either.

@@ -82,11 +82,13 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     let further = further.into_iter().filter(|(_, needed)| *needed);
     let dense = passport.embedder.iter().filter(|_| needs.dense);
     let models = dense.chain(further.filter_map(|(part, _)| passport.models.get(part)));
+    let of_stages = session.models.of_recipe(&recipe)?;
     let mut result = ResultFile {
         recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
         collection: stamp(&path, command, &collection, queries.len()),
         models: models
             .map(|model| Stamp { name: model.name.clone(), hash: format!("sha256:{}", model.weights_sha256) })
+            .chain(of_stages.into_iter().map(|(name, hash)| Stamp { name, hash: format!("sha256:{hash}") }))
             .collect(),
         revision: env!("CARGO_PKG_VERSION").to_owned(),
         device: raglan::kernels::device::cpu_features().join(" "),
