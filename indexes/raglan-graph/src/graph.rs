@@ -1,5 +1,7 @@
 //! A graph with weighted edges, and where a walk over it comes to rest.
 
+use std::collections::VecDeque;
+
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -20,16 +22,16 @@ pub struct Graph {
 pub struct PageRank {
     /// How likely the walk follows an edge; else it begins again.
     pub damping: f64,
-    /// The sum of all changes below which a step is the last.
+    /// What comes to a node and is not followed on: at most this for each unit of its edges' weights. The result of a node
+    /// is too small by no more than that.
     pub tolerance: f64,
-    /// The most steps.
-    pub max_steps: usize,
 }
 
 impl Default for PageRank {
-    /// HippoRAG's damping. Each step halves the error, so that about 20 are made.
+    /// HippoRAG's damping. At a tolerance of 1e-7 a walk follows edges of a weight of `1 / (1e-7 · (1 − damping))` in all at
+    /// most, however many there are, and a chunk of a hundred mentions is at most 1e-5 off.
     fn default() -> Self {
-        Self { damping: 0.5, tolerance: 1e-6, max_steps: 100 }
+        Self { damping: 0.5, tolerance: 1e-7 }
     }
 }
 
@@ -92,8 +94,12 @@ impl Graph {
     }
 
     /// How likely a walk is at each node, in the long run, that begins at nodes with the probabilities of `reset`, which need
-    /// not sum to 1: `x ← (1 − δ) r + δ (Wᵀ x + dangling · r)`, where `W[i, j] = w[i, j] / Σ_j w[i, j]` and `dangling` is
+    /// not sum to 1: `x = (1 − δ) r + δ (Wᵀ x + dangling · r)`, where `W[i, j] = w[i, j] / Σ_j w[i, j]` and `dangling` is
     /// what is at nodes without edges. All 0 when `reset` is.
+    ///
+    /// What comes to a node waits there until it is more than the tolerance allows, then a share of `1 − δ` stays and the
+    /// rest goes on to its neighbours (forward push; Andersen, Chung and Lang 2006): the cost is that of the nodes that
+    /// matter, not of the graph.
     ///
     /// # Errors
     ///
@@ -106,30 +112,62 @@ impl Graph {
             return Err(Error::Invalid { what: "beginning of a walk", problem });
         }
         let total: f64 = reset.iter().sum();
+        let mut mass = vec![0.0; reset.len()];
         if !(total > 0.0 && total.is_finite()) {
-            return Ok(vec![0.0; reset.len()]);
+            return Ok(mass);
         }
-        let reset: Vec<f64> = reset.iter().map(|r| r / total).collect();
-        let mut mass = reset.clone();
-        let mut next = vec![0.0; mass.len()];
-        for _ in 0..walk.max_steps {
-            // What each node gives for a unit of an edge's weight.
-            let given: Vec<f64> =
-                mass.iter().zip(&self.totals).map(|(x, total)| if *total > 0.0 { x / total } else { 0.0 }).collect();
-            let dangling: f64 = mass.iter().zip(&self.totals).filter(|(_, t)| **t == 0.0).map(|(x, _)| x).sum();
-            next.par_iter_mut().enumerate().with_min_len(1024).for_each(|(node, x)| {
+        let begins: Vec<(u32, f64)> =
+            (0..).zip(reset).filter(|(_, r)| **r > 0.0).map(|(node, r)| (node, r / total)).collect();
+        let mut waiting = Waiting::new(self, walk.tolerance);
+        begins.iter().for_each(|&(node, r)| waiting.add(node, r));
+        while let Some((node, come)) = waiting.next() {
+            mass[node] += (1.0 - walk.damping) * come;
+            let goes_on = walk.damping * come;
+            if self.totals[node] > 0.0 {
+                let share = goes_on / self.totals[node];
                 let edges = self.starts[node]..self.starts[node + 1];
                 let edges = self.neighbours[edges.clone()].iter().zip(&self.weights[edges]);
-                let come: f64 = edges.map(|(&from, &weight)| given[from as usize] * f64::from(weight)).sum();
-                *x = (1.0 - walk.damping) * reset[node] + walk.damping * (come + dangling * reset[node]);
-            });
-            let change: f64 = mass.iter().zip(&next).map(|(old, new)| (old - new).abs()).sum();
-            std::mem::swap(&mut mass, &mut next);
-            if change < walk.tolerance {
-                break;
+                edges.for_each(|(&to, &weight)| waiting.add(to, share * f64::from(weight)));
+            } else {
+                begins.iter().for_each(|&(to, r)| waiting.add(to, goes_on * r));
             }
         }
+        // Of what still waits the share that would have stayed.
+        mass.iter_mut().zip(&waiting.come).for_each(|(mass, come)| *mass += (1.0 - walk.damping) * come);
         Ok(mass)
+    }
+}
+
+/// What has come to nodes and was not followed on, and the nodes where that is too much, in the order in which it became so.
+struct Waiting<'a> {
+    graph: &'a Graph,
+    tolerance: f64,
+    come: Vec<f64>,
+    is_due: Vec<bool>,
+    due: VecDeque<u32>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(graph: &'a Graph, tolerance: f64) -> Self {
+        let n = graph.n_nodes();
+        Self { graph, tolerance, come: vec![0.0; n], is_due: vec![false; n], due: VecDeque::new() }
+    }
+
+    fn add(&mut self, node: u32, mass: f64) {
+        let i = node as usize;
+        self.come[i] += mass;
+        // A node without edges counts as one with a unit.
+        let weight = if self.graph.totals[i] > 0.0 { self.graph.totals[i] } else { 1.0 };
+        if !self.is_due[i] && self.come[i] > self.tolerance * weight {
+            self.is_due[i] = true;
+            self.due.push_back(node);
+        }
+    }
+
+    fn next(&mut self) -> Option<(usize, f64)> {
+        let node = self.due.pop_front()? as usize;
+        self.is_due[node] = false;
+        Some((node, std::mem::take(&mut self.come[node])))
     }
 }
 
@@ -191,13 +229,23 @@ mod tests {
                 .collect();
             let mut reset: Vec<f64> = (0..n).map(|_| f64::max(0.0, rng.random_range(-1.0..1.0))).collect();
             reset[0] += 0.1;
-            let walk = PageRank { damping: [0.0, 0.5, 0.85][seed as usize % 3], tolerance: 1e-12, max_steps: 1000 };
+            let walk = PageRank { damping: [0.0, 0.5, 0.85][seed as usize % 3], tolerance: 1e-12 };
             let graph = Graph::new(n, &edges).unwrap();
             let mass = graph.personalized_page_rank(&reset, &walk).unwrap();
             let expected = solved(n, &edges, &reset, walk.damping);
-            assert!((mass.iter().sum::<f64>() - 1.0).abs() <= 1e-9);
-            for (got, want) in mass.iter().zip(expected) {
+            assert!((mass.iter().sum::<f64>() - 1.0).abs() <= 1e-8);
+            // A coarse walk falls short of it, at a node by no more than the tolerance times its weight, and what the nodes
+            // without edges may hold back.
+            let coarse = graph.personalized_page_rank(&reset, &PageRank { tolerance: 1e-3, ..walk }).unwrap();
+            let weights: Vec<f32> = (0..n as u32)
+                .map(|node| edges.iter().filter(|(a, b, _)| *a == node || *b == node).map(|edge| edge.2).sum())
+                .collect();
+            let n_alone = weights.iter().filter(|weight| **weight == 0.0).count() as f64;
+            for (((got, want), coarse), weight) in mass.iter().zip(expected).zip(coarse).zip(weights) {
                 assert!((got - want).abs() <= 1e-9, "seed {seed}: {got} {want}");
+                let short = want - coarse;
+                let bound = 1e-3 * (f64::from(weight) + n_alone);
+                assert!((-1e-9..=bound + 1e-9).contains(&short), "seed {seed}: {coarse} {want}, {bound}");
             }
         }
     }
