@@ -189,3 +189,40 @@ fn array<const N: usize>(rows: &[[Cell<'_>; N]], column: usize) -> ArrayRef {
         }))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::basic::GzipLevel;
+
+    #[test]
+    fn files_are_read_as_others_compress_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let codecs = [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(GzipLevel::default()),
+            Compression::LZ4_RAW,
+            Compression::ZSTD(ZstdLevel::default()),
+        ];
+        for codec in codecs {
+            let path = folder.path().join("a.parquet");
+            let schema = Arc::new(Schema::new(vec![Field::new("query-id", DataType::Utf8, false)]));
+            let properties = WriterProperties::builder().set_compression(codec).build();
+            let file = File::create(&path).unwrap();
+            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).unwrap();
+            let column: ArrayRef = Arc::new(StringArray::from(vec!["q1"; 1000]));
+            writer.write(&RecordBatch::try_new(schema, vec![column]).unwrap()).unwrap();
+            writer.close().unwrap();
+            let mut n = 0;
+            each(&path, |batch| {
+                let queries = batch.strings("query-id")?;
+                assert_eq!(queries.at(n)?, "q1", "{codec:?}");
+                n += batch.n_rows();
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(n, 1000, "{codec:?}");
+        }
+    }
+}

@@ -122,7 +122,7 @@ impl IndexProgress for Bars {
             }
             IndexEvent::Committed { .. } => {}
             IndexEvent::Merging { segments } => {
-                self.begin(None, "{spinner} {msg}", format!("merging {segments} segments"));
+                self.begin(None, "{spinner} {msg}", format!("merging {}", count(segments, "segment")));
             }
         }
     }

@@ -7,8 +7,10 @@ use crate::significance::{bootstrap_interval, randomisation_p};
 /// Two systems, A and B, by one metric on the same queries.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// How many queries there are.
+    /// How many queries both were asked.
     pub n_queries: usize,
+    /// How many queries only one was asked, which are left out.
+    pub n_left_out: usize,
     /// The mean of A.
     pub mean_a: f64,
     /// The mean of B.
@@ -47,12 +49,11 @@ impl ChangedQuery {
     }
 }
 
-/// Compares the values of queries; one that a side does not have counts 0 there.
+/// Compares the values of queries, of those that both sides have: one that was asked and not answered has the value 0, one
+/// that has none was never asked.
 pub fn compare(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
-    let mut both: BTreeMap<&str, (f64, f64)> = a.iter().map(|(query, &a)| (query.as_str(), (a, 0.0))).collect();
-    for (query, &b) in b {
-        both.entry(query).or_default().1 = b;
-    }
+    let both: BTreeMap<&str, (f64, f64)> =
+        a.iter().filter_map(|(query, &of_a)| Some((query.as_str(), (of_a, *b.get(query)?)))).collect();
     let n = both.len().max(1) as f64;
     let differences: Vec<f64> = both.values().map(|(a, b)| b - a).collect();
     let mut changed: Vec<ChangedQuery> = both
@@ -64,6 +65,7 @@ pub fn compare(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparis
     let wins = changed.iter().filter(|query| query.b > query.a).count();
     Comparison {
         n_queries: both.len(),
+        n_left_out: a.len() + b.len() - 2 * both.len(),
         mean_a: both.values().fold(0.0, |sum, (a, _)| sum + a) / n,
         mean_b: both.values().fold(0.0, |sum, (_, b)| sum + b) / n,
         difference: differences.iter().fold(0.0, |sum, difference| sum + difference) / n,
@@ -88,6 +90,7 @@ mod tests {
     fn queries_are_paired_by_id() {
         let a = values(&[("q1", 0.5), ("q2", 1.0), ("q3", 0.25)]);
         let b = values(&[("q1", 1.0), ("q2", 0.75), ("q3", 0.25), ("q4", 1.0)]);
+        let a = BTreeMap::from_iter(a.into_iter().chain(values(&[("q4", 0.0), ("never asked of b", 1.0)])));
         let comparison = compare(&a, &b);
         assert_eq!((comparison.n_queries, comparison.mean_a, comparison.mean_b), (4, 1.75 / 4.0, 3.0 / 4.0));
         assert_eq!((comparison.wins, comparison.ties, comparison.losses), (2, 1, 1));
@@ -95,7 +98,8 @@ mod tests {
         let changed: Vec<&str> = comparison.changed.iter().map(|query| &*query.query).collect();
         assert_eq!(changed, ["q4", "q1", "q2"]);
         // Of ±1 ± .5 ± .25, those of size 1.25 or more: ±(1 + .5 + .25), ±(1 + .5 - .25).
-        assert_eq!(comparison.p, 4.0 / 8.0);
+        assert_eq!((comparison.p, comparison.n_left_out), (4.0 / 8.0, 1));
+        assert_eq!((compare(&b, &a).n_queries, compare(&b, &a).n_left_out), (4, 1));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub enum Error {
         chunk: u32,
     },
     /// A recipe asks for vectors of an index that has none.
-    #[error("`{}` has no {what}; use another recipe, such as `--recipe bm25`, or have them made by `raglan index --{setting} MODEL`", index.display())]
+    #[error("`{}` has no {what}; use another recipe, such as `--recipe bm25`, or have them made by `raglan index --{setting}=MODEL`", index.display())]
     NoVectors {
         /// The index folder.
         index: PathBuf,
@@ -141,6 +141,21 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Chunks that are there are longer than an encoder reads that is new to the index.
+    #[error("the index's chunks were cut without this encoder: {source}; add `--rebuild` to cut the documents anew")]
+    CutOtherwise {
+        /// Which is too long.
+        source: Box<Error>,
+    },
+    /// The index is of another collection than the one that is searched.
+    #[error("`{}` is the index of another collection: its document `{document}` is not in this one, or has another text",
+        index.display())]
+    OtherCollection {
+        /// The index folder.
+        index: PathBuf,
+        /// The document.
+        document: String,
     },
     /// Passages are wanted of a recipe that has no stage for them alone.
     #[error(

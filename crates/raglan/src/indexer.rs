@@ -20,7 +20,7 @@ use raglan_dense::DenseConfig;
 use raglan_ingest::{Isolation, Limits, ReaderPool, WalkOptions};
 use raglan_late::LateConfig;
 use raglan_sparse::{AnalyzerConfig, ImpactConfig};
-use raglan_store::{Passport, Skipped, Snapshot, Writer};
+use raglan_store::{LedgerEntry, Passport, Skipped, Snapshot, Writer};
 use serde::Serialize;
 
 use crate::embedder::Encoders;
@@ -330,7 +330,8 @@ impl Indexer {
             |ready| {
                 let Ready { file, outcome } = ready;
                 reached += 1;
-                let known = ledger.by_path(&file.name).map(|entry| Document::clone(&entry.document));
+                let known = ledger.by_path(&file.name).cloned();
+                let (known, n_known) = known.map(|entry| (Document::clone(&entry.document), entry.n_chunks)).unzip();
                 let mut n_chunks = 0;
                 match outcome {
                     Ok(Content { hash, parsed, spans }) => {
@@ -347,15 +348,19 @@ impl Indexer {
                             metadata: parsed.metadata.clone(),
                         };
                         let same = |old: &Document| old.hash == hash && old.reader == parsed.reader;
-                        if let Some(old) = known.as_ref().filter(|old| same(old)) {
-                            ledger.insert_document(document(old.id), spans.len() as u32);
+                        // What stays has the chunks that it has: an encoder that came later may count tokens otherwise, and
+                        // cut it otherwise now.
+                        if let (Some(old), Some(n_chunks)) = (known.as_ref().filter(|old| same(old)), n_known) {
+                            ledger.insert_document(document(old.id), n_chunks);
                             report.unchanged += 1;
-                        } else if let Some(old) = gone.take_same(&ledger, hash, &parsed.reader) {
+                        } else if let Some(LedgerEntry { document: old, n_chunks }) =
+                            gone.take_same(&ledger, hash, &parsed.reader)
+                        {
                             ledger.remove(&old.path);
                             if let Some(replaced) = &known {
                                 batch.delete(old_chunks.of(replaced.id)?);
                             }
-                            ledger.insert_document(document(old.id), spans.len() as u32);
+                            ledger.insert_document(document(old.id), n_chunks);
                             report.moved += 1;
                         } else {
                             n_chunks = spans.len();

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("raglan-embed", &["raglan-core", "raglan-model", "raglan-onnx"]),
     ("raglan-generate", &["raglan-core", "raglan-kv", "raglan-model"]),
     ("raglan-multistep", &["raglan-core", "raglan-model"]),
-    ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-model", "raglan-onnx"]),
+    ("raglan-rerank", &["raglan-core", "raglan-kernels", "raglan-kv", "raglan-model", "raglan-onnx"]),
     ("raglan-augment", &["raglan-core", "raglan-kernels", "raglan-kv", "raglan-model"]),
     ("raglan-eval", &["raglan-core", "raglan-datasets"]),
     (

@@ -294,6 +294,9 @@ pub struct PagesArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Documents that `raglan eval beir` takes of each query's list.
+pub const DEFAULT_DEPTH: usize = 100;
+
 /// `raglan eval beir`
 #[derive(Args)]
 pub struct BeirCommand {
@@ -315,8 +318,8 @@ pub struct BeirCommand {
     /// Folder for result.json and the run of each stage
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// How many documents the recipe's last stage gives a query
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count)]
+    /// How many documents the recipe's last stage gives a query, whatever its own k says
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_DEPTH, value_parser = count)]
     pub depth: usize,
     /// Further metrics, separated by commas, such as map,p@5
     #[arg(long, value_name = "METRICS", value_delimiter = ',')]

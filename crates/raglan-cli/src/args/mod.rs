@@ -11,8 +11,8 @@ use raglan::MetadataCondition;
 use raglan::core::Format;
 
 pub use evaluation::{
-    AnswersArgs, BeirCommand, ChunkingCommand, EvalCommand, EvalDiffCommand, EvalReportCommand, EvalRunCommand,
-    FramesCommand, KiltCommand, KvCommand, LongContextCommand, PagesArgs, TuneCommand,
+    AnswersArgs, BeirCommand, ChunkingCommand, DEFAULT_DEPTH, EvalCommand, EvalDiffCommand, EvalReportCommand,
+    EvalRunCommand, FramesCommand, KiltCommand, KvCommand, LongContextCommand, PagesArgs, TuneCommand,
 };
 
 /// Ask a folder of documents: index it, search it, and get answers with sources you can check. Offline.

@@ -48,7 +48,7 @@ pub fn run(session: &Session, command: &QuestionsCommand) -> Result<Outcome> {
     let report = match report {
         Err(raglan::Error::NoVectors { index, what, setting }) => bail!(
             "`{}` has no {what}, by which questions are looked for; keep all questions with `--round-trip 0`, or have \
-             them made by `raglan index --{setting} MODEL`",
+             them made by `raglan index --{setting}=MODEL`",
             index.display()
         ),
         report => report?,

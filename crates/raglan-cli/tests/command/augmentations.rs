@@ -97,7 +97,7 @@ fn questions_without_vectors_to_look_for_them_are_told_what_helps() {
     let refused = ask("1");
     let told = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{told}");
-    assert!(told.contains("`--round-trip 0`") && told.contains("`raglan index --embedder MODEL`"), "{told}");
+    assert!(told.contains("`--round-trip 0`") && told.contains("`raglan index --embedder=MODEL`"), "{told}");
     assert!(!path.join("questions.jsonl").exists());
     // The first remedy is one.
     let kept = ask("0");

@@ -55,6 +55,39 @@ fn indexed(folder: &Path, settings: &[&str]) -> (Value, Vec<(String, f64)>) {
 }
 
 #[test]
+fn an_encoder_that_comes_later_leaves_chunks_as_they_were_cut() {
+    let Some(folder) = folder() else { return };
+    let path = folder.path();
+    let index = |settings: &[&str]| {
+        let output = raglan(path, &[&["index", ".", "--json"], settings].concat(), &[]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), told)
+    };
+    // What was cut by words may be more than the encoder reads.
+    let long = path.join("words.txt");
+    std::fs::write(&long, "antidisestablishmentarianism ".repeat(200)).unwrap();
+    assert_eq!(index(&["--embedder", "none"]).0, Some(0));
+    let (code, _, told) = index(&["--embedder", "all-minilm-l6-v2"]);
+    assert!(code == Some(2) && told.contains("add `--rebuild`"), "{told}");
+    std::fs::write(&long, "antidisestablishmentarianism ".repeat(25)).unwrap();
+    // Of shorter chunks it counts the tokens otherwise, and would cut other ones: files that are the same keep theirs.
+    assert_eq!(index(&["--rebuild", "--embedder", "none", "--chunk-tokens", "100"]).0, Some(0));
+    let (code, extended, told) = index(&["--embedder", "all-minilm-l6-v2", "--chunk-tokens", "100"]);
+    assert_eq!(code, Some(0), "{told}");
+    let file = std::fs::File::options().append(true).open(&long).unwrap();
+    file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600)).unwrap();
+    std::fs::rename(path.join("cache.rs"), path.join("pages.rs")).unwrap();
+    std::fs::write(path.join("zebra.txt"), "A zebra has stripes.").unwrap();
+    let (code, report, told) = index(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!((&report["unchanged"], &report["moved"], &report["new"]), (&3.into(), &1.into(), &1.into()), "{report}");
+    assert_eq!(report["chunks"].as_u64().unwrap(), extended["chunks"].as_u64().unwrap() + 1, "{report}");
+    // Cut anew there are more of them.
+    let (_, rebuilt, _) = index(&["--rebuild"]);
+    assert!(rebuilt["chunks"].as_u64() > report["chunks"].as_u64(), "{rebuilt}");
+}
+
+#[test]
 fn an_index_is_searched_as_it_was_made_and_refuses_other_ways() {
     let Some(folder) = folder() else { return };
     let path = folder.path();

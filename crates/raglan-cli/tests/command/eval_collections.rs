@@ -72,6 +72,59 @@ fn a_collection_is_searched_and_scored_and_the_results_compared() {
 }
 
 #[test]
+fn results_say_what_they_are_of() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = collection(place.path());
+    let path = folder.to_str().unwrap();
+    let cache = place.path().join("cache");
+    let [whole, first, index] = ["whole", "first", "index"].map(|name| place.path().join(name));
+    let run = |path: &str, out: &Path, more: &[&str]| {
+        let (out, index) = (out.to_str().unwrap(), index.to_str().unwrap());
+        let args = ["eval", "beir", "--path", path, "--recipe", "bm25", "--out", out, "--index", index, "--json"];
+        raglan(&cache, &[&args[..], more].concat())
+    };
+    let stages = whole.join("stages");
+    std::fs::create_dir_all(&stages).unwrap();
+    std::fs::write(stages.join("dense.trec"), "q1 Q0 cats 1 1.0 dense\n").unwrap();
+    assert!(run(path, &whole, &[]).status.success());
+    assert!(!stages.join("dense.trec").exists(), "the run of another recipe's stage is gone");
+    assert!(run(path, &first, &["--limit", "1", "--depth", "2"]).status.success());
+    let results = [&whole, &first].map(|out| out.join("result.json").to_str().unwrap().to_owned());
+    // Queries that one of them was not asked are not counted against it.
+    let difference = json(&cache, &["eval", "diff", &results[0], &results[1], "-n", "0"]);
+    assert_eq!((&difference["n_queries"], &difference["n_left_out"]), (&1.into(), &2.into()), "{difference}");
+    assert_eq!((&difference["difference"], &difference["metric"]), (&0.0.into(), &"ndcg@10".into()), "{difference}");
+    let report = place.path().join("report");
+    json(&cache, &["eval", "report", &results[0], &results[1], "--out", report.to_str().unwrap()]);
+    let report = std::fs::read_to_string(report.join("report.md")).unwrap();
+    assert!(report.contains("bm25 (depth 2, limit 1)"), "{report}");
+    // The same ids with other texts are another collection, and so are fewer documents.
+    for (from, to) in [("hunt mice", "hunt rats"), ("\"cats\"", "\"kittens\"")] {
+        let other = place.path().join("other");
+        std::fs::create_dir_all(other.join("qrels")).unwrap();
+        for name in ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"] {
+            let text = std::fs::read_to_string(folder.join(name)).unwrap();
+            std::fs::write(other.join(name), text.replace(from, to)).unwrap();
+        }
+        let refused = run(other.to_str().unwrap(), &first, &[]);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && told.contains("another collection: its document `cats`"), "{told}");
+        assert!(told.contains("`--fresh` makes it anew"), "{told}");
+    }
+    // What can never be found is told.
+    let qrels = folder.join("qrels/test.tsv");
+    let judged = std::fs::read_to_string(&qrels).unwrap();
+    std::fs::write(&qrels, format!("{judged}q1\tbirds\t1\ndogs\tdogs\t2\n")).unwrap();
+    let told = String::from_utf8(run(path, &whole, &[]).stderr).unwrap();
+    assert!(told.contains("1 relevant document not in the corpus"), "{told}");
+    assert!(told.contains("1 relevant document with the id of the query itself"), "{told}");
+    std::fs::write(folder.join("corpus.jsonl"), "").unwrap();
+    let refused = run(path, &whole, &[]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && told.contains("no documents in its corpus"), "{told}");
+}
+
+#[test]
 fn mistakes_are_told_with_what_helps() {
     let place = tempfile::tempdir().unwrap();
     let path = collection(place.path());

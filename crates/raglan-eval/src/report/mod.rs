@@ -78,7 +78,12 @@ impl<'a> Report<'a> {
 impl<'a> Section<'a> {
     fn new(results: &[&'a ResultFile], metric: &str) -> Result<Self> {
         let mut rows = results.iter().map(|result| Row::new(result, metric)).collect::<Result<Vec<_>>>()?;
-        rows.sort_by(|a, b| b.value.total_cmp(&a.value).then_with(|| a.label.cmp(&b.label)));
+        let is_better_low = metric.starts_with("hole");
+        rows.sort_by(|a, b| {
+            let best_first = b.value.total_cmp(&a.value);
+            let best_first = if is_better_low { best_first.reverse() } else { best_first };
+            best_first.then_with(|| a.label.cmp(&b.label))
+        });
         let names: Vec<String> = rows.iter().map(|row| row.label.clone()).collect();
         for row in &mut rows {
             if names.iter().filter(|name| **name == row.label).count() > 1 {
@@ -143,12 +148,25 @@ impl<'a> Row<'a> {
         let values: Vec<f64> = values.values().copied().collect();
         Ok(Self {
             result,
-            label: result.recipe.name.clone(),
+            label: label(result),
             value,
             interval: bootstrap_interval(&values),
             versus_best: None,
             is_worse: false,
         })
+    }
+}
+
+/// The recipe's name, and what was asked for besides.
+fn label(result: &ResultFile) -> String {
+    let options: Vec<String> = result
+        .options
+        .iter()
+        .map(|(option, value)| if value.is_empty() { option.clone() } else { format!("{option} {value}") })
+        .collect();
+    match options.is_empty() {
+        true => result.recipe.name.clone(),
+        false => format!("{} ({})", result.recipe.name, options.join(", ")),
     }
 }
 

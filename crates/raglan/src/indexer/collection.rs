@@ -1,7 +1,7 @@
 //! Indexes documents that come one after the other and have ids, not files: those of an evaluation collection, each as one
 //! chunk, and the pages of an encyclopedia.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use raglan_core::{
 };
 use raglan_datasets::{Page, PagePart, beir};
 use raglan_ingest::chunk::WordCounter;
-use raglan_store::{Passport, Skipped, Snapshot, Writer};
+use raglan_store::{Ledger, Passport, Skipped, Snapshot, Writer};
 
 use super::batch::{Added, Batch};
 use super::extend::open_or_extend;
@@ -31,7 +31,8 @@ const READER: &str = "collection/1";
 ///
 /// # Errors
 ///
-/// When the index cannot be written, or was made in another way.
+/// [`Error::OtherCollection`] when the index holds a document that is not among these, or has another text; when the index
+/// cannot be written, or was made in another way.
 pub fn index_collection(
     index: &Path,
     documents: &[beir::Document],
@@ -45,6 +46,7 @@ pub fn index_collection(
         && snapshot.passport().check(&passport, index).is_ok()
     {
         let ledger = snapshot.ledger()?;
+        refuse_another_collection(index, documents, ledger)?;
         let is_known = |id: &str| ledger.by_path(id).is_some() || ledger.skipped_at(id).is_some();
         if documents.iter().all(|document| is_known(&document.id)) {
             return Ok(IndexReport {
@@ -58,7 +60,7 @@ pub fn index_collection(
     }
     let counter = settings.encoders.counter().unwrap_or_else(|| Arc::new(WordCounter));
     let cut = |document: &beir::Document| {
-        let text = format!("{} {}", document.title, document.text).trim().to_owned();
+        let text = whole_text(document);
         let n_tokens = u32::try_from(counter.count(&text)?).map_err(|_| Error::Full { what: "tokens" })?;
         let whole = ChunkSpan { span: 0..text.len(), locator: Locator::default(), n_tokens };
         Ok(Cut {
@@ -75,6 +77,25 @@ pub fn index_collection(
         id: |document: &&beir::Document| &document.id,
     };
     add_documents(index, passport, stream, documents.iter().map(Ok), |document| cut(document), settings, progress, stop)
+}
+
+fn whole_text(document: &beir::Document) -> String {
+    format!("{} {}", document.title, document.text).trim().to_owned()
+}
+
+/// What a search finds is to be a document of the collection, as it stands there.
+fn refuse_another_collection(index: &Path, documents: &[beir::Document], ledger: &Ledger) -> Result<()> {
+    let other = |document: &str| Error::OtherCollection { index: index.to_owned(), document: document.to_owned() };
+    let mut ids: HashSet<&str> = HashSet::with_capacity(documents.len());
+    for document in documents {
+        ids.insert(&document.id);
+        let hash = || ContentHash(*blake3::hash(whole_text(document).as_bytes()).as_bytes());
+        if ledger.by_path(&document.id).is_some_and(|entry| entry.document.hash != hash()) {
+            return Err(other(&document.id));
+        }
+    }
+    let mut paths = ledger.documents().map(|document| document.path.as_str());
+    paths.find(|path| !ids.contains(path)).map_or(Ok(()), |path| Err(other(path)))
 }
 
 /// What reads pages.

@@ -9,7 +9,7 @@ use raglan_store::{Commit, Passport, Writer};
 use super::batch::{EMBED, write_segment};
 use super::vectors::Vectors;
 use super::{BuildSettings, IndexEvent, IndexProgress, IndexTimings};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Opens an index for writing, or makes a new one. When it lacks vectors that the settings ask for, they are made of the
 /// chunks that it has, and everything is committed at once; the vectors that it has are kept.
@@ -39,7 +39,8 @@ pub(super) fn open_or_extend(
         let mut further = Vectors::new(&draft, &missing, settings)?;
         for some in chunks.chunks(EMBED) {
             let texts = some.iter().map(|chunk| chunk.embedded_text(settings.prefix_headings)).collect();
-            if stop.load(Ordering::Relaxed) || further.encode(&missing, texts, stop)?.is_none() {
+            let encoded = further.encode(&missing, texts, stop);
+            if stop.load(Ordering::Relaxed) || encoded.map_err(told_how_to_cut)?.is_none() {
                 return Ok(None);
             }
             progress.event(IndexEvent::Embedded { chunks: some.len() });
@@ -54,4 +55,16 @@ pub(super) fn open_or_extend(
     progress.event(IndexEvent::Committed { generation: snapshot.generation() });
     let n_chunks = snapshot.n_chunks();
     Ok(Some((writer, n_chunks)))
+}
+
+/// Chunks that were cut for another encoder, or for none, may be more than this one reads.
+fn told_how_to_cut(error: Error) -> Error {
+    match &error {
+        Error::Core(raglan_core::Error::Part { source, .. })
+            if matches!(source.downcast_ref(), Some(raglan_embed::Error::TooLong { .. })) =>
+        {
+            Error::CutOtherwise { source: Box::new(error) }
+        }
+        _ => error,
+    }
 }

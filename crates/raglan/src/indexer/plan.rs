@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use raglan_core::{ContentHash, Document};
 use raglan_ingest::{FoundFile, Walk};
-use raglan_store::Ledger;
+use raglan_store::{Ledger, LedgerEntry};
 
 use super::SkippedFile;
 
@@ -78,13 +78,13 @@ impl Plan {
 
 impl Gone {
     /// Takes out a document with the same content as read by the same reader: its file was moved.
-    pub(super) fn take_same(&mut self, ledger: &Ledger, hash: ContentHash, reader: &str) -> Option<Document> {
+    pub(super) fn take_same(&mut self, ledger: &Ledger, hash: ContentHash, reader: &str) -> Option<LedgerEntry> {
         let paths = self.by_hash.get_mut(&hash)?;
-        let document = |path: &String| ledger.by_path(path).map(|entry| &*entry.document);
-        let path = paths.iter().find(|path| document(path).is_some_and(|old| old.reader == reader))?.clone();
+        let is_same = |path: &&String| ledger.by_path(path).is_some_and(|entry| entry.document.reader == reader);
+        let path = paths.iter().find(is_same)?.clone();
         paths.remove(&path);
         self.paths.remove(&path);
-        document(&path).cloned()
+        ledger.by_path(&path).cloned()
     }
 
     /// The documents that were not moved.

@@ -1,5 +1,6 @@
 //! `raglan eval beir`
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use raglan::model::registry::Progress as _;
 use raglan::pipeline::{Recipe, RescoreSpec, Rescorer, SetScoring, StageSpec, TreeSearchSpec};
 use raglan::{BuildSettings, CollectionRun, Encoders, Index, IndexReport, Models, index_collection};
 
-use crate::args::BeirCommand;
+use crate::args::{BeirCommand, DEFAULT_DEPTH};
 use crate::progress::STOP;
 use crate::session::Session;
 use crate::{Outcome, output};
@@ -51,6 +52,10 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
             qrels.insert(&query.id, document, grade);
         }
     }
+    if collection.documents.is_empty() {
+        bail!("`{}` has no documents in its corpus", path.display());
+    }
+    tell_unreachable(&collection, &qrels);
     if let Some(folder) = &command.out {
         std::fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
         let ids = queries.iter().map(|query| &query.id).chain(collection.documents.iter().map(|document| &document.id));
@@ -85,6 +90,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     let of_stages = session.models.of_recipe(&recipe)?;
     let mut result = ResultFile {
         recipe: Stamp { name: command.recipe.clone(), hash: format!("blake3:{}", recipe.hash()) },
+        options: options(command),
         collection: stamp(&path, command, &collection, queries.len()),
         models: models
             .map(|model| Stamp { name: model.name.clone(), hash: format!("sha256:{}", model.weights_sha256) })
@@ -104,6 +110,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     result.time(queries.iter().zip(&found.seconds).map(|(query, seconds)| (query.id.as_str(), seconds * 1e3)));
     if let Some(folder) = &command.out {
         found.run.write_trec(&folder.join("run.trec"), &tag(&command.recipe))?;
+        remove_stages(folder)?;
         for stage in &found.stages {
             let path = found_stage_file(folder, &stage.stage)?;
             stage.run.write_trec(&path, &tag(&stage.stage))?;
@@ -116,6 +123,37 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
         print(&result);
     }
     Ok(Outcome::Success)
+}
+
+/// What was asked for besides the recipe and the collection, where it is not the usual.
+fn options(command: &BeirCommand) -> BTreeMap<String, String> {
+    let depth = Some(command.depth).filter(|&depth| depth != DEFAULT_DEPTH);
+    let set = Some(command.set.join(", ")).filter(|set| !set.is_empty());
+    let given = [
+        ("limit", command.limit.map(|limit| limit.to_string())),
+        ("depth", depth.map(|depth| depth.to_string())),
+        ("judged", command.judged.then(String::new)),
+        ("set", set),
+    ];
+    given.into_iter().filter_map(|(option, value)| Some((option.to_owned(), value?))).collect()
+}
+
+/// Says what judgements can never be met: documents that are not there, and those that are left out as the query itself.
+fn tell_unreachable(collection: &Collection, qrels: &Qrels) {
+    let ids: HashSet<&str> = collection.documents.iter().map(|document| document.id.as_str()).collect();
+    let relevant = || {
+        let graded = qrels.iter().flat_map(|(query, grades)| grades.iter().map(move |(id, &grade)| (query, id, grade)));
+        graded.filter(|(.., grade)| *grade >= 1)
+    };
+    let absent = relevant().filter(|(_, id, _)| !ids.contains(id.as_str())).count();
+    if absent > 0 {
+        eprintln!("{} not in the corpus, and cannot be found", output::count(absent, "relevant document"));
+    }
+    let own = relevant().filter(|(query, id, _)| query == id).count();
+    if own > 0 {
+        let own = output::count(own, "relevant document");
+        eprintln!("{own} with the id of the query itself, and left out of its list, as BEIR does");
+    }
 }
 
 /// The collection's folder, downloaded when it is asked for by name.
@@ -290,6 +328,17 @@ fn stages(found: &CollectionRun, qrels: &Qrels, depth: usize) -> Vec<StageResult
         before = Some(before.map_or(recall_after, |best| best.max(recall_after)));
     }
     results
+}
+
+/// Removes the runs of the stages of an earlier recipe.
+fn remove_stages(folder: &Path) -> Result<()> {
+    let stages = folder.join("stages");
+    let Ok(files) = std::fs::read_dir(&stages) else { return Ok(()) };
+    for file in files.flatten().map(|file| file.path()).filter(|file| file.extension().is_some_and(|end| end == "trec"))
+    {
+        std::fs::remove_file(&file).with_context(|| format!("`{}` cannot be removed", file.display()))?;
+    }
+    Ok(())
 }
 
 /// A name as the last column of a run in TREC's format, which has no white space.

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use raglan::datasets::{Qrels, Run};
 use raglan::eval::{Metric, ResultFile, compare, evaluate};
+use serde_json::json;
 
 use crate::args::EvalDiffCommand;
 use crate::session::Session;
@@ -34,19 +35,36 @@ pub fn run(session: &Session, command: &EvalDiffCommand) -> Result<Outcome> {
             [values_of(of_a, metric, a)?, values_of(of_b, metric, b)?]
         }
     };
-    let comparison = compare(&of_a, &of_b);
+    let mut comparison = compare(&of_a, &of_b);
+    if comparison.n_queries == 0 {
+        bail!("`{}` and `{}` have no query in common", a.display(), b.display());
+    }
     if session.json {
-        output::json(&comparison)?;
+        comparison.changed.truncate(*n);
+        let mut told = serde_json::to_value(&comparison)?;
+        told["metric"] = json!(metric.to_string());
+        (told["a"], told["b"]) = (json!(a), json!(b));
+        output::json(&told)?;
         return Ok(Outcome::Success);
     }
     let (low, high) = comparison.interval;
-    println!("{metric} of {} judged queries", comparison.n_queries);
+    let left_out = match comparison.n_left_out {
+        0 => String::new(),
+        n => format!("; {} left out that only one was asked", output::count(n, "query")),
+    };
+    println!("{metric} of {}{left_out}", output::count(comparison.n_queries, "judged query"));
     println!("  A           {:>8.4}  {}", comparison.mean_a, a.display());
     println!("  B           {:>8.4}  {}", comparison.mean_b, b.display());
     println!("  B - A       {:>+8.4}  95 % interval {low:+.4} to {high:+.4}", comparison.difference);
     let verdict = if comparison.p < 0.05 { "significant at .05" } else { "not significant at .05" };
     println!("  p           {:>8.4}  paired randomisation test; {verdict}", comparison.p);
-    println!("  B better {}, same {}, worse {}", comparison.wins, comparison.ties, comparison.losses);
+    // Of holes, fewer are better.
+    let is_better_low = matches!(metric, Metric::Hole { .. });
+    let (better, worse) = match is_better_low {
+        true => (comparison.losses, comparison.wins),
+        false => (comparison.wins, comparison.losses),
+    };
+    println!("  B better {better}, same {}, worse {worse}", comparison.ties);
     if !comparison.changed.is_empty() && *n > 0 {
         println!("\n{:24} {:>8} {:>8} {:>8}", "most changed", "A", "B", "B - A");
         for query in comparison.changed.iter().take(*n) {

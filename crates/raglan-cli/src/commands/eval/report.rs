@@ -1,6 +1,7 @@
 //! `raglan eval report`
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use raglan::eval::{Metric, Report, ResultFile};
@@ -13,7 +14,13 @@ use crate::{Outcome, output};
 pub fn run(session: &Session, command: &EvalReportCommand) -> Result<Outcome> {
     let EvalReportCommand { results, out, metric } = command;
     let metric: Metric = metric.parse()?;
-    let results: Vec<ResultFile> = results.iter().map(|path| Ok(ResultFile::read(path)?)).collect::<Result<_>>()?;
+    let read = |path: &PathBuf| {
+        let result = ResultFile::read(path)?;
+        // One that was not scored has no way to be told from others but its path.
+        Report::new(std::slice::from_ref(&result), metric).with_context(|| format!("`{}`", path.display()))?;
+        Ok(result)
+    };
+    let results: Vec<ResultFile> = results.iter().map(read).collect::<Result<_>>()?;
     let report = Report::new(&results, metric)?;
     fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
     let written = [("report.md", report.markdown()), ("report.html", report.html())];
