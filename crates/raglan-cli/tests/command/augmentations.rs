@@ -138,7 +138,7 @@ fn a_question_is_answered_in_steps_by_a_recipe() {
     let short = raglan(path, &[&ask[..], &settings[..2], &given].concat());
     let told = String::from_utf8_lossy(&short.stderr);
     assert!(told.contains("`--temperature 0.7` does nothing here: `self-ask` answers in steps"), "{told}");
-    let short: serde_json::Value = serde_json::from_slice(&short.stdout).unwrap();
+    let short: Value = serde_json::from_slice(&short.stdout).unwrap();
     assert_eq!(short["tokens"]["answer"], 1, "{short}");
     let steps = short["steps"].as_array().unwrap();
     let read: u64 = steps.iter().map(|step| step["cost"]["tokens_read"].as_u64().unwrap()).sum();
@@ -198,7 +198,7 @@ fn what_steps_gather_is_scored_beside_what_one_step_finds() {
     }
     assert_eq!(result["stages"][0]["name"], "answer", "{result}");
     assert!(result["model_cost"]["calls"].as_f64().unwrap() >= 2.0, "{result}");
-    let models = |result: &serde_json::Value| -> Vec<String> {
+    let models = |result: &Value| -> Vec<String> {
         result["models"].as_array().unwrap().iter().map(|model| model["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(models(&result), ["all-minilm-l6-v2", "smollm2-135m-instruct"]);
