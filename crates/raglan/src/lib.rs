@@ -38,6 +38,7 @@ mod indexer;
 mod judges;
 mod kept_kv;
 mod kv_evaluation;
+mod lazy_generator;
 mod library;
 mod location;
 mod long_context_evaluation;
@@ -74,10 +75,11 @@ pub use kv_evaluation::{
     KvCalibrated, KvCalibration, KvCapture, KvComparison, KvEvaluation, KvEvaluationOptions, KvPromptScore, KvRow,
     KvTier, KvTimes, KvWorkload, KvWorkloadOptions, KvWorkloadRow, calibrate_kv, evaluate_kv, evaluate_kv_workload,
 };
+pub use lazy_generator::LazyGenerator;
 pub use library::Library;
 pub use location::{INDEX_FOLDER, index_of};
 pub use long_context_evaluation::{LongContextEvaluator, LongContextRow, LongContextScore, long_context_rows};
-pub use models::{ComputeDevice, LazyGenerator, ModelSettings, Models};
+pub use models::{ComputeDevice, ModelSettings, Models};
 pub use ngrams::{FoundQuotation, NgramRetriever, NgramSearch, NgramTokenizer};
 pub use open_pages::open_pages;
 pub use page_evaluation::{

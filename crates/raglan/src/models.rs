@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 
 use raglan_augment::{PromptReps, PromptRepsDense, PromptRepsOptions, PromptRepsSparse};
-use raglan_core::{Answer, Context, Encoder, Generator, PassageAttention, TokenCounter, TokenMatrix};
+use raglan_core::{Encoder, TokenCounter, TokenMatrix};
 use raglan_embed::{
     EncoderConfig, LineWindows, LongInputs, Pooling, SentenceEncoder, SparseEncoder, SparseEncoderConfig, TokenBag,
     TokenEncoder, TokenEncoderConfig, TokenHead, WeightFormat, token_counter_of,
@@ -29,6 +28,7 @@ use crate::embedder::{Embedder, Encoders, GRAPH, LATE, Lazy, NGRAMS, SPARSE, Spa
 use crate::entity_graph::GraphExtractor;
 use crate::kept_kv::{JudgedKv, KvSettings, folder_name};
 use crate::kv_evaluation::{calibrated, write_calibrated};
+use crate::lazy_generator::LazyGenerator;
 use crate::ngrams::NgramTokenizer;
 use crate::sparse_options::SparseOptions;
 use crate::triple_extraction::TripleExtractor;
@@ -815,73 +815,6 @@ fn generate_options(spec: &GenerateSpec) -> GenerateOptions {
             seed: spec.seed,
         },
         ..default
-    }
-}
-
-/// A generator whose weights are being loaded while the passages are sought, or when they are needed.
-pub struct LazyGenerator {
-    loaded: OnceLock<ChatGenerator>,
-    loading: std::sync::Mutex<Option<Loading>>,
-}
-
-type Load = dyn FnOnce() -> Result<ChatGenerator> + Send;
-
-enum Loading {
-    Begun(JoinHandle<Result<ChatGenerator>>),
-    Later(Box<Load>),
-}
-
-impl LazyGenerator {
-    fn begun(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
-        Self { loaded: OnceLock::new(), loading: Some(Loading::Begun(std::thread::spawn(load))).into() }
-    }
-
-    fn later(load: impl FnOnce() -> Result<ChatGenerator> + Send + 'static) -> Self {
-        Self { loaded: OnceLock::new(), loading: Some(Loading::Later(Box::new(load))).into() }
-    }
-
-    /// The generator, if it has been needed.
-    pub fn if_loaded(&self) -> Option<&ChatGenerator> {
-        self.loaded.get()
-    }
-
-    /// The generator, once it is loaded.
-    ///
-    /// # Errors
-    ///
-    /// Whatever loading gave; after an error, that loading failed.
-    pub fn loaded(&self) -> Result<&ChatGenerator> {
-        let mut loading = self.loading.lock().expect("no thread panics while it holds the handle");
-        let generator = match loading.take() {
-            Some(Loading::Begun(handle)) => Some(handle.join().map_err(|_| Error::Loading)??),
-            Some(Loading::Later(load)) => Some(load()?),
-            None => None,
-        };
-        if let Some(generator) = generator {
-            let _ = self.loaded.set(generator);
-        }
-        self.loaded.get().ok_or(Error::Loading)
-    }
-}
-
-impl Generator for LazyGenerator {
-    fn generate(
-        &self,
-        contexts: &[Context],
-        on_text: &mut dyn FnMut(usize, &str),
-    ) -> raglan_core::Result<Vec<raglan_core::Result<Answer>>> {
-        let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
-        generator.generate(contexts, on_text)
-    }
-
-    fn attention(
-        &self,
-        context: &Context,
-        first_layer: usize,
-        n_layers: Option<usize>,
-    ) -> raglan_core::Result<Option<PassageAttention>> {
-        let generator = self.loaded().map_err(|error| raglan_core::Error::part("language model", error))?;
-        generator.attention(context, first_layer, n_layers)
     }
 }
 
