@@ -11,7 +11,7 @@ use raglan::ingest::chunk::{ChunkerKind, WordCounter};
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::kv::CacheLimits;
 use raglan::model::Products;
-use raglan::pipeline::Recipe;
+use raglan::pipeline::{Recipe, StageSpec};
 use raglan::sparse::AnalyzerConfig;
 use raglan::{
     BuildSettings, Embedder, Encoders, Filter, Index, IndexSettings, Indexer, JudgedKv, KvSettings, ModelSettings,
@@ -226,8 +226,8 @@ impl Session {
             "" => words_only,
             name => name,
         };
-        let mut recipe = self.adjusted(raglan::recipe_with(name, set)?)?;
-        self.tell_unused(&mut recipe);
+        let recipe = self.adjusted(raglan::recipe_with(name, set)?)?;
+        self.tell_unused(&recipe);
         Ok((name.to_owned(), recipe))
     }
 
@@ -241,7 +241,7 @@ impl Session {
     }
 
     /// Says which settings of answers a recipe that answers in steps does not look at.
-    pub fn tell_unused(&self, recipe: &mut Recipe) {
+    pub fn tell_unused(&self, recipe: &Recipe) {
         const OF_GENERATE: [&str; 10] = [
             "temperature",
             "top-k",
@@ -254,7 +254,9 @@ impl Session {
             "kv",
             "kv-order",
         ];
-        if recipe.steps_mut().is_none() || recipe.generation_mut().is_some() {
+        let stages = recipe.all_stages();
+        let has_steps = stages.iter().any(|stage| matches!(stage.spec, StageSpec::Steps(_)));
+        if !has_steps || stages.iter().any(|stage| matches!(stage.spec, StageSpec::Generate(_))) {
             return;
         }
         for key in OF_GENERATE.into_iter().filter(|key| self.settings.is_given(key)) {

@@ -68,6 +68,11 @@ pub(crate) struct Judged<'a> {
 }
 
 impl Metric {
+    /// Whether less is better: of holes, documents that nobody has judged.
+    pub fn is_better_low(self) -> bool {
+        matches!(self, Self::Hole { .. })
+    }
+
     /// How far a ranking must be known for a query with `n_relevant` relevant documents.
     pub(crate) fn depth(self, n_relevant: usize) -> usize {
         match self {

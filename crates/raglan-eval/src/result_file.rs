@@ -37,7 +37,6 @@ pub struct ResultFile {
     /// The recipe that searched.
     pub recipe: Stamp,
     /// What was asked for besides, by option, such as `limit`; nothing of what is usual.
-    #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// The collection that was searched.
     pub collection: CollectionStamp,

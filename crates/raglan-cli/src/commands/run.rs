@@ -19,8 +19,8 @@ use crate::session::{Session, filter};
 use crate::{Outcome, output};
 
 pub fn run(session: &Session, command: &RunCommand) -> Result<Outcome> {
-    let mut recipe = session.adjusted(raglan::recipe_with(&command.recipe, &command.set)?)?;
-    session.tell_unused(&mut recipe);
+    let recipe = session.adjusted(raglan::recipe_with(&command.recipe, &command.set)?)?;
+    session.tell_unused(&recipe);
     let questions = questions(command)?;
     let index_folder = session.index_folder(&command.folder)?;
     let index = session.open(&index_folder)?;

@@ -52,15 +52,14 @@ impl<'a> Report<'a> {
     ///
     /// [`Error::NoMetric`] when a result has no values of the metric.
     pub fn new(results: &'a [ResultFile], metric: Metric) -> Result<Self> {
-        let metric = metric.to_string();
         let mut collections: BTreeMap<[&str; 3], Vec<&ResultFile>> = BTreeMap::new();
         for result in results {
             let collection = &result.collection;
             let key = [&*collection.name, &*collection.split, &*collection.qrels_hash];
             collections.entry(key).or_default().push(result);
         }
-        let sections = collections.into_values().map(|results| Section::new(&results, &metric));
-        Ok(Self { sections: sections.collect::<Result<_>>()?, metric })
+        let sections = collections.into_values().map(|results| Section::new(&results, metric));
+        Ok(Self { sections: sections.collect::<Result<_>>()?, metric: metric.to_string() })
     }
 
     /// The report as Markdown.
@@ -76,9 +75,9 @@ impl<'a> Report<'a> {
 }
 
 impl<'a> Section<'a> {
-    fn new(results: &[&'a ResultFile], metric: &str) -> Result<Self> {
+    fn new(results: &[&'a ResultFile], metric: Metric) -> Result<Self> {
+        let (is_better_low, metric) = (metric.is_better_low(), &*metric.to_string());
         let mut rows = results.iter().map(|result| Row::new(result, metric)).collect::<Result<Vec<_>>>()?;
-        let is_better_low = metric.starts_with("hole");
         rows.sort_by(|a, b| {
             let best_first = b.value.total_cmp(&a.value);
             let best_first = if is_better_low { best_first.reverse() } else { best_first };

@@ -32,7 +32,7 @@ pub fn run(session: &Session, command: &EvalDiffCommand) -> Result<Outcome> {
                     of_b.collection.name
                 );
             }
-            [values_of(of_a, metric, a)?, values_of(of_b, metric, b)?]
+            [values_of(&of_a, metric, a)?.clone(), values_of(&of_b, metric, b)?.clone()]
         }
     };
     let mut comparison = compare(&of_a, &of_b);
@@ -58,9 +58,7 @@ pub fn run(session: &Session, command: &EvalDiffCommand) -> Result<Outcome> {
     println!("  B - A       {:>+8.4}  95 % interval {low:+.4} to {high:+.4}", comparison.difference);
     let verdict = if comparison.p < 0.05 { "significant at .05" } else { "not significant at .05" };
     println!("  p           {:>8.4}  paired randomisation test; {verdict}", comparison.p);
-    // Of holes, fewer are better.
-    let is_better_low = matches!(metric, Metric::Hole { .. });
-    let (better, worse) = match is_better_low {
+    let (better, worse) = match metric.is_better_low() {
         true => (comparison.losses, comparison.wins),
         false => (comparison.wins, comparison.losses),
     };
@@ -75,9 +73,10 @@ pub fn run(session: &Session, command: &EvalDiffCommand) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn values_of(mut result: ResultFile, metric: Metric, path: &Path) -> Result<BTreeMap<String, f64>> {
-    let Some(values) = result.per_query.remove(&metric.to_string()) else {
-        let there = result.per_query.into_keys().collect::<Vec<_>>().join(", ");
+/// The values of a metric by query in the result that was read at `path`.
+pub fn values_of<'a>(result: &'a ResultFile, metric: Metric, path: &Path) -> Result<&'a BTreeMap<String, f64>> {
+    let Some(values) = result.per_query.get(&metric.to_string()) else {
+        let there = result.per_query.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         bail!("`{}` has no values of {metric}; choose of these with `--metric`: {there}", path.display());
     };
     Ok(values)

@@ -8,6 +8,7 @@ use raglan::eval::{Metric, Report, ResultFile};
 use serde_json::json;
 
 use crate::args::EvalReportCommand;
+use crate::commands::eval::diff::values_of;
 use crate::session::Session;
 use crate::{Outcome, output};
 
@@ -16,8 +17,7 @@ pub fn run(session: &Session, command: &EvalReportCommand) -> Result<Outcome> {
     let metric: Metric = metric.parse()?;
     let read = |path: &PathBuf| {
         let result = ResultFile::read(path)?;
-        // One that was not scored has no way to be told from others but its path.
-        Report::new(std::slice::from_ref(&result), metric).with_context(|| format!("`{}`", path.display()))?;
+        values_of(&result, metric, path)?; // Here it still has its path.
         Ok(result)
     };
     let results: Vec<ResultFile> = results.iter().map(read).collect::<Result<_>>()?;
