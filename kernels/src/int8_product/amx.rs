@@ -16,7 +16,7 @@ pub const WORTHWHILE: usize = 8;
 #[repr(C, align(64))]
 struct Products([i32; GROUP]);
 
-/// The sums of `n_rows` rows with a group of outputs: `[n_rows, 16]`.
+/// The sums of `n_rows` rows with up to four groups of outputs, in rows of [`BLOCK`].
 ///
 /// # Safety
 ///
@@ -34,14 +34,20 @@ pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
 /// The processor has the unit, and the operands are as long as they say.
 #[inline(always)]
 pub unsafe fn on_tiles<U: TileUnit>(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
-    let sums = &mut sums.as_chunks_mut().0[..n_rows];
-    // SAFETY: as the caller promises.
-    unsafe {
-        match n_rows.div_ceil(ROWS) {
-            1 => rows_of_tiles::<U, 1>(operands, sums),
-            2 => rows_of_tiles::<U, 2>(operands, sums),
-            3 => rows_of_tiles::<U, 3>(operands, sums),
-            _ => unreachable!("no tile is higher"),
+    for (g, operands) in operands.groups().enumerate() {
+        let mut group = [[0.0; GROUP]; TALL];
+        let of_group = &mut group[..n_rows];
+        // SAFETY: as the caller promises.
+        unsafe {
+            match n_rows.div_ceil(ROWS) {
+                1 => rows_of_tiles::<U, 1>(&operands, of_group),
+                2 => rows_of_tiles::<U, 2>(&operands, of_group),
+                3 => rows_of_tiles::<U, 3>(&operands, of_group),
+                _ => unreachable!("no tile is higher"),
+            }
+        }
+        for (sums, of_group) in sums.chunks_exact_mut(BLOCK).zip(of_group) {
+            sums[g * GROUP..][..GROUP].copy_from_slice(of_group);
         }
     }
 }
@@ -57,9 +63,8 @@ unsafe fn rows_of_tiles<U: TileUnit, const R: usize>(operands: &Operands<'_>, su
     let stride = n_blocks * BLOCK;
     let mut unit = U::default();
     let mut products = [Products([0; GROUP]); TALL];
-    sums.fill([0.0; GROUP]);
-    // SAFETY: the caller promises the unit. A block of weights has eight quads of sixty-four bytes; `n_rows` rows of
-    // inputs have a block of thirty-two bytes every `stride` bytes, and the last tile has the rows that are left;
+    // SAFETY: the caller promises the unit. A block of weights has sixteen quads of sixty-four bytes; `n_rows` rows of
+    // inputs have a block of sixty-four bytes every `stride` bytes, and the last tile has the rows that are left;
     // there is a step for each row and block.
     unsafe {
         unit.configure(&config(n_rows));

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP, Operands, PAIR, QUAD, portable};
+use super::{BLOCK, GROUP, Operands, QUAD, portable};
 
 /// Rounds a block of inputs to `n_steps` steps; gives the step and the least number.
 ///
@@ -17,7 +17,7 @@ pub unsafe fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32)
     }
     let mut x = [_mm256_setzero_ps(); BLOCK / 8];
     for (i, x) in x.iter_mut().enumerate() {
-        // SAFETY: a block has four times eight numbers.
+        // SAFETY: a block has eight times eight numbers.
         *x = unsafe { _mm256_loadu_ps(input.as_ptr().add(8 * i)) };
     }
     let (mut least, mut greatest) = (x[0], x[0]);
@@ -45,27 +45,30 @@ pub unsafe fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32)
         let low = _mm256_packs_epi32(code(x[4 * i]), code(x[4 * i + 1]));
         let high = _mm256_packs_epi32(code(x[4 * i + 2]), code(x[4 * i + 3]));
         let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
-        // SAFETY: `codes` has thirty-two places.
+        // SAFETY: `codes` has a place for each number of a block.
         unsafe { _mm256_storeu_si256(codes.as_mut_ptr().add(32 * i).cast(), bytes) };
     }
     (step, least)
 }
 
-/// The sums of `n_rows` rows with a group of outputs, sixteen in each of rows of [`PAIR`].
+/// The sums of `n_rows` rows with up to four groups of outputs, in rows of [`BLOCK`].
 ///
 /// # Safety
 ///
 /// The processor has AVX2 and FMA, and the operands are as long as they say.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        match n_rows {
-            1 => registers::<1>(operands, sums),
-            2 => registers::<2>(operands, sums),
-            3 => registers::<3>(operands, sums),
-            4 => registers::<4>(operands, sums),
-            _ => registers::<5>(operands, sums),
+    for (g, operands) in operands.groups().enumerate() {
+        let sums = &mut sums[g * GROUP..];
+        // SAFETY: as the caller promises.
+        unsafe {
+            match n_rows {
+                1 => registers::<1>(&operands, sums),
+                2 => registers::<2>(&operands, sums),
+                3 => registers::<3>(&operands, sums),
+                4 => registers::<4>(&operands, sums),
+                _ => registers::<5>(&operands, sums),
+            }
         }
     }
 }
@@ -78,7 +81,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     let mut totals = [[_mm256_setzero_ps(); 2]; R];
     for b in 0..n_blocks {
         let mut products = [[_mm256_setzero_si256(); 2]; R];
-        // SAFETY: a block of weights has eight quads of sixty-four bytes, a block of a row eight quads of four;
+        // SAFETY: a block of weights has sixteen quads of sixty-four bytes, a block of a row sixteen quads of four;
         // scales and sums of weights have sixteen numbers a block, steps one a row and block.
         unsafe {
             let weights = operands.weights.as_ptr().add(b * BLOCK * GROUP);
@@ -112,8 +115,8 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     }
     for (r, totals) in totals.iter().enumerate() {
         for (half, total) in totals.iter().enumerate() {
-            // SAFETY: `sums` has sixteen places in each of `R` rows of `PAIR`.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(r * PAIR + 8 * half), *total) };
+            // SAFETY: `sums` has sixteen places in each of `R` rows of `BLOCK`.
+            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(r * BLOCK + 8 * half), *total) };
         }
     }
 }

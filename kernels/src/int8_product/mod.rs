@@ -36,25 +36,25 @@ use crate::{Error, Result};
 
 /// Outputs side by side: two AVX2 registers of sums, one of AVX-512.
 const GROUP: usize = 16;
-/// Inputs that share a scale.
-const BLOCK: usize = 32;
+/// Inputs that share a scale, and outputs that are finished together, since they are a block of the next product.
+const BLOCK: usize = 64;
 /// Inputs whose products one lane adds.
 const QUAD: usize = 4;
 /// Rows that one task multiplies.
 const TASK_ROWS: usize = 128;
-/// Pairs of groups that one task multiplies, at most.
-const TASK_PAIRS: usize = 8;
+/// Blocks of outputs that one task multiplies, at most.
+const TASK_BLOCKS: usize = 4;
 /// Multiplications of one task where few rows leave a choice: some five microseconds, many times what a task costs.
 const TASK_WORK: usize = 1 << 19;
 /// Rows of a register tile, at most.
-const TALL: usize = 5;
+const TALL: usize = 6;
 
 /// The weights of a linear map, `[n_out, n_in]`, as bytes, packed for [`int8_product`].
 #[derive(Clone, Debug)]
 pub struct Int8Matrix {
     n_out: usize,
     n_in: usize,
-    /// `[groups, blocks, 8 quads, 16 outputs, 4 inputs]`
+    /// `[groups, blocks, 16 quads, 16 outputs, 4 inputs]`
     codes: Vec<i8>,
     /// `[groups, blocks, 16 outputs]`
     scales: Vec<f32>,
@@ -128,7 +128,7 @@ forms! {
                     codes[place..place + QUAD].copy_from_slice(&rounded.map(|code| code as i8));
                 }
                 scales[b * GROUP + o] = scale;
-                // A sum of whole numbers below 2¹² is exact in any order.
+                // A sum of whole numbers below 2¹³ is exact in any order.
                 sums[b * GROUP + o] = scale * rounded.iter().sum::<f32>();
             }
         }
@@ -141,7 +141,7 @@ forms! {
 pub struct Int8Rows {
     n_rows: usize,
     n_in: usize,
-    /// `[n_rows, blocks, 32]`, zeros after a row's last number.
+    /// `[n_rows, blocks, 64]`, zeros after a row's last number.
     codes: Vec<u8>,
     /// The step and the least number of each block, `[n_rows, blocks]`.
     blocks: Vec<(f32, f32)>,
@@ -241,7 +241,7 @@ fn product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilogue: Epil
     let width = out.len().checked_div(input.n_rows).unwrap_or(0);
     let out = Tiles::new(out);
     for_each_tile(form, input, weights, width, epilogue, |tile, sums| {
-        let biases: [f32; PAIR] = biases(epilogue.bias, tile.first + tile.outputs.start);
+        let biases: [f32; BLOCK] = biases(epilogue.bias, tile.first + tile.outputs.start);
         let mut places: [&mut [f32]; TALL] = Default::default();
         for (place, row) in places.iter_mut().zip(tile.rows.clone()) {
             // SAFETY: `out` is borrowed by the product, and each of its elements belongs to one task, which has no other
@@ -258,8 +258,8 @@ fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilog
     let n_blocks = weights.n_out.div_ceil(BLOCK);
     let (codes, blocks) = (Tiles::new(&mut out.codes), Tiles::new(&mut out.blocks));
     for_each_tile(form, input, weights, weights.n_out, epilogue, |tile, sums| {
-        let biases: [f32; PAIR] = biases(epilogue.bias, tile.outputs.start);
-        let mut finished = [[0.0; PAIR]; TALL];
+        let biases: [f32; BLOCK] = biases(epilogue.bias, tile.outputs.start);
+        let mut finished = [[0.0; BLOCK]; TALL];
         store(form, sums, &biases, tile.output, &mut finished.each_mut().map(|row| &mut row[..]));
         for (row, finished) in tile.rows.zip(&finished) {
             let block = row * n_blocks + tile.outputs.start / BLOCK;
@@ -270,23 +270,19 @@ fn rounded_product(form: CpuForm, input: &Int8Rows, weights: &Int8Matrix, epilog
     });
 }
 
-/// Outputs that are finished together: two groups, and a block of inputs of the next product.
-const PAIR: usize = 2 * GROUP;
-const _: () = assert!(PAIR == BLOCK);
-
 /// Some rows and outputs of a result whose sums are finished.
 struct Tile {
     /// At most [`TALL`].
     rows: Range<usize>,
     /// The output at which the pass begins.
     first: usize,
-    /// At most [`PAIR`] of the pass, which are those of a row of the result.
+    /// At most [`BLOCK`] of the pass, which are those of a row of the result.
     outputs: Range<usize>,
     output: Output,
 }
 
-/// Gives the sums of each tile, `[n_rows, PAIR]`, to `finish`, once a pass and pass by pass. Rows of the result are as long
-/// as `width`.
+/// Gives the sums of each tile, `[n_rows, BLOCK]`, to `finish`, once a pass and pass by pass. Rows of the result are as
+/// long as `width`.
 fn for_each_tile(
     form: CpuForm,
     input: &Int8Rows,
@@ -296,31 +292,26 @@ fn for_each_tile(
     finish: impl Fn(Tile, &[f32]) + Sync + Send,
 ) {
     let (n_rows, n_in, n_out) = (input.n_rows, weights.n_in, weights.n_out);
-    let n_pairs = width.div_ceil(PAIR);
-    let task_pairs = (TASK_WORK / (n_rows * n_in * PAIR).max(1)).clamp(1, TASK_PAIRS);
-    let pair_runs = n_pairs.div_ceil(task_pairs);
+    let n_blocks = width.div_ceil(BLOCK);
+    let task_blocks = (TASK_WORK / (n_rows * n_in * BLOCK).max(1)).clamp(1, TASK_BLOCKS);
+    let block_runs = n_blocks.div_ceil(task_blocks);
     let row_runs: Vec<_> = even_parts(0..n_rows, TASK_ROWS).collect();
-    for_each_task(row_runs.len() * pair_runs, n_rows * n_in * n_out / 2, |task| {
-        let rows = row_runs[task / pair_runs].clone();
-        let of = |part: &Range<usize>| (part.start - rows.start) * PAIR..(part.end - rows.start) * PAIR;
+    for_each_task(row_runs.len() * block_runs, n_rows * n_in * n_out / 2, |task| {
+        let rows = row_runs[task / block_runs].clone();
+        let blocks = task % block_runs * task_blocks..n_blocks.min((task % block_runs + 1) * task_blocks);
         let height = height(form, rows.len());
-        // Sums of all rows with two groups of outputs.
-        let mut sums = vec![0.0; rows.len() * PAIR];
-        for pair in task % pair_runs * task_pairs..n_pairs.min((task % pair_runs + 1) * task_pairs) {
-            let outputs = pair * PAIR..width.min((pair + 1) * PAIR);
-            let n_groups = outputs.len().div_ceil(GROUP);
-            for (first, output) in epilogue.passes(width) {
-                for group in 0..n_groups {
-                    for part in even_parts(rows.clone(), height) {
-                        let of_group = &mut sums[of(&part)][group * GROUP..];
-                        sum(form, input, part.clone(), weights, (first + outputs.start) / GROUP + group, of_group);
-                        if group + 1 < n_groups {
-                            continue;
-                        }
-                        for rows in even_parts(part, TALL) {
-                            let sums = &sums[of(&rows)];
-                            finish(Tile { rows, first, outputs: outputs.clone(), output }, sums);
-                        }
+        let mut sums = [0.0; TALLEST * BLOCK];
+        // Rows stay in the nearest cache, weights come from the next one, which is fast enough for rows so high.
+        for part in even_parts(rows, height) {
+            for block in blocks.clone() {
+                let outputs = block * BLOCK..width.min((block + 1) * BLOCK);
+                let n_groups = outputs.len().div_ceil(GROUP);
+                for (first, output) in epilogue.passes(width) {
+                    let group = (first + outputs.start) / GROUP;
+                    sum(form, input, part.clone(), weights, group..group + n_groups, &mut sums);
+                    for rows in even_parts(part.clone(), TALL) {
+                        let sums = &sums[(rows.start - part.start) * BLOCK..(rows.end - part.start) * BLOCK];
+                        finish(Tile { rows, first, outputs: outputs.clone(), output }, sums);
                     }
                 }
             }
@@ -341,45 +332,53 @@ fn round(form: CpuForm, numbers: &[f32], codes: &mut [u8]) -> (f32, f32) {
     }
 }
 
-/// Rows of a form's register tile, at most, where there are `n_rows`.
+/// Rows of any form's tile, at most.
+#[cfg(target_arch = "x86_64")]
+const TALLEST: usize = amx::TALL;
+#[cfg(not(target_arch = "x86_64"))]
+const TALLEST: usize = TALL;
+
+/// Rows of a form's tile, at most, where there are `n_rows`.
 fn height(form: CpuForm, n_rows: usize) -> usize {
     match form {
         #[cfg(target_arch = "x86_64")]
         CpuForm::Amx if n_rows >= amx::WORTHWHILE => amx::TALL,
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx512Vnni | CpuForm::Amx => TALL,
         #[cfg(target_arch = "aarch64")]
         CpuForm::NeonDotprod => 4,
-        _ => TALL,
+        _ => 5,
     }
 }
 
-/// The sums of as many rows as [`height`] says with one group of outputs, sixteen in each of rows of [`PAIR`].
-fn sum(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix, group: usize, sums: &mut [f32]) {
+/// The sums of as many rows as [`height`] says with at most as many groups of outputs as a block has, in rows of [`BLOCK`].
+fn sum(
+    form: CpuForm,
+    input: &Int8Rows,
+    rows: Range<usize>,
+    weights: &Int8Matrix,
+    groups: Range<usize>,
+    sums: &mut [f32],
+) {
     let n_blocks = weights.n_in.div_ceil(BLOCK);
     let n_rows = rows.len();
     let operands = Operands {
         n_blocks,
+        n_groups: groups.len(),
         rows: &input.codes[rows.start * n_blocks * BLOCK..rows.end * n_blocks * BLOCK],
         steps: &input.blocks[rows.start * n_blocks..rows.end * n_blocks],
-        weights: &weights.codes[group * n_blocks * BLOCK * GROUP..][..n_blocks * BLOCK * GROUP],
-        scales: &weights.scales[group * n_blocks * GROUP..][..n_blocks * GROUP],
-        weight_sums: &weights.sums[group * n_blocks * GROUP..][..n_blocks * GROUP],
+        weights: &weights.codes[groups.start * n_blocks * BLOCK * GROUP..groups.end * n_blocks * BLOCK * GROUP],
+        scales: &weights.scales[groups.start * n_blocks * GROUP..groups.end * n_blocks * GROUP],
+        weight_sums: &weights.sums[groups.start * n_blocks * GROUP..groups.end * n_blocks * GROUP],
     };
-    let sums = &mut sums[..(n_rows - 1) * PAIR + GROUP];
-    #[cfg(target_arch = "x86_64")]
-    if n_rows > TALL {
-        let mut close = [0.0; amx::TALL * GROUP];
-        // SAFETY: only the AMX form has tiles of so many rows, and it is chosen only where the processor and the system
-        // allow it; the slices are cut to shape above.
-        unsafe { amx::tile(n_rows, &operands, &mut close[..n_rows * GROUP]) };
-        for (sums, close) in sums.chunks_mut(PAIR).zip(close.chunks_exact(GROUP)) {
-            sums[..GROUP].copy_from_slice(close);
-        }
-        return;
-    }
+    let sums = &mut sums[..n_rows * BLOCK];
     match form {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the slices are cut to shape
-        // above.
+        // SAFETY: only the AMX form has tiles of so many rows, and it is chosen only where the processor and the system
+        // allow it; the slices are cut to shape above.
+        CpuForm::Amx if n_rows > TALL => unsafe { amx::tile(n_rows, &operands, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the rest as above.
         CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512_vnni::tile(n_rows, &operands, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2 and FMA; the rest as above.
@@ -394,14 +393,34 @@ fn sum(form: CpuForm, input: &Int8Rows, rows: Range<usize>, weights: &Int8Matrix
 /// What a register tile reads.
 struct Operands<'a> {
     n_blocks: usize,
-    /// `[n_rows, blocks, 32]`
+    n_groups: usize,
+    /// `[n_rows, blocks, 64]`
     rows: &'a [u8],
     /// `[n_rows, blocks]`
     steps: &'a [(f32, f32)],
-    /// `[blocks, 8 quads, 16 outputs, 4 inputs]`
+    /// `[groups, blocks, 16 quads, 16 outputs, 4 inputs]`
     weights: &'a [i8],
-    /// `[blocks, 16 outputs]`
+    /// `[groups, blocks, 16 outputs]`
     scales: &'a [f32],
-    /// `[blocks, 16 outputs]`
+    /// `[groups, blocks, 16 outputs]`
     weight_sums: &'a [f32],
+}
+
+impl<'a> Operands<'a> {
+    /// Those of each group alone.
+    fn groups(&self) -> impl Iterator<Item = Operands<'a>> {
+        let n_scales = self.n_blocks * GROUP;
+        let weights = self.weights.chunks_exact(n_scales * BLOCK);
+        let scales = self.scales.chunks_exact(n_scales).zip(self.weight_sums.chunks_exact(n_scales));
+        let (n_blocks, rows, steps) = (self.n_blocks, self.rows, self.steps);
+        weights.zip(scales).map(move |(weights, (scales, weight_sums))| Operands {
+            n_groups: 1,
+            n_blocks,
+            rows,
+            steps,
+            weights,
+            scales,
+            weight_sums,
+        })
+    }
 }

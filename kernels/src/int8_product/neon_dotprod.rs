@@ -2,26 +2,29 @@
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK, GROUP, Operands, PAIR, QUAD};
+use super::{BLOCK, GROUP, Operands, QUAD};
 use crate::neon::dot_lane;
 
 /// Registers of a group's sums.
 const PARTS: usize = GROUP / 4;
 
-/// The sums of `n_rows` rows, whose codes are at most 127, with a group of outputs, sixteen in each of rows of [`PAIR`].
+/// The sums of `n_rows` rows, whose codes are at most 127, with up to four groups of outputs, in rows of [`BLOCK`].
 ///
 /// # Safety
 ///
 /// The processor has NEON and DotProd, and the operands are as long as they say.
 #[target_feature(enable = "neon,dotprod")]
 pub unsafe fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        match n_rows {
-            1 => registers::<1>(operands, sums),
-            2 => registers::<2>(operands, sums),
-            3 => registers::<3>(operands, sums),
-            _ => registers::<4>(operands, sums),
+    for (g, operands) in operands.groups().enumerate() {
+        let sums = &mut sums[g * GROUP..];
+        // SAFETY: as the caller promises.
+        unsafe {
+            match n_rows {
+                1 => registers::<1>(&operands, sums),
+                2 => registers::<2>(&operands, sums),
+                3 => registers::<3>(&operands, sums),
+                _ => registers::<4>(&operands, sums),
+            }
         }
     }
 }
@@ -33,16 +36,16 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     let mut totals = [[vdupq_n_f32(0.0); PARTS]; R];
     for b in 0..n_blocks {
         let mut products = [[vdupq_n_s32(0); PARTS]; R];
-        // SAFETY: a block of weights has eight quads of sixty-four bytes, a block of a row eight quads of four;
+        // SAFETY: a block of weights has sixteen quads of sixty-four bytes, a block of a row sixteen quads of four;
         // scales and sums of weights have sixteen numbers a block, steps one a row and block.
         unsafe {
             let weights = operands.weights.as_ptr().add(b * BLOCK * GROUP);
-            for half in 0..2 {
+            for part in 0..BLOCK / 16 {
                 let codes: [int8x16_t; R] = std::array::from_fn(|r| {
-                    let codes = operands.rows.as_ptr().add((r * n_blocks + b) * BLOCK + half * 16);
+                    let codes = operands.rows.as_ptr().add((r * n_blocks + b) * BLOCK + part * 16);
                     vreinterpretq_s8_u8(vld1q_u8(codes))
                 });
-                let weights = weights.add(half * 4 * QUAD * GROUP);
+                let weights = weights.add(part * 4 * QUAD * GROUP);
                 quad::<0, R>(weights, &codes, &mut products);
                 quad::<1, R>(weights, &codes, &mut products);
                 quad::<2, R>(weights, &codes, &mut products);
@@ -63,7 +66,7 @@ unsafe fn registers<const R: usize>(operands: &Operands<'_>, sums: &mut [f32]) {
     for (r, totals) in totals.iter().enumerate() {
         for (part, total) in totals.iter().enumerate() {
             // SAFETY: `sums` has sixteen places for each of at least `R` rows.
-            unsafe { vst1q_f32(sums.as_mut_ptr().add(r * PAIR + part * 4), *total) };
+            unsafe { vst1q_f32(sums.as_mut_ptr().add(r * BLOCK + part * 4), *total) };
         }
     }
 }

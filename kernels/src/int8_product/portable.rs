@@ -1,6 +1,6 @@
 //! Plain loops over bytes, which the compiler vectorises.
 
-use super::{BLOCK, GROUP, Operands, PAIR, QUAD};
+use super::{BLOCK, GROUP, Operands, QUAD};
 
 /// Rounds a block of inputs to `n_steps` steps; gives the step and the least number.
 pub fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32) {
@@ -14,25 +14,27 @@ pub fn round(input: &[f32], codes: &mut [u8], n_steps: f32) -> (f32, f32) {
     (step, least)
 }
 
-/// The sums of `n_rows` rows with a group of outputs, sixteen in each of rows of [`PAIR`].
+/// The sums of `n_rows` rows with up to four groups of outputs, in rows of [`BLOCK`].
 pub fn tile(n_rows: usize, operands: &Operands<'_>, sums: &mut [f32]) {
     let n_blocks = operands.n_blocks;
-    for r in 0..n_rows {
-        let sums = &mut sums[r * PAIR..][..GROUP];
-        sums.fill(0.0);
-        for b in 0..n_blocks {
-            let codes = &operands.rows[(r * n_blocks + b) * BLOCK..][..BLOCK];
-            let weights = &operands.weights[b * BLOCK * GROUP..][..BLOCK * GROUP];
-            let mut products = [0i32; GROUP];
-            for (codes, weights) in codes.chunks_exact(QUAD).zip(weights.chunks_exact(QUAD * GROUP)) {
-                for (product, weights) in products.iter_mut().zip(weights.chunks_exact(QUAD)) {
-                    *product += codes.iter().zip(weights).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum::<i32>();
+    for (g, operands) in operands.groups().enumerate() {
+        for r in 0..n_rows {
+            let sums = &mut sums[r * BLOCK + g * GROUP..][..GROUP];
+            sums.fill(0.0);
+            for b in 0..n_blocks {
+                let codes = &operands.rows[(r * n_blocks + b) * BLOCK..][..BLOCK];
+                let weights = &operands.weights[b * BLOCK * GROUP..][..BLOCK * GROUP];
+                let mut products = [0i32; GROUP];
+                for (codes, weights) in codes.chunks_exact(QUAD).zip(weights.chunks_exact(QUAD * GROUP)) {
+                    for (product, weights) in products.iter_mut().zip(weights.chunks_exact(QUAD)) {
+                        *product += codes.iter().zip(weights).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum::<i32>();
+                    }
                 }
-            }
-            let (step, least) = operands.steps[r * n_blocks + b];
-            for o in 0..GROUP {
-                let scale = step * operands.scales[b * GROUP + o];
-                sums[o] += products[o] as f32 * scale + least * operands.weight_sums[b * GROUP + o];
+                let (step, least) = operands.steps[r * n_blocks + b];
+                for o in 0..GROUP {
+                    let scale = step * operands.scales[b * GROUP + o];
+                    sums[o] += products[o] as f32 * scale + least * operands.weight_sums[b * GROUP + o];
+                }
             }
         }
     }

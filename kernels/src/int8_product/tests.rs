@@ -167,15 +167,18 @@ fn what_cannot_be_rounded_is_refused_and_zeros_stay() {
 
 #[cfg(target_arch = "x86_64")]
 mod on_tiles {
-    use super::super::{BLOCK, GROUP, Operands, PAIR, TALL, amx, avx512_vnni, portable};
+    use super::super::{BLOCK, GROUP, Operands, TALL, amx, avx512_vnni, portable};
     use super::*;
     use crate::tiles::SoftwareTiles;
 
-    /// The sums as the VNNI form makes them: exact in a block, then two fused operations.
+    /// The sums as the VNNI form makes them: exact in a block, then two fused operations. What no group has is left alone.
     fn vnni_sums(n_rows: usize, operands: &Operands<'_>) -> Vec<f32> {
-        let mut sums = vec![0.0f32; n_rows * GROUP];
+        let mut sums = vec![UNWRITTEN; n_rows * BLOCK];
         for (i, sum) in sums.iter_mut().enumerate() {
-            let (r, o) = (i / GROUP, i % GROUP);
+            let (r, o) = (i / BLOCK, i % BLOCK);
+            let Some(operands) = operands.groups().nth(o / GROUP) else { continue };
+            let o = o % GROUP;
+            *sum = 0.0;
             for b in 0..operands.n_blocks {
                 let code = |i: usize| i32::from(operands.rows[(r * operands.n_blocks + b) * BLOCK + i]);
                 let weight =
@@ -189,11 +192,17 @@ mod on_tiles {
         sums
     }
 
+    const UNWRITTEN: f32 = 1234.5;
+
     #[test]
-    fn tiles_of_any_height_equal_the_sums_of_vnni_to_the_bit() {
-        for (n_rows, n_in) in [(1, 3), (8, 32), (15, 100), (16, 64), (17, 33), (32, 96), (41, 200), (48, 384)] {
-            let (input, weights) = operands(4, n_rows, n_in, GROUP);
-            let packed = Int8Matrix::new(&weights, GROUP, n_in).unwrap();
+    fn tiles_of_any_height_and_width_equal_the_sums_of_vnni_to_the_bit() {
+        let heights =
+            [(1, 3), (2, 32), (3, 64), (4, 65), (5, 128), (6, 70), (15, 100), (16, 64), (17, 33), (41, 200), (48, 384)];
+        for ((n_rows, n_in), n_groups) in
+            heights.into_iter().flat_map(|height| (1..=4).map(move |groups| (height, groups)))
+        {
+            let (input, weights) = operands(4, n_rows, n_in, n_groups * GROUP);
+            let packed = Int8Matrix::new(&weights, n_groups * GROUP, n_in).unwrap();
             let n_blocks = n_in.div_ceil(BLOCK);
             let (mut codes, mut steps) = (vec![0; n_rows * n_blocks * BLOCK], Vec::new());
             for (row, codes) in input.chunks(n_in).zip(codes.chunks_mut(n_blocks * BLOCK)) {
@@ -202,23 +211,24 @@ mod on_tiles {
             }
             let operands = Operands {
                 n_blocks,
+                n_groups,
                 rows: &codes,
                 steps: &steps,
                 weights: &packed.codes,
                 scales: &packed.scales,
                 weight_sums: &packed.sums,
             };
-            let mut sums = vec![f32::NAN; n_rows * GROUP];
+            let mut sums = vec![UNWRITTEN; n_rows * BLOCK];
             // SAFETY: tiles in software are there on any processor, and the operands are as long as they say.
             unsafe { amx::on_tiles::<SoftwareTiles>(n_rows, &operands, &mut sums) };
-            assert!(sums == vnni_sums(n_rows, &operands), "{n_rows}x{n_in}");
+            let expected = vnni_sums(n_rows, &operands);
+            assert!(sums == expected, "{n_rows}x{n_in}, {n_groups} groups");
             if std::arch::is_x86_feature_detected!("avx512vnni") {
-                let mut place = [f32::NAN; TALL * PAIR];
                 let height = n_rows.min(TALL);
+                let mut sums = vec![UNWRITTEN; height * BLOCK];
                 // SAFETY: the processor has the instructions; the operands have at least as many rows.
-                unsafe { avx512_vnni::tile(height, &operands, &mut place) };
-                let close: Vec<f32> = place.chunks(PAIR).take(height).flat_map(|row| &row[..GROUP]).copied().collect();
-                assert!(close == sums[..height * GROUP], "{n_rows}x{n_in}");
+                unsafe { avx512_vnni::tile(height, &operands, &mut sums) };
+                assert!(sums == expected[..height * BLOCK], "{n_rows}x{n_in}, {n_groups} groups");
             }
         }
     }
