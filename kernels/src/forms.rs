@@ -34,7 +34,7 @@ macro_rules! forms {
             match form {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL.
-                CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512($($argument),*) },
+                CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe { avx512($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the form is chosen only where the processor has AVX2 and FMA.
                 CpuForm::Avx2 => unsafe { avx2($($argument),*) },

@@ -79,7 +79,7 @@ mod top_k;
 pub use activation::{Activation, activate, gated};
 pub use attention::{
     AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
-    causal_attention, merge_attention, selected_attention,
+    bidirectional_attention_bf16, causal_attention, merge_attention, selected_attention,
 };
 pub use bf16_product::{Bf16Matrix, bf16_product};
 pub use block_product::{BlockFormat, BlockMatrix, block_product, block_product_add, dequantize_blocks};

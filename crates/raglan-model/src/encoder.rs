@@ -14,7 +14,7 @@ mod weights;
 
 use std::path::Path;
 
-use raglan_kernels::{AttentionShape, Output, bidirectional_attention, layer_norm};
+use raglan_kernels::{AttentionShape, Output, layer_norm};
 
 #[cfg(feature = "cuda")]
 pub use self::on_device::DeviceEncoder;
@@ -308,7 +308,7 @@ impl Layer {
         let qkv = Scratch::of(&mut scratch.wide, n_rows * 3 * dim);
         self.qkv.apply(rows, Output::Replace, qkv)?;
         let mixed = Scratch::of(&mut scratch.narrow, n_rows * dim);
-        bidirectional_attention(&attention_shape(config), qkv, ends, None, mixed)?;
+        self.qkv.attention()(&attention_shape(config), qkv, ends, None, mixed)?;
         self.attended.apply(mixed, Output::Add, rows)?;
         self.attended_norm.apply(rows)?;
         for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {

@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
 use raglan_kernels::{
-    Activation, Bf16Matrix, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, Output, PackedMatrix, activate,
-    bf16_product, block_product, block_product_add, gated, int8_product, int8_product_rounded, matrix_product,
+    Activation, AttentionShape, Bf16Matrix, BlockFormat, BlockMatrix, Epilogue, Int8Matrix, Int8Rows, Output,
+    PackedMatrix, activate, bf16_product, bidirectional_attention, bidirectional_attention_bf16, block_product,
+    block_product_add, gated, int8_product, int8_product_rounded, matrix_product,
 };
 use rayon::prelude::*;
 
@@ -172,6 +173,14 @@ impl Linear {
         }
     }
 
+    /// How to attend between rows that this map made: no more exactly than it multiplies.
+    pub fn attention(&self) -> Attention {
+        match self.weights {
+            Weights::Bf16(_) | Weights::Int8(_) => bidirectional_attention_bf16,
+            Weights::F32(_) | Weights::Blocks(_) | Weights::Candle(_) => bidirectional_attention,
+        }
+    }
+
     /// Whether the product gates its sums while they are near; it does where each half fills whole registers.
     fn gates_its_sums(&self) -> bool {
         matches!(self.weights, Weights::F32(_) | Weights::Int8(_)) && self.n_out.is_multiple_of(32)
@@ -189,6 +198,10 @@ impl Linear {
         }
     }
 }
+
+/// [`bidirectional_attention`] or its like.
+pub(crate) type Attention =
+    fn(&AttentionShape, &[f32], &[usize], Option<usize>, &mut [f32]) -> raglan_kernels::Result<()>;
 
 /// [`gated`] on all threads.
 fn gate(gate_up: &[f32], dim: usize, activation: Activation, out: &mut [f32]) -> Result<()> {

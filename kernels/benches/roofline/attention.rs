@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use raglan_kernels::{
     AttentionMask, AttentionShape, KvRun, KvSlice, QueryRows, attention_mass, bidirectional_attention,
-    causal_attention, merge_attention,
+    bidirectional_attention_bf16, causal_attention, merge_attention,
 };
 
 use crate::{Bench, Case, Work, hash, numbers, plain, sample};
@@ -13,11 +13,15 @@ use crate::{Bench, Case, Work, hash, numbers, plain, sample};
 const DECODER: AttentionShape = AttentionShape { n_heads: 9, n_kv_heads: 3, head_dim: 64, scale: 0.125 };
 /// What halves in sums of a few thousand may be off.
 const TOLERANCE: f64 = 2e-5;
+/// What rounding to bf16 may change.
+const ROUNDED: f64 = 5e-3;
 
 pub fn all(bench: &Bench) {
     for head_dim in [32, 64] {
         for n_tokens in [256, 512] {
-            bidirectional(bench, head_dim, n_tokens);
+            bidirectional(bench, ("bidirectional_attention", bidirectional_attention, TOLERANCE), head_dim, n_tokens);
+            let bf16 = ("bidirectional_attention_bf16", bidirectional_attention_bf16 as _, ROUNDED);
+            bidirectional(bench, bf16, head_dim, n_tokens);
         }
     }
     for n_tokens in [512, 2048] {
@@ -35,14 +39,18 @@ pub fn all(bench: &Bench) {
     merge(bench);
 }
 
-fn bidirectional(bench: &Bench, head_dim: usize, n_tokens: usize) {
+/// An attention by its name, and what it may be off.
+type Bidirectional =
+    (&'static str, fn(&AttentionShape, &[f32], &[usize], Option<usize>, &mut [f32]) -> raglan_kernels::Result<()>, f64);
+
+fn bidirectional(bench: &Bench, (name, attend, tolerance): Bidirectional, head_dim: usize, n_tokens: usize) {
     let shape = format!("{n_tokens} tokens, 12 heads of {head_dim}");
-    let Some(case) = bench.case("bidirectional_attention", shape) else { return };
+    let Some(case) = bench.case(name, shape) else { return };
     let scale = 1.0 / (head_dim as f32).sqrt();
     let (shape, width) = (AttentionShape { n_heads: 12, n_kv_heads: 12, head_dim, scale }, 12 * head_dim);
     let qkv = numbers(n_tokens * 3 * width);
     let mut out = vec![0.0; n_tokens * width];
-    bidirectional_attention(&shape, &qkv, &[n_tokens], None, &mut out).expect("the lengths fit");
+    attend(&shape, &qkv, &[n_tokens], None, &mut out).expect("the lengths fit");
     let column = |start: usize| -> Vec<f32> {
         qkv.chunks_exact(3 * width).flat_map(|row| &row[start..start + head_dim]).copied().collect()
     };
@@ -59,8 +67,8 @@ fn bidirectional(bench: &Bench, head_dim: usize, n_tokens: usize) {
                 .collect::<Vec<_>>()
         })
         .collect();
-    case.run(Work::Flops((4 * n_tokens * n_tokens * width) as f64), TOLERANCE, pairs, || {
-        bidirectional_attention(&shape, &qkv, &[n_tokens], None, black_box(&mut out)).expect("the lengths fit");
+    case.run(Work::Flops((4 * n_tokens * n_tokens * width) as f64), tolerance, pairs, || {
+        attend(&shape, &qkv, &[n_tokens], None, black_box(&mut out)).expect("the lengths fit");
     });
 }
 

@@ -14,6 +14,8 @@ pub enum Limit {
     F32,
     /// Multiply-adds of bytes from registers, added four to a sum of 32 bits.
     Int8,
+    /// Multiply-adds of bf16 from registers, added two to a sum of `f32`.
+    Bf16,
     /// Multiply-adds of bf16 in AMX tiles.
     AmxBf16,
     /// Multiply-adds of bytes in AMX tiles.
@@ -25,12 +27,14 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 6] = [Self::F32, Self::Int8, Self::AmxBf16, Self::AmxInt8, Self::Shuffles, Self::Memory];
+    const ALL: [Self; 7] =
+        [Self::F32, Self::Int8, Self::Bf16, Self::AmxBf16, Self::AmxInt8, Self::Shuffles, Self::Memory];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
             Self::AmxBf16 => "amx bf16",
             Self::AmxInt8 => "amx int8",
             Self::Shuffles => "shuffles",
@@ -40,7 +44,7 @@ impl Limit {
 
     fn unit(self) -> &'static str {
         match self {
-            Self::F32 | Self::AmxBf16 => "GFLOP/s",
+            Self::F32 | Self::Bf16 | Self::AmxBf16 => "GFLOP/s",
             Self::Int8 | Self::AmxInt8 => "GOP/s",
             Self::Shuffles | Self::Memory => "GB/s",
         }
@@ -51,6 +55,7 @@ impl Limit {
         match self {
             Self::F32 => instructions::f32(),
             Self::Int8 => instructions::int8(),
+            Self::Bf16 => instructions::bf16(),
             Self::AmxBf16 => instructions::tiles_of_bf16(),
             Self::AmxInt8 => instructions::tiles_of_bytes(),
             Self::Shuffles => instructions::shuffles(),
@@ -170,6 +175,12 @@ mod instructions {
         }
     }
 
+    pub fn bf16() -> Option<f64> {
+        // SAFETY: the form runs here.
+        let measure = || rate(20 * 32, || unsafe { pairs_of_bf16(black_box(TURNS)) });
+        CpuForm::available().contains(&CpuForm::Avx512Bf16).then(measure).flatten()
+    }
+
     pub fn shuffles() -> Option<f64> {
         // Of bytes, where `rate` counts two operations each. SAFETY: the form runs here.
         let measure = || rate(12 * 32, || unsafe { shuffles_256(black_box(TURNS)) }).map(|rate| rate / 2.0);
@@ -212,6 +223,19 @@ mod instructions {
         black_box(sums);
     }
 
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn pairs_of_bf16(turns: usize) {
+        let (a, b) = (black_box(_mm512_setzero_ps()), black_box(_mm512_setzero_ps()));
+        let (a, b) = (_mm512_cvtne2ps_pbh(a, b), _mm512_cvtne2ps_pbh(b, a));
+        let mut sums = [_mm512_setzero_ps(); 20];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
     /// Without VNNI, bytes are multiplied and added in two steps and summed in a third.
     #[target_feature(enable = "avx2")]
     fn bytes_256(turns: usize) {
@@ -248,6 +272,10 @@ mod instructions {
     use super::{TURNS, rate};
 
     pub fn shuffles() -> Option<f64> {
+        None
+    }
+
+    pub fn bf16() -> Option<f64> {
         None
     }
 
@@ -300,6 +328,10 @@ mod instructions {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod instructions {
     pub fn shuffles() -> Option<f64> {
+        None
+    }
+
+    pub fn bf16() -> Option<f64> {
         None
     }
 

@@ -88,13 +88,13 @@ impl Bench {
 }
 
 impl Case<'_> {
-    /// Checks the result, then times `run` and prints the row.
-    ///
-    /// The limit of tiles where there are tiles.
-    fn with_tiles(&self, tiles: Limit, vectors: Limit) -> Limit {
-        if self.bench.limits.of(tiles).is_some() { tiles } else { vectors }
+    /// The first of these limits that the machine has.
+    fn first_of<const N: usize>(&self, limits: [Limit; N]) -> Limit {
+        limits.into_iter().find(|&limit| self.bench.limits.of(limit).is_some()).unwrap_or(limits[N - 1])
     }
 
+    /// Checks the result, then times `run` and prints the row.
+    ///
     /// `pairs` are what the kernel gave and what a plain loop gives; `tolerance` bounds their difference, relative to
     /// the greatest of the latter.
     fn run(&self, work: Work, tolerance: f64, pairs: impl IntoIterator<Item = (f32, f64)>, run: impl FnMut()) {
@@ -111,8 +111,8 @@ impl Case<'_> {
         let seconds = median_seconds(run);
         let (amount, unit, limit) = match work {
             Work::Flops(flops) => (flops, "GFLOP/s", Limit::F32),
-            Work::Bf16Flops(flops) => (flops, "GFLOP/s", self.with_tiles(Limit::AmxBf16, Limit::F32)),
-            Work::ByteOps(ops) => (ops, "GOP/s", self.with_tiles(Limit::AmxInt8, Limit::Int8)),
+            Work::Bf16Flops(flops) => (flops, "GFLOP/s", self.first_of([Limit::AmxBf16, Limit::Bf16, Limit::F32])),
+            Work::ByteOps(ops) => (ops, "GOP/s", self.first_of([Limit::AmxInt8, Limit::Int8])),
             Work::Shuffles(bytes) => (bytes, "GB/s", Limit::Shuffles),
             Work::Bytes(bytes) => (bytes, "GB/s", Limit::Memory),
         };

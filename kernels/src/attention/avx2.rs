@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::simd::Simd;
+use super::simd::{Simd, Singles};
 use super::tile::{Job, Scratch, State, attend, mass_of_block};
 
 /// Eight lanes.
@@ -141,7 +141,7 @@ pub unsafe fn attend_tile(
     state: &mut State,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { attend::<Avx2>(job, kv_head, tokens, blocks, scratch, state) }
+    unsafe { attend::<Avx2, Singles>(job, kv_head, tokens, blocks, scratch, state) }
 }
 
 /// [`mass_of_block`] in these instructions.

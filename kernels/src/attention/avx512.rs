@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::simd::Simd;
+use super::simd::{Lanes, Simd, Singles};
 use super::tile::{Job, Scratch, State, attend, mass_of_block};
 
 /// Sixteen lanes.
@@ -123,6 +123,42 @@ impl Simd for Avx512 {
     }
 }
 
+/// Two bf16 a lane, whose products are added in one instruction.
+pub struct Bf16Pairs;
+
+impl Lanes<Avx512> for Bf16Pairs {
+    const NUMBERS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn add_products(a: __m512, b: __m512, sums: __m512) -> __m512 {
+        // SAFETY: the caller has AVX-512 BF16; bits are bits.
+        unsafe {
+            _mm512_dpbf16_ps(
+                sums,
+                std::mem::transmute::<__m512, __m512bh>(a),
+                std::mem::transmute::<__m512, __m512bh>(b),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, low: __m512, high: __m512) {
+        // SAFETY: the caller has AVX-512 BF16 and room for sixteen lanes; bits are bits.
+        unsafe { _mm512_storeu_ps(to, std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(first: __m512, second: __m512) -> __m512 {
+        // SAFETY: the caller has AVX-512F and BF16; bits are bits.
+        unsafe {
+            let lanes =
+                |x: __m512| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+            let (first, second) = (lanes(first), lanes(second));
+            _mm512_castsi512_ps(_mm512_or_si512(first, _mm512_slli_epi32::<16>(second)))
+        }
+    }
+}
+
 /// Four columns of rows 0, 4, 8 and 12, so that what is left of a transposition is one of 4 x 4 in each quarter.
 ///
 /// It is no closure: those have no features, and vectors would go in and out of them through memory.
@@ -157,7 +193,25 @@ pub unsafe fn attend_tile(
     state: &mut State,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { attend::<Avx512>(job, kv_head, tokens, blocks, scratch, state) }
+    unsafe { attend::<Avx512, Singles>(job, kv_head, tokens, blocks, scratch, state) }
+}
+
+/// [`attend`] in these instructions, with products of numbers that are rounded to bf16.
+///
+/// # Safety
+///
+/// As [`attend`], on a processor with AVX-512F, BW, DQ, VL and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,f16c")]
+pub unsafe fn attend_tile_in_bf16(
+    job: &Job,
+    kv_head: usize,
+    tokens: Range<usize>,
+    blocks: Range<usize>,
+    scratch: &mut Scratch,
+    state: &mut State,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { attend::<Avx512, Bf16Pairs>(job, kv_head, tokens, blocks, scratch, state) }
 }
 
 /// [`mass_of_block`] in these instructions.

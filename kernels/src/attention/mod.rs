@@ -33,7 +33,7 @@ use rayon::prelude::*;
 
 pub use self::merge::merge_attention;
 pub use self::selected::selected_attention;
-use self::simd::Portable;
+use self::simd::{Portable, Singles};
 use self::tile::{BLOCK, BlockBounds, Job, Scratch, Source, State, Visibility};
 use crate::device::CpuForm;
 use crate::{Error, Result};
@@ -144,7 +144,23 @@ pub fn bidirectional_attention(
     radius: Option<usize>,
     out: &mut [f32],
 ) -> Result<()> {
-    bidirectional(CpuForm::best(), shape, qkv, ends, radius, out)
+    bidirectional(CpuForm::best(), shape, qkv, ends, radius, false, out)
+}
+
+/// [`bidirectional_attention`] for numbers that are no more exact than bf16: where a processor multiplies pairs of bf16
+/// faster than `f32` ([`CpuForm::Avx512Bf16`]), queries, keys, values and shares are rounded to it, with sums in `f32`.
+///
+/// # Errors
+///
+/// As [`bidirectional_attention`].
+pub fn bidirectional_attention_bf16(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    ends: &[usize],
+    radius: Option<usize>,
+    out: &mut [f32],
+) -> Result<()> {
+    bidirectional(CpuForm::best(), shape, qkv, ends, radius, true, out)
 }
 
 /// Attends from query rows to the keys of all `runs`, which are numbered through:
@@ -198,6 +214,7 @@ fn bidirectional(
     qkv: &[f32],
     ends: &[usize],
     radius: Option<usize>,
+    rounds: bool,
     out: &mut [f32],
 ) -> Result<()> {
     check_shape(shape)?;
@@ -232,6 +249,7 @@ fn bidirectional(
             visibility: None,
             radius,
             log_weights: None,
+            rounds,
         };
         jobs.push((start, job));
     }
@@ -478,6 +496,7 @@ fn job_of<'a>(
         }),
         radius: None,
         log_weights,
+        rounds: false,
     })
 }
 
@@ -507,7 +526,12 @@ fn attend_tile(
 ) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+        CpuForm::Avx512Bf16 if job.rounds => {
+            // SAFETY: the form is chosen only where the processor has AVX-512F, BW, DQ, VL and BF16; the job was checked.
+            unsafe { avx512::attend_tile_in_bf16(job, kv_head, tokens, blocks, scratch, state) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => {
             // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL; the job was checked.
             unsafe { avx512::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
         }
@@ -522,7 +546,7 @@ fn attend_tile(
             unsafe { neon::attend_tile(job, kv_head, tokens, blocks, scratch, state) }
         }
         // SAFETY: any processor runs this; the job was checked.
-        _ => unsafe { tile::attend::<Portable>(job, kv_head, tokens, blocks, scratch, state) },
+        _ => unsafe { tile::attend::<Portable, Singles>(job, kv_head, tokens, blocks, scratch, state) },
     }
 }
 
@@ -540,7 +564,7 @@ fn mass_tile(
 ) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => {
             // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL; the job was checked.
             unsafe { avx512::mass_tile(job, kv_head, tokens, block, lse, scratch, sums) }
         }
@@ -563,7 +587,7 @@ fn mass_tile(
 fn merge_states(form: CpuForm, state: &mut State, block: &mut State) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => {
             // SAFETY: these forms are chosen only where the processor has AVX-512F, BW, DQ and VL.
             unsafe { avx512::merge_states(state, block) }
         }

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
-use super::simd::Simd;
+use super::simd::{Simd, Singles};
 use super::tile::{Job, Scratch, State, attend, mass_of_block};
 use crate::neon::halves;
 
@@ -134,7 +134,7 @@ pub unsafe fn attend_tile(
     state: &mut State,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { attend::<Neon>(job, kv_head, tokens, blocks, scratch, state) }
+    unsafe { attend::<Neon, Singles>(job, kv_head, tokens, blocks, scratch, state) }
 }
 
 /// [`mass_of_block`] in these instructions.

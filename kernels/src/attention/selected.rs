@@ -124,5 +124,6 @@ fn job_of<'a>(shape: &AttentionShape, query: &'a [f32], runs: &[KvRun<'a>]) -> R
         visibility: None,
         radius: None,
         log_weights: log_weights_of(runs, n_keys),
+        rounds: false,
     })
 }

@@ -37,6 +37,48 @@ pub trait Simd: Copy {
     fn prefetch(_line: *const u8) {}
 }
 
+/// How numbers stand in the lanes of what is multiplied; sums have one `f32` a lane.
+///
+/// Every method is unsafe for one reason, that the processor must run the instructions; those with pointers need room for
+/// what they store.
+pub trait Lanes<S: Simd> {
+    /// Numbers of a lane.
+    const NUMBERS: usize;
+
+    /// Adds to each sum the products of a lane's numbers.
+    unsafe fn add_products(a: S::Vector, b: S::Vector, sums: S::Vector) -> S::Vector;
+    /// Stores the numbers of two vectors, neighbours in one lane where it holds two.
+    unsafe fn store(to: *mut f32, low: S::Vector, high: S::Vector);
+    /// Two numbers a lane, one of each vector; where lanes hold one there is no use for it.
+    unsafe fn pairs(first: S::Vector, second: S::Vector) -> S::Vector;
+}
+
+/// One `f32` a lane.
+pub struct Singles;
+
+impl<S: Simd> Lanes<S> for Singles {
+    const NUMBERS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn add_products(a: S::Vector, b: S::Vector, sums: S::Vector) -> S::Vector {
+        // SAFETY: the processor runs `S`.
+        unsafe { S::fma(a, b, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, low: S::Vector, high: S::Vector) {
+        // SAFETY: the processor runs `S`, and there is room for both.
+        unsafe {
+            S::store(to, low);
+            S::store(to.add(S::LANES), high);
+        }
+    }
+
+    unsafe fn pairs(_: S::Vector, _: S::Vector) -> S::Vector {
+        unreachable!("a lane has one number")
+    }
+}
+
 /// Four lanes in plain loops, which is what every 64-bit processor has.
 #[derive(Clone, Copy)]
 pub struct Portable;

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::exp::exp2;
-use super::simd::Simd;
+use super::simd::{Lanes, Simd, Singles};
 use super::{AttentionMask, KvSlice};
 
 /// Keys that are packed together: with 64 components, panels and values take 64 KiB, which stays in a second-level cache.
@@ -63,6 +63,8 @@ pub struct Job<'a> {
     pub radius: Option<usize>,
     /// In base 2.
     pub log_weights: Option<Vec<f32>>,
+    /// Whether numbers may be rounded to bf16 where that makes products faster.
+    pub rounds: bool,
 }
 
 impl Job<'_> {
@@ -158,7 +160,7 @@ impl State {
 ///
 /// The processor runs `S`; the job's slices are as long as its numbers say; `state` was reset for these rows.
 #[inline(always)]
-pub unsafe fn attend<S: Simd>(
+pub unsafe fn attend<S: Simd, L: Lanes<S>>(
     job: &Job,
     kv_head: usize,
     tokens: Range<usize>,
@@ -170,9 +172,11 @@ pub unsafe fn attend<S: Simd>(
     let n_rows = tokens.len() * job.group;
     let padded_dim = state.padded_dim;
     let outputs = state.outputs.reserve(n_rows * padded_dim).as_mut_ptr();
-    pack_queries(job, kv_head, &tokens, scratch.queries.reserve(n_rows * dim));
+    let depth = depth::<S, L>(dim);
+    // SAFETY: the processor runs `S`.
+    unsafe { pack_queries::<S, L>(job, kv_head, &tokens, scratch) };
     let scores = scratch.scores.reserve(ROWS * BLOCK).as_mut_ptr();
-    let once = n_rows <= ROWS && padded_dim == dim;
+    let once = n_rows <= ROWS && padded_dim == dim && L::NUMBERS == 1;
     for block in blocks {
         let keys = job.keys_of(block);
         let mut packed = false;
@@ -184,15 +188,15 @@ pub unsafe fn attend<S: Simd>(
                 // SAFETY: the buffers hold what the functions name, and `scratch` keeps each where it is.
                 unsafe {
                     if !packed {
-                        pack_keys::<S>(job, kv_head, keys.clone(), scratch);
+                        pack_keys::<S, L>(job, kv_head, keys.clone(), scratch);
                         if !once {
-                            pack_values::<S>(job, kv_head, keys.clone(), padded_dim, scratch);
+                            pack_values::<S, L>(job, kv_head, keys.clone(), padded_dim, scratch);
                         }
                         packed = true;
                     }
                     let call = Call {
                         unpacked: once.then_some((job, kv_head, &keys)),
-                        queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * dim),
+                        queries: scratch.queries.0.as_ptr().cast::<f32>().add(first * depth),
                         panels: scratch.keys.0.as_ptr().cast(),
                         values: scratch.values.0.as_ptr().cast(),
                         scores,
@@ -202,12 +206,12 @@ pub unsafe fn attend<S: Simd>(
                     let group = Group { job, tokens: &tokens, first, rows };
                     let sums = &mut state.sums[first..first + rows];
                     match rows {
-                        1 => call.attend::<S, 1>(&group, &keys, view, sums),
-                        2 => call.attend::<S, 2>(&group, &keys, view, sums),
-                        3 => call.attend::<S, 3>(&group, &keys, view, sums),
-                        4 => call.attend::<S, 4>(&group, &keys, view, sums),
-                        5 => call.attend::<S, 5>(&group, &keys, view, sums),
-                        _ => call.attend::<S, 6>(&group, &keys, view, sums),
+                        1 => call.attend::<S, L, 1>(&group, &keys, view, sums),
+                        2 => call.attend::<S, L, 2>(&group, &keys, view, sums),
+                        3 => call.attend::<S, L, 3>(&group, &keys, view, sums),
+                        4 => call.attend::<S, L, 4>(&group, &keys, view, sums),
+                        5 => call.attend::<S, L, 5>(&group, &keys, view, sums),
+                        _ => call.attend::<S, L, 6>(&group, &keys, view, sums),
                     }
                 }
             }
@@ -234,7 +238,8 @@ pub unsafe fn mass_of_block<S: Simd>(
     let dim = job.dim;
     let n_rows = tokens.len() * job.group;
     let n_heads = job.query_stride / dim;
-    pack_queries(job, kv_head, &tokens, scratch.queries.reserve(n_rows * dim));
+    // SAFETY: the processor runs `S`.
+    unsafe { pack_queries::<S, Singles>(job, kv_head, &tokens, scratch) };
     let scores = scratch.scores.reserve(ROWS * BLOCK).as_mut_ptr();
     let keys = job.keys_of(block);
     let mut packed = false;
@@ -247,7 +252,7 @@ pub unsafe fn mass_of_block<S: Simd>(
             // SAFETY: the buffers hold what the functions name; `sums` has a block for each head of the group.
             unsafe {
                 if !packed {
-                    pack_keys::<S>(job, kv_head, keys.clone(), scratch);
+                    pack_keys::<S, Singles>(job, kv_head, keys.clone(), scratch);
                     packed = true;
                 }
                 let call = Call {
@@ -260,12 +265,12 @@ pub unsafe fn mass_of_block<S: Simd>(
                     padded_dim: 0,
                 };
                 match rows {
-                    1 => call.scores::<S, 1>(&group, &keys, view),
-                    2 => call.scores::<S, 2>(&group, &keys, view),
-                    3 => call.scores::<S, 3>(&group, &keys, view),
-                    4 => call.scores::<S, 4>(&group, &keys, view),
-                    5 => call.scores::<S, 5>(&group, &keys, view),
-                    _ => call.scores::<S, 6>(&group, &keys, view),
+                    1 => call.scores::<S, Singles, 1>(&group, &keys, view),
+                    2 => call.scores::<S, Singles, 2>(&group, &keys, view),
+                    3 => call.scores::<S, Singles, 3>(&group, &keys, view),
+                    4 => call.scores::<S, Singles, 4>(&group, &keys, view),
+                    5 => call.scores::<S, Singles, 5>(&group, &keys, view),
+                    _ => call.scores::<S, Singles, 6>(&group, &keys, view),
                 }
                 for row in 0..rows {
                     let head = (first + row) % job.group;
@@ -288,26 +293,61 @@ pub unsafe fn mass_of_block<S: Simd>(
     }
 }
 
-/// `[n_rows, dim]`, times the scale.
-fn pack_queries(job: &Job, kv_head: usize, tokens: &Range<usize>, packed: &mut [f32]) {
+/// Lanes that a head's components fill.
+#[inline(always)]
+fn depth<S: Simd, L: Lanes<S>>(dim: usize) -> usize {
+    if L::NUMBERS == 1 { dim } else { dim.next_multiple_of(L::NUMBERS * S::LANES) / L::NUMBERS }
+}
+
+/// Writes the query rows as `[n_rows, depth]`, times the scale.
+///
+/// # Safety
+///
+/// The processor runs `S` with `L`.
+#[inline(always)]
+unsafe fn pack_queries<S: Simd, L: Lanes<S>>(job: &Job, kv_head: usize, tokens: &Range<usize>, scratch: &mut Scratch) {
     let (dim, group) = (job.dim, job.group);
-    for (row, packed) in packed.chunks_exact_mut(dim).enumerate() {
+    let padded_dim = L::NUMBERS * depth::<S, L>(dim);
+    let packed = scratch.queries.reserve(tokens.len() * group * padded_dim);
+    if padded_dim != dim {
+        packed.fill(0.0);
+    }
+    for (row, packed) in packed.chunks_exact_mut(padded_dim).enumerate() {
         let start = (tokens.start + row / group) * job.query_stride + (kv_head * group + row % group) * dim;
         for (to, &from) in packed.iter_mut().zip(&job.queries[start..start + dim]) {
             *to = from * job.scale;
         }
     }
+    if L::NUMBERS > 1 {
+        let start = packed.as_mut_ptr();
+        // SAFETY: all numbers are there, in pairs of vectors.
+        unsafe { narrow::<S, L>(start, packed.len(), start) };
+    }
 }
 
-/// Writes `keys` in panels `[n / PANEL, dim, PANEL]`, zeros after the last.
+/// Puts `n` numbers into as few lanes as they fill.
+///
+/// # Safety
+///
+/// The processor runs `S` with `L`; `n` is a multiple of two vectors' numbers, which are there; `to` has room and does not
+/// stand after `from`.
+#[inline(always)]
+unsafe fn narrow<S: Simd, L: Lanes<S>>(from: *const f32, n: usize, to: *mut f32) {
+    for at in (0..n).step_by(2 * S::LANES) {
+        // SAFETY: as the caller promises.
+        unsafe { L::store(to.add(at / L::NUMBERS), S::load(from.add(at)), S::load(from.add(at + S::LANES))) };
+    }
+}
+
+/// Writes `keys` in panels `[n / PANEL, depth, PANEL]`, zeros after the last.
 ///
 /// # Safety
 ///
 /// As [`attend`].
 #[inline(always)]
-unsafe fn pack_keys<S: Simd>(job: &Job, kv_head: usize, keys: Range<usize>, scratch: &mut Scratch) {
+unsafe fn pack_keys<S: Simd, L: Lanes<S>>(job: &Job, kv_head: usize, keys: Range<usize>, scratch: &mut Scratch) {
     let dim = job.dim;
-    let padded_dim = dim.next_multiple_of(S::LANES);
+    let (depth, padded_dim) = (depth::<S, L>(dim), dim.next_multiple_of(L::NUMBERS * S::LANES));
     let n_panels = keys.len().div_ceil(S::PANEL);
     let staging = scratch.staging.reserve(S::PANEL * padded_dim);
     let panels = scratch.keys.reserve(n_panels * padded_dim * S::PANEL);
@@ -323,9 +363,15 @@ unsafe fn pack_keys<S: Simd>(job: &Job, kv_head: usize, keys: Range<usize>, scra
         // SAFETY: staging has a row of `padded_dim` for each key of the panel; a panel has `padded_dim` rows.
         unsafe {
             copy_rows::<S>(job, kv_head, here, |source| &source.keys, staging.as_mut_ptr(), padded_dim);
-            let to = panels.as_mut_ptr().add(panel * dim * S::PANEL);
+            if L::NUMBERS > 1 {
+                for key in 0..S::PANEL {
+                    let row = staging.as_mut_ptr().add(key * padded_dim);
+                    narrow::<S, L>(row, padded_dim, row);
+                }
+            }
+            let to = panels.as_mut_ptr().add(panel * depth * S::PANEL);
             for key in (0..S::PANEL).step_by(S::LANES) {
-                for d in (0..padded_dim).step_by(S::LANES) {
+                for d in (0..padded_dim / L::NUMBERS).step_by(S::LANES) {
                     let from = staging.as_ptr().add(key * padded_dim + d);
                     S::transpose(from, padded_dim, to.add(d * S::PANEL + key), S::PANEL);
                 }
@@ -334,25 +380,41 @@ unsafe fn pack_keys<S: Simd>(job: &Job, kv_head: usize, keys: Range<usize>, scra
     }
 }
 
-/// Writes the values of `keys` as `[n, padded_dim]`, zeros after the last component.
+/// Writes the values of `keys` as `[n, padded_dim]`, those of neighbours in one row where lanes hold two, zeros after the
+/// last component.
 ///
 /// # Safety
 ///
 /// As [`attend`].
 #[inline(always)]
-unsafe fn pack_values<S: Simd>(
+unsafe fn pack_values<S: Simd, L: Lanes<S>>(
     job: &Job,
     kv_head: usize,
     keys: Range<usize>,
     padded_dim: usize,
     scratch: &mut Scratch,
 ) {
-    let values = scratch.values.reserve(keys.len() * padded_dim);
+    let n = keys.len().next_multiple_of(L::NUMBERS);
+    let values = scratch.values.reserve(n * padded_dim);
     if padded_dim != job.dim {
         values.fill(0.0);
     }
-    // SAFETY: there is a row of `padded_dim` for each key.
-    unsafe { copy_rows::<S>(job, kv_head, keys, |source| &source.values, values.as_mut_ptr(), padded_dim) }
+    values[keys.len() * padded_dim..].fill(0.0);
+    let to = values.as_mut_ptr();
+    // SAFETY: there is a row of `padded_dim` for each key, and one that makes their number even.
+    unsafe {
+        copy_rows::<S>(job, kv_head, keys, |source| &source.values, to, padded_dim);
+        if L::NUMBERS > 1 {
+            // Rows are written no later than they are read.
+            for row in 0..n / 2 {
+                for d in (0..padded_dim).step_by(S::LANES) {
+                    let first = to.add(2 * row * padded_dim + d);
+                    let pairs = L::pairs(S::load(first), S::load(first.add(padded_dim)));
+                    S::store(to.add(row * padded_dim + d), pairs);
+                }
+            }
+        }
+    }
 }
 
 /// Copies one head of some tokens as f32, `to[key * to_stride..]`.
@@ -490,11 +552,11 @@ impl Group<'_> {
 struct Call<'a> {
     /// Where the values are read when they are used once only, and packing would not pay.
     unpacked: Option<(&'a Job<'a>, usize, &'a Range<usize>)>,
-    /// `[rows, dim]`.
+    /// `[rows, depth]`.
     queries: *const f32,
-    /// `[n / PANEL, dim, PANEL]`.
+    /// `[n / PANEL, depth, PANEL]`.
     panels: *const f32,
-    /// `[n, padded_dim]`.
+    /// `[n, padded_dim]`, or half as many rows where lanes hold two numbers.
     values: *const f32,
     /// `[rows, BLOCK]`.
     scores: *mut f32,
@@ -506,7 +568,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// Fills `scores` up to a whole panel: `-inf` where a row may not see or no key is.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const R: usize>(&self, group: &Group, keys: &Range<usize>, view: View) {
+    unsafe fn scores<S: Simd, L: Lanes<S>, const R: usize>(&self, group: &Group, keys: &Range<usize>, view: View) {
         let (job, n) = (group.job, keys.len());
         let n_panels = n.div_ceil(S::PANEL);
         // SAFETY: the pointers have the shapes that the fields name.
@@ -515,15 +577,15 @@ impl Call<'_> {
             // Few rows take more panels at once: eight sums are what hides the latency of a multiplication. So do all
             // where registers are left.
             while const { R <= few_rows::<S>(1) } && panel + 4 <= n_panels {
-                self.panels::<S, R, 4>(job.dim, panel);
+                self.panels::<S, L, R, 4>(depth::<S, L>(job.dim), panel);
                 panel += 4;
             }
             while const { R <= few_rows::<S>(3) } && panel + 2 <= n_panels {
-                self.panels::<S, R, 2>(job.dim, panel);
+                self.panels::<S, L, R, 2>(depth::<S, L>(job.dim), panel);
                 panel += 2;
             }
             while panel < n_panels {
-                self.panels::<S, R, 1>(job.dim, panel);
+                self.panels::<S, L, R, 1>(depth::<S, L>(job.dim), panel);
                 panel += 1;
             }
             if let Some(log_weights) = &job.log_weights {
@@ -549,7 +611,7 @@ impl Call<'_> {
     }
 
     #[inline(always)]
-    unsafe fn attend<S: Simd, const R: usize>(
+    unsafe fn attend<S: Simd, L: Lanes<S>, const R: usize>(
         &self,
         group: &Group,
         keys: &Range<usize>,
@@ -562,7 +624,7 @@ impl Call<'_> {
         let mut of_block = [0.0; R];
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
-            self.scores::<S, R>(group, keys, view);
+            self.scores::<S, L, R>(group, keys, view);
             // Each step for all rows before the next, so that no row's fold waits for another's. Loops and no closures:
             // those would be compiled without the form's instructions.
             let mut block_m = [f32::NEG_INFINITY; R];
@@ -580,10 +642,12 @@ impl Call<'_> {
                 // A row that sees nothing subtracts 0, so that its shares are 0 and not NaN.
                 let base = S::splat(if block_m[r] == f32::NEG_INFINITY { 0.0 } else { block_m[r] });
                 let mut sum = S::splat(0.0);
-                for key in (0..n_padded).step_by(S::LANES) {
-                    let share = exp2::<S>(S::sub(S::load(scores.add(key)), base));
-                    S::store(scores.add(key), share);
-                    sum = S::add(sum, share);
+                for key in (0..n_padded).step_by(2 * S::LANES) {
+                    let low = exp2::<S>(S::sub(S::load(scores.add(key)), base));
+                    let high = exp2::<S>(S::sub(S::load(scores.add(key + S::LANES)), base));
+                    // Lanes are written behind what is read.
+                    L::store(scores.add(key / L::NUMBERS), low, high);
+                    sum = S::add(S::add(sum, low), high);
                 }
                 *block_l = sum;
             }
@@ -593,15 +657,15 @@ impl Call<'_> {
             }
             let mut column = 0;
             while const { R <= few_rows::<S>(1) } && column + 8 * S::LANES <= self.padded_dim {
-                self.columns::<S, R, 8>(n, column, &of_old, &of_block);
+                self.columns::<S, L, R, 8>(n, column, &of_old, &of_block);
                 column += 8 * S::LANES;
             }
             while const { R <= few_rows::<S>(3) } && column + 4 * S::LANES <= self.padded_dim {
-                self.columns::<S, R, 4>(n, column, &of_old, &of_block);
+                self.columns::<S, L, R, 4>(n, column, &of_old, &of_block);
                 column += 4 * S::LANES;
             }
             while column < self.padded_dim {
-                self.columns::<S, R, 2>(n, column, &of_old, &of_block);
+                self.columns::<S, L, R, 2>(n, column, &of_old, &of_block);
                 column += 2 * S::LANES;
             }
         }
@@ -609,23 +673,23 @@ impl Call<'_> {
 
     /// The products of `R` rows with the keys of `P` panels, each summed over ascending `d`.
     #[inline(always)]
-    unsafe fn panels<S: Simd, const R: usize, const P: usize>(&self, dim: usize, first: usize) {
+    unsafe fn panels<S: Simd, L: Lanes<S>, const R: usize, const P: usize>(&self, depth: usize, first: usize) {
         // SAFETY: the pointers have the shapes that the fields name.
         unsafe {
             let mut sums = [[[S::splat(0.0); 2]; P]; R];
-            let from = self.panels.add(first * dim * S::PANEL);
-            for d in 0..dim {
-                let at = |p: usize, half: usize| from.add((p * dim + d) * S::PANEL + half * S::LANES);
+            let from = self.panels.add(first * depth * S::PANEL);
+            for d in 0..depth {
+                let at = |p: usize, half: usize| from.add((p * depth + d) * S::PANEL + half * S::LANES);
                 if R <= 3 {
                     // Few rows stay in registers while keys pass, many the other way round.
                     let mut queries = [S::splat(0.0); R];
                     for (r, query) in queries.iter_mut().enumerate() {
-                        *query = S::splat(*self.queries.add(r * dim + d));
+                        *query = S::splat(*self.queries.add(r * depth + d));
                     }
                     for i in 0..2 * P {
                         let keys = S::load(at(i / 2, i % 2));
                         for (sums, &query) in sums.iter_mut().zip(&queries) {
-                            sums[i / 2][i % 2] = S::fma(query, keys, sums[i / 2][i % 2]);
+                            sums[i / 2][i % 2] = L::add_products(query, keys, sums[i / 2][i % 2]);
                         }
                     }
                     continue;
@@ -635,10 +699,10 @@ impl Call<'_> {
                     *keys = [S::load(at(p, 0)), S::load(at(p, 1))];
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let query = S::splat(*self.queries.add(r * dim + d));
+                    let query = S::splat(*self.queries.add(r * depth + d));
                     for (sums, keys) in sums.iter_mut().zip(keys) {
-                        sums[0] = S::fma(query, keys[0], sums[0]);
-                        sums[1] = S::fma(query, keys[1], sums[1]);
+                        sums[0] = L::add_products(query, keys[0], sums[0]);
+                        sums[1] = L::add_products(query, keys[1], sums[1]);
                     }
                 }
             }
@@ -652,9 +716,9 @@ impl Call<'_> {
         }
     }
 
-    /// Adds to the sums of `R` rows `n` keys from the block's `first`, whose values lie `stride` numbers apart.
+    /// Adds to the sums of `R` rows `n` lanes of keys from the block's `first`, whose values lie `stride` numbers apart.
     #[inline(always)]
-    unsafe fn weigh<S: Simd, V: Values<S>, const R: usize, const C: usize>(
+    unsafe fn weigh<S: Simd, L: Lanes<S>, V: Values<S>, const R: usize, const C: usize>(
         &self,
         first: usize,
         n: usize,
@@ -675,7 +739,7 @@ impl Call<'_> {
                     for c in 0..C {
                         let values = values.load(key * stride + c * S::LANES);
                         for (sums, &share) in sums.iter_mut().zip(&splat) {
-                            sums[c] = S::fma(share, values, sums[c]);
+                            sums[c] = L::add_products(share, values, sums[c]);
                         }
                     }
                     continue;
@@ -687,7 +751,7 @@ impl Call<'_> {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let share = S::splat(*shares.add(r * BLOCK));
                     for (sum, values) in sums.iter_mut().zip(row) {
-                        *sum = S::fma(share, values, *sum);
+                        *sum = L::add_products(share, values, *sum);
                     }
                 }
             }
@@ -696,7 +760,7 @@ impl Call<'_> {
 
     /// `C` vectors of the outputs of `R` rows, each summed over ascending keys.
     #[inline(always)]
-    unsafe fn columns<S: Simd, const R: usize, const C: usize>(
+    unsafe fn columns<S: Simd, L: Lanes<S>, const R: usize, const C: usize>(
         &self,
         n: usize,
         column: usize,
@@ -717,18 +781,24 @@ impl Call<'_> {
                     match &source.values {
                         KvSlice::F32(numbers) => {
                             let from = numbers[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
-                            self.weigh::<S, _, R, C>(first, n, from, job.kv_stride, &mut sums);
+                            self.weigh::<S, L, _, R, C>(first, n, from, job.kv_stride, &mut sums);
                         }
                         KvSlice::F16(bits) => {
                             let from = bits[offset..][..(n - 1) * job.kv_stride + C * S::LANES].as_ptr();
-                            self.weigh::<S, _, R, C>(first, n, from, job.kv_stride, &mut sums);
+                            self.weigh::<S, L, _, R, C>(first, n, from, job.kv_stride, &mut sums);
                         }
                     }
                     key = end;
                     at += 1;
                 }
             } else {
-                self.weigh::<S, _, R, C>(0, n, self.values.add(column), self.padded_dim, &mut sums);
+                self.weigh::<S, L, _, R, C>(
+                    0,
+                    n.div_ceil(L::NUMBERS),
+                    self.values.add(column),
+                    self.padded_dim,
+                    &mut sums,
+                );
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (c, sum) in sums.into_iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Products of rows with a weight matrix in bf16: the upper half of an `f32`, eight bits of significand.
 //!
 //! Weights take half the memory of `f32`, which is what a product of one or two rows waits for; a model that was stored
-//! in bf16 loses nothing. Forms without bf16 instructions widen weights on the way and keep the inputs in `f32`; AMX
-//! rounds the inputs to bf16 too. Sums are `f32` everywhere. An output is summed in one order, whatever rows stand
+//! in bf16 loses nothing. Forms without bf16 instructions widen weights on the way and keep the inputs in `f32`; those
+//! with them round the inputs to bf16 too. Sums are `f32` everywhere. An output is summed in one order, whatever rows stand
 //! around it and however many threads work: a row gives the same bits alone and in a batch.
 
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +11,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 #[cfg(test)]
 mod cpu;
 mod portable;
@@ -127,8 +129,8 @@ pub(crate) fn round(x: f32) -> u16 {
 /// Multiplies rows by weights in bf16: `out[r, o] = Σ_i input[r, i] · weights[o, i] + bias[o]`, or adds that to `out`.
 ///
 /// `input` is `[n_rows, n_in]`, `bias` `[n_out]`, `out` `[n_rows, n_out]`, row-major. Products and sums are as exact as
-/// those of [`matrix_product`](crate::matrix_product) with the same weights, except in the AMX form, which rounds the
-/// inputs to bf16: a relative error of 2⁻⁹ an input at most. AMX takes numbers below the normal ones for zeros.
+/// those of [`matrix_product`](crate::matrix_product) with the same weights, except in the forms that round the inputs to
+/// bf16, AMX and AVX-512 BF16: a relative error of 2⁻⁹ an input at most, and numbers below the normal ones are zeros.
 ///
 /// # Errors
 ///
@@ -158,6 +160,9 @@ fn product(form: CpuForm, input: &[f32], weights: &Bf16Matrix, bias: Option<&[f3
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the form is chosen only where the processor and the system allow its tiles.
         CpuForm::Amx => unsafe { amx::product::<Amx>(input, weights, &sink) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the form is chosen only where the processor has AVX-512F and BF16; the sink is of the product's shape.
+        CpuForm::Avx512Bf16 => unsafe { avx512_bf16::product(input, weights, &sink) },
         _ => by_blocks(form, input, weights, &sink),
     }
 }

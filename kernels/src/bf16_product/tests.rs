@@ -27,7 +27,7 @@ impl Form {
 
     fn rounds_input(self) -> bool {
         match self {
-            Self::Here(form) => form == CpuForm::Amx,
+            Self::Here(form) => matches!(form, CpuForm::Amx | CpuForm::Avx512Bf16),
             #[cfg(target_arch = "x86_64")]
             Self::SoftwareTiles => true,
         }

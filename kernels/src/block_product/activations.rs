@@ -43,7 +43,7 @@ impl Activations {
         };
         let quantize: Quantize = match form {
             #[cfg(target_arch = "x86_64")]
-            CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => quantize_avx2,
+            CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => quantize_avx2,
             _ => quantize,
         };
         if parallel {

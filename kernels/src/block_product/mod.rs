@@ -87,7 +87,7 @@ impl Tiles {
     fn new<L: Layout>(form: CpuForm) -> Self {
         match form {
             #[cfg(target_arch = "x86_64")]
-            CpuForm::Avx512Vnni | CpuForm::Amx => {
+            CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => {
                 Self { four: avx512::tile::<L, 4>, two: avx512::tile::<L, 2>, one: avx512::tile::<L, 1> }
             }
             #[cfg(target_arch = "x86_64")]

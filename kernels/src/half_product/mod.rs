@@ -102,7 +102,7 @@ fn products<const Q: usize>(form: CpuForm, queries: [&[f32]; Q], vector: &[u16])
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2, FMA and F16C; the lengths are equal.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => unsafe {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx | CpuForm::Avx2 => unsafe {
             avx2::products(queries, vector)
         },
         _ => queries.map(|query| portable::product(query, vector)),

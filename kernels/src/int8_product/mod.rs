@@ -327,7 +327,7 @@ fn round(form: CpuForm, numbers: &[f32], codes: &mut [u8]) -> (f32, f32) {
         CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::round(numbers, codes, 127.0) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx2::round(numbers, codes, 255.0) },
+        CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe { avx2::round(numbers, codes, 255.0) },
         _ => portable::round(numbers, codes, 127.0),
     }
 }
@@ -344,7 +344,7 @@ fn height(form: CpuForm, n_rows: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         CpuForm::Amx if n_rows >= amx::WORTHWHILE => amx::TALL,
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx512Vnni | CpuForm::Amx => TALL,
+        CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => TALL,
         #[cfg(target_arch = "aarch64")]
         CpuForm::NeonDotprod => 4,
         _ => 5,
@@ -379,7 +379,9 @@ fn sum(
         CpuForm::Amx if n_rows > TALL => unsafe { amx::tile(n_rows, &operands, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the rest as above.
-        CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512_vnni::tile(n_rows, &operands, sums) },
+        CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
+            avx512_vnni::tile(n_rows, &operands, sums)
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2 and FMA; the rest as above.
         CpuForm::Avx2 | CpuForm::Avx512 => unsafe { avx2::tile(n_rows, &operands, sums) },

@@ -201,7 +201,7 @@ impl Tile<'_> {
 /// Rows and panels of a register tile of many rows.
 pub(crate) fn tile_size(form: CpuForm) -> (usize, usize) {
     match form {
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => (12, 2),
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => (12, 2),
         _ => (6, 1),
     }
 }
@@ -224,7 +224,7 @@ pub(crate) fn sum_tile(
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F; the lengths are checked above.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
             avx512::tile(n_rows, n_panels, rows, panels, shape, sums);
         },
         #[cfg(target_arch = "x86_64")]

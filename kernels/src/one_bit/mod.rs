@@ -234,7 +234,7 @@ impl OneBitQuery {
     fn row_bounds(&self, form: CpuForm, codes: &[u64], rows: &[u32], margin: f32, out: &mut [f32]) {
         match form {
             #[cfg(target_arch = "x86_64")]
-            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2
+            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx | CpuForm::Avx2
                 if std::arch::is_x86_feature_detected!("popcnt") =>
             {
                 // SAFETY: POPCNT was looked for.
@@ -311,7 +311,7 @@ impl OneBitTable {
     fn scan(form: CpuForm, queries: &[Self], blocks: &[u8], margin: f32, out: &mut [f32]) {
         match form {
             #[cfg(target_arch = "x86_64")]
-            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2 => {
+            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx | CpuForm::Avx2 => {
                 // SAFETY: these forms are chosen only where the processor has AVX2 and FMA, and the lengths fit.
                 unsafe { avx2::scan(queries, blocks, margin, out) }
             }

@@ -226,7 +226,9 @@ fn sums<const Q: usize>(form: CpuForm, queries: [&[i16]; Q], codes: &[i8]) -> [i
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F, BW and VL, and the lengths are equal.
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe { avx512::inner_products(queries, codes) },
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
+            avx512::inner_products(queries, codes)
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the form is chosen only where the processor has AVX2, and the lengths are equal.
         CpuForm::Avx2 => unsafe { avx2::inner_products(queries, codes) },
@@ -238,7 +240,7 @@ fn sums<const Q: usize>(form: CpuForm, queries: [&[i16]; Q], codes: &[i8]) -> [i
 fn distances(form: CpuForm, query: &[u64], bits: &[u64], out: &mut [u32]) {
     match form {
         #[cfg(target_arch = "x86_64")]
-        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx | CpuForm::Avx2
+        CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx | CpuForm::Avx2
             if std::arch::is_x86_feature_detected!("popcnt") =>
         {
             // SAFETY: POPCNT was looked for.

@@ -113,7 +113,7 @@ fn decode(form: CpuForm, bits: ResidualBits, weights: &[f32], codes: &[u8], cent
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2; there is a weight for each bucket, and a
         // centroid's component and a place in `out` for each code.
-        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
+        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
             avx2::decode(bits, weights, codes, centroid, out);
         },
         _ => portable::decode(bits.count(), weights, codes, centroid, out),

@@ -144,7 +144,7 @@ fn score(
     match form {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2.
-        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Amx => unsafe {
+        CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
             avx2::score(query, products, centroids, tokens)
         },
         _ => score_by::<portable::Portable>(query, products, centroids, tokens),

@@ -1,6 +1,6 @@
 //! `ModernBERT`'s layers: a norm before each map, rotated heads, gated middles, local attention.
 
-use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling, bidirectional_attention};
+use raglan_kernels::{Output, RotaryEmbedding, RotaryPairs, RotaryScaling};
 use rayon::prelude::*;
 
 use super::self_extend::self_extend_attention;
@@ -166,15 +166,15 @@ impl PreNormLayer {
             }
             start = end;
         }
-        let (shape, mixed) = (attention_shape(config), normed);
+        let (shape, attend, mixed) = (attention_shape(config), self.qkv.attention(), normed);
         if turns.iter().all(|(_, turns)| matches!(turns, Turns::Places(_))) {
-            bidirectional_attention(&shape, qkv, ends, radius, mixed)?;
+            attend(&shape, qkv, ends, radius, mixed)?;
         } else {
             let mut start = 0;
             for &(end, turns) in turns {
                 let (qkv, mixed) = (&qkv[start * 3 * dim..end * 3 * dim], &mut mixed[start * dim..end * dim]);
                 match turns {
-                    Turns::Places(_) => bidirectional_attention(&shape, qkv, &[end - start], radius, mixed)?,
+                    Turns::Places(_) => attend(&shape, qkv, &[end - start], radius, mixed)?,
                     Turns::SelfExtend { rotary, window, group } => {
                         self_extend_attention(&shape, rotary, qkv, window, group, mixed)?;
                     }
