@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use raglan::ingest::chunk::ChunkerKind;
 use raglan::ingest::{Isolation, Limits, WalkOptions};
+use raglan::model::Products;
 use raglan::model::registry::Silent;
-use raglan::{BuildSettings, Encoders, Filter, Index, IndexReport, IndexSettings, Indexer, Models, Start};
+use raglan::{BuildSettings, Encoders, Filter, Index, IndexReport, IndexSettings, Indexer, ModelSettings, Models, Start};
 use serde_json::json;
 
 use crate::report::{Report, folder_bytes, peak_rss_mb, percentile, timed};
@@ -33,6 +34,9 @@ pub struct E2e {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// How exactly the encoder multiplies: stored, f32, bf16 or int8
+    #[arg(long, default_value = "stored")]
+    precision: Products,
     /// Index by BM25 only
     #[arg(long)]
     bm25_only: bool,
@@ -42,7 +46,7 @@ pub struct E2e {
 pub fn run(options: &E2e) -> Result<()> {
     raglan::set_threads(options.threads)?;
     let report = Report::new("e2e", options.threads);
-    let params = || json!({ "files": options.files });
+    let params = || json!({ "files": options.files, "own_precision": options.precision.name() });
     let copy = tempfile::tempdir()?;
     let mut size = 0;
     let mut names = Vec::new();
@@ -56,7 +60,8 @@ pub fn run(options: &E2e) -> Result<()> {
     let place = tempfile::tempdir()?;
     let index_folder = place.path().join("index");
     let starting = Instant::now();
-    let models = Models::new(None, true, options.threads, Arc::new(Silent))?;
+    let mut models = Models::new(None, true, options.threads, Arc::new(Silent))?;
+    models.set_settings(ModelSettings { products: options.precision, ..models.settings().clone() });
     let embedder = if options.bm25_only { None } else { Some(models.embedder("all-minilm-l6-v2")?) };
     if let Some(embedder) = &embedder {
         embedder.encoder()?;
@@ -81,7 +86,7 @@ pub fn run(options: &E2e) -> Result<()> {
     };
     let (first, seconds, cpu) = timed(update);
     let first = first?;
-    let n = json!({ "files": options.files, "n": first.documents });
+    let n = json!({ "files": options.files, "n": first.documents, "own_precision": options.precision.name() });
     report.emit("index_s", seconds, "s", n.clone());
     report.emit("index_cpu_s", cpu, "s", n.clone());
     report.emit("index_mb_per_s", size as f64 / 1e6 / seconds, "MB/s", n);
