@@ -47,18 +47,6 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, f32) {
     (fma::<FMA>(p, r * r, r + 1.0), shifted)
 }
 
-/// `1 - erf(z)` for `z >= 0`, absolute error below 3e-7 (Abramowitz and Stegun, 7.1.26).
-#[inline(always)]
-pub fn erfc<const FMA: bool>(z: f32) -> f32 {
-    let t = 1.0 / fma::<FMA>(0.327_591_1, z, 1.0);
-    let mut p = 1.061_405_4;
-    p = fma::<FMA>(p, t, -1.453_152);
-    p = fma::<FMA>(p, t, 1.421_413_7);
-    p = fma::<FMA>(p, t, -0.284_496_73);
-    p = fma::<FMA>(p, t, 0.254_829_6);
-    p * t * exp_nonpositive::<FMA>(-z * z)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,9 +102,12 @@ fn store_rows(sums: &[f32], biases: &[f32], rows: &mut [&mut [f32]], f: impl Fn(
         for ((out, sums), biases) in
             blocks.iter_mut().zip(sums.as_chunks::<LANES>().0).zip(biases.as_chunks::<LANES>().0)
         {
+            // A vector by itself: written one by one, the numbers were also moved one by one.
+            let mut finished = *out;
             for lane in 0..LANES {
-                out[lane] = f(sums[lane] + biases[lane], out[lane]);
+                finished[lane] = f(sums[lane] + biases[lane], finished[lane]);
             }
+            *out = finished;
         }
         let (sums, biases) = (&sums[n_blocks * LANES..], &biases[n_blocks * LANES..]);
         for ((out, sum), bias) in tail.iter_mut().zip(sums).zip(biases) {

@@ -11,7 +11,9 @@ use raglan::ingest::chunk::ChunkerKind;
 use raglan::ingest::{Isolation, Limits, WalkOptions};
 use raglan::model::Products;
 use raglan::model::registry::Silent;
-use raglan::{BuildSettings, Encoders, Filter, Index, IndexReport, IndexSettings, Indexer, ModelSettings, Models, Start};
+use raglan::{
+    BuildSettings, Encoders, Filter, Index, IndexReport, IndexSettings, Indexer, ModelSettings, Models, Start,
+};
 use serde_json::json;
 
 use crate::report::{Report, folder_bytes, peak_rss_mb, percentile, timed};

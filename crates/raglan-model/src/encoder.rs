@@ -246,6 +246,8 @@ struct Layer {
     output_norm: LayerNorm,
 }
 
+/// Rows of whole sequences that pass through attention together, if a sequence is not longer: the same of them.
+const ATTENTION_ROWS: usize = 256;
 /// Rows that pass through the feed-forward part together: what they hold there stays in the second-level cache.
 const FEED_FORWARD_ROWS: usize = 128;
 
@@ -304,12 +306,21 @@ impl Layer {
         scratch: &mut Scratch,
     ) -> Result<()> {
         let dim = config.hidden_size;
-        let n_rows = rows.len() / dim;
-        let qkv = Scratch::of(&mut scratch.wide, n_rows * 3 * dim);
-        self.qkv.apply(rows, Output::Replace, qkv)?;
-        let mixed = Scratch::of(&mut scratch.narrow, n_rows * dim);
-        self.qkv.attention()(&attention_shape(config), qkv, ends, None, mixed)?;
-        self.attended.apply(mixed, Output::Add, rows)?;
+        let (mut start, mut sequences) = (0, ends);
+        while !sequences.is_empty() {
+            let fit = sequences.partition_point(|end| end - start <= ATTENTION_ROWS).max(1);
+            let (together, rest) = sequences.split_at(fit);
+            let end = together[fit - 1];
+            let rows = &mut rows[start * dim..end * dim];
+            let qkv = Scratch::of(&mut scratch.wide, 3 * rows.len());
+            self.qkv.apply(rows, Output::Replace, qkv)?;
+            let mixed = Scratch::of(&mut scratch.narrow, rows.len());
+            scratch.ends.clear();
+            scratch.ends.extend(together.iter().map(|end| end - start));
+            self.qkv.attention()(&attention_shape(config), qkv, &scratch.ends, None, mixed)?;
+            self.attended.apply(mixed, Output::Add, rows)?;
+            (start, sequences) = (end, rest);
+        }
         self.attended_norm.apply(rows)?;
         for rows in rows.chunks_mut(FEED_FORWARD_ROWS * dim) {
             add_feed_forward(rows, &self.widen, config.hidden_act.into(), &self.narrow, &mut scratch.middle)?;
@@ -329,6 +340,7 @@ fn attention_shape(config: &EncoderModelConfig) -> AttentionShape {
 struct Scratch {
     wide: Vec<f32>,
     narrow: Vec<f32>,
+    ends: Vec<usize>,
     middle: Middle,
 }
 
