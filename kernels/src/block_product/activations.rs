@@ -43,7 +43,9 @@ impl Activations {
         };
         let quantize: Quantize = match form {
             #[cfg(target_arch = "x86_64")]
-            CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => quantize_avx2,
+            CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => quantize_avx512,
+            #[cfg(target_arch = "x86_64")]
+            CpuForm::Avx2 => quantize_avx2,
             _ => quantize,
         };
         if parallel {
@@ -83,6 +85,53 @@ fn quantize_avx2(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mu
     quantize(input, quants, scales, sums, half_sums);
 }
 
+/// [`quantize`] a vector of AVX-512 at a time, with the same bits.
+///
+/// # Safety
+///
+/// The processor has AVX-512F, and all slices are of one number of blocks.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn quantize_avx512(
+    input: &[f32],
+    quants: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [f32],
+    half_sums: &mut [[i32; 2]],
+) {
+    use std::arch::x86_64::*;
+    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+    let blocks = input.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
+    for ((input, quants), ((scale, sum), halves)) in blocks.zip(scales.iter_mut().zip(sums).zip(half_sums)) {
+        // SAFETY: a block has two vectors of sixteen numbers.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(input.as_ptr()), _mm512_loadu_ps(input.as_ptr().add(16)));
+            let of = |x: __m512| _mm512_and_si512(_mm512_castps_si512(x), magnitude);
+            let max = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(of(low), of(high))));
+            let inverse;
+            (*scale, inverse) = scale_of(max);
+            let inverse = _mm512_set1_ps(inverse);
+            // What is not a number would be the least integer; it is 0, and the scale tells of it.
+            let (low, high) = (_mm512_mul_ps(low, inverse), _mm512_mul_ps(high, inverse));
+            let low = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(low, low), low);
+            let high = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(high, high), high);
+            _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(low));
+            _mm_storeu_si128(quants.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(high));
+            *halves = [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)];
+        }
+        *sum = *scale * (halves[0] + halves[1]) as f32;
+    }
+}
+
+/// The scale of a block and what its numbers are multiplied with, by its greatest magnitude.
+#[inline(always)]
+fn scale_of(max: f32) -> (f32, f32) {
+    let inverse = 127.0 / max;
+    // Below 2^-120 nothing is left, because the inverse is infinite; above all numbers the scale says so.
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    (if inverse > 0.0 || !max.is_finite() { max / 127.0 } else { 0.0 }, inverse)
+}
+
 /// Rounds whole blocks; all slices are of one number of blocks.
 #[inline(always)]
 fn quantize(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32], half_sums: &mut [[i32; 2]]) {
@@ -91,10 +140,8 @@ fn quantize(input: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f3
         // As integers, magnitudes are in their order, then comes infinity, then what is not a number.
         let max = input.iter().map(|x| (x.to_bits() & 0x7fff_ffff).cast_signed()).fold(0, i32::max);
         let max = f32::from_bits(max.cast_unsigned());
-        let inverse = 127.0 / max;
-        // Below 2^-120 nothing is left, because the inverse is infinite; above all numbers the scale says so.
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-        *scale = if inverse > 0.0 || !max.is_finite() { max / 127.0 } else { 0.0 };
+        let inverse;
+        (*scale, inverse) = scale_of(max);
         for (half, (input, quants)) in halves.iter_mut().zip(input.chunks_exact(16).zip(quants.chunks_exact_mut(16))) {
             let mut n = 0;
             for (x, quant) in input.iter().zip(quants) {

@@ -3,6 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::activations::Activations;
 use super::format::f16_to_f32;
 use super::{BlockFormat, BlockMatrix, Store, block_product, block_product_add, cpu, dequantize_blocks, product};
 use crate::Error;
@@ -241,4 +242,26 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(block_product(&[], &matrix, &mut []), Ok(()));
     assert!(matches!(block_product(&[0.0; 33], &matrix, &mut [0.0; 3]), Err(Error::Shape { what: "input", .. })));
     assert!(matches!(block_product(&[0.0; 32], &matrix, &mut [0.0; 4]), Err(Error::Shape { what: "out", .. })));
+}
+
+#[test]
+fn every_form_rounds_activations_to_the_same_bits() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut input: Vec<f32> = (0..8 * 64).map(|_| rng.random_range(-3.0..3.0)).collect();
+    input[64..128].fill(0.0);
+    input[128..160].iter_mut().for_each(|x| *x *= 1e-38);
+    input[160..192].iter_mut().for_each(|x| *x *= 1e37);
+    input[192..224].fill(0.5); // 63.5 steps of 1/127, and no more
+    input[192] = -0.5;
+    input[224] = f32::MAX;
+    let plain = Activations::new(CpuForm::Portable, &input, 64, false);
+    for form in CpuForm::available() {
+        let rounded = Activations::new(form, &input, 64, false);
+        for row in 0..8 {
+            let (got, want) = (rounded.row(row), plain.row(row));
+            assert_eq!(got.quants, want.quants, "{form:?}");
+            assert_eq!(got.scales, want.scales, "{form:?}");
+            assert_eq!((got.sums, got.half_sums), (want.sums, want.half_sums), "{form:?}");
+        }
+    }
 }
