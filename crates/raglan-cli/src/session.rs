@@ -240,7 +240,8 @@ impl Session {
         }
     }
 
-    /// Says which settings of answers a recipe that answers in steps does not look at.
+    /// Says which settings a recipe does not look at: a method of fusion where nothing is fused, and those of answers where
+    /// it answers in steps.
     pub fn tell_unused(&self, recipe: &Recipe) {
         const OF_GENERATE: [&str; 10] = [
             "temperature",
@@ -255,6 +256,10 @@ impl Session {
             "kv-order",
         ];
         let stages = recipe.all_stages();
+        let fuses = stages.iter().any(|stage| matches!(stage.spec, StageSpec::Fuse(_)));
+        if !fuses && self.settings.is_given("fusion") {
+            eprintln!("{} does nothing here: `{}` has no stage `fuse`", self.settings.told("fusion"), recipe.name());
+        }
         let has_steps = stages.iter().any(|stage| matches!(stage.spec, StageSpec::Steps(_)));
         if !has_steps || stages.iter().any(|stage| matches!(stage.spec, StageSpec::Generate(_))) {
             return;

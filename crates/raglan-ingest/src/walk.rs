@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use ignore::WalkBuilder;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::file_name::name_of;
-use crate::{Error, LinkProblem, Result, SkipReason};
+use crate::{Error, LinkProblem, PathPatterns, Result, SkipReason};
 
 /// The folder where an index lies by default; it is never walked.
 pub const INDEX_FOLDER: &str = ".raglan";
@@ -100,8 +99,8 @@ pub fn walk(root: &Path, options: &WalkOptions) -> Result<Walk> {
     }
     fs::read_dir(root).map_err(folder_error)?;
     let mut search = Search {
-        include: patterns(&options.include)?,
-        exclude: patterns(&options.exclude)?,
+        include: PathPatterns::new(&options.include)?,
+        exclude: PathPatterns::new(&options.exclude)?,
         options,
         excluded: options.exclude_paths.iter().filter_map(|path| path.canonicalize().ok()).collect(),
         canonical_root,
@@ -128,23 +127,10 @@ fn single_file(path: &Path, metadata: &Metadata) -> Walk {
     walk
 }
 
-fn patterns(globs: &[String]) -> Result<Option<Gitignore>> {
-    if globs.is_empty() {
-        return Ok(None);
-    }
-    let mut builder = GitignoreBuilder::new("");
-    for glob in globs {
-        let refused = |error: ignore::Error| Error::Pattern { pattern: glob.clone(), problem: error.to_string() };
-        builder.add_line(None, glob).map_err(refused)?;
-    }
-    let set = builder.build();
-    set.map(Some).map_err(|error| Error::Pattern { pattern: globs.join(" "), problem: error.to_string() })
-}
-
 struct Search<'a> {
     options: &'a WalkOptions,
-    include: Option<Gitignore>,
-    exclude: Option<Gitignore>,
+    include: Option<PathPatterns>,
+    exclude: Option<PathPatterns>,
     excluded: HashSet<PathBuf>,
     canonical_root: PathBuf,
     /// Canonical paths of all files and folders found so far.
@@ -181,7 +167,7 @@ impl Search<'_> {
                 return false;
             }
             let relative = named.join(entry.path().strip_prefix(&top).unwrap_or(entry.path()));
-            if exclude.as_ref().is_some_and(|set| set.matched(&relative, is_dir).is_ignore()) {
+            if exclude.as_ref().is_some_and(|set| set.match_entry(&relative, is_dir)) {
                 return false;
             }
             let is_index = is_dir && is_index(entry.path());
@@ -232,7 +218,7 @@ impl Search<'_> {
         if relative == Path::new(SETTINGS_FILE) {
             return;
         }
-        if self.include.as_ref().is_some_and(|set| !set.matched_path_or_any_parents(relative, false).is_ignore()) {
+        if self.include.as_ref().is_some_and(|set| !set.match_file(relative)) {
             return;
         }
         let (name, size, mtime_ns) = (name_of(relative), metadata.len(), mtime_ns(metadata));

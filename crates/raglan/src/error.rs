@@ -35,14 +35,6 @@ pub enum Error {
         /// The folder that was to be indexed.
         wanted: PathBuf,
     },
-    /// A path pattern is malformed.
-    #[error("path pattern `{pattern}`: {source}")]
-    Glob {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        source: globset::Error,
-    },
     /// A way to answer lacks what it works with.
     #[error("`{approach}` needs {what}")]
     Approach {

@@ -49,6 +49,7 @@ fn a_folder_is_indexed_searched_and_brought_up_to_date() {
     assert_eq!(json(path, &["search", "read_manifest"])["results"][0]["path"], "lib.rs");
     assert_eq!(json(path, &["search", "manifest", "--format", "markdown"])["results"], Value::Array(vec![]));
     assert_eq!(json(path, &["search", "warranty", "--path", "w*"])["results"].as_array().unwrap().len(), 1);
+    assert_eq!(json(path, &["search", "warranty", "--path", "/sub/w*"])["results"], Value::Array(vec![]));
 
     std::fs::rename(path.join("returns.txt"), path.join("sent-back.txt")).unwrap();
     std::fs::write(path.join("lib.rs"), "pub fn write_ledger() {}\n").unwrap();
@@ -60,6 +61,21 @@ fn a_folder_is_indexed_searched_and_brought_up_to_date() {
     assert_eq!(json(path, &["search", "warranty"])["results"], Value::Array(vec![]));
     assert_eq!(json(path, &["verify"])["clean"], true);
     assert_eq!(json(path, &["status"])["documents"], 2);
+}
+
+#[test]
+fn options_without_effect_are_told_or_refused() {
+    let folder = folder();
+    let path = folder.path();
+    json(path, &["index", "."]);
+    let told = |args: &[&str]| String::from_utf8(raglan(path, args).stderr).unwrap();
+    let unused = told(&["search", "goods", "--recipe", "bm25", "--fusion", "min-max"]);
+    assert_eq!(
+        unused.matches("`--fusion min-max` does nothing here: `bm25` has no stage `fuse`").count(),
+        1,
+        "{unused}"
+    );
+    assert!(told(&["verify", "--sample", "5"]).contains("--recall"));
 }
 
 #[test]
