@@ -196,9 +196,16 @@ impl Work<'_> {
         for (r, sums) in sums.iter().enumerate() {
             // SAFETY: row and outputs are within `out`, and no other thread has access to them.
             let out = unsafe { std::slice::from_raw_parts_mut(self.out.add((row + r) * n_out + first), n) };
-            match self.store {
-                Store::Overwrite => out.copy_from_slice(&sums[..n]),
-                Store::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+            // Whole groups are stored as vectors, not copied by a call.
+            match (self.store, <&mut [f32; GROUP]>::try_from(&mut *out)) {
+                (Store::Overwrite, Ok(out)) => *out = *sums,
+                (Store::Overwrite, Err(_)) => out.copy_from_slice(&sums[..n]),
+                (Store::Add, Ok(out)) => {
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out += sum;
+                    }
+                }
+                (Store::Add, Err(_)) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
             }
         }
         R

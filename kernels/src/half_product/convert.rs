@@ -1,5 +1,7 @@
 //! Between `f32` and the bits of `f16`.
 
+#[cfg(target_arch = "x86_64")]
+use crate::device::CpuForm;
 use crate::{Error, Result};
 
 /// Rounds numbers to `f16`, halves to even; what is too great becomes infinite.
@@ -11,10 +13,40 @@ pub fn to_f16(from: &[f32], to: &mut [u16]) -> Result<()> {
     if from.len() != to.len() {
         return Err(Error::Shape { what: "to", expected: from.len(), found: to.len() });
     }
+    #[cfg(target_arch = "x86_64")]
+    if CpuForm::best() >= CpuForm::Avx2 {
+        // SAFETY: that form and faster ones have F16C; the lengths are equal.
+        unsafe { to_f16_by_eights(from, to) };
+        return Ok(());
+    }
+    one_by_one(from, to);
+    Ok(())
+}
+
+fn one_by_one(from: &[f32], to: &mut [u16]) {
     for (to, &x) in to.iter_mut().zip(from) {
         *to = f32_to_f16(x);
     }
-    Ok(())
+}
+
+/// Eight numbers in an instruction; only the bits of what is not a number may differ.
+///
+/// # Safety
+///
+/// The processor has F16C.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx,f16c")]
+unsafe fn to_f16_by_eights(from: &[f32], to: &mut [u16]) {
+    use std::arch::x86_64::*;
+    let ((from, rest), (to, rest_to)) = (from.as_chunks::<8>(), to.as_chunks_mut::<8>());
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: both have eight numbers.
+        unsafe {
+            let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(from.as_ptr()));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bits);
+        }
+    }
+    one_by_one(rest, rest_to);
 }
 
 /// Widens the bits of `f16`, exactly.
