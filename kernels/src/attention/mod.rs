@@ -21,6 +21,7 @@ mod exp;
 mod merge;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pack;
 mod selected;
 mod simd;
 #[cfg(test)]
