@@ -129,7 +129,7 @@ fn products<const Q: usize>(form: CpuForm, queries: [&[f32]; Q], vector: &[f32],
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F, and the lengths are equal.
         CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
-            avx512::products(queries, vector, out)
+            avx512::products(queries, vector, out);
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the form is chosen only where the processor has AVX2 and FMA, and the lengths are equal.

@@ -380,7 +380,7 @@ fn sum(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX-512F and VNNI; the rest as above.
         CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
-            avx512_vnni::tile(n_rows, &operands, sums)
+            avx512_vnni::tile(n_rows, &operands, sums);
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2 and FMA; the rest as above.

@@ -10,7 +10,7 @@ pub fn widen(form: CpuForm, stored: &[u16], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these forms are chosen only where the processor has AVX2 and F16C.
         CpuForm::Avx2 | CpuForm::Avx512 | CpuForm::Avx512Vnni | CpuForm::Avx512Bf16 | CpuForm::Amx => unsafe {
-            f16c(stored, out)
+            f16c(stored, out);
         },
         _ => out.iter_mut().zip(stored).for_each(|(out, &bits)| *out = f16_to_f32(bits)),
     }
