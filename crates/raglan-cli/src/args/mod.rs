@@ -329,7 +329,8 @@ impl FromStr for WarmPassages {
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Filters")]
 pub struct FilterArgs {
-    /// Only documents whose path matches this pattern, as in .gitignore; may be given several times
+    /// Only documents whose path matches this pattern, as in .gitignore (`*.md`, `sub/`, `/a/**/*.txt`); may be given
+    /// several times
     #[arg(long, value_name = "GLOB")]
     pub path: Vec<String>,
     /// Only documents of this format, such as pdf; may be given several times
@@ -544,7 +545,7 @@ pub struct VerifyCommand {
     #[arg(long, conflicts_with = "answer")]
     pub recall: bool,
     /// How many vectors `--recall` asks for
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count, requires = "recall")]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count, requires = "recall", conflicts_with = "answer")]
     pub sample: usize,
 }
 

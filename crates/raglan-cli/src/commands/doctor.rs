@@ -27,7 +27,12 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
     tell(
         "processor",
         None,
-        format!("{} threads in use; {}", session.threads, raglan::kernels::device::cpu_features().join(" ")),
+        format!(
+            "{} threads in use; kernels for {}; {}",
+            session.threads,
+            raglan::kernels::device::CpuForm::best().name(),
+            raglan::kernels::device::cpu_features().join(" ")
+        ),
     );
     tell("memory", None, memory());
     for listing in session.models.cache().list() {

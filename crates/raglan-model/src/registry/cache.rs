@@ -426,14 +426,14 @@ impl ModelCache {
             for entry in fs::read_dir(&path).map_err(|e| Error::io(&path, e))? {
                 let file = entry.map_err(|e| Error::io(&path, e))?.path();
                 let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-                if file.is_file() && MODEL_EXTENSIONS.contains(&extension) {
-                    paths.push(file);
+                if MODEL_EXTENSIONS.contains(&extension) && file.exists() && !file.is_dir() {
+                    paths.push(regular(file)?);
                 }
             }
             paths.extend(IN_SUBFOLDERS.iter().map(|name| path.join(name)).filter(|file| file.is_file()));
             (path, paths)
         } else {
-            (path.parent().unwrap_or(&path).to_owned(), vec![path])
+            (path.parent().unwrap_or(&path).to_owned(), vec![regular(path)?])
         };
         // The record cannot lie beside files that are not ours.
         let records = self.dir.join("files");
@@ -518,4 +518,16 @@ fn open(path: &Path) -> Result<File> {
         std::io::ErrorKind::NotFound => Error::FileNotFound { path: path.to_owned() },
         _ => Error::io(path, e),
     })
+}
+
+/// The path of what can be read: of a pipe nobody may ever write to, reading would not end.
+fn regular(path: PathBuf) -> Result<PathBuf> {
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Ok(path),
+        Ok(_) => {
+            let kind = std::io::ErrorKind::InvalidInput;
+            Err(Error::io(&path, std::io::Error::new(kind, "it is not a regular file")))
+        }
+        Err(error) => Err(Error::io(&path, error)),
+    }
 }

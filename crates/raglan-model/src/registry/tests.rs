@@ -501,3 +501,18 @@ fn the_builtin_models_can_be_had() {
         }
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_for_a_model_file_is_refused_and_not_waited_for() {
+    let bench = Bench::new(&[], "");
+    let folder = bench.folder.path().join("piped");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("config.json"), "{}").unwrap();
+    let pipe = folder.join("tokenizer.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [&folder, &pipe] {
+        let error = bench.cache().ensure(&format!("file:{}", path.display()), &Silent).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json`: it is not a regular file"), "{error}");
+    }
+}
