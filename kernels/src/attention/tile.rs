@@ -62,6 +62,7 @@ pub struct Job<'a> {
     /// In base 2.
     pub log_weights: Option<Vec<f32>>,
     /// Whether numbers may be rounded to bf16 where that makes products faster.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "it does not, there"))]
     pub rounds: bool,
 }
 

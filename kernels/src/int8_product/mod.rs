@@ -339,6 +339,7 @@ const TALLEST: usize = amx::TALL;
 const TALLEST: usize = TALL;
 
 /// Rows of a form's tile, at most, where there are `n_rows`.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only tiles of AMX depend on it"))]
 fn height(form: CpuForm, n_rows: usize) -> usize {
     match form {
         #[cfg(target_arch = "x86_64")]
@@ -395,6 +396,7 @@ fn sum(
 /// What a register tile reads.
 struct Operands<'a> {
     n_blocks: usize,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "forms there go from group to group"))]
     n_groups: usize,
     /// `[n_rows, blocks, 64]`
     rows: &'a [u8],
