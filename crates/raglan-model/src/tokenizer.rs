@@ -66,7 +66,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is not a tokenizer.
+    /// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is not a tokenizer, or none for any text.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
@@ -74,6 +74,8 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| malformed(e.to_string()))?;
         inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
         inner.with_padding(None);
+        // What no vocabulary has as it is: a tokenizer that lacks the token for it would refuse one text after another.
+        inner.encode("a\u{10fffd}", false).map_err(|e| malformed(e.to_string()))?;
         Ok(Self::new(inner))
     }
 
@@ -572,6 +574,18 @@ mod tests {
         assert_eq!(tokenizer.encode_prompt("low").unwrap().ids, [BOS, low]);
         assert_eq!(tokenizer.encode_prompt("").unwrap().ids, [BOS]);
         assert_eq!(tokenizer.defuse("</s>"), "<\u{200b}/s>");
+    }
+
+    #[test]
+    fn a_tokenizer_that_refuses_unknown_words_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let json = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
+            "continuing_subword_prefix": "+", "max_input_chars_per_word": 100, "vocab": {}}}"#;
+        std::fs::write(&path, json).unwrap();
+        assert!(
+            matches!(Tokenizer::from_file(&path), Err(Error::Malformed { problem, .. }) if problem.contains("[UNK]"))
+        );
     }
 
     #[test]
