@@ -37,8 +37,13 @@ pub enum AttentionPolicy {
         /// Keys of the heads that do not look far.
         budget: KeyBudget,
     },
-    /// The first and the last keys, and those among the others that an index of the prompt's keys finds for each token
-    /// (Liu et al. 2024, `RetrievalAttention`).
+    /// `Razor` with as many heads that are drawn, which is what those that the probe finds have to beat.
+    RandomRazor {
+        /// Keys of the heads that were not drawn.
+        budget: KeyBudget,
+    },
+    /// The first and the last keys, and those among the others that an index of the prompt's keys, trained with the
+    /// prompt's queries, finds for each token (Liu et al. 2024, `RetrievalAttention`).
     Retrieval {
         /// Keys a token reads.
         budget: KeyBudget,
@@ -65,7 +70,7 @@ impl KeyBudget {
 }
 
 impl AttentionPolicy {
-    /// The names that policies with a budget go by, before `=BUDGET`.
+    /// The names that policies with a budget go by, before `=BUDGET`, without those that only serve to compare.
     pub const NAMES: [&str; 5] = ["sinks", "snapkv", "quest", "razor", "retrieval"];
 
     /// Its budget; none for full attention.
@@ -76,6 +81,7 @@ impl AttentionPolicy {
             | Self::SnapKv { budget }
             | Self::Quest { budget }
             | Self::Razor { budget }
+            | Self::RandomRazor { budget }
             | Self::Retrieval { budget } => Some(budget),
         }
     }
@@ -87,6 +93,7 @@ impl AttentionPolicy {
             Self::SnapKv { .. } => "snapkv",
             Self::Quest { .. } => "quest",
             Self::Razor { .. } => "razor",
+            Self::RandomRazor { .. } => "razor-random",
             Self::Retrieval { .. } => "retrieval",
         }
     }
@@ -133,7 +140,9 @@ impl FromStr for AttentionPolicy {
         }
         let refused = || {
             let names = Self::NAMES.join("=BUDGET, ");
-            format!("no attention policy `{text}`; there are full, {names}=BUDGET")
+            format!(
+                "no attention policy `{text}`; there are full, {names}=BUDGET and, to compare with, razor-random=BUDGET"
+            )
         };
         let (name, budget) = text.split_once('=').ok_or_else(refused)?;
         let budget = budget.parse()?;
@@ -142,6 +151,7 @@ impl FromStr for AttentionPolicy {
             "snapkv" => Ok(Self::SnapKv { budget }),
             "quest" => Ok(Self::Quest { budget }),
             "razor" => Ok(Self::Razor { budget }),
+            "razor-random" => Ok(Self::RandomRazor { budget }),
             "retrieval" => Ok(Self::Retrieval { budget }),
             _ => Err(refused()),
         }
@@ -154,7 +164,8 @@ mod tests {
 
     #[test]
     fn policies_are_read_as_they_are_written() {
-        for text in ["full", "sinks=1024", "snapkv=0.25", "quest=1.0", "razor=64", "retrieval=0.05"] {
+        for text in ["full", "sinks=1024", "snapkv=0.25", "quest=1.0", "razor=64", "razor-random=0.2", "retrieval=0.05"]
+        {
             assert_eq!(text.parse::<AttentionPolicy>().unwrap().to_string(), text);
         }
         for text in ["quest", "quest=", "quest=0", "quest=1.5", "quest=NaN", "far=3", "full=3"] {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::Result;
 
 /// Tokens of a prompt that are read at once.
-const SLICE: usize = 256;
+pub(crate) const SLICE: usize = 256;
 /// Tokens that are set aside for the beginning of an answer, which is given.
 const ANSWER_START: usize = 64;
 /// The fewest tokens that are written, so that there is something to time.
@@ -290,7 +290,7 @@ fn row(task: &str, scores: &[&LongContextScore]) -> LongContextRow {
     }
 }
 
-fn read(
+pub(crate) fn read(
     model: &DecoderModel,
     cache: &mut KvCache,
     tokens: &[u32],
@@ -306,11 +306,11 @@ fn read(
     Ok(forwarded.into_iter().flat_map(|sequence| sequence.logits).collect())
 }
 
-fn check(go_on: &dyn Fn() -> bool) -> Result<()> {
+pub(crate) fn check(go_on: &dyn Fn() -> bool) -> Result<()> {
     if go_on() { Ok(()) } else { Err(raglan_generate::Error::Interrupted.into()) }
 }
 
-fn of_model(error: raglan_model::Error) -> crate::Error {
+pub(crate) fn of_model(error: raglan_model::Error) -> crate::Error {
     raglan_generate::Error::Model(error).into()
 }
 

@@ -51,7 +51,8 @@ link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=S
   raglan eval longcontext --lengths 2048,4096 --policy full,quest=0.05,retrieval=0.05
   raglan eval longcontext --tasks all --lengths 1024 --limit 3 --out results/ruler
   raglan eval longcontext --path leval-quality.jsonl.gz --lengths 8000 --limit 20
-  raglan eval longcontext --rope-scaling yarn=2 --lengths 12000 --tasks passkey --policy full"
+  raglan eval longcontext --rope-scaling yarn=2 --lengths 12000 --tasks passkey --policy full
+  raglan eval longcontext --path book.txt --perplexity --lengths 4096,32768 --policy full,sinks=1024"
     )]
     LongContext(LongContextCommand),
     /// Pages found and answers given to KILT's questions: R-precision, and answers that count only with the right pages
@@ -160,7 +161,8 @@ pub struct LongContextCommand {
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',', default_value = "2048")]
     pub lengths: Vec<usize>,
     /// Policies, separated by commas: full, and sinks, snapkv, quest, razor, retrieval with =BUDGET, a number of keys or a
-    /// share such as 0.05; `all` are all of them with a share of 0.25 and of 0.05
+    /// share such as 0.05; `all` are all of them with a share of 0.25 and of 0.05; razor-random=BUDGET, as many heads as
+    /// `razor` has, but drawn, is there to compare with
     #[arg(long, value_name = "NAMES", default_value = "all")]
     pub policy: String,
     /// Questions of each task and length
@@ -169,6 +171,10 @@ pub struct LongContextCommand {
     /// Fewer tokens of an answer than the task has
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+    /// Instead of answers, how well the last 512 tokens of the file's texts, or of a .txt or .md, are foretold; `sinks` also
+    /// beyond the model's context
+    #[arg(long, requires = "path", conflicts_with = "tokens")]
+    pub perplexity: bool,
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,

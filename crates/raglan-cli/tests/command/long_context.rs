@@ -43,12 +43,12 @@ fn policies_answer_from_long_texts() {
         return;
     }
     let args = ["eval", "longcontext", "--lengths", "500", "--limit", "2", "--tasks", "passkey,vt", "--tokens", "12"];
-    let policies = "full,sinks=64,snapkv=64,quest=64,razor=64,retrieval=100";
+    let policies = "full,sinks=64,snapkv=64,quest=64,razor=64,retrieval=100,razor-random=64";
     let output = raglan(path, &[&args[..], &["--policy", policies, "--out", "out", "--json"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = result["rows"].as_array().unwrap();
-    assert_eq!((rows.len(), result["scores"].as_array().unwrap().len()), (3 * 6, 4 * 6));
+    assert_eq!((rows.len(), result["scores"].as_array().unwrap().len()), (3 * 7, 4 * 7));
     for row in rows {
         let (share, n) = (row["key_share"].as_f64().unwrap(), row["n"].as_u64().unwrap());
         assert_eq!(n, if row["task"] == "all" { 4 } else { 2 });
@@ -63,6 +63,21 @@ fn policies_answer_from_long_texts() {
     let refused = raglan(path, &long);
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && told.contains("rope-scaling"), "{told}");
+
+    let words = (0..6000).map(|i| format!("{} ", i * i % 97)).collect::<String>();
+    std::fs::write(path.join("long.txt"), words).unwrap();
+    let args = ["eval", "longcontext", "--path", "long.txt", "--perplexity", "--limit", "2", "--json"];
+    let output =
+        raglan(path, &[&args[..], &["--lengths", "600,9000", "--policy", "full,sinks=1.0,sinks=100"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = result["rows"].as_array().unwrap();
+    let found: Vec<_> = rows.iter().map(|row| row["perplexity"].as_f64()).collect();
+    assert!(found[0] == found[1] && found[0].unwrap() < found[2].unwrap(), "{found:?}");
+    assert!(found[3].is_none() && found[5].is_some_and(|perplexity| perplexity > 1.0), "{found:?}");
+    check_refused(&["eval", "longcontext", "--perplexity"], &["--path"]);
+    let long = raglan(path, &[&args[..], &["--lengths", "90000"]].concat());
+    assert!(String::from_utf8_lossy(&long.stderr).contains("long.txt"));
 
     std::fs::write(path.join("warranty.txt"), "The warranty lasts twenty-four months from delivery.\n").unwrap();
     let ask = |attention: &str| {

@@ -62,12 +62,31 @@ pub(crate) fn probe(model: &DecoderModel) -> Result<Vec<Vec<bool>>> {
     Ok(heads)
 }
 
+/// As many heads as were found, drawn from all, the same every time.
+pub(super) fn drawn(found: &[Vec<bool>]) -> Vec<Vec<bool>> {
+    let mut drawn = found.to_vec();
+    let places: Vec<(usize, usize)> =
+        found.iter().enumerate().flat_map(|(layer, heads)| (0..heads.len()).map(move |head| (layer, head))).collect();
+    let mut state = 1u64;
+    for i in (1..places.len()).rev() {
+        state = step(state);
+        let j = ((state >> 32) as usize) % (i + 1);
+        let ((a, b), (c, d)) = (places[i], places[j]);
+        (drawn[a][b], drawn[c][d]) = (drawn[c][d], drawn[a][b]);
+    }
+    drawn
+}
+
+/// Knuth's generator, of which the high half is random enough for this.
+fn step(state: u64) -> u64 {
+    state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
+}
+
 /// Tokens in no order, the same for every run, none of which begins or ends a text.
 fn tokens(config: &DecoderConfig, n: usize) -> Vec<u32> {
     let mut state = 1u64;
     let drawn = std::iter::repeat_with(|| {
-        // Knuth's generator: the high half is random enough for this.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = step(state);
         (((state >> 32) * config.vocab_size as u64) >> 32) as u32
     });
     drawn.filter(|token| !config.end_tokens.contains(token) && config.bos != Some(*token)).take(n).collect()
@@ -145,6 +164,14 @@ mod tests {
 
     use super::*;
     use crate::key_selection::tests::{SHAPE, cache};
+
+    #[test]
+    fn drawn_heads_are_as_many_as_those_found() {
+        let found: Vec<Vec<bool>> = (0..30).map(|layer| (0..3).map(|head| (layer + head) % 7 == 0).collect()).collect();
+        let count = |heads: &[Vec<bool>]| heads.iter().flatten().filter(|is_far| **is_far).count();
+        let heads = drawn(&found);
+        assert!(count(&heads) == count(&found) && heads != found && heads == drawn(&found));
+    }
 
     #[test]
     fn what_is_left_out_counts_as_its_mean() {

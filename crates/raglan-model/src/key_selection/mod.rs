@@ -106,13 +106,23 @@ impl KeySelection {
                     bounds.update(layer, cache, cache.len())?;
                     LayerKeys::Pages(bounds)
                 }
-                AttentionPolicy::Razor { .. } => LayerKeys::Far {
-                    heads: model.far_heads()?[layer].clone(),
-                    left_out: LeftOut::new(model.kv_shape()),
-                },
-                AttentionPolicy::Retrieval { .. } => {
+                AttentionPolicy::Razor { .. } | AttentionPolicy::RandomRazor { .. } => {
+                    let found = model.far_heads()?;
+                    let drawn;
+                    let heads = match policy {
+                        AttentionPolicy::RandomRazor { .. } => {
+                            drawn = far_heads::drawn(found);
+                            &drawn
+                        }
+                        _ => found,
+                    };
+                    LayerKeys::Far { heads: heads[layer].clone(), left_out: LeftOut::new(model.kv_shape()) }
+                }
+                AttentionPolicy::Retrieval { budget } => {
                     let mut index = KeyIndex::new(model.kv_shape());
                     index.update(layer, cache, cache.len())?;
+                    let (sample, last) = (record.sample(layer), record.queries(layer));
+                    index.train(sample, last, &config.attention_shape(), budget.of(cache.len()))?;
                     LayerKeys::Found(index)
                 }
             })

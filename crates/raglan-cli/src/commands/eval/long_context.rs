@@ -1,6 +1,7 @@
 //! `raglan eval longcontext`
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,7 +9,7 @@ use raglan::datasets::ruler::{RulerTask, ruler};
 use raglan::datasets::{LongContextItem, long_context};
 use raglan::eval::{PlotAxis, TradeOff, TradeOffReport};
 use raglan::model::AttentionPolicy;
-use raglan::{LongContextEvaluator, LongContextRow, long_context_rows};
+use raglan::{LongContextEvaluator, LongContextRow, PerplexityEvaluator, long_context_rows};
 use serde_json::json;
 
 use crate::args::LongContextCommand;
@@ -16,6 +17,8 @@ use crate::progress::STOP;
 use crate::session::Session;
 use crate::{Outcome, output};
 
+/// The shortest text of which an end is foretold.
+const SHORTEST: usize = 64;
 /// Shares of the keys that `all` policies have.
 const SHARES: [f32; 2] = [0.25, 0.05];
 
@@ -27,6 +30,9 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
     }
     if let Some(folder) = &command.out {
         fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
+    }
+    if command.perplexity {
+        return perplexity(session, command, &policies);
     }
     let from_file = command.path.as_deref().map(long_context::read).transpose()?;
     let name = session.settings.text("generator");
@@ -98,6 +104,84 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
         true => Outcome::Interrupted(format!("the figures are of {n_done} of {} questions", asked.len())),
         false => Outcome::Success,
     })
+}
+
+/// `raglan eval longcontext --perplexity`
+fn perplexity(session: &Session, command: &LongContextCommand, policies: &[AttentionPolicy]) -> Result<Outcome> {
+    let path = command.path.as_deref().expect("the flag requires it");
+    let text = text_of(path)?;
+    let name = session.settings.text("generator");
+    let model = session.models.language_model(name)?()?;
+    let evaluator = PerplexityEvaluator::new(&model, &text)?;
+    for &length in &command.lengths {
+        if length < SHORTEST {
+            bail!("`--lengths` must be at least {SHORTEST} for `--perplexity`, not {length}");
+        }
+        if length > evaluator.n_tokens() {
+            bail!("`{}` has {} tokens, fewer than `--lengths` {length}", path.display(), evaluator.n_tokens());
+        }
+    }
+    let asked: Vec<(usize, AttentionPolicy)> =
+        command.lengths.iter().flat_map(|&length| policies.iter().map(move |&policy| (length, policy))).collect();
+    session.bars.count(asked.len(), "readings");
+    let mut rows = Vec::new();
+    for &(length, policy) in &asked {
+        session.bars.done(rows.len());
+        match evaluator.evaluate(policy, length, command.limit, &|| !STOP.load(Ordering::Relaxed)) {
+            Err(raglan::Error::Generate(raglan::generate::Error::Interrupted)) if !rows.is_empty() => break,
+            found => rows.push(found.with_context(|| format!("{policy} at {length} tokens"))?),
+        }
+    }
+    session.bars.clear();
+    let interrupted = rows.len() < asked.len();
+    let result = json!({
+        "model": name,
+        "path": path,
+        "context_tokens": model.transformer.config().context_len,
+        "rope_scaling": session.settings.text("rope-scaling"),
+        "threads": session.threads,
+        "device": raglan::kernels::device::cpu_features().join(" "),
+        "revision": env!("CARGO_PKG_VERSION"),
+        "interrupted": interrupted,
+        "rows": rows,
+    });
+    if session.json {
+        output::json(&result)?;
+    } else {
+        println!("{name}, a context of {} tokens", model.transformer.config().context_len);
+        println!(
+            "{:20} {:>9} {:>5} {:>11} {:>9} {:>9}",
+            "policy", "tokens", "n", "perplexity", "keys read", "tokens/s"
+        );
+        for row in &rows {
+            let cell = |x: Option<f64>, digits: usize| x.map_or("-".to_owned(), |x| format!("{x:.digits$}"));
+            let [perplexity, share] = [cell(row.perplexity, 2), cell(row.key_share, 3)];
+            let rate = cell(row.tokens_per_s, 0);
+            println!("{:20} {:>9} {:>5} {perplexity:>11} {share:>9} {rate:>9}", row.policy, row.length, row.n);
+        }
+        if rows.iter().any(|row| row.perplexity.is_none()) {
+            println!("- only `sinks` reads more than the model's context");
+        }
+    }
+    if let Some(folder) = &command.out {
+        let path = folder.join("longcontext.json");
+        let text = serde_json::to_string_pretty(&result)?;
+        fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    }
+    Ok(match interrupted {
+        true => Outcome::Interrupted(format!("{} of {} readings are done", rows.len(), asked.len())),
+        false => Outcome::Success,
+    })
+}
+
+/// A file's text, or the texts of its questions, each once, behind one another.
+fn text_of(path: &Path) -> Result<String> {
+    if path.extension().is_some_and(|extension| extension == "txt" || extension == "md") {
+        return fs::read_to_string(path).with_context(|| format!("`{}` cannot be read", path.display()));
+    }
+    let mut texts: Vec<String> = long_context::read(path)?.into_iter().map(|item| item.text).collect();
+    texts.dedup();
+    Ok(texts.join("\n\n"))
 }
 
 fn policies(text: &str) -> Result<Vec<AttentionPolicy>> {
