@@ -12,8 +12,8 @@
 //! - [`context_questions::read`] gives questions with the passages to answer them from, and [`planted::planted`] makes such
 //!   ones.
 //! - [`long_context::read`] gives questions about long texts, and [`ruler::ruler`] makes such ones.
-//! - [`pages::Pages`] gives the pages of an encyclopedia's dump, one at a time, and [`zim::ZimPages`] those of a ZIM file in
-//!   HTML.
+//! - [`pages::Pages`] gives the pages and redirects of an encyclopedia's dump, one at a time, and [`zim::ZimPages`] those of
+//!   a ZIM file, with pages in HTML.
 //! - [`chunking::read`] gives documents and questions with the byte ranges of the passages that answer them.
 //!
 //! ```
@@ -56,7 +56,7 @@ pub use context_questions::{ContextPassage, ContextQuestion};
 pub use draws::Draws;
 pub use error::{Error, Result};
 pub use long_context::LongContextItem;
-pub use pages::{Page, PagePart, Pages};
+pub use pages::{Page, PageEntry, PageName, PagePart, Pages, Redirect};
 pub use qrels::Qrels;
 pub use run::{DocumentRanking, Run};
 pub use zim::{ZimPage, ZimPages};

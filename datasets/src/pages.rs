@@ -5,6 +5,8 @@
 //! KILT's paragraphs, `Section::::` begins a heading and `BULLET::::` an item. A folder holds a page a file, `.txt` or
 //! `.md`, which is named like the page, with underscores for blanks. Files may be compressed, as `.gz` or `.zst`.
 //!
+//! A page of MediaWiki's that only leads to another comes as a [`Redirect`].
+//!
 //! However large a dump is, one page is in memory at a time.
 
 use std::collections::VecDeque;
@@ -27,6 +29,39 @@ pub struct Page {
     pub url: Option<String>,
     /// Its text, in order; no part is blank.
     pub parts: Vec<PagePart>,
+}
+
+/// What a dump has under a name: a page, or what leads to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PageEntry<P = Page> {
+    /// A page.
+    Page(P),
+    /// A name that stands for a page of another name.
+    Redirect(Redirect),
+}
+
+impl From<Page> for PageEntry {
+    fn from(page: Page) -> Self {
+        Self::Page(page)
+    }
+}
+
+/// A name that stands for a page of another name, or for what leads on to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The name.
+    pub from: PageName,
+    /// What it leads to.
+    pub to: PageName,
+}
+
+/// A name of a page, of the kind by which its dump refers to pages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PageName {
+    /// A [`Page::id`], which is an address.
+    Id(String),
+    /// A [`Page::title`].
+    Title(String),
 }
 
 /// A part of a page.
@@ -120,14 +155,15 @@ impl Pages {
 }
 
 impl Iterator for Pages {
-    type Item = Result<Page>;
+    type Item = Result<PageEntry>;
 
-    fn next(&mut self) -> Option<Result<Page>> {
-        match &mut self.0 {
+    fn next(&mut self) -> Option<Result<PageEntry>> {
+        let page = match &mut self.0 {
             Source::Lines(lines) => lines.next(),
-            Source::Wiki(pages) => pages.next(),
+            Source::Wiki(pages) => return pages.next(),
             Source::Folder(files) => Some(read_file(&files.pop_front()?)),
-        }
+        };
+        Some(page?.map(PageEntry::Page))
     }
 }
 
@@ -310,7 +346,11 @@ mod tests {
     use super::*;
 
     fn pages(path: &Path) -> Vec<Page> {
-        Pages::open(path).unwrap().map(Result::unwrap).collect()
+        let page = |entry| match entry {
+            Ok(PageEntry::Page(page)) => page,
+            other => panic!("{other:?}"),
+        };
+        Pages::open(path).unwrap().map(page).collect()
     }
 
     #[test]

@@ -3,16 +3,16 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use quick_xml::Reader;
-use quick_xml::events::Event;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
 
-use crate::pages::{Page, PagePart};
+use crate::pages::{Page, PageEntry, PageName, PagePart, Redirect};
 use crate::{Error, Result};
 
 /// A page's text is not read beyond this; the longest pages of encyclopedias have a tenth of it.
 const MOST_BYTES: usize = 64 << 20;
 
-/// The pages of an export, as they come: those of the main namespace that are no redirects.
+/// The pages and redirects of an export's main namespace, as they come.
 pub(crate) struct WikiPages {
     path: PathBuf,
     reader: Reader<Box<dyn BufRead + Send>>,
@@ -24,11 +24,12 @@ impl WikiPages {
         Self { path, reader: Reader::from_reader(reader), is_over: false }
     }
 
-    /// The next page of any kind, and whether it is one that counts.
-    fn page(&mut self) -> Result<Option<(Page, bool)>, String> {
+    /// The next page of any kind; within, what it counts as, if it does.
+    fn page(&mut self) -> Result<Option<Option<PageEntry>>, String> {
         let mut page = Page::default();
         let mut text = String::new();
-        let (mut is_redirect, mut is_main, mut is_in_page) = (false, true, false);
+        let (mut is_main, mut is_in_page) = (true, false);
+        let mut redirect: Option<String> = None;
         let mut open: Vec<String> = Vec::new();
         let mut buffer = Vec::new();
         loop {
@@ -50,9 +51,14 @@ impl WikiPages {
                 Event::Start(element) => {
                     let name = element.local_name().as_ref().to_owned();
                     is_in_page |= name == "page";
+                    if name == "redirect" {
+                        redirect = Some(title_of(&element)?);
+                    }
                     open.push(name);
                 }
-                Event::Empty(element) => is_redirect |= element.local_name().as_ref() == "redirect",
+                Event::Empty(element) if element.local_name().as_ref() == "redirect" => {
+                    redirect = Some(title_of(&element)?);
+                }
                 Event::Text(piece) => add(&piece),
                 Event::CData(piece) => add(&piece),
                 Event::GeneralRef(name) => {
@@ -67,11 +73,17 @@ impl WikiPages {
                     if element.local_name().as_ref() == "page" {
                         page.title = page.title.trim().to_owned();
                         page.id = page.id.trim().to_owned();
-                        let counts = is_main && !is_redirect && !page.id.is_empty();
-                        if counts {
-                            page.parts = parts(&text);
-                        }
-                        return Ok(Some((page, counts)));
+                        return Ok(Some(match redirect {
+                            _ if !is_main || page.id.is_empty() => None,
+                            Some(to) => {
+                                let (from, to) = (PageName::Title(page.title), PageName::Title(to));
+                                Some(PageEntry::Redirect(Redirect { from, to }))
+                            }
+                            None => {
+                                page.parts = parts(&text);
+                                Some(PageEntry::Page(page))
+                            }
+                        }));
                     }
                 }
                 Event::Eof if is_in_page => return Err("the file ends inside of a page".to_owned()),
@@ -86,13 +98,13 @@ impl WikiPages {
 }
 
 impl Iterator for WikiPages {
-    type Item = Result<Page>;
+    type Item = Result<PageEntry>;
 
-    fn next(&mut self) -> Option<Result<Page>> {
+    fn next(&mut self) -> Option<Result<PageEntry>> {
         while !self.is_over {
             match self.page() {
-                Ok(Some((page, true))) => return Some(Ok(page)),
-                Ok(Some((_, false))) => {}
+                Ok(Some(Some(entry))) => return Some(Ok(entry)),
+                Ok(Some(None)) => {}
                 Ok(None) => self.is_over = true,
                 Err(problem) => {
                     self.is_over = true;
@@ -103,6 +115,13 @@ impl Iterator for WikiPages {
         }
         None
     }
+}
+
+/// The title of the page that a redirect names; empty where it names none, as in exports of before 2010.
+fn title_of(redirect: &BytesStart<'_>) -> Result<String, String> {
+    let title = redirect.try_get_attribute("title").map_err(|error| error.to_string())?;
+    let title = title.map(|title| title.normalized_value(XmlVersion::Implicit1_0).map(|title| title.trim().to_owned()));
+    Ok(title.transpose().map_err(|error| error.to_string())?.unwrap_or_default())
 }
 
 /// The parts of a page in wikitext: headings, paragraphs, items, and tables row by row. Templates, references, comments
@@ -338,17 +357,24 @@ mod tests {
     fn exports_are_read_page_by_page() {
         let xml = "<mediawiki><siteinfo><sitename>x</sitename></siteinfo>\
             <page><title>Ada &amp; Bob</title><ns>0</ns><id>5</id><revision><id>99</id><text>They &lt;b&gt;met&lt;/b&gt;.</text></revision></page>\
-            <page><title>Old</title><ns>0</ns><id>6</id><redirect title=\"Ada\"/><revision><text>#REDIRECT</text></revision></page>\
+            <page><title>Old</title><ns>0</ns><id>6</id><redirect title=\"Ada &amp; Bob\"/><revision><text>#REDIRECT</text></revision></page>\
+            <page><title>Older</title><ns>0</ns><id>9</id><redirect title=\"Old\"></redirect></page>\
+            <page><title>Talk:Old</title><ns>1</ns><id>10</id><redirect title=\"Ada\"/></page>\
             <page><title>Talk:Ada</title><ns>1</ns><id>7</id><revision><text>talk</text></revision></page>\
             <page><title>Last</title><ns>0</ns><id>8</id><revision><text/></revision></page></mediawiki>";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dump.xml");
         std::fs::write(&path, xml).unwrap();
-        let found: Vec<Page> = Pages::open(&path).unwrap().map(Result::unwrap).collect();
-        assert_eq!(found.len(), 2);
-        assert_eq!((found[0].id.as_str(), found[0].title.as_str()), ("5", "Ada & Bob"));
-        assert_eq!(found[0].parts, [PagePart::Paragraph("They met.".to_owned())]);
-        assert_eq!((found[1].title.as_str(), found[1].parts.len()), ("Last", 0));
+        let found: Vec<PageEntry> = Pages::open(&path).unwrap().map(Result::unwrap).collect();
+        let [PageEntry::Page(ada), old, older, PageEntry::Page(last)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((ada.id.as_str(), ada.title.as_str()), ("5", "Ada & Bob"));
+        assert_eq!(ada.parts, [PagePart::Paragraph("They met.".to_owned())]);
+        let redirect = |from: &str, to: &str| {
+            let [from, to] = [from, to].map(|title| PageName::Title(title.to_owned()));
+            PageEntry::Redirect(Redirect { from, to })
+        };
+        assert_eq!([old, older], [&redirect("Old", "Ada & Bob"), &redirect("Older", "Old")]);
+        assert_eq!((last.title.as_str(), last.parts.len()), ("Last", 0));
         for end in 0..xml.len() {
             std::fs::write(&path, &xml[..end]).unwrap();
             let _: Vec<_> = Pages::open(&path).unwrap().collect(); // Errors, and no panic and no endless loop.

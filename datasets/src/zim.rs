@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, PageEntry, PageName, Redirect, Result};
 
 const MAGIC: u64 = 0x044D_495A;
 const HEADER: usize = 80;
@@ -25,6 +25,8 @@ const MOST_UNPACKED: u64 = 128 << 20;
 const MOST_PAGE: u64 = 64 << 20;
 /// How many places of entries are read at a time.
 const PLACES: usize = 8192;
+/// What redirects have in place of a media type.
+const REDIRECT: usize = 0xFFFF;
 
 /// A page of a ZIM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,12 @@ pub enum ZimProblem {
         /// The blob within it.
         blob: u32,
     },
+    /// A redirect leads to an entry that there is not.
+    #[error("entry {entry}, to which a redirect leads, is not there")]
+    NoEntry {
+        /// The entry.
+        entry: u32,
+    },
     /// A cluster is packed in a way that is not read.
     #[error("cluster {cluster} is compressed with {method}; only Zstandard is read: take a newer file")]
     Compression {
@@ -106,10 +114,10 @@ pub enum ZimProblem {
     },
 }
 
-/// The pages of a ZIM file: its articles in HTML, without redirects.
+/// The pages of a ZIM file, its articles in HTML, and then its redirects.
 ///
-/// They come cluster by cluster, so that each is unpacked once; the order is the same each time. One cluster is in memory
-/// at a time, and sixteen bytes a page.
+/// Pages come cluster by cluster, so that each is unpacked once; the order is the same each time. One cluster is in memory
+/// at a time, sixteen bytes a page, and eight a redirect.
 #[derive(Debug)]
 pub struct ZimPages {
     path: PathBuf,
@@ -117,8 +125,11 @@ pub struct ZimPages {
     /// Where the file is read next, in bytes.
     at: u64,
     len: u64,
+    entries: Table,
     clusters: Table,
     pages: std::vec::IntoIter<PagePlace>,
+    /// Where the directory entries of redirects are, in bytes.
+    redirects: std::vec::IntoIter<u64>,
     /// The compressed cluster that was read last.
     unpacked: Option<(u32, Vec<u8>)>,
 }
@@ -166,8 +177,10 @@ impl ZimPages {
             file: BufReader::with_capacity(64 << 10, file),
             at: 0,
             len,
+            entries: Table { at: 0, n: 0 },
             clusters: Table { at: 0, n: 0 },
             pages: Vec::new().into_iter(),
+            redirects: Vec::new().into_iter(),
             unpacked: None,
         };
         pages.find().map_err(|failure| pages.error(failure))?;
@@ -195,7 +208,8 @@ impl ZimPages {
         let entries = self.table("the table of entries", &header[24..28], &header[32..40])?;
         self.clusters = self.table("the table of clusters", &header[28..32], &header[48..56])?;
         let is_html = self.media_types(number(&header[56..64]))?;
-        let (mut pages, mut places) = (Vec::new(), Vec::new());
+        self.entries = entries;
+        let (mut pages, mut redirects, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for first in (0..u64::from(entries.n)).step_by(PLACES) {
             places.resize(8 * PLACES.min((u64::from(entries.n) - first) as usize), 0);
             self.read("the table of entries", entries.at + 8 * first, &mut places)?;
@@ -204,8 +218,12 @@ impl ZimPages {
                 let mut head = [0; 8];
                 self.read("an entry", entry, &mut head)?;
                 let media_type = number(&head[..2]) as usize;
-                // Articles were in the namespace `A` once, and are in `C` with all that readers see.
-                if is_html.get(media_type) == Some(&true) && matches!(head[3], b'A' | b'C') {
+                if !is_of_articles(head) {
+                    continue;
+                }
+                if media_type == REDIRECT {
+                    redirects.push(entry);
+                } else if is_html.get(media_type) == Some(&true) {
                     self.read("an entry", entry + 8, &mut head)?;
                     let [cluster, blob] = [&head[..4], &head[4..]].map(|four| number(four) as u32);
                     pages.push(PagePlace { cluster, blob, entry });
@@ -214,6 +232,7 @@ impl ZimPages {
         }
         pages.sort_unstable();
         self.pages = pages.into_iter();
+        self.redirects = redirects.into_iter();
         Ok(())
     }
 
@@ -247,6 +266,29 @@ impl ZimPages {
         let title = self.text("title", entry + 16 + path.len() as u64 + 1)?;
         let title = if title.is_empty() { path.clone() } else { title };
         Ok(ZimPage { path, title, html: self.blob(cluster, blob)? })
+    }
+
+    /// What a redirect says; none when it leads to what is no article.
+    fn redirect(&mut self, entry: u64) -> Result<Option<Redirect>, Failure> {
+        let mut four = [0; 4];
+        self.read("an entry", entry + 8, &mut four)?;
+        let from = self.text("address", entry + 12)?;
+        let to = number(&four) as u32;
+        if to >= self.entries.n {
+            return Err(ZimProblem::NoEntry { entry: to }.into());
+        }
+        let mut place = [0; 8];
+        self.read("the table of entries", self.entries.at + 8 * u64::from(to), &mut place)?;
+        let to = number(&place);
+        let mut head = [0; 8];
+        self.read("an entry", to, &mut head)?;
+        if !is_of_articles(head) {
+            return Ok(None);
+        }
+        let head_len = if number(&head[..2]) as usize == REDIRECT { 12 } else { 16 };
+        self.check("an entry", to, head_len)?;
+        let to = self.text("address", to + head_len)?;
+        Ok(Some(Redirect { from: PageName::Id(from), to: PageName::Id(to) }))
     }
 
     fn blob(&mut self, cluster: u32, blob: u32) -> Result<Vec<u8>, Failure> {
@@ -339,17 +381,30 @@ impl ZimPages {
 }
 
 impl Iterator for ZimPages {
-    type Item = Result<ZimPage>;
+    type Item = Result<PageEntry<ZimPage>>;
 
-    fn next(&mut self) -> Option<Result<ZimPage>> {
-        let place = self.pages.next()?;
-        Some(self.page(place).map_err(|failure| self.error(failure)))
+    fn next(&mut self) -> Option<Result<PageEntry<ZimPage>>> {
+        let next = match self.pages.next() {
+            Some(place) => self.page(place).map(PageEntry::Page),
+            None => loop {
+                let entry = self.redirects.next()?;
+                if let Some(redirect) = self.redirect(entry).transpose() {
+                    break redirect.map(PageEntry::Redirect);
+                }
+            },
+        };
+        Some(next.map_err(|failure| self.error(failure)))
     }
 
-    /// How many pages are still to come.
+    /// Counts all pages that are still to come, and redirects that may.
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.pages.size_hint()
+        (self.pages.len(), Some(self.pages.len() + self.redirects.len()))
     }
+}
+
+/// Whether the beginning of an entry has the namespace of articles, which was `A` once; `C` has all that readers see.
+fn is_of_articles(head: [u8; 8]) -> bool {
+    matches!(head[3], b'A' | b'C')
 }
 
 /// Up to eight bytes as a number.
@@ -389,7 +444,7 @@ mod tests {
 
     const HTML: u16 = 0;
     const CSS: u16 = 1;
-    const REDIRECT: u16 = 0xFFFF;
+    const REDIRECT: u16 = super::REDIRECT as u16;
 
     /// A directory entry: namespace, media type, cluster (of a redirect, the entry that it leads to), blob, address, title.
     type Entry = (u8, u16, u32, u32, &'static str, &'static str);
@@ -468,7 +523,7 @@ mod tests {
         zim(&entries, &clusters)
     }
 
-    fn read(bytes: &[u8]) -> Result<Vec<ZimPage>> {
+    fn read(bytes: &[u8]) -> Result<Vec<PageEntry<ZimPage>>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wiki.zim");
         std::fs::write(&path, bytes).unwrap();
@@ -488,6 +543,10 @@ mod tests {
         let pages = read(&sample().0).unwrap();
         let told: Vec<_> = pages
             .iter()
+            .filter_map(|entry| match entry {
+                PageEntry::Page(page) => Some(page),
+                PageEntry::Redirect(_) => None,
+            })
             .map(|page| (page.path.as_str(), page.title.as_str(), std::str::from_utf8(&page.html).unwrap()))
             .collect();
         let expected = [
@@ -501,11 +560,34 @@ mod tests {
     }
 
     #[test]
+    fn redirects_come_after_pages_and_lead_to_addresses() {
+        let redirect = |from: &str, to: &str| {
+            let [from, to] = [from, to].map(|address| PageName::Id(address.to_owned()));
+            PageEntry::Redirect(Redirect { from, to })
+        };
+        assert_eq!(read(&sample().0).unwrap()[4..], [redirect("Verdi's_Aida", "Aida")]);
+        // To a redirect, to itself, to what is no article, and one that is none.
+        let entries = |last| {
+            [
+                (b'C', REDIRECT, 1, 0, "a", "A"),
+                (b'C', REDIRECT, 1, 0, "b", ""),
+                (b'C', REDIRECT, 3, 0, "c", ""),
+                (b'M', HTML, 0, 0, "Title", ""),
+                (b'W', REDIRECT, last, 0, "mainPage", ""),
+                (b'A', REDIRECT, last, 0, "d", ""),
+            ]
+        };
+        let found = read(&zim(&entries(0), &[]).0).unwrap();
+        assert_eq!(found, [redirect("a", "b"), redirect("b", "b"), redirect("d", "a")]);
+        assert_eq!(problem(&zim(&entries(6), &[]).0), ZimProblem::NoEntry { entry: 6 });
+    }
+
+    #[test]
     fn more_entries_than_are_read_at_once_are_all_found() {
         // All have one content, in the order of their entries.
         let entries: Vec<Entry> = (0..PLACES + 3).map(|_| (b'C', HTML, 0, 0, "page", "")).collect();
         let pages = read(&zim(&entries, &[cluster(&[b"x"], 5)]).0).unwrap();
-        assert!(pages.len() == PLACES + 3 && pages.iter().all(|page| page.html == b"x"));
+        assert!(pages.len() == PLACES + 3 && pages.iter().all(|page| *page == pages[0]));
     }
 
     #[test]
@@ -524,7 +606,7 @@ mod tests {
         let path = folder.path().join("wiki.zim");
         std::fs::write(&path, &whole[..first_cluster + 40]).unwrap();
         let mut cut = ZimPages::open(&path).unwrap();
-        assert_eq!(cut.size_hint(), (4, Some(4)));
+        assert_eq!(cut.size_hint(), (4, Some(5)));
         assert_eq!(cut.next().unwrap().unwrap(), pages[0]);
         assert!(cut.any(|page| page.is_err()));
     }

@@ -87,7 +87,8 @@ const SURE: &str = "Are you sure that the answer is right? Reply with Yes or No.
 
 /// Attempts an answer without passages; while the trigger says so, retrieves and attempts it again.
 ///
-/// The first search is for the question, later ones for the question and the last attempt.
+/// The first search is for the question, later ones for the question and the last attempt. Where they find nothing there is
+/// no further attempt: it would be the first again.
 #[derive(Clone)]
 pub struct Adaptive {
     /// What it works with.
@@ -179,14 +180,16 @@ impl Strategy for Adaptive {
         let is_told = matches!(&self.trigger, Trigger::Asked { token } if !work.model.has_token(token));
         let mut last: Option<(String, Vec<usize>)> = None;
         for round in 0..=self.max_rounds {
-            let gathered = match (&last, round) {
-                (_, 0) => Default::default(),
-                (Some((attempt, _)), 2..) if !attempt.is_empty() => {
-                    let query = format!("{} {attempt}", question.text);
-                    work.gather(&[query], self.k, usize::MAX)?
-                }
-                _ => work.gather(std::slice::from_ref(&question.text), self.k, usize::MAX)?,
+            let queries = match (&last, round) {
+                (_, 0) => Vec::new(),
+                (Some((attempt, _)), 2..) if !attempt.is_empty() => vec![format!("{} {attempt}", question.text)],
+                _ => vec![question.text.clone()],
             };
+            let gathered = work.gather(&queries, self.k, usize::MAX)?;
+            if work.found_nothing() {
+                work.note(StepKind::Search, String::new(), queries, &gathered);
+                continue;
+            }
             let places = work.all();
             let request = match (places.is_empty(), is_told) {
                 (true, true) => OR_RETRIEVE,
@@ -205,10 +208,6 @@ impl Strategy for Adaptive {
             let fires = self.fires(&mut work, &question.text, &prompt, &written)?;
             let is_request = fires && matches!(self.trigger, Trigger::Asked { .. });
             let text = written.text.trim().to_owned();
-            let queries = match round {
-                0 => Vec::new(),
-                _ => vec![question.text.clone()],
-            };
             work.note(StepKind::Attempt, text.clone(), queries, &gathered);
             // What asks for passages is no answer, unless there is nothing more to ask for.
             let answer = if is_request { String::new() } else { text };
@@ -217,6 +216,9 @@ impl Strategy for Adaptive {
                 return Ok(work.finish(answer, filled.shown, End::Answered));
             }
             last = Some((answer, filled.shown));
+        }
+        if work.found_nothing() {
+            return Ok(work.refuse(End::Steps, on_text));
         }
         let (answer, shown) = last.unwrap_or_default();
         on_text(&answer);
@@ -227,7 +229,8 @@ impl Strategy for Adaptive {
 /// Forward-looking retrieval: FLARE (Jiang et al., 2023), which looks for the next sentence before it is written.
 ///
 /// A tentative sentence with an unlikely token is searched for, without its least likely tokens, and written anew over
-/// what that finds; a sentence that the model is sure of stands. The question itself is searched for first.
+/// what that finds; a sentence that the model is sure of stands. The question itself is searched for first; as long as
+/// nothing was found, sentences are searched for however sure the model is.
 #[derive(Clone)]
 pub struct Flare {
     /// What it works with; `limits.step_tokens` is the length of a sentence.
@@ -274,7 +277,7 @@ impl Strategy for Flare {
             };
             let mut queries = Vec::new();
             let mut gathered = Default::default();
-            if written.iter().any(|(_, probability)| *probability < self.theta) {
+            if work.found_nothing() || written.iter().any(|(_, probability)| *probability < self.theta) {
                 written.retain(|(_, probability)| *probability >= self.beta);
                 let masked = written.iter().map(|(text, _)| text.as_str()).collect::<String>();
                 let masked = masked.trim();
@@ -291,6 +294,9 @@ impl Strategy for Flare {
                 }
             }
             work.note(StepKind::Sentence, sentence.clone(), queries, &gathered);
+            if work.found_nothing() {
+                return Ok(work.refuse(End::Answered, on_text));
+            }
             let is_repeated = !sentence.is_empty() && answer.contains(&sentence);
             if sentence.is_empty() || is_repeated {
                 end = End::Answered;

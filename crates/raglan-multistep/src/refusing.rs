@@ -6,7 +6,7 @@ use std::sync::Arc;
 use raglan_core::{Budget, Meter, Query};
 use raglan_model::{Prompt, TextModel};
 
-use crate::work::passage_text;
+use crate::work::{REFUSAL, passage_text};
 use crate::{Error, Result, Step, StepKind, Strategy, Trail};
 
 /// Answers as another strategy does, where the passages that it read bear the answer out; else refuses.
@@ -48,7 +48,7 @@ const COMMON: [&str; 24] = [
 impl<S: Strategy> Refusing<S> {
     /// With half of the words.
     pub fn new(strategy: S) -> Self {
-        Self { strategy, check: EvidenceCheck::Words { least: 0.5 }, refusal: "The documents do not say.".to_owned() }
+        Self { strategy, check: EvidenceCheck::Words { least: 0.5 }, refusal: REFUSAL.to_owned() }
     }
 }
 
@@ -63,6 +63,9 @@ impl<S: Strategy> Strategy for Refusing<S> {
 
     fn answer_streaming(&self, question: &Query, budget: &Budget, on_text: &mut dyn FnMut(&str)) -> Result<Trail> {
         let mut trail = self.strategy.answer(question, budget)?;
+        if trail.refused {
+            trail.answer.clone_from(&self.refusal);
+        }
         if trail.refused || trail.answer.is_empty() {
             on_text(&trail.answer);
             return Ok(trail);

@@ -76,7 +76,11 @@ impl Strategy for SelfAsk {
             asked.push(follow_up.clone());
             let gathered = work.gather(std::slice::from_ref(&follow_up), self.k, usize::MAX)?;
             let reply = format!("{transcript}{FOLLOW_UP} {follow_up}\n{INTERMEDIATE}");
-            let answer = match work.fill_step(&self.turn(question, &reply), &work.all(), limit, 1)? {
+            let filled = match work.found_nothing() {
+                true => None, // An answer from nothing would stand among what is known.
+                false => work.fill_step(&self.turn(question, &reply), &work.all(), limit, 1)?,
+            };
+            let answer = match filled {
                 Some(filled) => {
                     let written = work.write(&Prompt::new(&filled.user, &reply), limit, &["\n"])?;
                     written.text.trim().to_owned()

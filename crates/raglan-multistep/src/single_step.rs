@@ -48,7 +48,7 @@ impl Strategy for SingleStep {
         let turn = Turn {
             demonstrations: &self.demonstrations,
             question: &question.text,
-            request: if places.is_empty() { FROM_MEMORY } else { FROM_PASSAGES },
+            request: if self.k == 0 { FROM_MEMORY } else { FROM_PASSAGES },
             reply: "Answer:",
             best_last: true,
             ..Turn::default()

@@ -15,6 +15,9 @@ pub trait Strategy: Send + Sync {
     /// The budget is looked at before each step, so that what is left reads the last prompt; a trail ends without an answer
     /// when not even the question fits into what is left. When time is up, the answer is still given from what was found.
     ///
+    /// When all that was searched for found nothing, the trail is a refusal: the model is not asked for an answer that no
+    /// passage could bear out.
+    ///
     /// # Errors
     ///
     /// When a part fails. What the model writes never is an error.
@@ -132,4 +135,78 @@ fn distinct<'a>(passages: impl Iterator<Item = &'a Passage>) -> Vec<&'a str> {
         }
     }
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::scripted::{Scripted, answered, page, parts};
+    use crate::work::REFUSAL;
+    use crate::{Adaptive, Flare, Interleaved, Parts, Refusing, SearchPlan, SelfAsk, SingleStep, Trigger, Unit};
+
+    /// Steps for each strategy, and an answer for whoever asks for one.
+    const SCRIPT: &[(&[&str], &str)] = &[
+        (&["Follow up:$"], " Which stripes?"),
+        (&["@$", "Follow up:"], "Follow up:"),
+        (&["1.$"], " zebra stripes"),
+        (&["@Answer:"], " Black~0.6 ones"),
+        (&["@$"], "They may be black."),
+    ];
+
+    fn parts_of(text: &str) -> (Parts, Arc<Scripted>) {
+        let model = Arc::new(Scripted::new(SCRIPT));
+        let parts = parts(Scripted::new(&[]), &[page("animals", text)], Unit::Passages);
+        (Parts { model: model.clone(), ..parts }, model)
+    }
+
+    #[test]
+    fn where_nothing_is_found_no_answer_is_asked_for() {
+        // With the calls that a strategy makes on the way.
+        type Named = (fn(Parts) -> Box<dyn Strategy>, usize);
+        let strategies: [Named; 8] = [
+            (|parts| Box::new(SingleStep::new(parts, 2)), 0),
+            (|parts| Box::new(Refusing::new(SingleStep::new(parts, 2))), 0),
+            // Choice and follow-up question, twice, and then the same question again.
+            (|parts| Box::new(SelfAsk::new(parts, 2)), 4),
+            (|parts| Box::new(Interleaved::new(parts, 2)), 2),
+            (|parts| Box::new(SearchPlan { k: 2, ..SearchPlan::new(parts) }), 2),
+            (|parts| Box::new(Adaptive::new(parts, Trigger::FirstToken { least: 0.9 })), 1),
+            (|parts| Box::new(Adaptive::new(parts, Trigger::Always)), 1),
+            (|parts| Box::new(Flare { theta: 0.5, ..Flare::new(parts) }), 1),
+        ];
+        let question = "What has a zebra?".into();
+        for (strategy, n_calls) in strategies {
+            let (parts, model) = parts_of("Cats sleep");
+            let strategy = strategy(parts);
+            let trail = answered(&*strategy, &question, &Budget::default());
+            assert_eq!((trail.answer.as_str(), trail.refused), (REFUSAL, true), "{}", strategy.name());
+            assert_eq!(model.n_calls(), n_calls, "{}: {:#?}", strategy.name(), trail.steps);
+            assert!(trail.steps.iter().any(|step| !step.queries.is_empty()), "{}", strategy.name());
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_searched_for_is_answered_from_memory() {
+        let (parts, _) = parts_of("Cats sleep");
+        let question = "What has a zebra?".into();
+        let sure = Adaptive::new(parts.clone(), Trigger::FirstToken { least: 0.5 });
+        let unasked = Adaptive { max_rounds: 0, ..Adaptive::new(parts.clone(), Trigger::Always) };
+        for strategy in [&SingleStep::new(parts, 0) as &dyn Strategy, &sure, &unasked] {
+            let trail = answered(strategy, &question, &Budget::default());
+            assert_eq!((trail.answer.as_str(), trail.refused), ("Black ones", false), "{}", strategy.name());
+        }
+    }
+
+    #[test]
+    fn what_an_attempt_finds_is_read() {
+        let (parts, _) = parts_of("Black cats sleep");
+        let unsure = Adaptive::new(parts.clone(), Trigger::FirstToken { least: 0.9 });
+        let flare = Flare { theta: 0.5, ..Flare::new(parts) };
+        for strategy in [&unsure as &dyn Strategy, &flare] {
+            let trail = answered(strategy, &"What has a zebra?".into(), &Budget::default());
+            assert!(!trail.refused && trail.shown_documents() == ["animals"], "{}: {trail:#?}", strategy.name());
+        }
+    }
 }

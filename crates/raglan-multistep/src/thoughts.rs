@@ -269,7 +269,10 @@ impl Strategy for Remembering {
         work.search_question(self.k, self.k)?;
         let (places, used) = self.nearest(&work)?;
         let notes: Vec<String> = used.iter().map(|thought| thought.text.clone()).collect();
-        let request = if places.is_empty() && notes.is_empty() { FROM_MEMORY } else { FROM_PASSAGES };
+        if notes.is_empty() && work.found_nothing() {
+            return Ok(work.refuse(End::Answered, on_text));
+        }
+        let request = if self.k == 0 { FROM_MEMORY } else { FROM_PASSAGES };
         let turn = Turn { notes: &notes, question: &question.text, request, reply: "Answer:", ..Turn::default() };
         let Some(filled) = work.fill(&turn, &places, self.parts.limits.answer_tokens)? else {
             return Ok(work.finish(String::new(), Vec::new(), End::Budget));

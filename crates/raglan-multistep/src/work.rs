@@ -9,6 +9,9 @@ use crate::demonstration::Demonstration;
 use crate::sources::{Evidence, Gathered};
 use crate::{End, Error, Result, Sources, Step, StepKind, Trail};
 
+/// What is said instead of an answer.
+pub(crate) const REFUSAL: &str = "The documents do not say.";
+
 /// What a strategy works with.
 #[derive(Clone)]
 pub struct Parts {
@@ -73,6 +76,7 @@ pub(crate) struct Work<'a> {
     pub question: &'a Query,
     pub evidence: Evidence,
     pub meter: Meter,
+    has_searched: bool,
     steps: Vec<Step>,
     /// The cost when the last step was taken down.
     noted: Cost,
@@ -87,6 +91,7 @@ impl<'a> Work<'a> {
             question,
             evidence: Evidence::default(),
             meter: Meter::start(budget),
+            has_searched: false,
             steps: Vec::new(),
             noted: Cost::default(),
         }
@@ -96,7 +101,13 @@ impl<'a> Work<'a> {
     pub fn gather(&mut self, texts: &[String], k: usize, most: usize) -> Result<Gathered> {
         let query = |text: &String| Query { text: text.clone(), allowed: self.question.allowed.clone() };
         let queries: Vec<Query> = texts.iter().map(query).collect();
+        self.has_searched |= k > 0 && !queries.is_empty();
         self.evidence.gather(self.sources, &queries, k, most)
+    }
+
+    /// Whether passages were looked for, and none was found.
+    pub fn found_nothing(&self) -> bool {
+        self.has_searched && self.evidence.passages.is_empty()
     }
 
     /// Looks for the question itself, which is a step.
@@ -240,7 +251,8 @@ impl<'a> Work<'a> {
     }
 
     /// Asks for the answer on one line from passages, and ends the work with it. Where time is up before the model was
-    /// called at all there is no answer; one that ran out in a later step is answered from what was found.
+    /// called at all there is no answer; one that ran out in a later step is answered from what was found. Where nothing was
+    /// found, this is a refusal.
     pub fn answer(
         mut self,
         turn: &Turn<'_>,
@@ -248,6 +260,9 @@ impl<'a> Work<'a> {
         end: End,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Trail> {
+        if self.found_nothing() {
+            return Ok(self.refuse(end, on_text));
+        }
         let was_called = self.meter.cost().calls > 0;
         let filled = self.fill(turn, places, self.limits.answer_tokens)?;
         let Some(filled) = filled.filter(|_| was_called || self.meter.allows(0)) else {
@@ -257,6 +272,12 @@ impl<'a> Work<'a> {
         let answer = self.write_answer(&prompt, on_text)?;
         self.note(StepKind::Answer, answer.clone(), Vec::new(), &Gathered::default());
         Ok(self.finish(answer, filled.shown, end))
+    }
+
+    /// Ends the work with a refusal.
+    pub fn refuse(self, end: End, on_text: &mut dyn FnMut(&str)) -> Trail {
+        on_text(REFUSAL);
+        Trail { refused: true, ..self.finish(REFUSAL.to_owned(), Vec::new(), end) }
     }
 
     /// Ends the work with an answer that stands already.

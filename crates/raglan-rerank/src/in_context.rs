@@ -45,6 +45,24 @@ struct Words {
     no_question: Vec<u32>,
 }
 
+/// Passages that are read together.
+struct Window<'a> {
+    /// Their tokens, each behind what separates it from the one before.
+    passages: Vec<Vec<u32>>,
+    /// The chunks that they are, or none.
+    chunks: &'a [ChunkId],
+    /// What is kept of each; none where nothing is to be kept.
+    blocks: Option<Vec<Option<KvBlock>>>,
+}
+
+impl Window<'_> {
+    /// How many tokens of the passages are to be computed.
+    fn n_missing(&self) -> usize {
+        let is_kept = |i: usize| self.blocks.as_ref().is_some_and(|blocks| blocks[i].is_some());
+        self.passages.iter().enumerate().filter(|(i, _)| !is_kept(*i)).map(|(_, passage)| passage.len()).sum()
+    }
+}
+
 impl InContext {
     /// A judge that sums the attention of these layers (all of the model's, when none are named), and reads up to
     /// `max_passage_tokens` of each passage.
@@ -95,17 +113,26 @@ impl InContext {
         Self { is_calibrated: false, ..self }
     }
 
-    /// The score of each passage of a window; `chunks` are those that the passages are, or none.
-    fn scores(
-        &self,
-        question: &[u32],
-        passages: &[Vec<u32>],
-        chunks: &[ChunkId],
-        meter: &mut Meter,
-    ) -> Result<Vec<f32>> {
+    /// Passages to be read together; `chunks` are those that the passages are, or none.
+    fn window<'a>(&self, passages: &[Vec<u32>], chunks: &'a [ChunkId]) -> Window<'a> {
         let passages: Vec<Vec<u32>> = passages.iter().map(|passage| [&*self.words.passage, passage].concat()).collect();
-        let mut cache = match &self.kept {
-            Some(kept) if chunks.len() == passages.len() => self.taken_over(kept, &passages, chunks, meter)?,
+        let kept = self.kept.as_ref().filter(|_| chunks.len() == passages.len());
+        let blocks = kept.map(|kept| self.blocks(kept, &passages, chunks));
+        Window { passages, chunks, blocks }
+    }
+
+    /// The tokens that each question has behind the passages.
+    fn tails(&self, question: &[u32]) -> Vec<Vec<u32>> {
+        let no_question = self.is_calibrated.then_some(&*self.words.no_question);
+        let questions = std::iter::once(question).chain(no_question);
+        questions.map(|question| [&*self.words.request, question, &self.frame.after].concat()).collect()
+    }
+
+    /// The score of each passage of a window.
+    fn scores(&self, tails: &[Vec<u32>], window: Window<'_>, meter: &mut Meter) -> Result<Vec<f32>> {
+        let Window { passages, chunks, blocks } = window;
+        let mut cache = match (&self.kept, blocks) {
+            (Some(kept), Some(blocks)) => self.taken_over(kept, &passages, chunks, blocks, meter)?,
             _ => self.read(&passages, meter)?,
         };
         let n_read = cache.len();
@@ -117,22 +144,19 @@ impl InContext {
         });
         let spans: Vec<Range<usize>> = spans.collect();
         let each: Vec<Range<usize>> = spans.iter().cloned().flatten().map(|slot| slot..slot + 1).collect();
-        let mut attention = |question: &[u32]| {
-            let tail = [&*self.words.request, question, &self.frame.after].concat();
-            let sums = self.model.transformer.append_attending(&mut cache, &tail, self.layers.clone(), &each);
+        let mut attention = Vec::with_capacity(tails.len());
+        for tail in tails {
+            attention.push(self.model.transformer.append_attending(&mut cache, tail, self.layers.clone(), &each)?);
             cache.truncate(n_read);
             meter.count(1, tail.len(), 0);
-            sums
-        };
-        let of_question = attention(question)?;
-        let of_nothing = self.is_calibrated.then(|| attention(&self.words.no_question)).transpose()?;
+        }
         let lengths: Vec<usize> = spans.iter().map(ExactSizeIterator::len).collect();
-        Ok(attention_scores(&of_question, of_nothing.as_deref(), &lengths))
+        Ok(attention_scores(&attention[0], attention.get(1).map(|sums| &**sums), &lengths))
     }
 
     /// What the prompt begins with, passages one behind the other, read as one text.
     fn read(&self, passages: &[Vec<u32>], meter: &mut Meter) -> Result<KvCache> {
-        let prefix = [&*self.frame.before, &self.words.opening, &passages.concat()].concat();
+        let prefix = [self.opening(), passages.concat()].concat();
         let mut cache = self.model.transformer.cache();
         // In pieces of which each is a full-speed product and no more memory than needed.
         for piece in prefix.chunks(PIECE) {
@@ -142,18 +166,34 @@ impl InContext {
         Ok(cache)
     }
 
-    /// The same of blocks that are kept of each passage; those that are missing are read now, and kept.
-    fn taken_over(&self, kept: &Kept, passages: &[Vec<u32>], chunks: &[ChunkId], meter: &mut Meter) -> Result<KvCache> {
-        let transformer = &self.model.transformer;
-        let opening = [&*self.frame.before, &self.words.opening].concat();
-        let behind = TokensHash::of(&opening);
-        let mut cache = transformer.cache();
-        transformer.append_attending(&mut cache, &opening, 0..transformer.config().n_layers, &[])?;
-        let found = passages.iter().zip(chunks).map(|(passage, &chunk)| {
+    /// What stands before the passages.
+    fn opening(&self) -> Vec<u32> {
+        [&*self.frame.before, &self.words.opening].concat()
+    }
+
+    /// The blocks that are kept of passages.
+    fn blocks(&self, kept: &Kept, passages: &[Vec<u32>], chunks: &[ChunkId]) -> Vec<Option<KvBlock>> {
+        let behind = TokensHash::of(&self.opening());
+        let block = |(passage, &chunk): (&Vec<u32>, &ChunkId)| {
             let variants = kept.blocks.variants(chunk, TokensHash::of(passage), kept.model);
             variants.into_iter().find(|block| block.key().behind == behind && block.precision() == kept.precision)
-        });
-        let mut found: Vec<Option<KvBlock>> = found.collect();
+        };
+        passages.iter().zip(chunks).map(block).collect()
+    }
+
+    /// The same of the blocks that were found of each passage; those that are missing are read now, and kept.
+    fn taken_over(
+        &self,
+        kept: &Kept,
+        passages: &[Vec<u32>],
+        chunks: &[ChunkId],
+        mut found: Vec<Option<KvBlock>>,
+        meter: &mut Meter,
+    ) -> Result<KvCache> {
+        let transformer = &self.model.transformer;
+        let opening = self.opening();
+        let mut cache = transformer.cache();
+        transformer.append_attending(&mut cache, &opening, 0..transformer.config().n_layers, &[])?;
         let missing: Vec<usize> = (0..passages.len()).filter(|&i| found[i].is_none()).collect();
         let texts: Vec<&[u32]> = missing.iter().map(|&i| &*passages[i]).collect();
         let read = capture(transformer, kept.model, (&cache, &opening), &texts, kept.precision)?;
@@ -168,7 +208,7 @@ impl InContext {
             if let Err(error) = cache.append(&block, position, transformer) {
                 // A file that is gone or damaged is as if it had never been there.
                 return match forgets(&kept.blocks, &error) {
-                    true => self.taken_over(kept, passages, chunks, meter),
+                    true => self.taken_over(kept, passages, chunks, self.blocks(kept, passages, chunks), meter),
                     false => Err(raglan_model::Error::from(error).into()),
                 };
             }
@@ -237,6 +277,7 @@ impl Judge for InContext {
             let room = passage_room(&self.model, rest + separator, 1, self.max_passage_tokens)?;
             let passages = task.passages.iter().map(|passage| Ok(self.model.encode_text(passage, room)?));
             let passages = passages.collect::<Result<Vec<_>>>()?;
+            let tails = self.tails(&question);
             let mut scores = vec![None; passages.len()];
             // All at once if they fit; what does not is left to windows of its own, whose scores are of the same scale.
             let limit = self.model.transformer.config().context_len;
@@ -250,12 +291,14 @@ impl Judge for InContext {
                 if end == first {
                     return Err(Error::NoRoom { needed: n_tokens + separator + passages[first].len(), limit });
                 }
-                if !meter.allows(n_tokens) {
+                let chunks = task.chunks.get(first..end).unwrap_or_default();
+                let window = self.window(&passages[first..end], chunks);
+                let n_computed = self.opening().len() + window.n_missing() + tails.concat().len();
+                if !meter.allows(n_computed) {
                     break;
                 }
-                let chunks = task.chunks.get(first..end).unwrap_or_default();
-                let window = self.scores(&question, &passages[first..end], chunks, &mut meter)?;
-                scores[first..end].iter_mut().zip(window).for_each(|(score, new)| *score = Some(new));
+                let found = self.scores(&tails, window, &mut meter)?;
+                scores[first..end].iter_mut().zip(found).for_each(|(score, new)| *score = Some(new));
                 first = end;
             }
             Ok(Judgement::new(Verdict::Scores(scores), &meter))

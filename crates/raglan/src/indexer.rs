@@ -6,6 +6,7 @@ mod extend;
 mod merge;
 mod plan;
 mod read;
+mod redirects;
 mod vectors;
 
 use std::cell::OnceCell;
@@ -30,6 +31,7 @@ use batch::{Added, Batch};
 pub use collection::{index_collection, index_pages};
 use plan::Plan;
 use read::{Content, Ready, read_in_order};
+pub(crate) use redirects::redirects_to;
 
 /// How a folder is indexed.
 pub struct IndexSettings {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use raglan_core::BlockKind;
 use raglan_datasets::pages::title_of_name;
-use raglan_datasets::{Page, PagePart, Pages, ZimPage, ZimPages};
+use raglan_datasets::{Page, PageEntry, PagePart, Pages, ZimPage, ZimPages};
 use raglan_ingest::{Limits, read_bytes};
 
 use crate::Result;
@@ -16,12 +16,17 @@ use crate::Result;
 /// # Errors
 ///
 /// When there is no such file, or its beginning is damaged.
-pub fn open_pages(path: &Path) -> Result<Box<dyn Iterator<Item = raglan_datasets::Result<Page>> + Send>> {
+pub fn open_pages(path: &Path) -> Result<Box<dyn Iterator<Item = raglan_datasets::Result<PageEntry>> + Send>> {
     let is_zim = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("zim"));
     if path.is_dir() || !is_zim {
         return Ok(Box::new(Pages::open(path)?));
     }
-    Ok(Box::new(ZimPages::open(path)?.map(|page| page.map(of_html))))
+    Ok(Box::new(ZimPages::open(path)?.map(|entry| {
+        Ok(match entry? {
+            PageEntry::Page(page) => PageEntry::Page(of_html(page)),
+            PageEntry::Redirect(redirect) => PageEntry::Redirect(redirect),
+        })
+    })))
 }
 
 fn of_html(ZimPage { path, title, html }: ZimPage) -> Page {

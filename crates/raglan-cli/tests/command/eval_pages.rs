@@ -124,6 +124,11 @@ fn pages_of_frames_are_found_in_a_zim_file() {
     assert_eq!((&found["kilt"]["r_precision"], &found["fates"]["found"]), (&1.0.into(), &1.into()), "{result}");
     let names = found["questions"][0]["pages"].as_array().unwrap();
     assert!(names[0] == "Emma_(novel)" && names[1] == "Jane_Austen", "{names:?}");
+    // A link to a redirect means the page that it leads to.
+    let question = fs::read_to_string(questions).unwrap().replace("wiki/Jane_Austen", "wiki/Austen");
+    fs::write(questions, question).unwrap();
+    let result = json(&cache, &args);
+    assert_eq!(result["approaches"][0]["questions"][0]["right_pages"][0][1], "Jane_Austen", "{result}");
     // A file that is cut short is told by its name.
     let bytes = fs::read(zim).unwrap();
     fs::write(zim, &bytes[..bytes.len() - 60]).unwrap();
@@ -133,6 +138,48 @@ fn pages_of_frames_are_found_in_a_zim_file() {
         command.args(args).args(["--index", &index, "--offline"]).env("RAGLAN_CACHE", &cache).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && told.contains("wiki.zim`: blob 2 of cluster 0 is not there"), "{told}");
+}
+
+/// Links of old point to pages that have other names by now.
+#[test]
+fn right_pages_are_known_by_the_redirects_of_a_dump() {
+    let place = tempfile::tempdir().unwrap();
+    let page = |id: u32, title: &str, content: &str| {
+        format!("<page><title>{title}</title><ns>0</ns><id>{id}</id>{content}</page>")
+    };
+    let text = |text: &str| format!("<revision><id>9</id><text>{text}</text></revision>");
+    let redirect = |to: &str| format!("<redirect title=\"{to}\"/>{}", text(&format!("#REDIRECT [[{to}]]")));
+    let all = [
+        page(1, "Miss Austen", &redirect("Austen")),
+        page(2, "Austen", &redirect("Jane Austen")),
+        page(3, "Jane Austen", &text("Austen was born in Steventon.")),
+        page(4, "Emma", &text("Emma is a novel. Its writer was Jane Austen.")),
+        page(5, "Emma (novel)", &redirect("Emma")),
+        page(6, "Bread", &text("Bread is baked from flour.")),
+        page(7, "Loaf", &redirect("Loaf")),
+    ];
+    let dump = place.path().join("dump.xml");
+    fs::write(&dump, format!("<mediawiki>{}</mediawiki>", all.concat())).unwrap();
+    let questions = place.path().join("frames.jsonl");
+    let links =
+        ["Emma_(novel)", "Miss_Austen", "Jane_Austen"].map(|page| format!("https://en.wikipedia.org/wiki/{page}"));
+    let question = serde_json::json!({
+        "id": 0, "question": "Where was the writer of the novel Emma born?", "answer": "Steventon", "wiki_links": links,
+    });
+    fs::write(&questions, question.to_string()).unwrap();
+    let (index, cache) = (place.path().join("index"), place.path().join("cache"));
+    let [dump, questions, index] = [&dump, &questions, &index].map(|path| path.to_str().unwrap());
+    let args = ["eval", "frames", "--path", questions, "--index", index, "--approach", "retrieval"];
+    let with_dump = [&args[..], &["--pages", dump]].concat();
+    // From the dump, from the index that has it all, and from the index alone.
+    for args in [&with_dump[..], &with_dump, &args] {
+        let result = json(&cache, args);
+        let found = &result["approaches"][0];
+        assert_eq!(found["questions"][0]["right_pages"], serde_json::json!([["4", "3"]]), "{args:?}: {result}");
+        assert_eq!((&found["kilt"]["r_precision"], &found["fates"]["found"]), (&1.0.into(), &1.into()), "{result}");
+        let pages = found["questions"][0]["pages"].as_array().unwrap();
+        assert!(pages.iter().all(|page| ["3", "4", "6"].contains(&page.as_str().unwrap())), "{pages:?}");
+    }
 }
 
 #[test]

@@ -161,6 +161,27 @@ fn chunks_are_read_once_whatever_is_asked_of_them() {
 }
 
 #[test]
+fn a_budget_is_of_tokens_that_are_computed() {
+    let blocks = Arc::new(ChunkCache::open(None, CacheLimits::default()).unwrap());
+    let judge = InContext::new(small(), None, 20).unwrap().keeping(blocks, "w", BlockPrecision::F32);
+    let chunks = [0, 1].map(ChunkId);
+    let task = || Task { question: "what now", passages: &MANY[..2], chunks: &chunks };
+    // What was judged within so many tokens, and what that cost.
+    let within = |tokens| {
+        let budget = Budget { tokens, time: None };
+        let judgement = judge.judge(&[task()], &budget).unwrap().remove(0);
+        let Verdict::Scores(scores) = judgement.verdict else { panic!("it scores") };
+        (scores.iter().flatten().count(), judgement.cost.tokens_read)
+    };
+    assert_eq!(within(Some(1)), (0, 0));
+    let (_, first) = within(None);
+    let (_, again) = within(None);
+    assert!(again < first, "{again} of {first}");
+    assert_eq!(within(Some(again)), (2, again));
+    assert_eq!(within(Some(again - 1)), (0, 0));
+}
+
+#[test]
 fn attention_is_what_one_forward_over_the_whole_prompt_pays() {
     let model = small();
     // Passages of one token: nothing is dropped as an outlier.

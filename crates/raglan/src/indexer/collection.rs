@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use raglan_core::{
-    Block, BlockKind, ChunkSpan, Chunker, ContentHash, Document, Format, Locator, Mark, MarkKind, ParsedDocument,
+    Block, BlockKind, ChunkSet, ChunkSpan, Chunker, ContentHash, Document, Format, Locator, Mark, MarkKind,
+    ParsedDocument,
 };
-use raglan_datasets::{Page, PagePart, beir};
+use raglan_datasets::{Page, PageEntry, PagePart, beir};
 use raglan_ingest::chunk::WordCounter;
-use raglan_store::{Ledger, Passport, Skipped, Snapshot, Writer};
+use raglan_store::{Commit, Ledger, Passport, Skipped, Snapshot, Writer};
 
 use super::batch::{Added, Batch};
 use super::extend::open_or_extend;
 use super::merge::merge_segments;
+use super::redirects::Redirects;
 use super::{BuildSettings, IndexEvent, IndexProgress, IndexReport, SkippedFile};
 use crate::{Error, Result};
 
@@ -76,7 +78,8 @@ pub fn index_collection(
         reader: READER,
         id: |document: &&beir::Document| &document.id,
     };
-    add_documents(index, passport, stream, documents.iter().map(Ok), |document| cut(document), settings, progress, stop)
+    let documents = documents.iter().map(|document| Ok(Some(document)));
+    add_documents(index, passport, stream, documents, |document| cut(document), settings, progress, stop)
 }
 
 fn whole_text(document: &beir::Document) -> String {
@@ -107,14 +110,14 @@ const PAGE_READER: &str = "page/1";
 /// A page's path in the index is its id, and its address is in the metadata as `url`. Pages are taken as they come: one of
 /// them is in memory at a time, and what waits for a commit is bounded by the settings. When the work is interrupted, the
 /// next run goes on from the last commit. A page whose id is there already is not read again, also when it has changed;
-/// pages without text are skipped.
+/// pages without text are skipped. Redirects are noted with the pages that they lead to when all pages are there.
 ///
 /// # Errors
 ///
 /// When the pages cannot be read, or the index cannot be written, or was made in another way.
 pub fn index_pages(
     index: &Path,
-    pages: impl Iterator<Item = raglan_datasets::Result<Page>>,
+    entries: impl Iterator<Item = raglan_datasets::Result<PageEntry>>,
     chunker: &dyn Chunker,
     settings: &BuildSettings,
     progress: &dyn IndexProgress,
@@ -128,8 +131,33 @@ pub fn index_pages(
     };
     let passport = settings.passport(chunker.fingerprint());
     let stream = Stream { total: None, bytes: 0, reader: PAGE_READER, id: |page: &Page| &page.id };
-    let pages = pages.map(|page| Ok(page?));
-    add_documents(index, passport, stream, pages, cut, settings, progress, stop)
+    let mut redirects = Redirects::default();
+    let pages = entries.map(|entry| {
+        Ok(match entry? {
+            PageEntry::Page(page) => Some(page),
+            PageEntry::Redirect(redirect) => {
+                redirects.insert(redirect);
+                None
+            }
+        })
+    });
+    let report = add_documents(index, passport.clone(), stream, pages, cut, settings, progress, stop)?;
+    if !report.interrupted && !redirects.is_empty() {
+        note(&redirects, index, passport)?;
+    }
+    Ok(report)
+}
+
+/// Commits redirects that the index does not know yet.
+fn note(redirects: &Redirects, index: &Path, passport: Passport) -> Result<()> {
+    let before = Snapshot::open(index)?;
+    let mut ledger = before.ledger()?.clone();
+    redirects.note_in(&mut ledger);
+    if ledger != *before.ledger()? {
+        let mut writer = Writer::open_or_create(index, passport)?;
+        writer.commit(Commit { add: Vec::new(), drop: Vec::new(), delete: ChunkSet::new(), ledger })?;
+    }
+    Ok(())
 }
 
 /// A page as chunkers take it: its parts on lines of their own, below the title as the outermost heading.
@@ -187,13 +215,13 @@ struct Cut {
     metadata: BTreeMap<String, String>,
 }
 
-/// Adds the documents that an index lacks, as they come.
+/// Adds the documents that an index lacks, as they come; what comes as `None` is none.
 #[expect(clippy::too_many_arguments, reason = "it is what both ways of indexing share, and has no other callers")]
 fn add_documents<D>(
     index: &Path,
     passport: Passport,
     stream: Stream<'_, D>,
-    documents: impl Iterator<Item = Result<D>>,
+    documents: impl Iterator<Item = Result<Option<D>>>,
     mut cut: impl FnMut(&D) -> Result<Cut>,
     settings: &BuildSettings,
     progress: &dyn IndexProgress,
@@ -216,6 +244,7 @@ fn add_documents<D>(
             report.interrupted = true;
             break;
         }
+        let Some(document) = document else { continue };
         report.found += 1;
         let id = (stream.id)(&document);
         if ledger.by_path(id).is_some() || ledger.skipped_at(id).is_some() {

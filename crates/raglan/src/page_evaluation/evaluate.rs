@@ -257,8 +257,7 @@ impl PageEvaluator<'_> {
             Some(trail) => trail.shown_documents().into_iter().map(str::to_owned).collect(),
             None => pages.clone(),
         };
-        let right_pages: Vec<Vec<String>> =
-            question.page_sets.iter().map(|set| set.iter().map(|page| names.name(page)).collect()).collect();
+        let right_pages: Vec<Vec<String>> = question.page_sets.iter().map(|set| names.names(set)).collect();
         let sets: Vec<Vec<&str>> = right_pages.iter().map(|set| set.iter().map(String::as_str).collect()).collect();
         let answer = trail.as_ref().map(|trail| trail.answer.clone()).unwrap_or_default();
         let contains = answers::best(&answer, &question.answers, answers::contains) > 0.0;

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
-use raglan_core::DocId;
+use raglan_core::{DocId, Document};
 use raglan_datasets::pages::title_of_name;
 use raglan_store::Snapshot;
 
 use super::questions::NamedPage;
 use crate::Result;
+use crate::indexer::redirects_to;
 
-/// The documents of an index by path, and by title: the document's own, that of its address, or that of its file's name.
+/// The documents of an index by path, and by title: the document's own, else that of its address, of its file's name, or of
+/// a redirect to it.
 ///
-/// Titles are compared in lower case; of documents with one title, the first by path counts.
+/// Titles are compared in lower case; of documents with one title of a kind, the first by path counts.
 #[derive(Debug, Default)]
 pub(super) struct PageNames {
     by_path: HashMap<String, DocId>,
@@ -22,14 +24,26 @@ pub(super) struct PageNames {
 impl PageNames {
     pub fn of(snapshot: &Snapshot) -> Result<Self> {
         let mut names = Self::default();
-        // The ledger gives documents in the order of their paths.
-        for document in snapshot.ledger()?.documents() {
-            let file = document.path.rsplit('/').next().unwrap_or_default();
-            let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-            let address = document.metadata.get("url").map(|url| title_of_name(url));
-            for title in document.title.clone().into_iter().chain(address).chain([title_of_name(stem)]) {
-                names.by_title.entry(title.to_lowercase()).or_insert(document.id);
+        let ledger = snapshot.ledger()?;
+        let kinds: [fn(&Document) -> Vec<String>; 3] = [
+            |document| document.title.clone().into_iter().collect(),
+            |document| {
+                let file = document.path.rsplit('/').next().unwrap_or_default();
+                let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+                let address = document.metadata.get("url").map(|url| title_of_name(url));
+                address.into_iter().chain([title_of_name(stem)]).collect()
+            },
+            |document| redirects_to(document).map(str::to_owned).collect(),
+        ];
+        for titles in kinds {
+            // The ledger gives documents in the order of their paths.
+            for document in ledger.documents() {
+                for title in titles(document) {
+                    names.by_title.entry(title.to_lowercase()).or_insert(document.id);
+                }
             }
+        }
+        for document in ledger.documents() {
             names.by_path.insert(document.path.clone(), document.id);
             names.paths.insert(document.id, document.path.clone());
         }
@@ -43,9 +57,17 @@ impl PageNames {
         self.by_path.get(&page.id).copied().or_else(by_title)
     }
 
-    /// The name by which results call a page: its path in the index, else the collection's id.
-    pub fn name(&self, page: &NamedPage) -> String {
-        self.find(page).and_then(|doc| self.paths.get(&doc)).unwrap_or(&page.id).clone()
+    /// The names by which results call pages: the path in the index, else the collection's id. Pages of one document count
+    /// once.
+    pub fn names(&self, pages: &[NamedPage]) -> Vec<String> {
+        let mut names: Vec<String> = Vec::with_capacity(pages.len());
+        for page in pages {
+            let name = self.find(page).and_then(|doc| self.path(doc)).unwrap_or(&page.id);
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        names
     }
 
     /// The path of a document.

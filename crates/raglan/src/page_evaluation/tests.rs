@@ -37,7 +37,7 @@ fn settings() -> BuildSettings {
 
 fn index_of(folder: &std::path::Path, pages: Vec<Page>) -> Index {
     let chunker = ChunkerKind::Structure.build(32, 0, true, Arc::new(WordCounter)).unwrap();
-    let pages = pages.into_iter().map(Ok);
+    let pages = pages.into_iter().map(|page| Ok(page.into()));
     index_pages(folder, pages, &*chunker, &settings(), &(), &AtomicBool::new(false)).unwrap();
     Index::open(folder, |_| Ok(Encoders::default())).unwrap()
 }
@@ -245,7 +245,8 @@ fn pages_go_into_an_index_as_they_come_and_an_interrupted_run_goes_on() {
     let settings = BuildSettings { pending_bytes: 1, ..settings() };
     let stop = AtomicBool::new(false);
     let run = |pages: Vec<Page>, progress: &dyn IndexProgress, stop: &AtomicBool| {
-        index_pages(folder.path(), pages.into_iter().map(Ok), &*chunker, &settings, progress, stop).unwrap()
+        index_pages(folder.path(), pages.into_iter().map(|page| Ok(page.into())), &*chunker, &settings, progress, stop)
+            .unwrap()
     };
     let first = run(pages(), &StopAfter(&stop, 2), &stop);
     assert_eq!((first.new, first.interrupted, first.documents), (2, true, 2));
