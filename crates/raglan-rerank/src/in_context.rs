@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use raglan_core::{ChunkId, Meter};
-use raglan_kv::{BlockPrecision, ChunkCache, KvBlock, KvCache, TokensHash};
-use raglan_model::{ChatFrame, LanguageModel, capture, model_hash};
+use raglan_kv::{BlockPrecision, ChunkCache, KvBlock, KvCache};
+use raglan_model::{ChatFrame, LanguageModel};
 
+use crate::kept::Kept;
 use crate::prompt::{encode, passage_room};
 use crate::query_likelihood::QUESTION_TOKENS;
 use crate::{Budget, Error, Judge, Judgement, Result, Task, Verdict};
@@ -27,14 +28,6 @@ pub struct InContext {
     is_calibrated: bool,
     max_passage_tokens: usize,
     kept: Option<Kept>,
-}
-
-/// Keys and values of passages that were read before.
-#[derive(Debug)]
-struct Kept {
-    blocks: Arc<ChunkCache>,
-    model: TokensHash,
-    precision: BlockPrecision,
 }
 
 #[derive(Debug)]
@@ -103,8 +96,7 @@ impl InContext {
     /// Passages that are no chunks are read with one another.
     #[must_use]
     pub fn keeping(self, blocks: Arc<ChunkCache>, weights: &str, precision: BlockPrecision) -> Self {
-        let model = model_hash(&self.model.transformer, weights);
-        Self { kept: Some(Kept { blocks, model, precision }), ..self }
+        Self { kept: Some(Kept::new(&self.model, blocks, weights, precision)), ..self }
     }
 
     /// The same judge without calibration: the question's attention as it is.
@@ -117,7 +109,7 @@ impl InContext {
     fn window<'a>(&self, passages: &[Vec<u32>], chunks: &'a [ChunkId]) -> Window<'a> {
         let passages: Vec<Vec<u32>> = passages.iter().map(|passage| [&*self.words.passage, passage].concat()).collect();
         let kept = self.kept.as_ref().filter(|_| chunks.len() == passages.len());
-        let blocks = kept.map(|kept| self.blocks(kept, &passages, chunks));
+        let blocks = kept.map(|kept| kept.find(&self.opening(), &passages, chunks));
         Window { passages, chunks, blocks }
     }
 
@@ -171,50 +163,28 @@ impl InContext {
         [&*self.frame.before, &self.words.opening].concat()
     }
 
-    /// The blocks that are kept of passages.
-    fn blocks(&self, kept: &Kept, passages: &[Vec<u32>], chunks: &[ChunkId]) -> Vec<Option<KvBlock>> {
-        let behind = TokensHash::of(&self.opening());
-        let block = |(passage, &chunk): (&Vec<u32>, &ChunkId)| {
-            let variants = kept.blocks.variants(chunk, TokensHash::of(passage), kept.model);
-            variants.into_iter().find(|block| block.key().behind == behind && block.precision() == kept.precision)
-        };
-        passages.iter().zip(chunks).map(block).collect()
-    }
-
     /// The same of the blocks that were found of each passage; those that are missing are read now, and kept.
     fn taken_over(
         &self,
         kept: &Kept,
         passages: &[Vec<u32>],
         chunks: &[ChunkId],
-        mut found: Vec<Option<KvBlock>>,
+        found: Vec<Option<KvBlock>>,
         meter: &mut Meter,
     ) -> Result<KvCache> {
         let transformer = &self.model.transformer;
         let opening = self.opening();
         let mut cache = transformer.cache();
         transformer.append_attending(&mut cache, &opening, 0..transformer.config().n_layers, &[])?;
-        let missing: Vec<usize> = (0..passages.len()).filter(|&i| found[i].is_none()).collect();
-        let texts: Vec<&[u32]> = missing.iter().map(|&i| &*passages[i]).collect();
-        let read = capture(transformer, kept.model, (&cache, &opening), &texts, kept.precision)?;
-        meter.count(1, opening.len() + texts.iter().map(|text| text.len()).sum::<usize>(), 0);
-        for (i, block) in missing.into_iter().zip(read) {
-            kept.blocks.missed(chunks[i]);
-            kept.blocks.insert(chunks[i], block.clone());
-            found[i] = Some(block);
-        }
-        for (block, &chunk) in found.into_iter().flatten().zip(chunks) {
-            let position = cache.next_position();
-            if let Err(error) = cache.append(&block, position, transformer) {
-                // A file that is gone or damaged is as if it had never been there.
-                return match forgets(&kept.blocks, &error) {
-                    true => self.taken_over(kept, passages, chunks, self.blocks(kept, passages, chunks), meter),
-                    false => Err(raglan_model::Error::from(error).into()),
-                };
+        meter.count(1, opening.len(), 0);
+        let blocks = kept.complete(&self.model, (&cache, &opening), passages, chunks, found, meter)?;
+        for (block, &chunk) in blocks.iter().zip(chunks) {
+            if !kept.append(&self.model, &mut cache, block, chunk)? {
+                let found = kept.find(&opening, passages, chunks);
+                return self.taken_over(kept, passages, chunks, found, meter);
             }
-            kept.blocks.used(chunk, block.key(), block.n_tokens());
         }
-        kept.blocks.flush().map_err(raglan_model::Error::from)?;
+        kept.flush()?;
         Ok(cache)
     }
 }
@@ -241,11 +211,6 @@ pub fn attention_scores(of_question: &[f32], of_nothing: Option<&[f32]>, lengths
         score(of_passage)
     });
     scores.collect()
-}
-
-/// Whether an error was a damaged file, which is gone now.
-fn forgets(blocks: &ChunkCache, error: &raglan_kv::Error) -> bool {
-    matches!(error, raglan_kv::Error::Damaged { path, .. } if blocks.forget_file(path))
 }
 
 /// Tokens of a prefix that pass together.

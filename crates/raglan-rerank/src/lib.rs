@@ -26,6 +26,7 @@ mod cross_encoder;
 mod error;
 mod in_context;
 mod judge;
+mod kept;
 mod listwise;
 mod overlap;
 mod passage_sets;

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use raglan_core::Meter;
+use raglan_kv::KvCache;
 use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Want};
 
 use crate::{Error, Result};
 
 /// About how many tokens pass through a model together.
-const BATCH_TOKENS: usize = 2048;
+pub(crate) const BATCH_TOKENS: usize = 2048;
 
 /// The tokens of a piece of a prompt; texts of users must be defused.
 pub(crate) fn encode(model: &LanguageModel, text: &str) -> Result<Vec<u32>> {
@@ -44,9 +45,10 @@ impl Labels {
     }
 }
 
-/// A prompt, and the rows after which logits are wanted.
+/// A prompt, or what follows what a cache has read of it, and the rows after which logits are wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
+    pub behind: Option<KvCache>,
     pub ids: Vec<u32>,
     pub rows: Range<usize>,
 }
@@ -55,7 +57,7 @@ impl Wanted {
     /// A prompt whose next token is asked for.
     pub fn next(ids: Vec<u32>) -> Self {
         let last = ids.len() - 1;
-        Self { ids, rows: last..last + 1 }
+        Self { behind: None, ids, rows: last..last + 1 }
     }
 }
 
@@ -85,9 +87,14 @@ pub(crate) fn read_prompts(
             return Ok(());
         }
         let batch = &prompts[first..end];
-        let mut caches: Vec<_> = batch.iter().map(|_| transformer.cache()).collect();
-        let slots: Vec<Vec<usize>> = batch.iter().map(|prompt| (0..prompt.ids.len()).collect()).collect();
-        let positions: Vec<Vec<u32>> = batch.iter().map(|prompt| (0..prompt.ids.len() as u32).collect()).collect();
+        let mut caches: Vec<KvCache> =
+            batch.iter().map(|prompt| prompt.behind.clone().unwrap_or_else(|| transformer.cache())).collect();
+        let ends = |cache: &KvCache| (cache.len(), cache.next_position());
+        let ends: Vec<(usize, u32)> = caches.iter().map(ends).collect();
+        let from = batch.iter().zip(&ends);
+        let slots = from.clone().map(|(prompt, &(len, _))| (len..len + prompt.ids.len()).collect());
+        let positions = from.map(|(prompt, &(_, next))| (next..).take(prompt.ids.len()).collect());
+        let (slots, positions): (Vec<Vec<usize>>, Vec<Vec<u32>>) = (slots.collect(), positions.collect());
         let rows: Vec<Vec<usize>> = batch.iter().map(|prompt| prompt.rows.clone().collect()).collect();
         let mut sequences: Vec<ForwardSequence<'_>> = Vec::with_capacity(batch.len());
         for (i, (prompt, cache)) in batch.iter().zip(&mut caches).enumerate() {

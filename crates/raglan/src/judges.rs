@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use raglan_core::{ChunkStore, Reranker};
-use raglan_kv::ChunkCache;
+use raglan_kv::{BlockPrecision, ChunkCache};
 use raglan_model::registry::ModelFiles;
 use raglan_model::{ChatModel, LanguageModel};
 use raglan_pipeline::{RerankSpec, Reranking};
@@ -73,7 +73,16 @@ impl Judges {
                 let judge = CrossEncoder::load(&files.dir, settings.products, threads, library);
                 Arc::new(judge.map_err(|error| with_remedy(&spec.model, error))?)
             }
-            Reranking::QueryLikelihood => Arc::new(QueryLikelihood::new(model()?, passage_tokens)?),
+            Reranking::QueryLikelihood => {
+                let judge = QueryLikelihood::new(model()?, passage_tokens)?;
+                Arc::new(match spec.keep {
+                    true => {
+                        let (blocks, weights, precision) = self.blocks(&spec.model)?;
+                        judge.keeping(blocks, &weights, precision)
+                    }
+                    false => judge,
+                })
+            }
             Reranking::YesNo => Arc::new(YesNo::new(model()?, passage_tokens)?),
             Reranking::Pairwise => Arc::new(Compare::new(model()?, Comparison::Pairwise, top, passage_tokens)?),
             Reranking::Setwise => Arc::new(Compare::new(model()?, Comparison::Setwise(children), top, passage_tokens)?),
@@ -86,12 +95,8 @@ impl Judges {
                 let judge = InContext::new(model, Some(first_layer..end), passage_tokens)?;
                 Arc::new(match spec.keep {
                     true => {
-                        let JudgedKv { precision, limits } = self.models.settings().judged_kv;
-                        let name = self.language_model_name(&spec.model);
-                        let weights = weights(&self.models.ensure(name)?);
-                        let folder = kept_folder(&self.index, name, &weights);
-                        let blocks = ChunkCache::open((limits.disk_bytes > 0).then_some(folder), limits);
-                        judge.keeping(Arc::new(blocks.map_err(kept)?), &weights, precision)
+                        let (blocks, weights, precision) = self.blocks(&spec.model)?;
+                        judge.keeping(blocks, &weights, precision)
                     }
                     false => judge,
                 })
@@ -99,6 +104,16 @@ impl Judges {
             Reranking::AnswerAttention => unreachable!("the generator judges, and no model of its own"),
             Reranking::WordOverlap => Arc::new(WordOverlap),
         })
+    }
+
+    /// What is kept of chunks that a language model judged, and the name of its weights.
+    fn blocks(&self, model: &str) -> Result<(Arc<ChunkCache>, String, BlockPrecision)> {
+        let JudgedKv { precision, limits } = self.models.settings().judged_kv;
+        let name = self.language_model_name(model);
+        let weights = weights(&self.models.ensure(name)?);
+        let folder = kept_folder(&self.index, name, &weights);
+        let blocks = ChunkCache::open((limits.disk_bytes > 0).then_some(folder), limits);
+        Ok((Arc::new(blocks.map_err(kept)?), weights, precision))
     }
 
     /// The files of a model.

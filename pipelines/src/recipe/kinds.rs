@@ -349,8 +349,9 @@ kinds! {
         first_layer: usize = 0, 0..=MOST;
         /// How many layers count from there on; 0, all.
         n_layers: usize = 0, 0..=MOST;
-        /// Whether `in-context` reads each chunk by itself, once for all questions, and keeps its keys and values beside the
-        /// index; else it reads the chunks of a question with one another.
+        /// Whether `query-likelihood` and `in-context` read each chunk once for all questions and keep its keys and values
+        /// beside the index. `query-likelihood` scores the same then; `in-context` reads the chunks of a question with one
+        /// another otherwise, and scores other ones.
         keep: bool = false;
         /// The most tokens that a question may cost; 0, no limit.
         budget_tokens: usize = 0, 0..=MOST;

@@ -161,6 +161,49 @@ fn chunks_are_read_once_whatever_is_asked_of_them() {
 }
 
 #[test]
+fn a_question_is_as_likely_behind_a_passage_that_was_kept() {
+    let model = small();
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Arc::new(ChunkCache::open(Some(folder.path().to_owned()), CacheLimits::default()).unwrap());
+    let plain = QueryLikelihood::new(model.clone(), 20).unwrap();
+    let keeping = |blocks| QueryLikelihood::new(model.clone(), 20).unwrap().keeping(blocks, "w", BlockPrecision::F32);
+    let judged = |judge: &QueryLikelihood, question, places: &[usize], budget: &Budget| {
+        let passages: Vec<&str> = places.iter().map(|&i| MANY[i]).collect();
+        let chunks: Vec<ChunkId> = places.iter().map(|&i| ChunkId(i as u32)).collect();
+        let task = Task { question, passages: &passages, chunks: &chunks };
+        let judgement = judge.judge(&[task], budget).unwrap().remove(0);
+        let Verdict::Scores(scores) = judgement.verdict else { panic!("it scores") };
+        (scores, judgement.cost.tokens_read)
+    };
+    let all = Budget::default();
+    let (expected, read) = judged(&plain, "what now", &[0, 4, 2], &all);
+    let judge = keeping(open());
+    let (first, read_first) = judged(&judge, "what now", &[0, 4, 2], &all);
+    let (again, read_again) = judged(&judge, "what now", &[0, 4, 2], &all);
+    assert!(expected.iter().all(Option::is_some) && first == expected && again == expected);
+    let n_passages: usize = [0, 4, 2].iter().map(|&i: &usize| model.encode_text(MANY[i], 20).unwrap().len()).sum();
+    // The opening is read once, not with each passage.
+    assert!(read_first < read && read_again + n_passages == read_first, "{read} {read_first} {read_again}");
+    // Another question, other places, another process.
+    let later = keeping(open());
+    assert_eq!(judged(&later, "why?", &[2, 0], &all).0, judged(&plain, "why?", &[2, 0], &all).0);
+    // A budget is of tokens that are computed.
+    let within = |tokens| judged(&later, "what now", &[0, 4, 2], &Budget { tokens: Some(tokens), time: None });
+    assert_eq!(within(read_again), (expected.clone(), read_again));
+    let (scores, read) = within(read_again - 1);
+    assert!(scores[..2] == expected[..2] && scores[2].is_none() && read < read_again, "{scores:?}");
+    // Damaged files are read anew.
+    for file in std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+    assert_eq!(judged(&keeping(open()), "what now", &[0, 4, 2], &all), (expected, read_first));
+}
+
+#[test]
 fn a_budget_is_of_tokens_that_are_computed() {
     let blocks = Arc::new(ChunkCache::open(None, CacheLimits::default()).unwrap());
     let judge = InContext::new(small(), None, 20).unwrap().keeping(blocks, "w", BlockPrecision::F32);
