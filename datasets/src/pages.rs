@@ -40,12 +40,6 @@ pub enum PageEntry<P = Page> {
     Redirect(Redirect),
 }
 
-impl From<Page> for PageEntry {
-    fn from(page: Page) -> Self {
-        Self::Page(page)
-    }
-}
-
 /// A name that stands for a page of another name, or for what leads on to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {

@@ -157,12 +157,13 @@ fn right_pages_are_known_by_the_redirects_of_a_dump() {
         page(5, "Emma (novel)", &redirect("Emma")),
         page(6, "Bread", &text("Bread is baked from flour.")),
         page(7, "Loaf", &redirect("Loaf")),
+        page(8, "6", &redirect("Jane Austen")), // Its title is another page's id.
     ];
     let dump = place.path().join("dump.xml");
     fs::write(&dump, format!("<mediawiki>{}</mediawiki>", all.concat())).unwrap();
     let questions = place.path().join("frames.jsonl");
     let links =
-        ["Emma_(novel)", "Miss_Austen", "Jane_Austen"].map(|page| format!("https://en.wikipedia.org/wiki/{page}"));
+        ["Emma_(novel)", "Miss_Austen", "6", "Jane_Austen"].map(|page| format!("https://en.wikipedia.org/wiki/{page}"));
     let question = serde_json::json!({
         "id": 0, "question": "Where was the writer of the novel Emma born?", "answer": "Steventon", "wiki_links": links,
     });

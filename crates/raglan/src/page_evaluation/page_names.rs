@@ -10,8 +10,8 @@ use super::questions::NamedPage;
 use crate::Result;
 use crate::indexer::redirects_to;
 
-/// The documents of an index by path, and by title: the document's own, else that of its address, of its file's name, or of
-/// a redirect to it.
+/// The documents of an index by path, and by title: the document's own, else that of its address, of a redirect to it, or of
+/// its file's name.
 ///
 /// Titles are compared in lower case; of documents with one title of a kind, the first by path counts.
 #[derive(Debug, Default)]
@@ -25,15 +25,14 @@ impl PageNames {
     pub fn of(snapshot: &Snapshot) -> Result<Self> {
         let mut names = Self::default();
         let ledger = snapshot.ledger()?;
-        let kinds: [fn(&Document) -> Vec<String>; 3] = [
+        let kinds: [fn(&Document) -> Vec<String>; 4] = [
             |document| document.title.clone().into_iter().collect(),
+            |document| document.metadata.get("url").map(|url| title_of_name(url)).into_iter().collect(),
+            |document| redirects_to(document).map(str::to_owned).collect(),
             |document| {
                 let file = document.path.rsplit('/').next().unwrap_or_default();
-                let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-                let address = document.metadata.get("url").map(|url| title_of_name(url));
-                address.into_iter().chain([title_of_name(stem)]).collect()
+                vec![title_of_name(file.rsplit_once('.').map_or(file, |(stem, _)| stem))]
             },
-            |document| redirects_to(document).map(str::to_owned).collect(),
         ];
         for titles in kinds {
             // The ledger gives documents in the order of their paths.

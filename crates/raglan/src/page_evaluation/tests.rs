@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use raglan_core::{Budget, Meter};
-use raglan_datasets::{Page, PagePart};
+use raglan_datasets::{Page, PageEntry, PagePart};
 use raglan_eval::loss::Fate;
 use raglan_ingest::chunk::{ChunkerKind, WordCounter};
 use raglan_model::{Prompt, TextModel, TextWriter, Weighed, WritingRequest, Written};
@@ -37,7 +37,7 @@ fn settings() -> BuildSettings {
 
 fn index_of(folder: &std::path::Path, pages: Vec<Page>) -> Index {
     let chunker = ChunkerKind::Structure.build(32, 0, true, Arc::new(WordCounter)).unwrap();
-    let pages = pages.into_iter().map(|page| Ok(page.into()));
+    let pages = pages.into_iter().map(|page| Ok(PageEntry::Page(page)));
     index_pages(folder, pages, &*chunker, &settings(), &(), &AtomicBool::new(false)).unwrap();
     Index::open(folder, |_| Ok(Encoders::default())).unwrap()
 }
@@ -245,8 +245,8 @@ fn pages_go_into_an_index_as_they_come_and_an_interrupted_run_goes_on() {
     let settings = BuildSettings { pending_bytes: 1, ..settings() };
     let stop = AtomicBool::new(false);
     let run = |pages: Vec<Page>, progress: &dyn IndexProgress, stop: &AtomicBool| {
-        index_pages(folder.path(), pages.into_iter().map(|page| Ok(page.into())), &*chunker, &settings, progress, stop)
-            .unwrap()
+        let pages = pages.into_iter().map(|page| Ok(PageEntry::Page(page)));
+        index_pages(folder.path(), pages, &*chunker, &settings, progress, stop).unwrap()
     };
     let first = run(pages(), &StopAfter(&stop, 2), &stop);
     assert_eq!((first.new, first.interrupted, first.documents), (2, true, 2));
