@@ -1,17 +1,18 @@
 //! ZIM files, in which Kiwix keeps encyclopedias for reading offline (openZIM's versions 5 and 6).
 //!
 //! A header says where four tables lie: media types, directory entries by address, titles, and clusters. An entry is a
-//! redirect, or names a blob of a cluster; a cluster is as it is or compressed with Zstandard. All numbers are
-//! little-endian. Clusters in xz, which files of before 2021 have, are not read, and neither are files in several parts;
-//! checksums are not compared.
+//! redirect, or names a blob of a cluster; a cluster is as it is or compressed, with Zstandard or, in files of before 2021,
+//! with xz. All numbers are little-endian. Files in several parts are not read; the file's checksum is not compared.
 //!
 //! Nothing that a file says of itself is believed: every place is compared with the file's length before it is read, and
 //! what is unpacked has a bound.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use lzma_rust2::XzReader;
 
 use crate::{Error, PageEntry, PageName, Redirect, Result};
 
@@ -21,6 +22,8 @@ const HEADER: usize = 80;
 const MOST_NAME: u64 = 16 << 10;
 /// The most bytes of a cluster when it is unpacked; writers end one at two million.
 const MOST_UNPACKED: u64 = 128 << 20;
+/// The most KiB that unpacking xz may take, which are about those of its dictionary; 64 MiB of it are xz's most by itself.
+const MOST_XZ_KIB: u32 = (MOST_UNPACKED >> 10) as u32;
 /// The most bytes of a page.
 const MOST_PAGE: u64 = 64 << 20;
 /// How many places of entries are read at a time.
@@ -87,7 +90,7 @@ pub enum ZimProblem {
         entry: u32,
     },
     /// A cluster is packed in a way that is not read.
-    #[error("cluster {cluster} is compressed with {method}; only Zstandard is read: take a newer file")]
+    #[error("cluster {cluster} is compressed with {method}; Zstandard and xz are read: take a newer file")]
     Compression {
         /// The cluster.
         cluster: u32,
@@ -99,7 +102,7 @@ pub enum ZimProblem {
     Packed {
         /// The cluster.
         cluster: u32,
-        /// What Zstandard says.
+        /// What the decoder says.
         problem: String,
     },
     /// A page or a cluster is larger than any should be.
@@ -148,6 +151,13 @@ struct PagePlace {
     blob: u32,
     /// Its directory entry, in bytes.
     entry: u64,
+}
+
+/// How a cluster is packed.
+#[derive(Clone, Copy)]
+enum Packing {
+    Xz,
+    Zstandard,
 }
 
 /// Why a file cannot be read on.
@@ -314,32 +324,41 @@ impl ZimPages {
                 self.read("a blob", begin + span.start, &mut content)?;
                 Ok(content)
             }
-            5 => {
-                let unpacked = self.unpack(cluster, begin)?;
+            packed @ (4 | 5) => {
+                let packing = if packed == 4 { Packing::Xz } else { Packing::Zstandard };
+                let unpacked = self.unpack(cluster, begin, packing)?;
                 let span = blob_span((cluster, blob), width, unpacked.len() as u64, |place| {
                     Ok(number(&unpacked[place as usize..][..width]))
                 })?;
                 Ok(unpacked[span.start as usize..span.end as usize].to_vec())
             }
-            4 => refused("xz"),
             3 => refused("bzip2"),
             2 => refused("zlib"),
             _ => refused("an unknown method"),
         }
     }
 
-    /// What a cluster holds whose one frame begins there.
-    fn unpack(&mut self, cluster: u32, at: u64) -> Result<&[u8], Failure> {
+    /// What a cluster holds whose one frame or stream begins there.
+    fn unpack(&mut self, cluster: u32, at: u64, packing: Packing) -> Result<&[u8], Failure> {
         if self.unpacked.as_ref().is_none_or(|(there, _)| *there != cluster) {
             self.go_to("a cluster", at, 0)?;
             let mut unpacked = Vec::new();
-            // The decoder has a bound of its own for what it keeps, of 2²⁷ bytes.
-            let read = zstd::Decoder::with_buffer(&mut self.file)
-                .and_then(|decoder| decoder.single_frame().take(MOST_UNPACKED + 1).read_to_end(&mut unpacked));
+            let mut read = |packed: &mut dyn Read| packed.take(MOST_UNPACKED + 1).read_to_end(&mut unpacked);
+            let read = match packing {
+                // The decoder has a bound of its own for what it keeps, of 2²⁷ bytes.
+                Packing::Zstandard => {
+                    zstd::Decoder::with_buffer(&mut self.file).and_then(|decoder| read(&mut decoder.single_frame()))
+                }
+                Packing::Xz => read(&mut XzReader::new_mem_limit(&mut self.file, false, MOST_XZ_KIB)),
+            };
             self.at = self.file.stream_position().map_err(Failure::Io)?;
-            read.map_err(|error| ZimProblem::Packed { cluster, problem: error.to_string() })?;
+            let too_large = |what| ZimProblem::TooLarge { what, cluster, most: MOST_UNPACKED };
+            read.map_err(|error| match error.kind() {
+                ErrorKind::OutOfMemory => too_large("the dictionary"),
+                _ => ZimProblem::Packed { cluster, problem: error.to_string() },
+            })?;
             if unpacked.len() as u64 > MOST_UNPACKED {
-                return Err(ZimProblem::TooLarge { what: "what is packed", cluster, most: MOST_UNPACKED }.into());
+                return Err(too_large("what is packed").into());
             }
             self.unpacked = Some((cluster, unpacked));
         }
@@ -449,6 +468,12 @@ mod tests {
     /// A directory entry: namespace, media type, cluster (of a redirect, the entry that it leads to), blob, address, title.
     type Entry = (u8, u16, u32, u32, &'static str, &'static str);
 
+    fn xz(mut content: impl Read) -> Vec<u8> {
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
+        std::io::copy(&mut content, &mut writer).unwrap();
+        writer.finish().unwrap()
+    }
+
     fn cluster(blobs: &[&[u8]], kind: u8) -> Vec<u8> {
         let width = if kind & 0x10 == 0 { 4 } else { 8 };
         let mut content = Vec::new();
@@ -458,7 +483,11 @@ mod tests {
             content.extend(&end.to_le_bytes()[..width as usize]);
         }
         content.extend(blobs.concat());
-        let content = if kind & 0x0F == 5 { zstd::encode_all(&*content, 3).unwrap() } else { content };
+        let content = match kind & 0x0F {
+            4 => xz(&*content),
+            5 => zstd::encode_all(&*content, 3).unwrap(),
+            _ => content,
+        };
         [vec![kind], content].concat()
     }
 
@@ -503,7 +532,7 @@ mod tests {
         (file, places)
     }
 
-    /// Two plain clusters and two compressed ones, two of the four with long places.
+    /// Two plain clusters and three compressed ones, two of the five with long places.
     fn sample() -> (Vec<u8>, [usize; 5]) {
         let entries = [
             (b'A', HTML, 3, 1, "Aida", "Aida (opera)"),
@@ -512,6 +541,7 @@ mod tests {
             (b'C', CSS, 0, 0, "style.css", ""),
             (b'C', HTML, 1, 0, "Li\u{e8}ge", ""),
             (b'C', HTML, 2, 0, "Nothing", "Empty"),
+            (b'C', HTML, 4, 0, "Old", ""),
             (b'M', HTML, 2, 1, "Title", "metadata"),
         ];
         let clusters = [
@@ -519,6 +549,7 @@ mod tests {
             cluster(&["<p>Li\u{e8}ge".as_bytes()], 5),
             cluster(&[b"", b"x"], 0x11),
             cluster(&[b"css", b"<p>Aida"], 0x15),
+            cluster(&[b"<p>Old", b"and more"], 4),
         ];
         zim(&entries, &clusters)
     }
@@ -554,6 +585,7 @@ mod tests {
             ("Li\u{e8}ge", "Li\u{e8}ge", "<p>Li\u{e8}ge"),
             ("Nothing", "Empty", ""),
             ("Aida", "Aida (opera)", "<p>Aida"),
+            ("Old", "Old", "<p>Old"),
         ];
         assert_eq!(told, expected);
         assert!(read(&zim(&[], &[]).0).unwrap().is_empty());
@@ -565,7 +597,7 @@ mod tests {
             let [from, to] = [from, to].map(|address| PageName::Id(address.to_owned()));
             PageEntry::Redirect(Redirect { from, to })
         };
-        assert_eq!(read(&sample().0).unwrap()[4..], [redirect("Verdi's_Aida", "Aida")]);
+        assert_eq!(read(&sample().0).unwrap()[5..], [redirect("Verdi's_Aida", "Aida")]);
         // To a redirect, to itself, to what is no article, and one that is none.
         let entries = |last| {
             [
@@ -606,7 +638,7 @@ mod tests {
         let path = folder.path().join("wiki.zim");
         std::fs::write(&path, &whole[..first_cluster + 40]).unwrap();
         let mut cut = ZimPages::open(&path).unwrap();
-        assert_eq!(cut.size_hint(), (4, Some(5)));
+        assert_eq!(cut.size_hint(), (5, Some(6)));
         assert_eq!(cut.next().unwrap().unwrap(), pages[0]);
         assert!(cut.any(|page| page.is_err()));
     }
@@ -650,7 +682,7 @@ mod tests {
         // The first entry's cluster and blob; its page is the last but for these.
         let no_blob = |cluster, blob| ZimProblem::NoBlob { cluster, blob };
         assert_eq!(problem(&with(first_entry + 8, &most[..4])), no_blob(u32::MAX, 1));
-        assert_eq!(problem(&with(first_entry + 8, &[4, 0, 0, 0])), no_blob(4, 1));
+        assert_eq!(problem(&with(first_entry + 8, &[5, 0, 0, 0])), no_blob(5, 1));
         assert_eq!(problem(&with(first_entry + 12, &[2, 0, 0, 0])), no_blob(3, 2));
         assert_eq!(problem(&with(first_entry + 12, &most[..4])), no_blob(3, u32::MAX));
         // Of the first cluster: where its places end, where its second blob begins, and where that ends.
@@ -680,27 +712,42 @@ mod tests {
     fn what_is_not_unpacked_is_told() {
         let entry = [(b'C', HTML, 0, 0, "page", "")];
         let of = |cluster: Vec<u8>| zim(&entry, &[cluster]).0;
-        for (kind, method) in [(4, "xz"), (3, "bzip2"), (2, "zlib"), (9, "an unknown method"), (0x14, "xz")] {
+        for (kind, method) in [(3, "bzip2"), (2, "zlib"), (9, "an unknown method"), (0x13, "bzip2")] {
             let told = problem(&of(cluster(&[b"x"], kind)));
             assert_eq!(told, ZimProblem::Compression { cluster: 0, method });
             assert!(told.to_string().contains(method));
         }
-        assert!(matches!(problem(&of(b"\x05no frame".to_vec())), ZimProblem::Packed { cluster: 0, .. }));
-        let packed = cluster(&[&[7; 5000]], 5);
-        assert!(matches!(problem(&of(packed[..packed.len() - 6].to_vec())), ZimProblem::Packed { .. }));
-        // A frame that ends before its places do.
-        let short = [vec![5], zstd::encode_all(&[8, 0, 0][..], 3).unwrap()].concat();
-        assert_eq!(problem(&of(short)), ZimProblem::NoBlob { cluster: 0, blob: 0 });
+        for kind in [4, 5] {
+            let no_frame = [&[kind], &b"no frame"[..]].concat();
+            assert!(matches!(problem(&of(no_frame)), ZimProblem::Packed { cluster: 0, .. }));
+            let packed = cluster(&[&[7; 5000]], kind);
+            assert!(matches!(problem(&of(packed[..packed.len() - 6].to_vec())), ZimProblem::Packed { .. }));
+        }
+        // A frame and a stream that end before their places do.
+        for short in [[vec![5], zstd::encode_all(&[8, 0, 0][..], 3).unwrap()], [vec![4], xz(&[8, 0, 0][..])]] {
+            assert_eq!(problem(&of(short.concat())), ZimProblem::NoBlob { cluster: 0, blob: 0 });
+        }
     }
 
     #[test]
     fn what_is_too_large_is_not_held() {
         let entry = [(b'C', HTML, 0, 0, "page", "")];
-        let zeros = std::io::repeat(0).take(MOST_UNPACKED + 1);
-        let bomb = [vec![5], zstd::encode_all(zeros, 1).unwrap()].concat();
-        assert!(bomb.len() < 1 << 20);
-        let most = ZimProblem::TooLarge { what: "what is packed", cluster: 0, most: MOST_UNPACKED };
-        assert_eq!(problem(&zim(&entry, &[bomb]).0), most);
+        let zeros = || std::io::repeat(0).take(MOST_UNPACKED + 1);
+        let too_large = |what| ZimProblem::TooLarge { what, cluster: 0, most: MOST_UNPACKED };
+        for bomb in [[vec![5], zstd::encode_all(zeros(), 1).unwrap()], [vec![4], xz(zeros())]] {
+            let bomb = bomb.concat();
+            assert!(bomb.len() < 1 << 20);
+            assert_eq!(problem(&zim(&entry, &[bomb]).0), too_large("what is packed"));
+        }
+        // A stream that wants a dictionary of 4 GiB less a byte: the size, 40, stands in the header of its block, behind
+        // the header's length, flags, the filter's name and a length; the header's own checksum ends it.
+        let mut greedy = xz(&b"x"[..]);
+        assert_eq!(greedy[12..16], [2, 0, 0x21, 1]);
+        greedy[16] = 40;
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&greedy[12..20]);
+        greedy[20..24].copy_from_slice(&checksum.sum().to_le_bytes());
+        assert_eq!(problem(&zim(&entry, &[[vec![4], greedy].concat()]).0), too_large("the dictionary"));
         // A page of a plain cluster, in a file that is mostly a hole.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wiki.zim");
