@@ -66,7 +66,7 @@ pub fn read_documents(folder: &Path) -> Result<Vec<Document>> {
     let document = |id, title, text| Document { id, title, text };
     match parquet_instead(folder, "corpus.jsonl") {
         Some(table) => read_documents_parquet(&table),
-        None => entries(&folder.join("corpus.jsonl"), document),
+        None => entries(&folder.join("corpus.jsonl"), r#"{"_id", "title", "text"}"#, document),
     }
 }
 
@@ -78,7 +78,7 @@ pub fn read_documents(folder: &Path) -> Result<Vec<Document>> {
 pub fn read_queries(folder: &Path) -> Result<Vec<Query>> {
     match parquet_instead(folder, "queries.jsonl") {
         Some(table) => read_queries_parquet(&table),
-        None => entries(&folder.join("queries.jsonl"), |id, _, text| Query { id, text }),
+        None => entries(&folder.join("queries.jsonl"), r#"{"_id", "text"}"#, |id, _, text| Query { id, text }),
     }
 }
 
@@ -174,11 +174,11 @@ struct Entry {
     text: String,
 }
 
-fn entries<T>(path: &Path, make: impl Fn(String, String, String) -> T) -> Result<Vec<T>> {
+fn entries<T>(path: &Path, form: &str, make: impl Fn(String, String, String) -> T) -> Result<Vec<T>> {
     let mut seen = HashSet::new();
     let mut made = Vec::new();
     lines::each(path, |_, line| {
-        let Entry { id, title, text } = lines::json(line)?;
+        let Entry { id, title, text } = lines::json(line, form)?;
         let id = id.into_text();
         if !seen.insert(id.clone()) {
             return Err(twice(&id));

@@ -47,7 +47,8 @@ pub fn read(folder: &Path) -> Result<Collection> {
         .collect();
     let mut questions = Vec::new();
     lines::each(&folder.join("questions.jsonl"), |_, line| {
-        let entry: Entry = lines::json(line)?;
+        let form = r#"{"corpus_id", "question", "references": [{"content", "start_index", "end_index"}]}"#;
+        let entry: Entry = lines::json(line, form)?;
         let name = entry.corpus_id;
         let text = corpora.get(&name).ok_or_else(|| format!("there is no document `{name}`"))?;
         let starts = &starts[name.as_str()];

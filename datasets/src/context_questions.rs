@@ -63,7 +63,8 @@ fn read_file(path: &Path, n_passages: usize) -> Result<Vec<ContextQuestion>> {
     let mut ids = HashSet::new();
     let mut questions = Vec::new();
     lines::each(path, |number, line| {
-        let Line { id, question, answers, ctxs } = lines::json(line)?;
+        let form = r#"{"question", "answers": [text], "ctxs": [{"title", "text"}]}"#;
+        let Line { id, question, answers, ctxs } = lines::json(line, form)?;
         let id = id.map_or_else(|| number.to_string(), lines::Id::into_text);
         if !ids.insert(id.clone()) {
             return Err(format!("id `{id}` occurs twice"));
@@ -100,7 +101,7 @@ struct AnswersLine {
 pub(crate) fn read_answers(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     lines::each(path, |_, line| {
-        let AnswersLine { id, answers: right } = lines::json(line)?;
+        let AnswersLine { id, answers: right } = lines::json(line, r#"{"_id", "answers": [text]}"#)?;
         let id = id.into_text();
         match answers.insert(id.clone(), right) {
             Some(_) => Err(format!("id `{id}` occurs twice")),

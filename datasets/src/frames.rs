@@ -57,7 +57,8 @@ fn read_jsonl(path: &Path) -> Result<Vec<Question>> {
     }
     let mut questions = Vec::new();
     lines::each(path, |_, line| {
-        let Line { id, question, answer, wiki_links, reasoning_types } = lines::json(line)?;
+        let form = r#"{"id", "question", "answer", "wiki_links": [address], "reasoning_types": [text]}"#;
+        let Line { id, question, answer, wiki_links, reasoning_types } = lines::json(line, form)?;
         questions.push(Question { id: id.into_text(), text: question, answer, wiki_links, reasoning_types });
         Ok(())
     })?;

@@ -57,7 +57,8 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     let mut ids = HashSet::new();
     let mut records = Vec::new();
     lines::each(path, |_, line| {
-        let line: Line = lines::json(line)?;
+        let form = r#"{"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id"}]}]}"#;
+        let line: Line = lines::json(line, form)?;
         let id = line.id.into_text();
         if !ids.insert(id.clone()) {
             return Err(format!("id `{id}` occurs twice"));

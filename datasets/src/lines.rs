@@ -156,20 +156,28 @@ fn up_to_blank(bytes: &[u8; 64]) -> u64 {
     bits
 }
 
-/// Reads a line of JSON; a problem is told with its column, as the line is told by [`each`].
-pub(crate) fn json<'a, T: serde::Deserialize<'a>>(line: &'a str) -> Result<T, String> {
-    serde_json::from_str(line).map_err(|error| {
-        let told = error.to_string();
-        match told.rsplit_once(" at line ") {
-            Some((problem, _)) => format!("column {}: {problem}", error.column()),
-            None => told,
-        }
-    })
+/// Reads a line that is an object of JSON; `form` shows one. A problem is told with its column, as the line is told by
+/// [`each`].
+pub(crate) fn json<'a, T: serde::Deserialize<'a>>(line: &'a str, form: &str) -> Result<T, String> {
+    let read = match line.trim_start().starts_with('{') {
+        true => serde_json::from_str(line).map_err(|error| json_problem(&error)),
+        false => Err("it is no object of JSON".to_owned()),
+    };
+    read.map_err(|problem| format!("{problem}; a line is `{form}`"))
+}
+
+/// What is wrong with JSON, and in which column.
+pub(crate) fn json_problem(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    match told.rsplit_once(" at line ") {
+        Some((problem, _)) => format!("column {}: {problem}", error.column()),
+        None => told,
+    }
 }
 
 /// An id; some collections write it as a number.
 #[derive(serde::Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an id is a text or a whole number")]
 pub(crate) enum Id {
     Text(String),
     Number(i64),

@@ -57,7 +57,7 @@ struct RulerItem {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`answer` is a text or a list of texts")]
 enum Answer {
     One(String),
     Several(Vec<String>),
@@ -95,7 +95,11 @@ pub fn read(path: &Path) -> Result<Vec<LongContextItem>> {
     if is_list {
         let whole = lines::whole(path)?;
         let malformed = |problem: String| Error::Malformed { path: path.to_owned(), line: 1, problem };
-        let list: Vec<RulerItem> = lines::json(&whole).map_err(malformed)?;
+        let list: Vec<RulerItem> = serde_json::from_str(&whole).map_err(|error| {
+            let problem = lines::json_problem(&error);
+            let problem = format!(r#"{problem}; the file is a list of `{{"input", "answer", "depth_percent"}}`"#);
+            Error::Malformed { path: path.to_owned(), line: error.line().max(1), problem }
+        })?;
         for (i, RulerItem { input, answer, depth_percent }) in list.into_iter().enumerate() {
             let references = match answer {
                 Answer::One(text) => vec![text],
@@ -106,7 +110,8 @@ pub fn read(path: &Path) -> Result<Vec<LongContextItem>> {
         }
     } else {
         lines::each(path, |number, line| {
-            let LEvalLine { input, instructions, outputs } = lines::json(line)?;
+            let form = r#"{"input", "instructions": [text], "outputs": [text]}"#;
+            let LEvalLine { input, instructions, outputs } = lines::json(line, form)?;
             if instructions.len() != outputs.len() {
                 return Err("there are not as many `outputs` as `instructions`".to_owned());
             }
@@ -149,6 +154,13 @@ mod tests {
         ] {
             assert!(matches!(read(&file(name, text)), Err(Error::Malformed { .. })), "{name}");
         }
+        let told =
+            read(&file("d.json", "[{\"input\": \"x\", \"answer\": \"y\"},\n {\"input\": \"x\", \"answer\": 1}]"));
+        let told = told.unwrap_err().to_string();
+        assert!(
+            told.contains("d.json` line 2: column 28: `answer` is a text or a list of texts; the file is"),
+            "{told}"
+        );
         assert!(matches!(read(&folder.path().join("none.jsonl")), Err(Error::Missing { .. })));
     }
 }

@@ -179,7 +179,7 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`text` is a text or a list of paragraphs")]
 enum Text {
     Whole(String),
     Paragraphs(Vec<String>),
@@ -208,12 +208,14 @@ impl LineReader {
 }
 
 fn page_of_line(line: &str, number: usize) -> Result<Page, String> {
+    let form = r#"{"id", "title", "text"}"#;
     // KILT's lines have `_id` and `wikipedia_id`, which are the same: one of the two may be taken.
-    let mut value: serde_json::Map<String, serde_json::Value> = lines::json(line)?;
+    let mut value: serde_json::Map<String, serde_json::Value> = lines::json(line, form)?;
     if value.contains_key("wikipedia_id") {
         value.remove("_id");
     }
-    let line: Line = serde_json::from_value(value.into()).map_err(|error| error.to_string())?;
+    let line = serde_json::from_value(value.into()).map_err(|error| format!("{error}; a line is `{form}`"));
+    let line: Line = line?;
     let title = line.title.unwrap_or_default().trim().to_owned();
     let id = match line.id {
         Some(id) => id.into_text(),

@@ -81,7 +81,24 @@ fn malformed_beir_lines_are_named() {
     is_malformed(beir::read_documents(folder.path()), "corpus.jsonl", 3, "id `a` occurs twice");
 
     let (folder, _) = folder_with("queries.jsonl", b"{\"_id\": \"a\", \"text\": \"one\"}\n{\"_id\": \"b\"}\n");
-    is_malformed(beir::read_queries(folder.path()), "queries.jsonl", 2, "missing field `text`");
+    is_malformed(
+        beir::read_queries(folder.path()),
+        "queries.jsonl",
+        2,
+        r#"missing field `text`; a line is `{"_id", "text"}`"#,
+    );
+
+    let form = r#"a line is `{"_id", "title", "text"}`"#;
+    for (line, problem) in [
+        (r#"{"_id": "b", "text": ["c"]}"#, "column 21: invalid type: sequence, expected a string; "),
+        (r#"{"_id": true, "text": "c"}"#, "an id is a text or a whole number; "),
+        (r#"{"_id": "b", "text": "c"#, "EOF while parsing a string; "),
+        (r#"["b", "", "c"]"#, "it is no object of JSON; "),
+        ("b\tc", "it is no object of JSON; "),
+    ] {
+        let (folder, _) = folder_with("corpus.jsonl", &[&document[..], b"\n", line.as_bytes()].concat());
+        is_malformed(beir::read_documents(folder.path()), "corpus.jsonl", 2, &format!("{problem}{form}"));
+    }
 
     let (folder, _) = folder_with("corpus.jsonl", b"{\"_id\": \"a\", \"text\": \"\xff\"}\n");
     is_malformed(beir::read_documents(folder.path()), "corpus.jsonl", 1, "utf-8");
