@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Derived data beside the index, which is not the store's to touch.
 const KV_FOLDER: &str = "kv";
 
-/// What [`Writer::gc`](crate::Writer::gc) removed.
+/// What [`Writer::gc`](crate::Writer::gc) or [`remove_index`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
     /// How many files.
@@ -76,15 +76,21 @@ pub(crate) fn refuse_foreign(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the index in a folder, with the folder, unless another process writes to it.
+/// Removes the index in a folder, with the folder, unless another process writes to it; says how much that was.
 ///
 /// # Errors
 ///
 /// [`Error::NotEmpty`] when something else lives in the folder, [`Error::Locked`], [`Error::Io`].
-pub fn remove_index(folder: &Path) -> Result<()> {
+pub fn remove_index(folder: &Path) -> Result<GcReport> {
     refuse_foreign(folder)?;
     let _lock = WriterLock::take(folder)?;
-    fs::remove_dir_all(folder).at("remove", folder)
+    let (names, _) = files::list(folder, folder)?;
+    let mut report = GcReport { files_removed: names.len(), bytes: 0 };
+    for path in names.iter().map(|name| folder.join(name)) {
+        report.bytes += fs::metadata(&path).at("look at", &path)?.len();
+    }
+    fs::remove_dir_all(folder).at("remove", folder)?;
+    Ok(report)
 }
 
 /// What the names in a folder say about ids that were used, when there is no manifest to say it.

@@ -135,7 +135,13 @@ Examples:
   raglan verify -f manuals
   raglan verify -f manuals --answer answer.json")]
     Verify(VerifyCommand),
-    /// Remove files that the index no longer needs
+    /// Remove files that the index no longer needs, or the indexes that evaluations made
+    #[command(after_help = "Examples:
+  raglan gc -f manuals --kv
+  raglan gc --evaluations
+
+With --evaluations, no index of documents is touched: what goes are the indexes of collections and pages that `raglan eval`
+and `raglan tune` keep in the cache. The next evaluation makes its own anew; one that runs now should end first.")]
     Gc(GcCommand),
     /// Show how a query finds a chunk or document, or why it does not
     #[command(after_help = "It explains what `raglan search` does; `--recipe ask` explains what `raglan ask` does.
@@ -519,6 +525,9 @@ pub struct GcCommand {
     /// Remove the keys and values of language models too; they are made anew as answers need them
     #[arg(long)]
     pub kv: bool,
+    /// Remove the indexes that evaluations keep in the cache, and nothing else
+    #[arg(long, conflicts_with_all = ["folder", "kv"])]
+    pub evaluations: bool,
 }
 
 /// `raglan chunks`

@@ -72,6 +72,37 @@ fn a_collection_is_searched_and_scored_and_the_results_compared() {
 }
 
 #[test]
+fn indexes_of_evaluations_are_removed_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let path = collection(place.path());
+    let cache = place.path().join("cache");
+    let gc = ["gc", "--evaluations"];
+    assert_eq!(json(&cache, &gc)["indexes_removed"].as_array().unwrap().len(), 0);
+    let index = place.path().join("index");
+    let eval = ["eval", "beir", "--path", path.to_str().unwrap(), "--recipe", "bm25"];
+    let metrics = json(&cache, &eval)["metrics"].clone();
+    json(&cache, &[&eval[..], &["--index", index.to_str().unwrap()]].concat());
+    let shelf = cache.join("collections");
+    std::fs::create_dir(shelf.join("mine")).unwrap();
+    std::fs::write(shelf.join("mine/notes.txt"), "keep").unwrap();
+    std::fs::write(cache.join("model.gguf"), "keep").unwrap();
+
+    let removed = json(&cache, &gc);
+    let [pets] = &removed["indexes_removed"].as_array().unwrap()[..] else { panic!("{removed}") };
+    assert!(pets["index"].as_str().unwrap().starts_with("pets-"), "{removed}");
+    assert!(pets["bytes"].as_u64().unwrap() > 1000 && pets["bytes"] == removed["bytes"], "{removed}");
+    assert_eq!(removed["left"][0]["index"], "mine", "{removed}");
+    assert!(removed["left"][0]["reason"].as_str().unwrap().contains("notes.txt"), "{removed}");
+    for kept in [shelf.join("mine/notes.txt"), cache.join("model.gguf"), index.join("manifest.json")] {
+        assert!(kept.is_file(), "{}", kept.display());
+    }
+    assert_eq!(json(&cache, &eval)["metrics"], metrics);
+    let told = String::from_utf8(raglan(&cache, &gc).stdout).unwrap();
+    assert!(told.starts_with("pets-") && told.contains("\n1 indexed collection removed, "), "{told}");
+    assert_eq!(raglan(&cache, &["gc", "--evaluations", "-f", "docs"]).status.code(), Some(2));
+}
+
+#[test]
 fn results_say_what_they_are_of() {
     let place = tempfile::tempdir().unwrap();
     let folder = collection(place.path());

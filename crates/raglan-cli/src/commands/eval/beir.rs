@@ -204,7 +204,7 @@ fn open(
             key.update(format!("{} {text}\n", setting.key).as_bytes());
         }
     }
-    let shelf = session.models.cache().dir().join("collections");
+    let shelf = super::shelf(session);
     let folder = session
         .settings
         .path("index")
@@ -243,7 +243,8 @@ fn remove(folder: &Path, shelf: &Path) -> Result<()> {
             folder.display()
         );
     }
-    Ok(raglan::store::remove_index(folder)?)
+    raglan::store::remove_index(folder)?;
+    Ok(())
 }
 
 /// The names of what makes the parts of an index: those of the settings, the usual ones where there is none.

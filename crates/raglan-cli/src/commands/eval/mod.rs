@@ -9,11 +9,18 @@ pub mod pages;
 mod report;
 mod run;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::Outcome;
 use crate::args::EvalCommand;
 use crate::session::Session;
+
+/// Where the indexes of evaluations are kept that are given no other place: each in a folder of its own.
+pub fn shelf(session: &Session) -> PathBuf {
+    session.models.cache().dir().join("collections")
+}
 
 pub fn run(session: &mut Session, command: &EvalCommand) -> Result<Outcome> {
     match command {

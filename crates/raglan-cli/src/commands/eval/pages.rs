@@ -176,7 +176,7 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
             let place = source.canonicalize().unwrap_or_else(|_| source.to_owned());
             let key = blake3::hash(place.to_string_lossy().as_bytes()).to_hex();
             let name = collection_name(task.path);
-            session.models.cache().dir().join("collections").join(format!("{name}-pages-{}", &key[..16]))
+            super::shelf(session).join(format!("{name}-pages-{}", &key[..16]))
         }
     };
     let present = match raglan::store::Passport::read(&folder) {
