@@ -120,7 +120,7 @@ impl Recipe {
     ///
     /// `hybrid` and `bm25` are the defaults of searching, with and without embeddings, and `ask` and `ask-bm25` those of
     /// asking.
-    pub const SHIPPED: [(&'static str, &'static str); 19] = [
+    pub const SHIPPED: [(&'static str, &'static str); 20] = [
         ("hybrid", include_str!("../../recipes/hybrid.toml")),
         ("bm25", include_str!("../../recipes/bm25.toml")),
         ("dense", include_str!("../../recipes/dense.toml")),
@@ -133,6 +133,7 @@ impl Recipe {
         ("ngrams", include_str!("../../recipes/ngrams.toml")),
         ("graph", include_str!("../../recipes/graph.toml")),
         ("best", include_str!("../../recipes/best.toml")),
+        ("best-judged", include_str!("../../recipes/best-judged.toml")),
         ("fastest", include_str!("../../recipes/fastest.toml")),
         ("multi-hop", include_str!("../../recipes/multi-hop.toml")),
         ("code", include_str!("../../recipes/code.toml")),
