@@ -11,9 +11,9 @@ use crate::Result;
 /// The first keys, which are always read.
 const SINKS: usize = 4;
 /// The last keys, which are always read, at the least.
-const WINDOW: usize = 64;
+const WINDOW: usize = 32;
 /// Keys that the index takes in at once.
-const FLUSH: usize = 64;
+const FLUSH: usize = 16;
 
 /// Lists of a head of queries.
 const N_LISTS: usize = 32;
