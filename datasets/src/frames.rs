@@ -48,17 +48,40 @@ fn read_jsonl(path: &Path) -> Result<Vec<Question>> {
     #[derive(Deserialize)]
     struct Line {
         id: lines::Id,
+        #[serde(alias = "Prompt")]
         question: String,
+        #[serde(alias = "Answer")]
         answer: String,
         #[serde(default)]
-        wiki_links: Vec<String>,
+        wiki_links: Listed,
         #[serde(default)]
-        reasoning_types: Vec<String>,
+        reasoning_types: Listed,
+    }
+    /// A list, or the text that stands for it in a table.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Listed {
+        List(Vec<String>),
+        Text(String),
+    }
+    impl Default for Listed {
+        fn default() -> Self {
+            Self::List(Vec::new())
+        }
+    }
+    impl Listed {
+        fn entries(self, of_text: fn(&str) -> Vec<String>) -> Vec<String> {
+            match self {
+                Self::List(list) => list,
+                Self::Text(text) => of_text(&text),
+            }
+        }
     }
     let mut questions = Vec::new();
     lines::each(path, |_, line| {
         let form = r#"{"id", "question", "answer", "wiki_links": [address], "reasoning_types": [text]}"#;
         let Line { id, question, answer, wiki_links, reasoning_types } = lines::json(line, form)?;
+        let (wiki_links, reasoning_types) = (wiki_links.entries(quoted), reasoning_types.entries(between_bars));
         questions.push(Question { id: id.into_text(), text: question, answer, wiki_links, reasoning_types });
         Ok(())
     })?;
@@ -108,6 +131,10 @@ fn read_parquet(path: &Path) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
+fn between_bars(kinds: &str) -> Vec<String> {
+    kinds.split('|').map(str::trim).filter(|kind| !kind.is_empty()).map(str::to_owned).collect()
+}
+
 fn question(i: usize, text: &str, answer: &str, links: &str, kinds: &str) -> Result<Question, String> {
     if text.trim().is_empty() {
         return Err("the column `Prompt` is empty".to_owned());
@@ -117,7 +144,7 @@ fn question(i: usize, text: &str, answer: &str, links: &str, kinds: &str) -> Res
         text: text.to_owned(),
         answer: answer.to_owned(),
         wiki_links: quoted(links),
-        reasoning_types: kinds.split('|').map(str::trim).filter(|kind| !kind.is_empty()).map(str::to_owned).collect(),
+        reasoning_types: between_bars(kinds),
     })
 }
 

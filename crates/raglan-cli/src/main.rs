@@ -105,7 +105,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         if print_config {
             let mut session = Session::new(global, Vec::new())?;
             if let Ok(index) = session.index_folder(&args::FolderArgs { folder: None }) {
-                session.inherit(&index);
+                session.inherit(&index, false);
             }
             return commands::print_config(&session);
         }
@@ -115,7 +115,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     let _span = tracing::info_span!("raglan", command = command.name()).entered();
     let mut session = Session::new(global, command.settings())?;
     if let Ok(Some(index)) = commands::index_of(&session, &command) {
-        session.inherit(&index);
+        session.inherit(&index, matches!(command, Command::Index(_)));
     }
     if print_config {
         return commands::print_config(&session);

@@ -53,11 +53,15 @@ impl Session {
         Ok(Self { settings, json: global.json, bars, models, threads })
     }
 
-    /// Goes on with what an index remembers, wherever nothing else was said.
-    pub fn inherit(&mut self, index: &Path) {
+    /// Goes on with what an index remembers, wherever nothing else was said; only the command that makes indexes changes
+    /// what it remembers.
+    pub fn inherit(&mut self, index: &Path, is_made: bool) {
         // An index that cannot be read has nothing to say here; the command that opens it says why.
         if let Ok(passport) = raglan::store::Passport::read(index) {
             self.settings.inherit(index, &passport.settings);
+            if !is_made {
+                self.settings.keep_precision(&passport.settings);
+            }
             if let Ok(settings) = model_settings(&self.settings) {
                 self.models.set_settings(settings);
             }

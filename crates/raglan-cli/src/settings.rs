@@ -235,6 +235,8 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, (String, Origin)>,
+    /// What the index remembers, where this command does not change it.
+    precision_of_index: Option<String>,
 }
 
 impl Settings {
@@ -281,7 +283,7 @@ impl Settings {
                 *text = path;
             }
         }
-        Ok(Self { values })
+        Ok(Self { values, precision_of_index: None })
     }
 
     /// Takes what an index remembers wherever nothing else was said.
@@ -294,9 +296,17 @@ impl Settings {
         }
     }
 
+    /// Lets an index go on remembering its own precision: a question may be asked in another.
+    pub fn keep_precision(&mut self, remembered: &BTreeMap<String, String>) {
+        self.precision_of_index = remembered.get("precision").cloned();
+    }
+
     /// What an index is to remember of these settings.
     pub fn to_remember(&self) -> BTreeMap<String, String> {
-        OF_THE_INDEX.iter().map(|&key| (key.to_owned(), self.text(key).to_owned())).collect()
+        let mut all: BTreeMap<String, String> =
+            OF_THE_INDEX.iter().map(|&key| (key.to_owned(), self.text(key).to_owned())).collect();
+        all.extend(self.precision_of_index.clone().map(|precision| ("precision".to_owned(), precision)));
+        all
     }
 
     /// The entries of a setting that is a list.
@@ -525,6 +535,11 @@ mod tests {
         assert_eq!(settings.text("sparse-words"), "64");
         assert_eq!(settings.text("threads"), "0", "it is not the index's");
         assert_eq!(settings.to_remember()["exclude"], "*.tmp");
+        let flags = [("precision", Some("f32".to_owned()))];
+        let mut asked = Settings::from_places(&flags, |_| None, None, None).unwrap();
+        assert_eq!(asked.to_remember()["precision"], "f32");
+        asked.keep_precision(&[("precision".to_owned(), "stored".to_owned())].into());
+        assert_eq!((asked.text("precision"), &*asked.to_remember()["precision"]), ("f32", "stored"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ struct FastCounter(WordPieceCounter);
 
 impl TokenCounter for FastCounter {
     fn token_spans(&self, text: &str) -> raglan_core::Result<Vec<Range<usize>>> {
-        Ok(disjoint(self.0.spans(text).map_err(Error::from)?))
+        Ok(divided(text, disjoint(self.0.spans(text).map_err(Error::from)?)))
     }
 }
 
@@ -44,7 +44,7 @@ struct LibraryCounter(Tokenizer);
 
 impl TokenCounter for LibraryCounter {
     fn token_spans(&self, text: &str) -> raglan_core::Result<Vec<Range<usize>>> {
-        Ok(disjoint(self.0.encode(text, false).map_err(Error::from)?.spans))
+        Ok(divided(text, disjoint(self.0.encode(text, false).map_err(Error::from)?.spans)))
     }
 }
 
@@ -59,9 +59,46 @@ fn disjoint(mut spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
     spans
 }
 
+/// Bytes of the longest token that counts as one: no word of a vocabulary is as long.
+const LONGEST: usize = 32;
+/// Bytes of a token, about, where a model has no word for a text.
+const PIECE: usize = 4;
+
+/// Cuts what is longer than any word into pieces: a model may take a line of digits, or a sentence without spaces, for one
+/// unknown word, and who reads the passage afterwards takes it for thousands of tokens.
+fn divided(text: &str, spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    if spans.iter().all(|span| span.len() <= LONGEST) {
+        return spans;
+    }
+    let mut all = Vec::with_capacity(spans.len());
+    for span in spans {
+        let mut start = span.start;
+        if span.len() > LONGEST {
+            while span.end - start > PIECE {
+                let end = text.ceil_char_boundary(start + PIECE);
+                all.push(start..end);
+                start = end;
+            }
+        }
+        all.push(start..span.end);
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
-    use super::disjoint;
+    use super::{LONGEST, disjoint, divided};
+
+    #[test]
+    fn an_unknown_word_counts_by_its_length() {
+        let text = format!("a {} Ã{}", "f".repeat(101), "ก".repeat(40));
+        let spans = divided(&text, vec![0..1, 2..103, 104..text.len()]);
+        assert!(spans.len() > 50 && spans.iter().all(|span| span.len() <= 6 && text.get(span.clone()).is_some()));
+        let pieces: String = spans.iter().map(|span| &text[span.clone()]).collect();
+        assert_eq!(pieces, text.replace(' ', ""));
+        let short = vec![0..1, 2..2 + LONGEST];
+        assert_eq!(divided(&text, short.clone()), short);
+    }
 
     #[test]
     fn a_shared_character_belongs_to_its_first_token() {

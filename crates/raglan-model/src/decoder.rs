@@ -558,7 +558,7 @@ impl DecoderModel {
                         parts.push(Part::Selected { selection, cache, rows });
                         continue;
                     }
-                    selection.count_all(rows.slots, config.n_kv_heads);
+                    selection.count_all(rows.slots, config.n_kv_heads, config.windows[layer]);
                 }
                 Attending::Observed(record) => record.push(layer, &queries[..n_rows * q_dim], rows.positions),
                 Attending::All => {}

@@ -233,7 +233,7 @@ impl Strategy for Adaptive {
 /// nothing was found, sentences are searched for however sure the model is.
 #[derive(Clone)]
 pub struct Flare {
-    /// What it works with; `limits.step_tokens` is the length of a sentence.
+    /// What it works with; `limits.step_tokens` is the length of a sentence, `limits.answer_tokens` of all.
     pub parts: Parts,
     /// Passages that are read for a sentence.
     pub k: usize,
@@ -268,14 +268,19 @@ impl Strategy for Flare {
         let mut work = Work::start(&self.parts, question, budget);
         let mut places = work.search_question(self.k, usize::MAX)?.all;
         let (mut answer, mut shown, mut end) = (String::new(), Vec::new(), End::Steps);
+        let mut n_left = self.parts.limits.answer_tokens;
         for _ in 0..self.max_sentences {
+            let limit = self.parts.limits.step_tokens.min(n_left);
+            if limit == 0 {
+                break;
+            }
             let Some((mut sentence, mut written, mut in_prompt, mut is_last)) =
-                self.sentence(&mut work, question, &answer, &places)?
+                self.sentence(&mut work, question, &answer, &places, limit)?
             else {
                 end = End::Budget;
                 break;
             };
-            let mut queries = Vec::new();
+            let (mut queries, mut n_written) = (Vec::new(), written.len());
             let mut gathered = Default::default();
             if work.found_nothing() || written.iter().any(|(_, probability)| *probability < self.theta) {
                 written.retain(|(_, probability)| *probability >= self.beta);
@@ -286,11 +291,12 @@ impl Strategy for Flare {
                 queries.push(query);
                 if !gathered.all.is_empty() {
                     places.clone_from(&gathered.all);
-                    let Some(again) = self.sentence(&mut work, question, &answer, &places)? else {
+                    let Some(again) = self.sentence(&mut work, question, &answer, &places, limit)? else {
                         end = End::Budget;
                         break;
                     };
-                    (sentence, _, in_prompt, is_last) = again;
+                    (sentence, written, in_prompt, is_last) = again;
+                    n_written = written.len();
                 }
             }
             work.note(StepKind::Sentence, sentence.clone(), queries, &gathered);
@@ -309,6 +315,7 @@ impl Strategy for Flare {
             answer.push_str(&sentence);
             on_text(&answer[told..]);
             shown.extend(in_prompt);
+            n_left = n_left.saturating_sub(n_written);
             if is_last {
                 end = End::Answered;
                 break;
@@ -330,10 +337,10 @@ impl Flare {
         question: &Query,
         answer: &str,
         places: &[usize],
+        limit: usize,
     ) -> Result<Option<Sentence>> {
         let reply = format!("Answer: {answer}");
         let turn = Turn { question: &question.text, request: IN_SENTENCES, reply: reply.trim_end(), ..Turn::default() };
-        let limit = self.parts.limits.step_tokens;
         let Some(filled) = work.fill(&turn, places, limit)? else { return Ok(None) };
         let written = work.write(&Prompt::new(&filled.user, turn.reply), limit, &["\n"])?;
         let (sentence, is_whole) = crate::work::first_sentence(written.text.trim());
@@ -450,6 +457,10 @@ mod tests {
         let never = Flare { theta: 0.0, ..strategy.clone() };
         let trail = answered(&never, &"How is the tower?".into(), &Budget::default());
         assert_eq!(trail.documents(), ["tower"]);
+        let mut short = strategy.clone();
+        short.parts.limits.answer_tokens = 5;
+        let trail = answered(&short, &"How is the tower?".into(), &Budget::default());
+        assert_eq!((&*trail.answer, trail.end), ("It is tall. The iron", End::Steps));
         let wrong = Flare { theta: f32::NAN, ..strategy };
         assert!(matches!(wrong.answer(&"?".into(), &Budget::default()), Err(Error::Parameter { name: "theta", .. })));
     }

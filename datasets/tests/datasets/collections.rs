@@ -126,6 +126,13 @@ fn frames_as_a_table() {
     assert_eq!(questions[0].wiki_links, ["https://e.org/A", "https://e.org/B's"]);
     assert_eq!(questions[0].reasoning_types, ["Numerical reasoning", "Tabular reasoning"]);
 
+    // The same columns as a line each.
+    let line = r#"{"id": 0, "Prompt": "Who?", "Answer": "Jane", "wiki_links": "['https://e.org/A']", "reasoning_types": "a | b"}"#;
+    let (_folder, path) = file("test.jsonl", line);
+    let questions = frames::read(&path).unwrap();
+    assert_eq!((&*questions[0].text, &*questions[0].answer), ("Who?", "Jane"));
+    assert_eq!((&*questions[0].wiki_links.concat(), questions[0].reasoning_types.len()), ("https://e.org/A", 2));
+
     let (_folder, path) = file("test.tsv", "Prompt\tReply\nq\ta\n");
     let told = frames::read(&path).unwrap_err().to_string();
     assert!(told.contains("no column `Answer`, but `Prompt`, `Reply`"), "{told}");

@@ -61,7 +61,7 @@ link=TOKENS, blend=SHARE, cache-craft=ALPHA, parallel=TEMPERATURE,SCALE, focus=S
   raglan eval kilt --path musique --recipe hybrid --approach single=5,self-ask=3x4,ircot=4x4 --out results/musique
 
 A line of the questions has id, input and output, a list of answers with their provenance. A folder in BEIR's layout, with
-answers.jsonl or without, brings its own pages. Pages are read as they come, and an interrupted run goes on.")]
+answers.jsonl or without, brings its own pages. Pages are read as they come, and indexing them goes on after an interruption.")]
     Kilt(KiltCommand),
     /// Answers to FRAMES' questions, which need several pages: without pages, in one step, in several, with the right pages
     #[command(after_help = "Examples:

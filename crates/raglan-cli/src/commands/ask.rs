@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use console::style;
 use raglan::core::{Answer, Attribution, Generator, KvFallback, KvFallbackReason};
 use raglan::generate::ChatGenerator;
+use raglan::kv::BlockPrecision;
 use raglan::pipeline::Recipe;
 use raglan::{Filter, Index, IndexReport, Start};
 use rustyline::error::ReadlineError;
@@ -56,12 +57,17 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     if question.trim().is_empty() && !command.question.is_empty() {
         bail!("the question is empty; without one, `raglan ask` reads questions from standard input");
     }
-    let generator = session.models.generator(
-        session.settings.text("generator"),
-        &recipe,
-        STOP.clone(),
-        session.kv(&index_folder)?,
-    )?;
+    let kv = session.kv(&index_folder)?;
+    if let Some(kv) = kv.as_ref().filter(|kv| kv.method.is_exact())
+        && matches!(kv.precision, BlockPrecision::Int8 | BlockPrecision::Bf16)
+    {
+        eprintln!(
+            "`--kv {}` changes no answer, so nothing is kept from one command to the next in {}: leave `--kv-precision` out, \
+             or take another method",
+            kv.method, kv.precision
+        );
+    }
+    let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone(), kv)?;
     session.bars.clear();
     if command.show_prompt {
         return show_prompt(session, &index, &recipe, &generator, &question, &filter);

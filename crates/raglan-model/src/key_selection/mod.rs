@@ -183,9 +183,10 @@ impl KeySelection {
             && self.layers.iter().all(|l| matches!(l, LayerKeys::Sinks))
     }
 
-    /// Counts what rows read in a layer that does not choose.
-    pub(crate) fn count_all(&mut self, slots: &[usize], n_kv_heads: usize) {
-        let n: usize = slots.iter().map(|slot| slot + 1).sum();
+    /// Counts what rows read in a layer that does not choose, which may see a window only.
+    pub(crate) fn count_all(&mut self, slots: &[usize], n_kv_heads: usize, window: Option<u32>) {
+        let most = window.map_or(usize::MAX, |window| window as usize);
+        let n: usize = slots.iter().map(|slot| (slot + 1).min(most)).sum();
         self.traffic.read += (n * n_kv_heads) as u64;
         self.traffic.there += (n * n_kv_heads) as u64;
     }

@@ -37,6 +37,10 @@ pub fn run(session: &Session, command: &LongContextCommand) -> Result<Outcome> {
     let from_file = command.path.as_deref().map(long_context::read).transpose()?;
     let name = session.settings.text("generator");
     let model = session.models.language_model(name)?()?;
+    let limit = model.transformer.config().context_len;
+    if let Some(length) = command.lengths.iter().find(|length| **length > limit) {
+        bail!("`--lengths` {length} is longer than the model's context of {limit}; `--rope-scaling` reads beyond it");
+    }
     let evaluator = LongContextEvaluator::new(&model, policies)?;
     let mut asked: Vec<(usize, LongContextItem)> = Vec::new();
     for &length in &command.lengths {

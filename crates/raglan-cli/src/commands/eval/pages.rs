@@ -165,7 +165,13 @@ pub fn limits(args: &PagesArgs) -> Limits {
 pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recipe) -> Result<Index> {
     let Some(source) = args.pages.as_deref().or(task.pages.as_deref()) else {
         return match session.settings.path("index") {
-            Some(folder) => session.open(&folder),
+            Some(folder) => {
+                let index = session.open(&folder)?;
+                if index.snapshot().n_chunks() == 0 {
+                    bail!("the index `{}` holds no pages: name some with `--pages PATH`", folder.display());
+                }
+                Ok(index)
+            }
             None => bail!("there are no pages: name some with `--pages PATH`, or an index of them with `--index DIR`"),
         };
     };
