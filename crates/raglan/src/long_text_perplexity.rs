@@ -56,7 +56,8 @@ impl<'m> PerplexityEvaluator<'m> {
         self.tokens.len()
     }
 
-    /// What a policy makes of the first `limit` pieces of `length` tokens, of which there must be one.
+    /// What a policy makes of the first `limit` pieces of `longest` tokens, of which there must be one, when it reads the
+    /// last `length` of each: so the same tokens are foretold at any length.
     ///
     /// # Errors
     ///
@@ -65,11 +66,13 @@ impl<'m> PerplexityEvaluator<'m> {
         &self,
         policy: AttentionPolicy,
         length: usize,
+        longest: usize,
         limit: usize,
         go_on: &dyn Fn() -> bool,
     ) -> Result<PerplexityRow> {
         let is_endless = matches!(policy, AttentionPolicy::Sinks { .. });
-        let pieces: Vec<&[u32]> = self.tokens.chunks_exact(length).take(limit).collect();
+        let pieces = self.tokens.chunks_exact(longest).take(limit);
+        let pieces: Vec<&[u32]> = pieces.map(|piece| &piece[longest - length.min(longest)..]).collect();
         let mut row = PerplexityRow {
             length,
             policy: policy.to_string(),

@@ -172,7 +172,7 @@ pub struct LongContextCommand {
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
     /// Instead of answers, how well the last 512 tokens of the file's texts, or of a .txt or .md, are foretold; `sinks` also
-    /// beyond the model's context
+    /// beyond the model's context. They are the same tokens at all lengths
     #[arg(long, requires = "path", conflicts_with = "tokens")]
     pub perplexity: bool,
     /// Language model: a model name, or the path of a GGUF file or a folder of safetensors

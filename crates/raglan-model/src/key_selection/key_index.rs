@@ -395,6 +395,6 @@ mod tests {
             }
         }
         // All keys are read where all are asked for.
-        assert_eq!(index.select(0, &random(dim, 1), &shape, n_keys, n_keys).unwrap(), [0..n_keys]);
+        assert_eq!(index.select(0, &random(dim, 1), &shape, n_keys, n_keys).unwrap(), vec![0..n_keys]);
     }
 }

@@ -125,13 +125,14 @@ fn perplexity(session: &Session, command: &LongContextCommand, policies: &[Atten
             bail!("`{}` has {} tokens, fewer than `--lengths` {length}", path.display(), evaluator.n_tokens());
         }
     }
+    let longest = command.lengths.iter().copied().max().expect("there is a length");
     let asked: Vec<(usize, AttentionPolicy)> =
         command.lengths.iter().flat_map(|&length| policies.iter().map(move |&policy| (length, policy))).collect();
     session.bars.count(asked.len(), "readings");
     let mut rows = Vec::new();
     for &(length, policy) in &asked {
         session.bars.done(rows.len());
-        match evaluator.evaluate(policy, length, command.limit, &|| !STOP.load(Ordering::Relaxed)) {
+        match evaluator.evaluate(policy, length, longest, command.limit, &|| !STOP.load(Ordering::Relaxed)) {
             Err(raglan::Error::Generate(raglan::generate::Error::Interrupted)) if !rows.is_empty() => break,
             found => rows.push(found.with_context(|| format!("{policy} at {length} tokens"))?),
         }
