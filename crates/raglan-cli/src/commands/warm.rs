@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use raglan::WarmReport;
 use raglan::generate::reuse::ReuseMethod;
 use raglan::kv::CacheUsage;
@@ -33,6 +33,9 @@ pub fn warm(session: &Session, folder: &Path, limit: usize) -> Result<(WarmRepor
     // Prompts are written as `ask` writes them; how blocks are used later does not matter here.
     let (_, recipe) = session.recipe(&index, "ask", "ask-bm25", &[])?;
     let kv = raglan::KvSettings { method: ReuseMethod::Naive, ..session.kv_settings(folder)? };
+    if kv.limits.disk_bytes == 0 {
+        bail!("setting `kv-disk` is 0, so what was computed would be kept nowhere; it says how much disk it may take");
+    }
     let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone(), Some(kv))?;
     let generator = generator.loaded()?;
     session.bars.count(index.snapshot().n_chunks().min(limit), "keys and values");

@@ -49,6 +49,28 @@ fn pages_of_frames_are_found_in_a_folder() {
 }
 
 #[test]
+fn an_index_without_pages_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let (_, questions) = write_frames(place.path());
+    let dump = place.path().join("dump.jsonl");
+    fs::write(&dump, "{\"id\": \"1\", \"title\": \"Sea\"}\n").unwrap();
+    let (index, cache) = (place.path().join("index"), place.path().join("cache"));
+    let [questions, dump, index] = [&questions, &dump, &index].map(|path| path.to_str().unwrap());
+    let args = ["eval", "frames", "--path", questions, "--approach", "retrieval", "--index", index, "--offline", "-q"];
+    let refused = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_raglan")).args(args).env("RAGLAN_CACHE", &cache).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let damaged = refused(&[&args[..], &["--pages", dump]].concat());
+    assert!(damaged.contains("line 1"), "{damaged}");
+    // What that left behind is no index of pages.
+    let empty = refused(&args);
+    assert!(empty.contains(index), "{empty}");
+}
+
+#[test]
 fn pages_without_text_and_those_of_another_folder_are_told() {
     let place = tempfile::tempdir().unwrap();
     let (pages, questions) = write_frames(place.path());

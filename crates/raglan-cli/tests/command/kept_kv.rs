@@ -86,6 +86,10 @@ fn the_second_question_finds_what_the_first_left() {
     assert_eq!(removed["kv_blocks_removed"], 2);
     // Or all is there before the first question.
     let warm = |limit: &str| json(path, &["warm", "--limit", limit]);
+    let mut nowhere = Command::new(env!("CARGO_BIN_EXE_raglan"));
+    nowhere.args(["warm", "--offline", "-q"]).current_dir(path).env("RAGLAN_KV_DISK", "0").env_remove("RAGLAN_INDEX");
+    let nowhere = nowhere.output().unwrap();
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("kv-disk"), "{nowhere:?}");
     for (limit, computed, blocks) in [("1", 1, 1), ("9", 1, 2), ("9", 0, 2)] {
         let report = warm(limit);
         assert_eq!((report["computed"].as_u64(), report["blocks"].as_u64()), (Some(computed), Some(blocks)));
