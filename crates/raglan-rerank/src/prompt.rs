@@ -9,7 +9,7 @@ use raglan_model::{Attending, ForwardRows, ForwardSequence, LanguageModel, Want}
 use crate::{Error, Result};
 
 /// About how many tokens pass through a model together.
-pub(crate) const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 2048;
 
 /// The tokens of a piece of a prompt; texts of users must be defused.
 pub(crate) fn encode(model: &LanguageModel, text: &str) -> Result<Vec<u32>> {
@@ -72,20 +72,7 @@ pub(crate) fn read_prompts(
     let transformer = &model.transformer;
     let mut first = 0;
     while first < prompts.len() {
-        let mut end = first + 1;
-        let mut n_tokens = prompts[first].ids.len();
-        while end < prompts.len() && n_tokens + prompts[end].ids.len() <= BATCH_TOKENS {
-            n_tokens += prompts[end].ids.len();
-            end += 1;
-        }
-        // What is over budget is tried with fewer prompts at a time.
-        while end > first && !meter.allows(n_tokens) {
-            end -= 1;
-            n_tokens -= prompts[end].ids.len();
-        }
-        if end == first {
-            return Ok(());
-        }
+        let Some((end, n_tokens)) = batch_from(first, prompts.len(), meter, |i| prompts[i].ids.len()) else { break };
         let batch = &prompts[first..end];
         let mut caches: Vec<KvCache> =
             batch.iter().map(|prompt| prompt.behind.clone().unwrap_or_else(|| transformer.cache())).collect();
@@ -115,6 +102,27 @@ pub(crate) fn read_prompts(
         first = end;
     }
     Ok(())
+}
+
+/// How far of `n` texts those from one on pass together, and how many tokens they have; none when the budget does not allow
+/// for that one.
+pub(crate) fn batch_from(
+    first: usize,
+    n: usize,
+    meter: &Meter,
+    n_tokens: impl Fn(usize) -> usize,
+) -> Option<(usize, usize)> {
+    let (mut end, mut n_all) = (first + 1, n_tokens(first));
+    while end < n && n_all + n_tokens(end) <= BATCH_TOKENS {
+        n_all += n_tokens(end);
+        end += 1;
+    }
+    // What is over budget is tried with fewer at a time.
+    while end > first && !meter.allows(n_all) {
+        end -= 1;
+        n_all -= n_tokens(end);
+    }
+    (end > first).then_some((end, n_all))
 }
 
 /// How many tokens a passage may have so that `n` of them and the rest of a prompt fit the model.

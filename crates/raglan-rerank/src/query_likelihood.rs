@@ -8,7 +8,7 @@ use raglan_kv::{BlockPrecision, ChunkCache};
 use raglan_model::{ChatFrame, LanguageModel};
 
 use crate::kept::Kept;
-use crate::prompt::{BATCH_TOKENS, Wanted, encode, passage_room, read_prompts};
+use crate::prompt::{Wanted, batch_from, encode, passage_room, read_prompts};
 use crate::{Budget, Judge, Judgement, Result, Task, Verdict};
 
 /// Scores a passage by the mean log-probability of the question's tokens as the answer to a request for a question about
@@ -91,26 +91,15 @@ impl QueryLikelihood {
         let mut first = 0;
         while first < passages.len() {
             let n_tokens = |i: usize| tail.len() + if found[i].is_none() { passages[i].len() } else { 0 };
-            let (mut end, mut n_all) = (first + 1, n_tokens(first));
-            while end < passages.len() && n_all + n_tokens(end) <= BATCH_TOKENS {
-                n_all += n_tokens(end);
-                end += 1;
-            }
-            // What is over budget is tried with fewer passages at a time.
-            while end > first && !meter.allows(n_all) {
-                end -= 1;
-                n_all -= n_tokens(end);
-            }
-            if end == first {
-                break;
-            }
+            let Some((end, _)) = batch_from(first, passages.len(), meter, n_tokens) else { break };
             let (passages, chunks) = (&passages[first..end], &chunks[first..end]);
             let mut prompts = Vec::with_capacity(passages.len());
             while prompts.len() < passages.len() {
                 let here = first + prompts.len()..end;
                 let rest = (&passages[prompts.len()..], &chunks[prompts.len()..]);
-                let blocks =
-                    kept.complete(&self.model, (&base, &opening), rest.0, rest.1, found[here].to_vec(), meter)?;
+                let there = found[here.clone()].to_vec();
+                let blocks = kept.complete(&self.model, (&base, &opening), rest.0, rest.1, there, meter)?;
+                found[here].iter_mut().zip(&blocks).for_each(|(found, block)| *found = Some(block.clone()));
                 for (block, &chunk) in blocks.iter().zip(rest.1) {
                     let mut cache = base.clone();
                     if !kept.append(&self.model, &mut cache, block, chunk)? {
