@@ -28,8 +28,8 @@ pub use crate::attention::cuda::{
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
-    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, KernelUse, KvPages, PAGE_TOKENS, PackedSequences,
-    PagePool, Plain, Real, Uploader, compile_kernels,
+    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, PAGE_TOKENS,
+    PackedSequences, PagePool, Plain, Real, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};

@@ -1,7 +1,7 @@
 //! Rows at any positions over the pages of one sequence.
 
 use super::visits::{Bounds, Visits};
-use super::{MODULE, by_head_dim, check_pages, check_queries, scale_of, shared_bytes};
+use super::{MODULE, by_head_dim, by_tiles, check_pages, check_queries, scale_of, shared_bytes};
 use crate::attention::{AttentionMask, AttentionShape};
 use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, TILE_ROWS, check_len, count, optional};
 use crate::{Error, Result};
@@ -59,7 +59,7 @@ impl CausalPlan {
         mask: &AttentionMask,
     ) -> Result<Self> {
         let scale = scale_of(shape)?;
-        by_head_dim(["", "", ""], shape.head_dim)?;
+        by_head_dim([""; 4], shape.head_dim)?;
         let device = arena.keys.device();
         let group = shape.n_heads / shape.n_kv_heads;
         let n_slots = keys.pages.len() * PAGE_TOKENS;
@@ -148,7 +148,9 @@ pub fn causal_attention(
     check_len("out", out.len(), queries.len())?;
     let lse = lse.as_deref();
     check_len("lse", lse.map_or(plan.n_tokens * n_heads, Buffer::len), plan.n_tokens * n_heads)?;
-    let (kernel, block) = by_head_dim(["causal_32", "causal_64", "causal_128"], arena.head_dim())?;
+    let names = ["causal_32", "causal_64", "causal_128", "causal_256"];
+    let of_hopper = ["hopper_causal_32", "hopper_causal_64", "hopper_causal_128"];
+    let (module, kernel, block) = by_tiles(queries.device(), names, of_hopper, arena.head_dim())?;
     // A block a tile of rows and head of keys; tiles with most keys first.
     let launch = Launch {
         grid: [count("tiles", plan.n_tiles)?, arena.n_kv_heads() as u32, 1],
@@ -179,7 +181,7 @@ pub fn causal_attention(
         optional(lse),
     ];
     // SAFETY: the arguments are the kernel's; pages, layer, rows and visits were checked against the buffers.
-    unsafe { queries.device().launch(&MODULE, kernel, launch, &arguments) }
+    unsafe { queries.device().launch(module, kernel, launch, &arguments) }
 }
 
 /// Measures how much attention each slot receives: `mass[h, s] = Σ_r exp(score[r, h, s] − lse[r, h])`.
@@ -204,7 +206,7 @@ pub fn attention_mass(
     if plan.n_tokens == 0 {
         return mass.fill(0);
     }
-    let (kernel, _) = by_head_dim(["mass_32", "mass_64", "mass_128"], arena.head_dim())?;
+    let kernel = by_head_dim(["mass_32", "mass_64", "mass_128", "mass_256"], arena.head_dim())?;
     // A block a page and query head: it holds the keys, and rows pass by, so that no two blocks add to one number.
     let launch = Launch {
         grid: [count("pages", plan.n_slots / PAGE_TOKENS)?, n_heads as u32, 1],

@@ -1,7 +1,7 @@
 //! Few rows over many keys, which blocks share.
 
 use super::causal::PagedKeys;
-use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of};
+use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, n_stages, scale_of};
 use crate::attention::{AttentionMask, AttentionShape};
 use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, check_len, count, optional};
 use crate::{Error, Result};
@@ -122,12 +122,13 @@ pub fn decode_attention(
     if layer >= arena.n_layers() {
         return Err(Error::Row { row: layer, n_rows: arena.n_layers() });
     }
-    let (kernel, _) = by_head_dim(["decode_32", "decode_64", "decode_128"], dim)?;
+    let kernel = by_head_dim(["decode_32", "decode_64", "decode_128", "decode_256"], dim)?;
     let at = layer * arena.layer_len();
     let launch = Launch {
         grid: [plan.n_splits as u32, n_kv_heads as u32, count("sequences", plan.n_sequences)?],
         block: 128,
-        shared_bytes: 4 * 4 * 32 * dim * size_of::<F16>(), // Each warp has two tiles of 32 keys, and of values.
+        // Each warp has tiles of 32 keys and values; queries of long heads are not in registers.
+        shared_bytes: (4 * 2 * n_stages(dim) * 32 + if dim > 128 { DECODE_ROWS } else { 0 }) * dim * size_of::<F16>(),
     };
     let arguments = [
         queries.argument(),

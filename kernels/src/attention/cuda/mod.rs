@@ -11,7 +11,8 @@ mod visits;
 
 use super::AttentionShape;
 use crate::device::cuda::{
-    Argument, Bf16, Buffer, Kernel, KvPages, Launch, Module, PAGE_TOKENS, PackedSequences, TILE_ROWS, check_len, count,
+    Argument, Bf16, Buffer, CudaDevice, HEAD_DIMS, Kernel, KvPages, Launch, Module, PAGE_TOKENS, PackedSequences,
+    TILE_ROWS, check_len, count,
 };
 use crate::{Error, Result};
 
@@ -20,36 +21,77 @@ pub use decode::{DecodePlan, decode_attention};
 
 pub(crate) static MODULE: Module = Module {
     name: "attention",
-    source: concat!(include_str!("../../device/cuda/common.cuh"), include_str!("../kernel.cu")),
+    source: concat!(
+        include_str!("../../device/cuda/common.cuh"),
+        include_str!("../tiles.cuh"),
+        include_str!("../kernel.cu")
+    ),
     kernels: &[
         Kernel { name: "bidirectional_32", most_registers: 255 },
         Kernel { name: "bidirectional_64", most_registers: 255 },
         Kernel { name: "bidirectional_128", most_registers: 255 },
+        Kernel { name: "bidirectional_256", most_registers: 255 },
         Kernel { name: "causal_32", most_registers: 255 },
         Kernel { name: "causal_64", most_registers: 255 },
         Kernel { name: "causal_128", most_registers: 255 },
+        Kernel { name: "causal_256", most_registers: 255 },
         Kernel { name: "mass_32", most_registers: 128 },
         Kernel { name: "mass_64", most_registers: 128 },
         Kernel { name: "mass_128", most_registers: 255 },
+        Kernel { name: "mass_256", most_registers: 255 },
         Kernel { name: "decode_32", most_registers: 128 },
         Kernel { name: "decode_64", most_registers: 128 },
         Kernel { name: "decode_128", most_registers: 168 },
+        Kernel { name: "decode_256", most_registers: 255 },
         Kernel { name: "merge_splits", most_registers: 40 },
+    ],
+};
+
+/// What has forms of its own for Hopper.
+pub(crate) static HOPPER: Module = Module {
+    name: "attention-hopper",
+    source: concat!(
+        include_str!("../../device/cuda/common.cuh"),
+        include_str!("../../device/cuda/hopper.cuh"),
+        include_str!("../tiles.cuh"),
+        include_str!("../hopper.cu")
+    ),
+    kernels: &[
+        Kernel { name: "hopper_bidirectional_32", most_registers: 128 },
+        Kernel { name: "hopper_bidirectional_64", most_registers: 128 },
+        Kernel { name: "hopper_bidirectional_128", most_registers: 255 },
+        Kernel { name: "hopper_causal_32", most_registers: 128 },
+        Kernel { name: "hopper_causal_64", most_registers: 128 },
+        Kernel { name: "hopper_causal_128", most_registers: 255 },
     ],
 };
 
 /// A slot of a page that has no token.
 pub const EMPTY_SLOT: u32 = u32::MAX;
 
-/// The kernel for heads of this size, and the threads of its blocks where a tile of rows is [`TILE_ROWS`] long.
-fn by_head_dim(names: [&'static str; 3], dim: usize) -> Result<(&'static str, u32)> {
-    match dim {
-        32 => Ok((names[0], 128)),
-        64 => Ok((names[1], 128)),
-        128 => Ok((names[2], 256)),
-        0 => Err(Error::ZeroDimension),
-        found => Err(Error::Unsupported { what: "size of attention's heads", found }),
+/// The kernel for heads of this size.
+fn by_head_dim(names: [&'static str; 4], dim: usize) -> Result<&'static str> {
+    match HEAD_DIMS.iter().position(|&served| served == dim) {
+        Some(i) => Ok(names[i]),
+        None if dim == 0 => Err(Error::ZeroDimension),
+        None => Err(Error::Unsupported { what: "size of attention's heads", found: dim }),
     }
+}
+
+/// Where a kernel is that takes tiles of [`TILE_ROWS`] rows, and how many threads its blocks have: `names` for heads of
+/// [`HEAD_DIMS`], and on Hopper, for heads of up to 128, those of its own.
+fn by_tiles(
+    device: &CudaDevice,
+    names: [&'static str; 4],
+    of_hopper: [&'static str; 3],
+    dim: usize,
+) -> Result<(&'static Module, &'static str, u32)> {
+    let kernel = by_head_dim(names, dim)?;
+    let own = HEAD_DIMS.iter().zip(of_hopper).find(|(served, _)| **served == dim);
+    Ok(match own {
+        Some((_, kernel)) if device.limits().is_hopper() => (&HOPPER, kernel, 256),
+        _ => (&MODULE, kernel, if dim <= 64 { 128 } else { 256 }),
+    })
 }
 
 /// The scale of scores in base 2.
@@ -64,9 +106,14 @@ fn scale_of(shape: &AttentionShape) -> Result<f32> {
     Ok(shape.scale * std::f32::consts::LOG2_E)
 }
 
-/// Shared memory of a tile of rows and two tiles of 64 keys and values each.
+/// How many tiles of keys, and of values, kernels have room for.
+fn n_stages(dim: usize) -> usize {
+    if dim > 128 { 1 } else { 2 }
+}
+
+/// Shared memory of a tile of rows, and of tiles of 64 keys and values.
 fn shared_bytes(dim: usize) -> usize {
-    (TILE_ROWS + 4 * PAGE_TOKENS) * dim * size_of::<u16>()
+    (TILE_ROWS + 2 * n_stages(dim) * PAGE_TOKENS) * dim * size_of::<u16>()
 }
 
 /// [`bidirectional_attention`](crate::bidirectional_attention) of bf16 rows, with sums in `f32`.
@@ -75,8 +122,8 @@ fn shared_bytes(dim: usize) -> usize {
 ///
 /// # Errors
 ///
-/// As [`bidirectional_attention`](crate::bidirectional_attention); [`Error::Unsupported`] when `head_dim` is not 32, 64
-/// or 128; [`Error::NotPositive`] when the scale is not.
+/// As [`bidirectional_attention`](crate::bidirectional_attention); [`Error::Unsupported`] when `head_dim` is not 32, 64,
+/// 128 or 256; [`Error::NotPositive`] when the scale is not.
 pub fn bidirectional_attention(
     shape: &AttentionShape,
     qkv: &Buffer<Bf16>,
@@ -84,8 +131,9 @@ pub fn bidirectional_attention(
     radius: Option<usize>,
     out: &mut Buffer<Bf16>,
 ) -> Result<()> {
-    let names = ["bidirectional_32", "bidirectional_64", "bidirectional_128"];
-    let (kernel, block) = by_head_dim(names, shape.head_dim)?;
+    let names = ["bidirectional_32", "bidirectional_64", "bidirectional_128", "bidirectional_256"];
+    let of_hopper = ["hopper_bidirectional_32", "hopper_bidirectional_64", "hopper_bidirectional_128"];
+    let (module, kernel, block) = by_tiles(qkv.device(), names, of_hopper, shape.head_dim)?;
     let scale = scale_of(shape)?;
     check_len("n_kv_heads", shape.n_kv_heads, shape.n_heads)?;
     let width = shape.n_heads * shape.head_dim;
@@ -105,7 +153,7 @@ pub fn bidirectional_attention(
         out.argument(),
     ];
     // SAFETY: the arguments are the kernel's; the tiles are of sequences that together have the rows of both buffers.
-    unsafe { qkv.device().launch(&MODULE, kernel, launch, &arguments) }
+    unsafe { qkv.device().launch(module, kernel, launch, &arguments) }
 }
 
 fn check_pages(pages: &[u32], arena: &KvPages) -> Result<()> {

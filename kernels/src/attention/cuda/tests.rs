@@ -7,7 +7,7 @@ use super::decode::n_splits;
 use super::visits::{Bounds, Visits};
 use super::*;
 use crate::attention::{AttentionMask, KvRun, KvSlice, QueryRows, cpu};
-use crate::device::cuda::emulation::for_each_device;
+use crate::device::cuda::emulation::{for_each_device, for_each_generation};
 use crate::device::cuda::{CudaDevice, F16, Real};
 
 fn random<T: Real>(rng: &mut ChaCha8Rng, n: usize) -> Vec<T> {
@@ -44,12 +44,13 @@ fn check_bidirectional(device: &CudaDevice, n_heads: usize, dim: usize, ends: &[
 
 #[test]
 fn a_device_attends_both_ways_as_the_processor_does() {
-    for_each_device(|device| {
+    for_each_generation(|device| {
         check_bidirectional(device, 2, 32, &[], None);
         check_bidirectional(device, 3, 32, &[1, 1, 18, 90], None);
         check_bidirectional(device, 1, 64, &[5, 205], None);
         check_bidirectional(device, 1, 64, &[150, 151], Some(20));
-        check_bidirectional(device, 1, 128, &[70], None);
+        check_bidirectional(device, 1, 128, &[70, 199], None);
+        check_bidirectional(device, 1, 256, &[70], None);
         check_bidirectional(device, 1, 32, &[300], Some(0));
     });
 }
@@ -199,13 +200,14 @@ const PLAIN: Case = Case {
 
 #[test]
 fn a_device_attends_from_any_rows_as_the_reference_does() {
-    for_each_device(|device| {
+    for_each_generation(|device| {
         check_causal(device, PLAIN, 1);
         check_causal(device, Case { dim: 32, n_kv_heads: 1, group: 1, n_tokens: 140, segments: true, ..PLAIN }, 2);
         check_causal(device, Case { dim: 128, n_kv_heads: 1, group: 2, n_tokens: 3, weights: true, ..PLAIN }, 3);
         let mask = AttentionMask { window: Some(30), sinks: 4 };
         check_causal(device, Case { mask, group: 1, n_kv_heads: 1, segments: true, weights: true, ..PLAIN }, 4);
         check_causal(device, Case { n_tokens: 0, ..PLAIN }, 5);
+        check_causal(device, Case { dim: 256, n_kv_heads: 1, group: 2, n_tokens: 20, ..PLAIN }, 6);
     });
 }
 
@@ -244,6 +246,7 @@ fn a_device_decodes_as_the_reference_does() {
         check_decode(device, 64, 1, 3, 1, 1);
         check_decode(device, 32, 2, 4, 4, 2);
         check_decode(device, 128, 1, 1, 2, 3);
+        check_decode(device, 256, 1, 2, 1, 4);
     });
 }
 

@@ -16,7 +16,7 @@ typedef long long i64;
 
 #ifndef RAGLAN_EMULATION
 
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 
 __device__ __forceinline__ float fdividef(float a, float b) { return __fdividef(a, b); }
 

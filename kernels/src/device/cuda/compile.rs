@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{result, sys};
 use rayon::prelude::*;
 
-use super::{Kernel, MODULES, Module};
+use super::{HOPPER_MODULES, Kernel, MODULES, Module};
 use crate::{Error, Result};
 
 /// The instruction set that kernels are compiled for.
@@ -64,17 +64,22 @@ pub struct KernelUse {
 ///
 /// # Errors
 ///
-/// [`Error::NoCompiler`] when `libnvrtc` is not found; [`Error::Compile`] when a kernel does not compile, or the
-/// compiler does not say what it takes.
+/// [`Error::NoCompiler`] when `libnvrtc` is not found; [`Error::Compile`] when a kernel does not compile, waits for a
+/// product right after its beginning, or the compiler does not say what it takes.
 pub fn compile_kernels(architecture: Architecture) -> Result<Vec<KernelUse>> {
-    let of_modules: Vec<_> =
-        MODULES.par_iter().map(|module| compile_module(module, architecture)).collect::<Result<_>>()?;
+    let of_hopper = if architecture == Architecture::Sm90a { HOPPER_MODULES } else { &[] };
+    let modules = MODULES.par_iter().chain(of_hopper);
+    let of_modules: Vec<_> = modules.map(|module| compile_module(module, architecture)).collect::<Result<_>>()?;
     Ok(of_modules.into_iter().flatten().collect())
 }
 
 fn compile_module(module: &Module, architecture: Architecture) -> Result<Vec<KernelUse>> {
     let compiled = compile(module, architecture.name())?;
     let failed = |log: String| Error::Compile { module: module.name, log };
+    // What the assembler says where registers of a product are touched before it is done.
+    if compiled.log.contains("serialized") {
+        return Err(failed(compiled.log));
+    }
     let found = uses_of(&compiled.log);
     if let Some((name, _)) = found.iter().find(|(name, _)| !module.kernels.iter().any(|kernel| kernel.name == *name)) {
         return Err(failed(format!("`{name}` is not in the module's list")));
@@ -291,6 +296,7 @@ mod tests {
     /// Compiles for both architectures where the compiler is found; `RAGLAN_REQUIRE_NVRTC` makes its want an error.
     #[test]
     fn every_kernel_compiles_without_spills_and_within_its_registers() {
+        let mut too_much = Vec::new();
         for architecture in Architecture::ALL {
             let uses = match compile_kernels(architecture) {
                 Err(Error::NoCompiler) if std::env::var_os("RAGLAN_REQUIRE_NVRTC").is_none() => {
@@ -300,15 +306,18 @@ mod tests {
                 uses => uses.unwrap_or_else(|error| panic!("{error}")),
             };
             for used in &uses {
-                let KernelUse { module, kernel, registers, most_registers, shared_bytes, .. } = used;
+                let KernelUse { module, kernel, registers, most_registers, stack_bytes, spilled_bytes, shared_bytes } =
+                    used;
                 println!(
-                    "{} {module} {kernel}: {registers} registers of {most_registers}, {shared_bytes} bytes of shared memory",
+                    "{} {module} {kernel}: {registers} registers of {most_registers}, {stack_bytes} bytes of stack, \
+                     {spilled_bytes} spilled, {shared_bytes} of shared memory",
                     architecture.name()
                 );
-                assert_eq!(used.spilled_bytes, 0, "{kernel} spills");
-                assert_eq!(used.stack_bytes, 0, "{kernel} has a stack");
-                assert!((1..=*most_registers).contains(registers), "{kernel} takes {registers} registers");
+                if *spilled_bytes + *stack_bytes > 0 || !(1..=*most_registers).contains(registers) {
+                    too_much.push(kernel.clone());
+                }
             }
         }
+        assert!(too_much.is_empty(), "{too_much:?}");
     }
 }

@@ -3,18 +3,21 @@
 // The threads of a block are fibers that take turns: each runs until it waits for others. A launch runs them in rising
 // or in falling order, by turns, so that a missing barrier shows as a wrong result in one of the two. What the hardware
 // does for a warp as a whole (shuffles, products of tiles, loads of matrices) is done over what the lanes brought.
-// Asynchronous copies happen when they are waited for, and their target holds NaN until then.
+// Asynchronous copies happen when they are waited for, and their target holds NaN until then; so do products of four warps
+// and their results.
 #pragma once
 
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -80,6 +83,15 @@ struct Copy {
     bool present;
 };
 
+// A product of four warps, of which this thread brings four registers.
+struct Product {
+    float *to;
+    unsigned n;
+    uint32_t rows[4];
+    uint64_t operand;
+    bool add, bf16, transposed;
+};
+
 struct Fiber {
     ucontext_t context;
     jmp_buf state;
@@ -89,6 +101,12 @@ struct Fiber {
     std::unique_ptr<char[]> stack{new char[STACK]};
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    // Whether copies happened that the matrix units were not told of.
+    bool unpublished = false;
+    std::vector<Product> open_products;
+    std::deque<std::vector<Product>> product_groups;
+    // What results hold that nobody may look at yet.
+    std::map<float *, std::vector<float>> results;
 };
 
 struct Warp {
@@ -134,6 +152,7 @@ static void start() {
     body(body_arguments);
     Fiber &fiber = fibers[current];
     if (!fiber.open.empty() || !fiber.groups.empty()) fail("ends with copies that nobody waited for");
+    if (!fiber.open_products.empty() || !fiber.product_groups.empty()) fail("ends with products that nobody waited for");
     fiber.done = true;
     --warp().barrier.live;
     warp().barrier.release_if_complete();
@@ -155,6 +174,10 @@ static void run_block(bool falling) {
         fiber.waits_on = nullptr;
         fiber.open.clear();
         fiber.groups.clear();
+        fiber.unpublished = false;
+        fiber.open_products.clear();
+        fiber.product_groups.clear();
+        fiber.results.clear();
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = STACK;
@@ -409,6 +432,7 @@ template <int N> void wait_copies() {
     auto &groups = emulation::fibers[emulation::current].groups;
     while (groups.size() > N) {
         for (const auto &copy : groups.front()) {
+            emulation::fibers[emulation::current].unpublished = true;
             if (copy.present) memcpy(copy.to, copy.from, 16);
             else memset(copy.to, 0, 16);
         }
@@ -417,3 +441,89 @@ template <int N> void wait_copies() {
 }
 
 #define DYNAMIC_SHARED(name) unsigned char *name = emulation::shared_memory
+
+// What hopper.cuh has in assembly.
+
+static inline void publish_copies() { emulation::fibers[emulation::current].unpublished = false; }
+static inline void order_products() {}
+template <class T, int N> void settle(T (&)[N][4]) {}
+static inline unsigned shared_address(const void *pointer) {
+    return unsigned(static_cast<const unsigned char *>(pointer) - emulation::shared_memory);
+}
+
+namespace emulation {
+
+// The number of column n and row k of an operand: rows of 8 lie `stride` bytes apart, columns of a transposed one
+// `leading` bytes, and the 16 bytes of an address are turned by the bits above those of a row.
+static uint16_t number_of(const Product &product, unsigned n, unsigned k) {
+    const uint64_t operand = product.operand;
+    const unsigned start = (operand & 0x3fff) << 4, leading = (operand >> 16 & 0x3fff) << 4;
+    const unsigned stride = (operand >> 32 & 0x3fff) << 4, turning = operand >> 62;
+    if (turning != 1 && turning != 2) fail("an operand that is not turned");
+    const unsigned row_bytes = turning == 1 ? 128 : 64, of_row = row_bytes / 2;
+    const unsigned along = product.transposed ? k : n, across = product.transposed ? n : k;
+    unsigned address = start + along / 8 * stride + along % 8 * row_bytes + across % of_row * 2;
+    if (product.transposed) address += across / of_row * leading;
+    address ^= (address >> 7 & (turning == 1 ? 7 : 3)) << 4;
+    if (address + 2 > SHARED) fail("an operand beyond shared memory");
+    uint16_t bits;
+    memcpy(&bits, shared_memory + address, 2);
+    return bits;
+}
+
+static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint64_t operand, bool add, bool bf16,
+                          bool transposed) {
+    for (const auto &fiber : fibers)
+        if (fiber.unpublished) fail("a product before the copies to its operand were published");
+    Fiber &fiber = fibers[current];
+    if (fiber.results.find(to) == fiber.results.end()) {
+        fiber.results[to] = std::vector<float>(to, to + n / 2);
+        std::fill(to, to + n / 2, NAN);
+    }
+    Product product{to, n, {}, operand, add, bf16, transposed};
+    memcpy(product.rows, rows, 16);
+    fiber.open_products.push_back(product);
+}
+
+static void finish_product(const Product &product) {
+    auto &brought = warp().brought;
+    uint32_t *mine = brought[lane()];
+    memcpy(mine, product.rows, 16);
+    memcpy(mine + 4, &product.operand, 8);
+    whole_warp();
+    if (memcmp(brought[0] + 4, mine + 4, 8) != 0) fail("lanes that differ in an operand");
+    auto &result = fibers[current].results[product.to];
+    if (!product.add) std::fill(result.begin(), result.end(), 0.0f);
+    for (unsigned i = 0; i < product.n / 2; ++i) {
+        const unsigned row = lane() / 4 + i % 4 / 2 * 8, col = i / 4 * 8 + lane() % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 16; ++k) {
+            const uint32_t left = brought[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+            result[i] += half_value(uint16_t(left >> 16 * (k % 2)), product.bf16) *
+                         half_value(number_of(product, col, k), product.bf16);
+        }
+    }
+    whole_warp();
+}
+
+} // namespace emulation
+
+static inline void commit_products() {
+    auto &fiber = emulation::fibers[emulation::current];
+    fiber.product_groups.push_back(std::move(fiber.open_products));
+    fiber.open_products.clear();
+}
+
+template <int N> void wait_products() {
+    auto &fiber = emulation::fibers[emulation::current];
+    while (fiber.product_groups.size() > N) {
+        const auto group = fiber.product_groups.front();
+        fiber.product_groups.pop_front();
+        for (const auto &product : group) emulation::finish_product(product);
+        for (const auto &product : group) {
+            const auto result = fiber.results.find(product.to);
+            if (result == fiber.results.end()) continue;
+            memcpy(product.to, result->second.data(), 4 * result->second.size());
+            fiber.results.erase(result);
+        }
+    }
+}

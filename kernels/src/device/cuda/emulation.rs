@@ -35,13 +35,22 @@ pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
     }
 }
 
+/// As [`for_each_device`], and with the emulation of a Hopper besides.
+#[cfg(test)]
+pub fn for_each_generation(mut check: impl FnMut(&CudaDevice)) {
+    if let Some(hopper) = Emulation::open((9, 0)) {
+        check(&CudaDevice(std::sync::Arc::new(hopper)));
+    }
+    for_each_device(check);
+}
+
 pub(super) struct Emulation {
     limits: DeviceLimits,
 }
 
 impl Emulation {
-    /// The emulation, if there is a compiler.
-    pub fn open() -> Option<Self> {
+    /// The emulation of a device of this compute capability, if there is a compiler.
+    pub fn open(capability: (u32, u32)) -> Option<Self> {
         static THERE: OnceLock<bool> = OnceLock::new();
         let there = *THERE.get_or_init(|| {
             cfg!(all(target_os = "linux", target_pointer_width = "64"))
@@ -49,7 +58,7 @@ impl Emulation {
         });
         let limits = || DeviceLimits {
             name: "emulation".to_owned(),
-            capability: (8, 0),
+            capability,
             n_multiprocessors: 4,
             shared_bytes: 227 << 10,
             memory_bytes: 1 << 30,

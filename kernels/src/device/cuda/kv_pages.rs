@@ -1,6 +1,6 @@
 //! Keys and values in pages on a device.
 
-use super::{Buffer, CudaDevice, F16, PAGE_TOKENS, count};
+use super::{Buffer, CudaDevice, F16, HEAD_DIMS, PAGE_TOKENS, count};
 use crate::{Error, Result};
 
 /// An arena of pages of keys and values, `[n_layers, n_pages, n_kv_heads, PAGE_TOKENS, head_dim]` of half floats each.
@@ -22,7 +22,7 @@ impl KvPages {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] when `head_dim` is not 32, 64 or 128; [`Error::DeviceMemory`] when there is not so much
+    /// [`Error::Unsupported`] when `head_dim` is not among [`HEAD_DIMS`]; [`Error::DeviceMemory`] when there is not so much
     /// memory; [`Error::Shape`] when there are more slots than kernels count.
     pub fn new(
         device: &CudaDevice,
@@ -31,7 +31,7 @@ impl KvPages {
         n_kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self> {
-        if ![32, 64, 128].contains(&head_dim) {
+        if !HEAD_DIMS.contains(&head_dim) {
             return Err(Error::Unsupported { what: "size of attention's heads", found: head_dim });
         }
         count("slots of pages", n_pages.saturating_mul(PAGE_TOKENS))?;

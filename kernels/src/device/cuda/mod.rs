@@ -77,6 +77,9 @@ pub(crate) enum Argument {
     F32(f32),
 }
 
+/// The sizes of heads that there are kernels of attention for.
+pub const HEAD_DIMS: [usize; 4] = [32, 64, 128, 256];
+
 /// What limits the shape of launches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceLimits {
@@ -90,6 +93,13 @@ pub struct DeviceLimits {
     pub shared_bytes: usize,
     /// Bytes of the device's memory.
     pub memory_bytes: usize,
+}
+
+impl DeviceLimits {
+    /// Whether it runs code that only Hopper has.
+    pub(crate) fn is_hopper(&self) -> bool {
+        self.capability == (9, 0)
+    }
 }
 
 /// What runs kernels: a driver, or their emulation in tests.
@@ -151,7 +161,7 @@ impl CudaDevice {
     /// the system's C++ compiler. None where there is no such compiler.
     #[cfg(any(test, feature = "emulation"))]
     pub fn emulated() -> Option<Self> {
-        emulation::Emulation::open().map(|emulation| Self(Arc::new(emulation)))
+        emulation::Emulation::open((8, 0)).map(|emulation| Self(Arc::new(emulation)))
     }
 
     /// Another stream on the same device. Work on the two is in no order but that of [`CudaDevice::wait_for`].
@@ -564,3 +574,6 @@ pub(crate) const MODULES: &[&Module] = &[
     &crate::conversion::cuda::MODULE,
     &crate::block_product::cuda::MODULE,
 ];
+
+/// Those that only Hopper runs.
+pub(crate) const HOPPER_MODULES: &[&Module] = &[&crate::attention::cuda::HOPPER];
