@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use raglan_kernels::cuda::{
     Bf16, BitVectors, Buffer, CausalPlan, CudaDevice, DecodePlan, DeviceBlockMatrix, DeviceMatrix, F16, Int8Vectors,
-    KvPages, KvSource, Length, PAGE_TOKENS, PackedSequences, PagedKeys, Placement, Plain, Real, RotaryTurns, RowNorm,
-    add_layer_norm, attention_mass, bidirectional_attention, block_product, causal_attention, decode_attention,
-    matrix_product, norm_mean_pool, place,
+    KvPages, KvSource, Length, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain, Real, RotaryTurns,
+    RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product, causal_attention,
+    decode_attention, matrix_product, norm_mean_pool, place,
 };
 use raglan_kernels::{
     AttentionMask, AttentionShape, BlockFormat, Int8Query, KvRun, KvSlice, Output, QueryRows, Result, RotaryEmbedding,
@@ -181,9 +181,15 @@ impl Bench {
         let (arena, keys, values) = self.arena(1, n_pages, n_pages)?;
         let pages: Vec<u32> = (0..n_pages as u32).collect();
         let places: Vec<u32> = (0..n_keys as u32).collect();
-        let paged = PagedKeys { pages: &pages, positions: &places, segments: None, log_weights: None };
+        let paged = PagedKeys { pages: &pages, positions: &places, segments: None, log_weights: None, turns: None };
+        let embedding = RotaryEmbedding::new(64, 1e4, RotaryPairs::Halves, &RotaryScaling::None)?;
+        // Chunks of eight pages, every other one of which was computed elsewhere.
+        let chunk = (n_pages / 2).clamp(1, 8);
+        let by: Vec<i64> = (0..n_pages).map(|page| if page / chunk % 2 == 0 { 0 } else { 777 }).collect();
         let mut dense = 0.0;
-        for share in [100, 15] {
+        for (share, turned) in [(100, false), (15, false), (15, true)] {
+            let turns = turned.then_some(PageTurns { embedding: &embedding, by: &by });
+            let paged = PagedKeys { turns, ..paged };
             let positions: Vec<u32> = places.iter().copied().filter(|_| self.random.below(100) < share).collect();
             let n = positions.len();
             let plan = CausalPlan::new(&arena, &shape, &positions, None, &paged, &mask)?;
@@ -192,13 +198,19 @@ impl Bench {
             let mut out = self.poisoned::<F16>(n * n_heads * 64)?;
             let mut lse = self.poisoned::<f32>(n * n_heads)?;
             causal_attention(&plan, &queries, &arena, 0, &mut out, Some(&mut lse))?;
-            let what = format!("G2 {share} % of the rows of {n_keys} tokens, 32 heads on 8");
+            let on_read = if turned { ", keys turned on read" } else { "" };
+            let what = format!("G2 {share} % of the rows of {n_keys} tokens, 32 heads on 8{on_read}");
             let (got, got_lse) = (out.download()?, lse.download()?);
-            let to_bits = |numbers: &[F16]| numbers.iter().map(|x| x.0).collect::<Vec<_>>();
-            let (key_bits, value_bits) = (to_bits(&keys), to_bits(&values));
+            let widened = |numbers: &[F16]| numbers.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+            let (mut wide_keys, wide_values) = (widened(&keys), widened(&values));
+            if turned {
+                for (page, &by) in wide_keys.chunks_mut(PAGE_TOKENS * 8 * 64).zip(&by) {
+                    embedding.shift(page, 8, by)?;
+                }
+            }
             let run = KvRun {
-                keys: KvSlice::F16(&key_bits),
-                values: KvSlice::F16(&value_bits),
+                keys: KvSlice::F32(&wide_keys),
+                values: KvSlice::F32(&wide_values),
                 positions: &places,
                 segments: None,
                 log_weights: None,
@@ -211,8 +223,8 @@ impl Bench {
                 let (mut want, mut want_lse) = (vec![0.0; n_heads * 64], vec![0.0; n_heads]);
                 raglan_kernels::causal_attention(&shape, &one, &[run], &mask, &mut want, Some(&mut want_lse))?;
                 let got: Vec<f32> = got[at].iter().map(|x| x.to_f32()).collect();
-                self.compare(&what, &got, &want, 4e-3);
-                self.compare(&format!("{what}, lse"), &got_lse[row * n_heads..][..n_heads], &want_lse, 1e-3);
+                self.compare(&what, &got, &want, if turned { 1e-2 } else { 4e-3 });
+                self.compare(&format!("{what}, lse"), &got_lse[row * n_heads..][..n_heads], &want_lse, 2e-3);
             }
             let seconds = self.time(|| causal_attention(&plan, &queries, &arena, 0, &mut out, None))?;
             let pairs: f64 = positions.iter().map(|&position| f64::from(position) + 1.0).sum();
@@ -245,7 +257,7 @@ impl Bench {
             let places: Vec<u32> = (0..length as u32).collect();
             let paged: Vec<PagedKeys> = pages
                 .chunks(group_pages)
-                .map(|pages| PagedKeys { pages, positions: &places, segments: None, log_weights: None })
+                .map(|pages| PagedKeys { pages, positions: &places, segments: None, log_weights: None, turns: None })
                 .collect();
             let positions = vec![length as u32; n_sequences];
             let mask = AttentionMask::default();
@@ -298,6 +310,19 @@ impl Bench {
             token_stride: width,
             layer_stride: n * width,
         };
+        place(&source, &placement, &turns, &mut arena, 0..n_layers)?;
+        let (layer, page) = (self.random.below(n_layers), self.random.below(n_pages));
+        let [got_keys, got_values] = arena.download(layer, page)?.map(|numbers| {
+            // Heads of a page lie apart; here they lie as tokens have them.
+            let of = |i: usize| (i / dim % n_kv_heads * PAGE_TOKENS + i / width) * dim + i % dim;
+            (0..numbers.len()).map(|i| numbers[of(i)].to_f32()).collect::<Vec<_>>()
+        });
+        let of_page = (layer * n + page * PAGE_TOKENS) * width..(layer * n + (page + 1) * PAGE_TOKENS) * width;
+        let mut want: Vec<f32> = keys[of_page.clone()].iter().map(|x| x.to_f32()).collect();
+        embedding.shift(&mut want, n_kv_heads, 777)?;
+        self.compare("G4, keys", &got_keys, &want, 1e-3);
+        let want: Vec<f32> = values[of_page].iter().map(|x| x.to_f32()).collect();
+        self.compare("G4, values", &got_values, &want, 0.0);
         let seconds = self.time(|| place(&source, &placement, &turns, &mut arena, 0..n_layers))?;
         let bytes = (n_layers * n * width * 2 * 2 * 2) as f64;
         self.report(&format!("G4 turn and copy, {n_layers} layers of {n} tokens"), seconds, None, Some(bytes), 0.60);

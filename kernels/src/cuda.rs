@@ -22,8 +22,8 @@
 
 pub use crate::activation::cuda::{activate, add_bias, gated, gated_apart};
 pub use crate::attention::cuda::{
-    CausalPlan, DecodePlan, EMPTY_SLOT, PagedKeys, attention_mass, bidirectional_attention, causal_attention,
-    decode_attention,
+    CausalPlan, DecodePlan, EMPTY_SLOT, PageTurns, PagedKeys, attention_mass, bidirectional_attention,
+    causal_attention, decode_attention,
 };
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};

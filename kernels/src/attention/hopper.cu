@@ -4,8 +4,8 @@
 template <int TEAM> struct WarpGroups {
     static constexpr u32 TOGETHER = 4;
 
-    template <class T, int D, int N>
-    __device__ __forceinline__ static void begin_scores(const Rows<T, D, 1> &rows, const u8 *keys, float (&s)[N / 8][4]) {
+    template <int N, class T, int D, int TILE>
+    __device__ __forceinline__ static void begin_scores(const Rows<T, D, 1, TILE> &rows, const u8 *keys, float (&s)[N / 8][4]) {
 #pragma unroll
         for (int k = 0; k < D / 16; ++k)
             begin_product<false>(s, rows.q[0][k], operand<ROW_BYTES<D>>(keys + k / 4 * (N * 128) + k % 4 * 32, 16), k > 0,
@@ -13,8 +13,8 @@ template <int TEAM> struct WarpGroups {
         commit_products();
     }
 
-    template <class T, int D, int N>
-    __device__ __forceinline__ static void begin_sums(Rows<T, D, 1> &rows, const u8 *values, const u32 (&p)[N / 16][4]) {
+    template <int N, class T, int D, int TILE>
+    __device__ __forceinline__ static void begin_sums(Rows<T, D, 1, TILE> &rows, const u8 *values, const u32 (&p)[N / 16][4]) {
 #pragma unroll
         for (int k = 0; k < N / 16; ++k)
             begin_product<true>(rows.out[0], p[k], operand<ROW_BYTES<D>>(values + k * 16 * ROW_BYTES<D>, N * 128), true,
@@ -25,8 +25,8 @@ template <int TEAM> struct WarpGroups {
     template <int D> static constexpr int ROW_BYTES = D == 32 ? 64 : 128;
 
     // As `Warps::attend`, with two tiles of keys and two of values.
-    template <int N, class T, int D, class Tiles>
-    __device__ __forceinline__ static void attend(Rows<T, D, 1> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
+    template <int N, class T, int D, int TILE, class Tiles>
+    __device__ __forceinline__ static void attend(Rows<T, D, 1, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
                                                   float scale, bool active) {
         constexpr u32 BYTES = N * D * 2;
         u8 *keys = buffers, *values = buffers + 2 * BYTES;
@@ -67,9 +67,10 @@ template <int TEAM> struct WarpGroups {
             wait_copies<0>();
             return;
         }
+        rows.follow(tiles, 0);
         settle(rows.q[0]);
         order_products();
-        begin_scores<T, D, N>(rows, keys, s[0]);
+        begin_scores<N>(rows, keys, s[0]);
         wait_products<0>();
         weigh(0);
         pack();
@@ -78,11 +79,13 @@ template <int TEAM> struct WarpGroups {
             publish_copies();
             __syncthreads(); // All warps have read what the next copies write over.
             copy(tile + 2);
+            rows.follow(tiles, tile + 1);
+            settle(rows.q[0]);
             settle(rows.out[0]);
             settle(p);
             order_products();
-            begin_scores<T, D, N>(rows, keys + (tile + 1) % 2 * BYTES, s[0]);
-            begin_sums<T, D, N>(rows, values + tile % 2 * BYTES, p);
+            begin_scores<N>(rows, keys + (tile + 1) % 2 * BYTES, s[0]);
+            begin_sums<N>(rows, values + tile % 2 * BYTES, p);
             wait_products<1>(); // The scores are there; the sums may still be under way.
             weigh(tile + 1);
             wait_products<0>();
@@ -96,7 +99,7 @@ template <int TEAM> struct WarpGroups {
         settle(rows.out[0]);
         settle(p);
         order_products();
-        begin_sums<T, D, N>(rows, values + (n_tiles - 1) % 2 * BYTES, p);
+        begin_sums<N>(rows, values + (n_tiles - 1) % 2 * BYTES, p);
         wait_products<0>();
         settle(rows.out[0]);
         rows.finish();
@@ -112,12 +115,12 @@ template <int TEAM> struct WarpGroups {
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                          \
         hopper_causal_##D(const f16 *queries, const u32 *query_positions, const u32 *query_segments, u32 n_tokens,     \
                           const f16 *keys, const f16 *values, const u32 *pages, const u32 *positions,                  \
-                          const u32 *segments, const float *log_weights, const u32 *order, const u32 *starts,          \
-                          const u32 *visits, u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks, f16 *out,  \
-                          float *lse) {                                                                                \
+                          const u32 *segments, const float *log_weights, const u32 *turn_of, const float *turns,       \
+                          u32 neighbours, const u32 *order, const u32 *starts, const u32 *visits, u32 n_kv_heads,      \
+                          u32 group, float scale, u32 window, u32 sinks, f16 *out, float *lse) {                       \
         causal<WarpGroups<256>, D, 1, 8>(queries, query_positions, query_segments, n_tokens, keys, values, pages,      \
-                                         positions, segments, log_weights, order, starts, visits, n_kv_heads, group,   \
-                                         scale, window, sinks, out, lse);                                              \
+                                         positions, segments, log_weights, {turn_of, turns, neighbours}, order,        \
+                                         starts, visits, n_kv_heads, group, scale, window, sinks, out, lse);           \
     }
 HOPPER(32, 2)
 HOPPER(64, 2)

@@ -14,11 +14,13 @@ BIDIRECTIONAL(256, 1, 8)
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
         causal_##D(const f16 *queries, const u32 *query_positions, const u32 *query_segments, u32 n_tokens,            \
                    const f16 *keys, const f16 *values, const u32 *pages, const u32 *positions, const u32 *segments,    \
-                   const float *log_weights, const u32 *order, const u32 *starts, const u32 *visits, u32 n_kv_heads,   \
-                   u32 group, float scale, u32 window, u32 sinks, f16 *out, float *lse) {                              \
+                   const float *log_weights, const u32 *turn_of, const float *turns, u32 neighbours, const u32 *order, \
+                   const u32 *starts, const u32 *visits, u32 n_kv_heads, u32 group, float scale, u32 window,           \
+                   u32 sinks, f16 *out, float *lse) {                                                                  \
         causal<Warps<32 * WARPS>, D, MT, WARPS>(queries, query_positions, query_segments, n_tokens, keys, values,      \
-                                                pages, positions, segments, log_weights, order, starts, visits,        \
-                                                n_kv_heads, group, scale, window, sinks, out, lse);                    \
+                                                pages, positions, segments, log_weights, {turn_of, turns, neighbours}, \
+                                                order, starts, visits, n_kv_heads, group, scale, window, sinks, out,   \
+                                                lse);                                                                  \
     }
 CAUSAL(32, 2, 4)
 CAUSAL(64, 2, 4)
@@ -45,8 +47,8 @@ __device__ __forceinline__ void load_queries(u32 (&q)[D / 16][4], RowOf row_of) 
 template <int D>
 __device__ __forceinline__ void mass(const f16 *queries, const u32 *query_positions, const u32 *query_segments,
                                      u32 n_tokens, const f16 *keys, const u32 *pages, const u32 *positions,
-                                     const u32 *segments, const float *log_weights, u32 n_kv_heads, u32 group,
-                                     float scale, u32 window, u32 sinks, const float *lse, float *out) {
+                                     const u32 *segments, const float *log_weights, Turns turns, u32 n_kv_heads,
+                                     u32 group, float scale, u32 window, u32 sinks, const float *lse, float *out) {
     DYNAMIC_SHARED(shared);
     __shared__ float sums[4][64];
     const u32 head = blockIdx.y, n_heads = n_kv_heads * group, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -58,6 +60,7 @@ __device__ __forceinline__ void mass(const f16 *queries, const u32 *query_positi
     u32 least = min(positions[blockIdx.x * 64 + lane], positions[blockIdx.x * 64 + 32 + lane]);
     for (int by = 16; by > 0; by /= 2) least = min(least, __shfl_xor_sync(WHOLE_WARP, least, by));
     Mask<1, 64> seen{positions, segments, log_weights, window, sinks, {}, {}};
+    const u32 turn = turns.at(blockIdx.x);
     float sum[8][2] = {};
     for (u32 first = warp * 16; first < n_tokens; first += 64) {
         float row_lse[2];
@@ -69,10 +72,11 @@ __device__ __forceinline__ void mass(const f16 *queries, const u32 *query_positi
         }
         const bool any = seen.query[0][0] >= least || seen.query[0][1] >= least;
         if (__ballot_sync(WHOLE_WARP, any) == 0) continue;
-        Rows<f16, D, 1> rows;
+        Rows<f16, D, 1, 16, true> rows;
         load_queries<D>(rows.q[0], [&](u32 row) -> const f16 * {
             return first + row < n_tokens ? queries + (size_t(first + row) * n_heads + head) * D : nullptr;
         });
+        if (turn != NO_TURN) rows.turn_queries(turns.table + turn * D, turns.neighbours);
         float s[1][8][4];
         rows.template scores<64>(shared, s);
         seen.apply(blockIdx.x * 64, s);
@@ -100,10 +104,10 @@ __device__ __forceinline__ void mass(const f16 *queries, const u32 *query_positi
     extern "C" __global__ void __launch_bounds__(128)                                                                  \
         mass_##D(const f16 *queries, const u32 *query_positions, const u32 *query_segments, u32 n_tokens,              \
                  const f16 *keys, const u32 *pages, const u32 *positions, const u32 *segments,                         \
-                 const float *log_weights, u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks,              \
-                 const float *lse, float *out) {                                                                       \
+                 const float *log_weights, const u32 *turn_of, const float *turns, u32 neighbours, u32 n_kv_heads,     \
+                 u32 group, float scale, u32 window, u32 sinks, const float *lse, float *out) {                        \
         mass<D>(queries, query_positions, query_segments, n_tokens, keys, pages, positions, segments, log_weights,     \
-                n_kv_heads, group, scale, window, sinks, lse, out);                                                    \
+                {turn_of, turns, neighbours}, n_kv_heads, group, scale, window, sinks, lse, out);                      \
     }
 MASS(32)
 MASS(64)
@@ -114,13 +118,16 @@ MASS(256)
 // turn, each with an output of its own. What they have is merged, and what the splits have, by a kernel after.
 
 template <int D> struct Half {
+    static constexpr bool TURN = true;
     const f16 *keys, *values;
     const u32 *pages;
     u32 page_len, first;
+    Turns turns;
     Mask<1, 32> seen;
     __device__ __forceinline__ u32 half(u32 tile) const { return first + 4 * tile; }
+    __device__ __forceinline__ u32 page(u32 tile) const { return half(tile) / 2; }
     __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
-        return from + size_t(pages[half(tile) / 2]) * page_len + (half(tile) % 2 * 32 + row) * D;
+        return from + size_t(pages[page(tile)]) * page_len + (half(tile) % 2 * 32 + row) * D;
     }
     __device__ __forceinline__ const f16 *key(u32 tile, u32 row) const { return at(keys, tile, row); }
     __device__ __forceinline__ const f16 *value(u32 tile, u32 row) const { return at(values, tile, row); }
@@ -133,8 +140,8 @@ template <int D> struct Half {
 template <int D>
 __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_positions, u32 n_queries, const f16 *keys,
                                        const f16 *values, const u32 *pages, const u32 *n_pages, u32 most_pages,
-                                       const u32 *positions, u32 n_kv_heads, u32 group, float scale, u32 window,
-                                       u32 sinks, float *part_out, float *part_lse) {
+                                       const u32 *positions, Turns turns, u32 n_kv_heads, u32 group, float scale,
+                                       u32 window, u32 sinks, float *part_out, float *part_lse) {
     DYNAMIC_SHARED(shared);
     __shared__ float mosts[4][16], totals[4][16];
     const u32 split = blockIdx.x, n_splits = gridDim.x, kv_head = blockIdx.y, sequence = blockIdx.z;
@@ -147,24 +154,20 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
                   pages + size_t(sequence) * most_pages,
                   n_kv_heads * 64 * D,
                   start + warp,
+                  {turns.of_pages ? turns.of_pages + size_t(sequence) * most_pages : nullptr, turns.table, turns.neighbours},
                   {positions + size_t(sequence) * most_pages * 64, nullptr, nullptr, window, sinks, {}, {}}};
     constexpr u32 WARP_BYTES = 2 * stages<D>() * 32 * D * 2;
-    Rows<f16, D, 1, D <= 128 ? 0 : 16> rows;
+    Rows<f16, D, 1, 16> rows;
     rows.clear();
     const auto token_of = [&](u32 row) { return sequence * n_queries + min(row / group, n_queries - 1); };
-    const auto query_of = [&](u32 row) -> const f16 * {
+    copy_tile<D, 16, 128>(shared + 4 * WARP_BYTES, queries, [&](u32 row) -> const f16 * {
         const size_t cell = size_t(token_of(row)) * n_heads + kv_head * group + row % group;
         return row < n_queries * group ? queries + cell * D : nullptr;
-    };
-    if constexpr (D <= 128) {
-        load_queries<D>(rows.q[0], query_of);
-    } else {
-        copy_tile<D, 16, 128>(shared + 4 * WARP_BYTES, queries, query_of);
-        commit_copies();
-        wait_copies<0>();
-        __syncthreads();
-        rows.template load<16>(shared + 4 * WARP_BYTES, 0);
-    }
+    });
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    rows.load(shared + 4 * WARP_BYTES, 0);
     for (int h = 0; h < 2; ++h) {
         tiles.seen.query[0][h] = query_positions[token_of(h * 8 + lane / 4)];
         tiles.seen.query_segment[0][h] = 0xffffffff;
@@ -201,10 +204,11 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
 #define DECODE(D)                                                                                                      \
     extern "C" __global__ void __launch_bounds__(128)                                                                  \
         decode_##D(const f16 *queries, const u32 *query_positions, u32 n_queries, const f16 *keys, const f16 *values,  \
-                   const u32 *pages, const u32 *n_pages, u32 most_pages, const u32 *positions, u32 n_kv_heads,         \
-                   u32 group, float scale, u32 window, u32 sinks, float *part_out, float *part_lse) {                  \
+                   const u32 *pages, const u32 *n_pages, u32 most_pages, const u32 *positions, const u32 *turn_of,     \
+                   const float *turns, u32 neighbours, u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks,  \
+                   float *part_out, float *part_lse) {                                                                 \
         decode<D>(queries, query_positions, n_queries, keys, values, pages, n_pages, most_pages, positions,            \
-                  n_kv_heads, group, scale, window, sinks, part_out, part_lse);                                        \
+                  {turn_of, turns, neighbours}, n_kv_heads, group, scale, window, sinks, part_out, part_lse);          \
     }
 DECODE(32)
 DECODE(64)

@@ -4,6 +4,14 @@
 // sum of exponentials. Keys and values pass by in tiles of N in shared memory, two of each. Scores are in base 2.
 // Of a result tile of the matrix units, a lane holds rows lane / 4 and that + 8, and columns 2 (lane % 4) and that + 1.
 
+#define NO_TURN 0xffffffffu
+
+__device__ __forceinline__ void turn_pair(float &x, float &y, float cosine, float sine) {
+    const float turned = x * cosine - y * sine;
+    y = x * sine + y * cosine;
+    x = turned;
+}
+
 __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, bf16) { mma_bf16(c, a, b0, b1); }
 __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, f16) { mma_f16(c, a, b0, b1); }
 
@@ -14,15 +22,18 @@ template <int D, int N> __device__ __forceinline__ u32 place_of(u32 row, u32 chu
     return chunk / 8 * (N * 128) + row * 128 + (chunk % 8 ^ (row & 7)) * 16;
 }
 
-// Queries are in registers, or are read again for each tile of keys from a tile of M rows in shared memory.
-template <class T, int D, int MT, int M = 0> struct Rows {
-    u32 q[MT][M ? 1 : D / 16][4];
+// Queries come from a tile of TILE rows in shared memory. They STAY in registers, or are read for each tile of keys.
+template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
+    u32 q[MT][STAY ? D / 16 : 1][4];
     const u8 *queries;
     u32 own_row;
+    // The turn of the queries.
+    u32 turn;
     float out[MT][D / 8][4];
     float most[MT][2], total[MT][2];
 
     __device__ __forceinline__ void clear() {
+        turn = NO_TURN;
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
             for (int h = 0; h < 2; ++h) most[m][h] = negative_infinity(), total[m][h] = 0;
@@ -32,16 +43,18 @@ template <class T, int D, int MT, int M = 0> struct Rows {
         }
     }
 
-    // Queries from a tile of TILE rows in shared memory, from this row on.
-    template <int TILE> __device__ __forceinline__ void load(const u8 *tile, u32 first_row) {
+    // Queries of a tile in shared memory, from this row on.
+    __device__ __forceinline__ void load(const u8 *tile, u32 first_row) {
         queries = tile, own_row = first_row;
-        if (M == 0) {
-#pragma unroll
-            for (int k = 0; k < D / 16; ++k) load_step<TILE>(k, k);
-        }
+        if (STAY) load_all();
     }
 
-    template <int TILE> __device__ __forceinline__ void load_step(int k, int to) {
+    __device__ __forceinline__ void load_all() {
+#pragma unroll
+        for (int k = 0; k < D / 16; ++k) load_step(k, k);
+    }
+
+    __device__ __forceinline__ void load_step(int k, int to) {
         const u32 lane = threadIdx.x % 32;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
@@ -58,8 +71,8 @@ template <class T, int D, int MT, int M = 0> struct Rows {
                 for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
 #pragma unroll
         for (int k = 0; k < D / 16; ++k) {
-            const int at = M ? 0 : k;
-            if (M) load_step<M>(k, 0);
+            const int at = STAY ? k : 0;
+            if (!STAY) load_step(k, 0);
 #pragma unroll
             for (int n = 0; n < N / 16; ++n) {
                 u32 b[4];
@@ -70,6 +83,50 @@ template <class T, int D, int MT, int M = 0> struct Rows {
                     mma(s[m][2 * n + 1], q[m][at], b[2], b[3], T());
                 }
             }
+        }
+    }
+
+    // Turns the queries, as they came, by a row of a table, [D]: cosines, then sines, one a pair. What keys are turned on
+    // by, queries are turned back by.
+    __device__ __forceinline__ void turn_queries(const float *by, u32 neighbours) {
+        const u32 column = threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (neighbours) {
+#pragma unroll
+                    for (int k = 0; k < D / 16; ++k) {
+                        const u32 pair = (k * 16 + i / 2 * 8 + column) / 2;
+                        float x = widen(T{u16(q[m][k][i])}), y = widen(T{u16(q[m][k][i] >> 16)});
+                        turn_pair(x, y, by[pair], by[D / 2 + pair]);
+                        q[m][k][i] = pack(x, y, T());
+                    }
+                } else {
+#pragma unroll
+                    for (int k = 0; k < D / 32; ++k) {
+                        float x[2], y[2];
+#pragma unroll
+                        for (int j = 0; j < 2; ++j) {
+                            const u32 pair = k * 16 + i / 2 * 8 + column + j;
+                            x[j] = widen(T{u16(q[m][k][i] >> 16 * j)});
+                            y[j] = widen(T{u16(q[m][k + D / 32][i] >> 16 * j)});
+                            turn_pair(x[j], y[j], by[pair], by[D / 2 + pair]);
+                        }
+                        q[m][k][i] = pack(x[0], x[1], T());
+                        q[m][k + D / 32][i] = pack(y[0], y[1], T());
+                    }
+                }
+    }
+
+    // Gives the queries the turn of a tile of keys.
+    template <class Tiles> __device__ __forceinline__ void follow(const Tiles &tiles, u32 tile) {
+        if constexpr (Tiles::TURN && STAY) {
+            const u32 next = tiles.turns.at(tiles.page(tile));
+            if (next == turn) return;
+            turn = next;
+            load_all();
+            if (turn != NO_TURN) turn_queries(tiles.turns.table + turn * D, tiles.turns.neighbours);
         }
     }
 
@@ -196,8 +253,8 @@ template <int TEAM> struct Warps {
     // Passes tiles of keys and values by the rows of the team, whose warps have rows of their own. `buffers` has room for
     // `stages` tiles of keys and as many of values. `tiles` gives the rows of a tile and masks its scores. A warp that is
     // not active only copies.
-    template <int N, class T, int D, int MT, int M, class Tiles>
-    __device__ __forceinline__ static void attend(Rows<T, D, MT, M> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
+    template <int N, class T, int D, int MT, int TILE, class Tiles>
+    __device__ __forceinline__ static void attend(Rows<T, D, MT, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
                                                   float scale, bool active) {
         constexpr u32 BYTES = N * D * 2, STAGES = stages<D>();
         u8 *keys = buffers, *values = buffers + STAGES * BYTES;
@@ -220,7 +277,10 @@ template <int TEAM> struct Warps {
             wait_copies<1>(); // The keys are there; the values may still be under way.
             team_barrier<TEAM>();
             if (STAGES == 2) copy_keys(tile + 1);
-            if (active) rows.template scores<N>(keys + tile % STAGES * BYTES, s);
+            if (active) {
+                rows.follow(tiles, tile);
+                rows.template scores<N>(keys + tile % STAGES * BYTES, s);
+            }
             if (STAGES == 1) {
                 team_barrier<TEAM>();
                 copy_keys(tile + 1);
@@ -249,6 +309,8 @@ template <int TEAM> struct Warps {
 template <class T, int MT, int N> struct Neighbourhood {
     // Whether half of the rows are often missing.
     static constexpr bool SHORT = true;
+    // Whether keys are turned as they are read.
+    static constexpr bool TURN = false;
     const T *keys, *values; // of the sequence's first row
     u32 stride, first_key, end, radius, first_row;
     __device__ __forceinline__ const T *at(const T *from, u32 tile, u32 row) const {
@@ -291,9 +353,9 @@ __device__ __forceinline__ void bidirectional(const T *qkv, const u32 *tiles, u3
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    Rows<T, D, MT, D <= 128 ? 0 : M> rows;
+    Rows<T, D, MT, M> rows;
     rows.clear();
-    rows.template load<M>(shared, warp * MT * 16);
+    rows.load(shared, warp * MT * 16);
     const u32 last_row = min(first_row + M, end) - 1;
     const u32 first_key = radius < first_row ? first_row - radius : 0;
     const u32 end_key = radius < end - 1 - last_row ? last_row + radius + 1 : end;
@@ -316,6 +378,15 @@ __device__ __forceinline__ bool sees(u32 query, u32 query_segment, u32 key, u32 
     return key <= query && (query - key < window || key < sinks) &&
            (key_segment == 0 || key_segment == query_segment || query_segment == 0xffffffff);
 }
+
+// By which row of a table the queries are turned for each page of the sequence, whose keys are read as if they were turned
+// the other way.
+struct Turns {
+    const u32 *of_pages; // or null
+    const float *table;
+    u32 neighbours;
+    __device__ __forceinline__ u32 at(u32 page) const { return of_pages ? of_pages[page] : NO_TURN; }
+};
 
 template <int MT, int N> struct Mask {
     const u32 *positions, *segments; // of all slots of the sequence; no segments where null
@@ -340,18 +411,20 @@ template <int MT, int N> struct Mask {
 };
 
 template <int D, int MT> struct Visits {
-    static constexpr bool SHORT = false;
+    static constexpr bool SHORT = false, TURN = true;
     const f16 *keys, *values; // of this kv head of page 0
     const u32 *pages, *visits;
     u32 page_len; // numbers of all heads of a page
+    Turns turns;
     Mask<MT, 64> seen;
     __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
-        return from + size_t(pages[visits[tile] / 2]) * page_len + row * D;
+        return from + size_t(pages[page(tile)]) * page_len + row * D;
     }
+    __device__ __forceinline__ u32 page(u32 tile) const { return visits[tile] / 2; }
     __device__ __forceinline__ const f16 *key(u32 tile, u32 row) const { return at(keys, tile, row); }
     __device__ __forceinline__ const f16 *value(u32 tile, u32 row) const { return at(values, tile, row); }
     __device__ __forceinline__ bool masked(u32 tile) const { return visits[tile] % 2; }
-    __device__ __forceinline__ void mask(u32 tile, float (&s)[MT][8][4]) const { seen.apply(visits[tile] / 2 * 64, s); }
+    __device__ __forceinline__ void mask(u32 tile, float (&s)[MT][8][4]) const { seen.apply(page(tile) * 64, s); }
 };
 
 // Any query rows over the pages of one sequence. The query heads of a kv head are rows side by side: row p of a kv head is
@@ -361,8 +434,9 @@ template <class By, int D, int MT, int WARPS>
 __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_positions, const u32 *query_segments,
                                        u32 n_tokens, const f16 *keys, const f16 *values, const u32 *pages,
                                        const u32 *positions, const u32 *segments, const float *log_weights,
-                                       const u32 *order, const u32 *starts, const u32 *visits, u32 n_kv_heads, u32 group,
-                                       float scale, u32 window, u32 sinks, f16 *out, float *lse) {
+                                       Turns turns, const u32 *order, const u32 *starts, const u32 *visits,
+                                       u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks, f16 *out,
+                                       float *lse) {
     constexpr int N = 64, M = MT * 16 * WARPS;
     DYNAMIC_SHARED(shared);
     const u32 tile = order[blockIdx.x], kv_head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -375,15 +449,16 @@ __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_posi
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    Rows<f16, D, MT, D <= 128 ? 0 : M> rows;
+    Rows<f16, D, MT, M> rows;
     rows.clear();
-    rows.template load<M>(shared, warp * MT * 16);
+    rows.load(shared, warp * MT * 16);
     const size_t head_start = size_t(kv_head) * 64 * D;
     Visits<D, MT> tiles{keys + head_start,
                         values + head_start,
                         pages,
                         visits + starts[tile],
                         n_kv_heads * 64 * D,
+                        turns,
                         {positions, segments, log_weights, window, sinks, {}, {}}};
 #pragma unroll
     for (int m = 0; m < MT; ++m)

@@ -19,8 +19,8 @@ pub(crate) static MODULE: Module = Module {
     ],
 };
 
-/// A key that is not turned.
-const NO_TURN: u32 = u32::MAX;
+/// What is not turned.
+pub(crate) const NO_TURN: u32 = u32::MAX;
 
 /// Cosines and sines of turns, on a device.
 #[derive(Debug)]
@@ -76,7 +76,11 @@ impl RotaryTurns {
         Ok(Self { table: device.upload(&turns)?, n, head_dim, pairs: embedding.pairs })
     }
 
-    fn neighbours(&self) -> Argument {
+    pub(crate) fn argument(&self) -> Argument {
+        self.table.argument()
+    }
+
+    pub(crate) fn neighbours(&self) -> Argument {
         Argument::U32(u32::from(self.pairs == RotaryPairs::Neighbours))
     }
 }

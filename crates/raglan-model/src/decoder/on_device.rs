@@ -435,6 +435,7 @@ impl Seeing<'_> {
             positions: &self.key_positions,
             segments: self.key_segments.as_deref(),
             log_weights: None,
+            turns: None,
         }
     }
 

@@ -1,10 +1,15 @@
 //! Rows at any positions over the pages of one sequence.
 
+use std::collections::HashMap;
+
 use super::visits::{Bounds, Visits};
 use super::{MODULE, by_head_dim, by_tiles, check_pages, check_queries, scale_of, shared_bytes};
 use crate::attention::{AttentionMask, AttentionShape};
-use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, TILE_ROWS, check_len, count, optional};
-use crate::{Error, Result};
+use crate::device::cuda::{
+    Argument, Buffer, CudaDevice, F16, KvPages, Launch, PAGE_TOKENS, TILE_ROWS, check_len, count, optional,
+};
+use crate::rotary::cuda::{NO_TURN, RotaryTurns};
+use crate::{Error, Result, RotaryEmbedding};
 
 /// Keys and values of one sequence in pages.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +23,63 @@ pub struct PagedKeys<'a> {
     pub segments: Option<&'a [u32]>,
     /// What is added to the scores of each slot, in nats; 0 when there is none.
     pub log_weights: Option<&'a [f32]>,
+    /// How far the keys of each page are moved on as they are read; they stand where they were computed when there is
+    /// none.
+    pub turns: Option<PageTurns<'a>>,
+}
+
+/// How far the keys of pages are moved on, so that sequences can share them in which they stand at different places.
+#[derive(Clone, Copy, Debug)]
+pub struct PageTurns<'a> {
+    /// What turned the keys when they were computed.
+    pub embedding: &'a RotaryEmbedding,
+    /// By how many positions, one a page.
+    pub by: &'a [i64],
+}
+
+/// What queries are turned by for each page: the opposite of what its keys are moved on by, which gives the same scores,
+/// and of which there is less.
+#[derive(Debug)]
+pub(super) struct QueryTurns {
+    of_pages: Buffer<u32>,
+    turns: RotaryTurns,
+}
+
+impl QueryTurns {
+    /// Those of some pages, `None` where there is none, in heads of `head_dim`.
+    pub fn new(
+        device: &CudaDevice,
+        embedding: &RotaryEmbedding,
+        by: impl Iterator<Item = i64>,
+        head_dim: usize,
+    ) -> Result<Self> {
+        check_len("components of turns", 2 * embedding.frequencies().len(), head_dim)?;
+        if head_dim > 128 {
+            return Err(Error::Unsupported {
+                what: "size of attention's heads, with keys that are turned",
+                found: head_dim,
+            });
+        }
+        let mut deltas: Vec<i64> = Vec::new();
+        let mut numbers = HashMap::new();
+        let mut number_of = |by: i64| match by {
+            0 => NO_TURN,
+            _ => *numbers.entry(by).or_insert_with(|| {
+                deltas.push(-by);
+                deltas.len() as u32 - 1
+            }),
+        };
+        let of_pages: Vec<u32> = by.map(&mut number_of).collect();
+        Ok(Self { of_pages: device.upload(&of_pages)?, turns: RotaryTurns::by(device, embedding, &deltas)? })
+    }
+
+    /// The kernels' arguments.
+    pub fn arguments(turns: Option<&Self>) -> [Argument; 3] {
+        match turns {
+            Some(Self { of_pages, turns }) => [of_pages.argument(), turns.argument(), turns.neighbours()],
+            None => [Argument::Address(0), Argument::Address(0), Argument::U32(0)],
+        }
+    }
 }
 
 /// Which query rows see which slots: what [`causal_attention`] and [`attention_mass`] need beside numbers.
@@ -36,6 +98,7 @@ pub struct CausalPlan {
     positions: Buffer<u32>,
     segments: Option<Buffer<u32>>,
     log_weights: Option<Buffer<f32>>,
+    turns: Option<QueryTurns>,
     order: Buffer<u32>,
     starts: Buffer<u32>,
     visits: Buffer<u32>,
@@ -49,7 +112,7 @@ impl CausalPlan {
     ///
     /// [`Error::Shape`] when a length does not fit or `n_kv_heads` does not divide `n_heads`; [`Error::Row`] when a
     /// page is not in the arena or a query stands at [`EMPTY_SLOT`](super::EMPTY_SLOT); [`Error::NotPositive`] when the
-    /// scale is not.
+    /// scale is not; [`Error::Unsupported`] when pages are turned and heads are longer than 128.
     pub fn new(
         arena: &KvPages,
         shape: &AttentionShape,
@@ -67,6 +130,7 @@ impl CausalPlan {
         check_len("positions of keys", keys.positions.len(), n_slots)?;
         check_len("segments of keys", keys.segments.map_or(n_slots, <[u32]>::len), n_slots)?;
         check_len("log_weights", keys.log_weights.map_or(n_slots, <[f32]>::len), n_slots)?;
+        check_len("turns of pages", keys.turns.map_or(keys.pages.len(), |turns| turns.by.len()), keys.pages.len())?;
         count("rows", positions.len().saturating_mul(group))?;
         check_pages(keys.pages, arena)?;
         check_queries(positions)?;
@@ -101,6 +165,12 @@ impl CausalPlan {
             positions: device.upload(keys.positions)?,
             segments: keys.segments.map(|segments| device.upload(segments)).transpose()?,
             log_weights: log_weights.map(|weights| device.upload(&weights)).transpose()?,
+            turns: keys
+                .turns
+                .map(|PageTurns { embedding, by }| {
+                    QueryTurns::new(device, embedding, by.iter().copied(), shape.head_dim)
+                })
+                .transpose()?,
             order: device.upload(&order)?,
             starts: device.upload(&starts)?,
             visits: device.upload(&visits)?,
@@ -158,6 +228,7 @@ pub fn causal_attention(
         shared_bytes: shared_bytes(arena.head_dim()),
     };
     let [window, sinks] = plan.window();
+    let [turn_of, turns, neighbours] = QueryTurns::arguments(plan.turns.as_ref());
     let arguments = [
         queries.argument(),
         plan.query_positions.argument(),
@@ -169,6 +240,9 @@ pub fn causal_attention(
         plan.positions.argument(),
         optional(plan.segments.as_ref()),
         optional(plan.log_weights.as_ref()),
+        turn_of,
+        turns,
+        neighbours,
         plan.order.argument(),
         plan.starts.argument(),
         plan.visits.argument(),
@@ -214,6 +288,7 @@ pub fn attention_mass(
         shared_bytes: PAGE_TOKENS * arena.head_dim() * size_of::<F16>(),
     };
     let [window, sinks] = plan.window();
+    let [turn_of, turns, neighbours] = QueryTurns::arguments(plan.turns.as_ref());
     let arguments = [
         queries.argument(),
         plan.query_positions.argument(),
@@ -224,6 +299,9 @@ pub fn attention_mass(
         plan.positions.argument(),
         optional(plan.segments.as_ref()),
         optional(plan.log_weights.as_ref()),
+        turn_of,
+        turns,
+        neighbours,
         Argument::U32(arena.n_kv_heads() as u32),
         Argument::U32(plan.group as u32),
         Argument::F32(plan.scale),

@@ -1,6 +1,6 @@
 //! Few rows over many keys, which blocks share.
 
-use super::causal::PagedKeys;
+use super::causal::{PagedKeys, QueryTurns};
 use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, n_stages, scale_of};
 use crate::attention::{AttentionMask, AttentionShape};
 use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, check_len, count, optional};
@@ -24,6 +24,7 @@ pub struct DecodePlan {
     pages: Buffer<u32>,
     n_pages: Buffer<u32>,
     positions: Buffer<u32>,
+    turns: Option<QueryTurns>,
     part_out: Buffer<f32>,
     part_lse: Buffer<f32>,
 }
@@ -34,7 +35,8 @@ impl DecodePlan {
     /// # Errors
     ///
     /// [`Error::Shape`] when a length does not fit, or keys have segments or weights; [`Error::Unsupported`] when the
-    /// rows of a head of keys, `n_queries · n_heads / n_kv_heads`, are more than 16; [`Error::Row`] when a page is not in
+    /// rows of a head of keys, `n_queries · n_heads / n_kv_heads`, are more than 16, or pages are turned and heads are
+    /// longer than 128; [`Error::Row`] when a page is not in
     /// the arena; [`Error::NotPositive`] when the scale is not.
     pub fn new(
         arena: &KvPages,
@@ -61,9 +63,18 @@ impl DecodePlan {
             check_len("positions of keys", keys.positions.len(), keys.pages.len() * PAGE_TOKENS)?;
             check_len("segments of keys", keys.segments.map_or(0, <[u32]>::len), 0)?;
             check_len("log_weights", keys.log_weights.map_or(0, <[f32]>::len), 0)?;
+            check_len("turns of pages", keys.turns.map_or(keys.pages.len(), |turns| turns.by.len()), keys.pages.len())?;
             pages[i * most_pages..][..keys.pages.len()].copy_from_slice(keys.pages);
             slots[i * most_pages * PAGE_TOKENS..][..keys.positions.len()].copy_from_slice(keys.positions);
         }
+        let embedding = keys.iter().find_map(|keys| keys.turns).map(|turns| turns.embedding);
+        let turns = embedding.map(|embedding| {
+            let by = |page: usize| {
+                let keys: &PagedKeys<'_> = &keys[page / most_pages];
+                keys.turns.and_then(|turns| turns.by.get(page % most_pages).copied()).unwrap_or(0)
+            };
+            QueryTurns::new(device, embedding, (0..keys.len() * most_pages).map(by), shape.head_dim)
+        });
         let counts: Vec<u32> = keys.iter().map(|keys| keys.pages.len() as u32).collect();
         let n_blocks = keys.len() * arena.n_kv_heads();
         let n_splits = n_splits(n_blocks, most_pages, device.limits().n_multiprocessors as usize);
@@ -81,6 +92,7 @@ impl DecodePlan {
             pages: device.upload(&pages)?,
             n_pages: device.upload(&counts)?,
             positions: device.upload(&slots)?,
+            turns: turns.transpose()?,
             part_out: device.filled(0, n_parts * arena.head_dim())?,
             part_lse: device.filled(0, n_parts)?,
         })
@@ -124,11 +136,12 @@ pub fn decode_attention(
     }
     let kernel = by_head_dim(["decode_32", "decode_64", "decode_128", "decode_256"], dim)?;
     let at = layer * arena.layer_len();
+    let [turn_of, turns, neighbours] = QueryTurns::arguments(plan.turns.as_ref());
     let launch = Launch {
         grid: [plan.n_splits as u32, n_kv_heads as u32, count("sequences", plan.n_sequences)?],
         block: 128,
-        // Each warp has tiles of 32 keys and values; queries of long heads are not in registers.
-        shared_bytes: (4 * 2 * n_stages(dim) * 32 + if dim > 128 { DECODE_ROWS } else { 0 }) * dim * size_of::<F16>(),
+        // Each warp has tiles of 32 keys and values.
+        shared_bytes: (4 * 2 * n_stages(dim) * 32 + DECODE_ROWS) * dim * size_of::<F16>(),
     };
     let arguments = [
         queries.argument(),
@@ -140,6 +153,9 @@ pub fn decode_attention(
         plan.n_pages.argument(),
         Argument::U32(plan.most_pages as u32),
         plan.positions.argument(),
+        turn_of,
+        turns,
+        neighbours,
         Argument::U32(n_kv_heads as u32),
         Argument::U32(plan.group as u32),
         Argument::F32(plan.scale),

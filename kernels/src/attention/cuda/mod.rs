@@ -16,7 +16,7 @@ use crate::device::cuda::{
 };
 use crate::{Error, Result};
 
-pub use causal::{CausalPlan, PagedKeys, attention_mass, causal_attention};
+pub use causal::{CausalPlan, PageTurns, PagedKeys, attention_mass, causal_attention};
 pub use decode::{DecodePlan, decode_attention};
 
 pub(crate) static MODULE: Module = Module {
