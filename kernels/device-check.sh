@@ -3,11 +3,12 @@
 # built where there is none.
 #
 #   kernels/device-check.sh build FOLDER    tests and timings, and the run-time compiler if a wheel of it was unpacked
-#   kernels/device-check.sh run FOLDER      on the machine with the device: every test, then the table of figures
+#   kernels/device-check.sh run FOLDER      on the machine with the device: every test, then the tables of figures, beside
+#                                           PyTorch where `python3` has it
 #   kernels/device-check.sh emulate         the same tests on the processor, and all kernels through the compiler
 #
-# FOLDER holds all that `run` needs. libnvrtc is looked for in FOLDER/lib, then where the system finds libraries, and so
-# is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in FOLDER/kernels.
+# FOLDER holds all that `run` needs. libnvrtc is looked for in FOLDER/lib, in the toolkit's folder, then where the system
+# finds libraries, and so is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in FOLDER/kernels.
 set -euo pipefail
 
 case ${1-} in
@@ -21,16 +22,18 @@ build)
         cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
             --message-format json
         cargo build --release --locked --package raglan-model --package raglan-generate \
-            --features raglan-generate/emulation --test model --test generation --message-format json
+            --features raglan-generate/emulation --test model --test generation --bench device_encoders \
+            --message-format json
     } |
         python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device", "model", "generation"):
+    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device", "model", "generation",
+                                                                         "device_encoders"):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
-    cp kernels/device-check.sh "$folder"
+    cp kernels/device-check.sh kernels/device-peer.py "$folder"
     target=$(cargo metadata --no-deps --format-version 1 |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
     for library in "$target"/nvrtc-*/nvidia/cuda_nvrtc/lib/*.so*; do
@@ -40,13 +43,22 @@ for line in sys.stdin:
     ;;
 run)
     folder=$(cd "${2:?a folder}" && pwd)
-    export LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH=$folder/lib:${CUDA_HOME:-/usr/local/cuda}/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
     status=0
     "$folder/raglan_kernels" cuda || status=$?
     "$folder/model" device:: || status=$?
     "$folder/generation" device:: || status=$?
     "$folder/device" || status=$?
+    # By turns, so that both have the same machine.
+    for _ in 1 2; do
+        "$folder/device_encoders" "$folder" || status=$?
+        if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+            python3 "$folder/device-peer.py" "$folder/lengths.txt" || status=$?
+        else
+            echo 'skipped: python3 has no PyTorch with a device'
+        fi
+    done
     exit "$status"
     ;;
 emulate)

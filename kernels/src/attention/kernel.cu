@@ -114,25 +114,25 @@ MASS(64)
 MASS(128)
 MASS(256)
 
-// Few rows of each of many sequences: the keys are cut into splits, and a block's four warps take tiles of 32 keys in
+// Few rows of each of many sequences: the keys are cut into splits, and a block's four warps take tiles of N keys in
 // turn, each with an output of its own. What they have is merged, and what the splits have, by a kernel after.
 
-template <int D> struct Half {
+template <int D, int N> struct Part {
     static constexpr bool TURN = true;
     const f16 *keys, *values;
     const u32 *pages;
     u32 page_len, first;
     Turns turns;
-    Mask<1, 32> seen;
-    __device__ __forceinline__ u32 half(u32 tile) const { return first + 4 * tile; }
-    __device__ __forceinline__ u32 page(u32 tile) const { return half(tile) / 2; }
+    Mask<1, N> seen;
+    __device__ __forceinline__ u32 part(u32 tile) const { return first + 4 * tile; }
+    __device__ __forceinline__ u32 page(u32 tile) const { return part(tile) * N / 64; }
     __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
-        return from + size_t(pages[page(tile)]) * page_len + (half(tile) % 2 * 32 + row) * D;
+        return from + size_t(pages[page(tile)]) * page_len + (part(tile) * N % 64 + row) * D;
     }
     __device__ __forceinline__ const f16 *key(u32 tile, u32 row) const { return at(keys, tile, row); }
     __device__ __forceinline__ const f16 *value(u32 tile, u32 row) const { return at(values, tile, row); }
     __device__ __forceinline__ bool masked(u32) const { return true; }
-    __device__ __forceinline__ void mask(u32 tile, float (&s)[1][4][4]) const { seen.apply(half(tile) * 32, s); }
+    __device__ __forceinline__ void mask(u32 tile, float (&s)[1][N / 8][4]) const { seen.apply(part(tile) * N, s); }
 };
 
 // Sequence z has n_pages[z] pages in its row of `pages`, [sequences, most_pages], whose slots are at `positions`; and
@@ -142,21 +142,22 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
                                        const f16 *values, const u32 *pages, const u32 *n_pages, u32 most_pages,
                                        const u32 *positions, Turns turns, u32 n_kv_heads, u32 group, float scale,
                                        u32 window, u32 sinks, float *part_out, float *part_lse) {
+    constexpr int N = team_keys<D>() / 2;
     DYNAMIC_SHARED(shared);
     __shared__ float mosts[4][16], totals[4][16];
     const u32 split = blockIdx.x, n_splits = gridDim.x, kv_head = blockIdx.y, sequence = blockIdx.z;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_heads = n_kv_heads * group;
-    const u32 n_halves = 2 * n_pages[sequence], each = (n_halves + n_splits - 1) / n_splits;
-    const u32 start = min(split * each, n_halves), end = min(start + each, n_halves);
+    const u32 n_parts = 64 / N * n_pages[sequence], each = (n_parts + n_splits - 1) / n_splits;
+    const u32 start = min(split * each, n_parts), end = min(start + each, n_parts);
     const size_t head_start = size_t(kv_head) * 64 * D;
-    Half<D> tiles{keys + head_start,
+    Part<D, N> tiles{keys + head_start,
                   values + head_start,
                   pages + size_t(sequence) * most_pages,
                   n_kv_heads * 64 * D,
                   start + warp,
                   {turns.of_pages ? turns.of_pages + size_t(sequence) * most_pages : nullptr, turns.table, turns.neighbours},
                   {positions + size_t(sequence) * most_pages * 64, nullptr, nullptr, window, sinks, {}, {}}};
-    constexpr u32 WARP_BYTES = 2 * stages<D>() * 32 * D * 2;
+    constexpr u32 WARP_BYTES = 4 * N * D * 2;
     Rows<f16, D, 1, 16> rows;
     rows.clear();
     const auto token_of = [&](u32 row) { return sequence * n_queries + min(row / group, n_queries - 1); };
@@ -173,7 +174,7 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
         tiles.seen.query_segment[0][h] = 0xffffffff;
     }
     const u32 n_tiles = start + warp < end ? (end - start - warp + 3) / 4 : 0;
-    Warps<32>::attend<32>(rows, shared + warp * WARP_BYTES, tiles, n_tiles, scale, true);
+    Warps<32>::attend<N>(rows, shared + warp * WARP_BYTES, tiles, n_tiles, scale, true);
     // Every warp leaves what it has, relative to its own greatest, where its tiles were.
     float *own = reinterpret_cast<float *>(shared + warp * WARP_BYTES);
     __syncwarp();

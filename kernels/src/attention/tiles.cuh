@@ -241,9 +241,8 @@ template <int TEAM> __device__ __forceinline__ void team_barrier() {
     else __syncthreads();
 }
 
-// How many tiles of keys, and of values, there is shared memory for: with two, one is copied while the other is computed
-// with.
-template <int D> __device__ __forceinline__ constexpr u32 stages() { return D > 128 ? 1 : 2; }
+// Keys of a tile that a team takes together. Long heads leave registers for half as many.
+template <int D> __device__ __forceinline__ constexpr int team_keys() { return D > 128 ? 32 : 64; }
 
 // Attention by TEAM threads, each warp by its own instructions.
 template <int TEAM> struct Warps {
@@ -251,22 +250,21 @@ template <int TEAM> struct Warps {
     static constexpr u32 TOGETHER = 1;
 
     // Passes tiles of keys and values by the rows of the team, whose warps have rows of their own. `buffers` has room for
-    // `stages` tiles of keys and as many of values. `tiles` gives the rows of a tile and masks its scores. A warp that is
-    // not active only copies.
+    // two tiles of keys and two of values: one is copied while the other is computed with. `tiles` gives the rows of a tile
+    // and masks its scores. A warp that is not active only copies.
     template <int N, class T, int D, int MT, int TILE, class Tiles>
     __device__ __forceinline__ static void attend(Rows<T, D, MT, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
                                                   float scale, bool active) {
-        constexpr u32 BYTES = N * D * 2, STAGES = stages<D>();
-        u8 *keys = buffers, *values = buffers + STAGES * BYTES;
+        constexpr u32 BYTES = N * D * 2;
+        u8 *keys = buffers, *values = buffers + 2 * BYTES;
         const auto copy_keys = [&](u32 tile) {
             if (tile < n_tiles)
-                copy_tile<D, N, TEAM>(keys + tile % STAGES * BYTES, tiles.keys,
-                                      [&](u32 row) { return tiles.key(tile, row); });
+                copy_tile<D, N, TEAM>(keys + tile % 2 * BYTES, tiles.keys, [&](u32 row) { return tiles.key(tile, row); });
             commit_copies();
         };
         const auto copy_values = [&](u32 tile) {
             if (tile < n_tiles)
-                copy_tile<D, N, TEAM>(values + tile % STAGES * BYTES, tiles.values,
+                copy_tile<D, N, TEAM>(values + tile % 2 * BYTES, tiles.values,
                                       [&](u32 row) { return tiles.value(tile, row); });
             commit_copies();
         };
@@ -276,28 +274,18 @@ template <int TEAM> struct Warps {
             float s[MT][N / 8][4], factor[MT][2];
             wait_copies<1>(); // The keys are there; the values may still be under way.
             team_barrier<TEAM>();
-            if (STAGES == 2) copy_keys(tile + 1);
+            copy_keys(tile + 1);
             if (active) {
                 rows.follow(tiles, tile);
-                rows.template scores<N>(keys + tile % STAGES * BYTES, s);
-            }
-            if (STAGES == 1) {
-                team_barrier<TEAM>();
-                copy_keys(tile + 1);
-            }
-            if (active) {
+                rows.template scores<N>(keys + tile % 2 * BYTES, s);
                 if (tiles.masked(tile)) tiles.mask(tile, s);
                 rows.template weigh<N>(s, scale, factor);
                 rows.rescale(factor);
             }
             wait_copies<1>(); // The values are there; the next keys may still be under way.
             team_barrier<TEAM>();
-            if (STAGES == 2) copy_values(tile + 1);
-            if (active) rows.template add<N>(values + tile % STAGES * BYTES, s);
-            if (STAGES == 1) {
-                team_barrier<TEAM>();
-                copy_values(tile + 1);
-            }
+            copy_values(tile + 1);
+            if (active) rows.template add<N>(values + tile % 2 * BYTES, s);
         }
         wait_copies<0>();
         rows.finish();
@@ -341,7 +329,7 @@ template <class T, int MT, int N> struct Neighbourhood {
 template <class By, class T, int D, int MT, int WARPS>
 __device__ __forceinline__ void bidirectional(const T *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius,
                                               T *out) {
-    constexpr int N = 64, M = MT * 16 * WARPS;
+    constexpr int N = team_keys<D>(), M = MT * 16 * WARPS;
     DYNAMIC_SHARED(shared);
     const u32 start = tiles[3 * blockIdx.x], end = tiles[3 * blockIdx.x + 1] - start;
     const u32 first_row = tiles[3 * blockIdx.x + 2] - start, head = blockIdx.y, warp = threadIdx.x / 32;
@@ -410,21 +398,25 @@ template <int MT, int N> struct Mask {
     }
 };
 
-template <int D, int MT> struct Visits {
+template <int D, int MT, int N> struct Visits {
     static constexpr bool SHORT = false, TURN = true;
     const f16 *keys, *values; // of this kv head of page 0
     const u32 *pages, *visits;
     u32 page_len; // numbers of all heads of a page
     Turns turns;
-    Mask<MT, 64> seen;
+    Mask<MT, N> seen;
+    __device__ __forceinline__ u32 visit(u32 tile) const { return visits[tile * N / 64]; }
+    __device__ __forceinline__ u32 page(u32 tile) const { return visit(tile) / 2; }
+    __device__ __forceinline__ u32 in_page(u32 tile) const { return tile * N % 64; }
     __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
-        return from + size_t(pages[page(tile)]) * page_len + row * D;
+        return from + size_t(pages[page(tile)]) * page_len + (in_page(tile) + row) * D;
     }
-    __device__ __forceinline__ u32 page(u32 tile) const { return visits[tile] / 2; }
     __device__ __forceinline__ const f16 *key(u32 tile, u32 row) const { return at(keys, tile, row); }
     __device__ __forceinline__ const f16 *value(u32 tile, u32 row) const { return at(values, tile, row); }
-    __device__ __forceinline__ bool masked(u32 tile) const { return visits[tile] % 2; }
-    __device__ __forceinline__ void mask(u32 tile, float (&s)[MT][8][4]) const { seen.apply(page(tile) * 64, s); }
+    __device__ __forceinline__ bool masked(u32 tile) const { return visit(tile) % 2; }
+    __device__ __forceinline__ void mask(u32 tile, float (&s)[MT][N / 8][4]) const {
+        seen.apply(page(tile) * 64 + in_page(tile), s);
+    }
 };
 
 // Any query rows over the pages of one sequence. The query heads of a kv head are rows side by side: row p of a kv head is
@@ -437,7 +429,7 @@ __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_posi
                                        Turns turns, const u32 *order, const u32 *starts, const u32 *visits,
                                        u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks, f16 *out,
                                        float *lse) {
-    constexpr int N = 64, M = MT * 16 * WARPS;
+    constexpr int N = team_keys<D>(), M = MT * 16 * WARPS;
     DYNAMIC_SHARED(shared);
     const u32 tile = order[blockIdx.x], kv_head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 n_rows = n_tokens * group, first_row = tile * M, own_row = first_row + warp * MT * 16;
@@ -453,7 +445,7 @@ __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_posi
     rows.clear();
     rows.load(shared, warp * MT * 16);
     const size_t head_start = size_t(kv_head) * 64 * D;
-    Visits<D, MT> tiles{keys + head_start,
+    Visits<D, MT, N> tiles{keys + head_start,
                         values + head_start,
                         pages,
                         visits + starts[tile],
@@ -467,7 +459,7 @@ __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_posi
             tiles.seen.query[m][h] = query_positions[token];
             tiles.seen.query_segment[m][h] = query_segments ? query_segments[token] : 0xffffffff;
         }
-    By::template attend<N>(rows, shared + M * D * 2, tiles, starts[tile + 1] - starts[tile], scale,
+    By::template attend<N>(rows, shared + M * D * 2, tiles, (starts[tile + 1] - starts[tile]) * (64 / N), scale,
                            first_row + warp / By::TOGETHER * By::TOGETHER * MT * 16 < n_rows);
 #pragma unroll
     for (int m = 0; m < MT; ++m)

@@ -1,7 +1,7 @@
 //! Few rows over many keys, which blocks share.
 
 use super::causal::{PagedKeys, QueryTurns};
-use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, n_stages, scale_of};
+use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of, team_keys};
 use crate::attention::{AttentionMask, AttentionShape};
 use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, check_len, count, optional};
 use crate::{Error, Result};
@@ -140,8 +140,8 @@ pub fn decode_attention(
     let launch = Launch {
         grid: [plan.n_splits as u32, n_kv_heads as u32, count("sequences", plan.n_sequences)?],
         block: 128,
-        // Each warp has tiles of 32 keys and values.
-        shared_bytes: (4 * 2 * n_stages(dim) * 32 + DECODE_ROWS) * dim * size_of::<F16>(),
+        // Each of four warps has two tiles of keys, half as long as those of teams, and of values.
+        shared_bytes: (4 * 4 * team_keys(dim) / 2 + DECODE_ROWS) * dim * size_of::<F16>(),
     };
     let arguments = [
         queries.argument(),

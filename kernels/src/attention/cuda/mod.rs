@@ -41,7 +41,7 @@ pub(crate) static MODULE: Module = Module {
         Kernel { name: "mass_256", most_registers: 255 },
         Kernel { name: "decode_32", most_registers: 128 },
         Kernel { name: "decode_64", most_registers: 128 },
-        Kernel { name: "decode_128", most_registers: 168 },
+        Kernel { name: "decode_128", most_registers: 255 },
         Kernel { name: "decode_256", most_registers: 255 },
         Kernel { name: "merge_splits", most_registers: 40 },
     ],
@@ -106,14 +106,14 @@ fn scale_of(shape: &AttentionShape) -> Result<f32> {
     Ok(shape.scale * std::f32::consts::LOG2_E)
 }
 
-/// How many tiles of keys, and of values, kernels have room for.
-fn n_stages(dim: usize) -> usize {
-    if dim > 128 { 1 } else { 2 }
+/// Keys of a tile that a block takes together.
+fn team_keys(dim: usize) -> usize {
+    if dim > 128 { PAGE_TOKENS / 2 } else { PAGE_TOKENS }
 }
 
-/// Shared memory of a tile of rows, and of tiles of 64 keys and values.
+/// Shared memory of a tile of rows and two tiles of keys and values each.
 fn shared_bytes(dim: usize) -> usize {
-    (TILE_ROWS + 2 * n_stages(dim) * PAGE_TOKENS) * dim * size_of::<u16>()
+    (TILE_ROWS + 4 * team_keys(dim)) * dim * size_of::<u16>()
 }
 
 /// [`bidirectional_attention`](crate::bidirectional_attention) of bf16 rows, with sums in `f32`.
