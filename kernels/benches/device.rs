@@ -185,7 +185,7 @@ impl Bench {
         let embedding = RotaryEmbedding::new(64, 1e4, RotaryPairs::Halves, &RotaryScaling::None)?;
         // Chunks of eight pages, every other one of which was computed elsewhere.
         let chunk = (n_pages / 2).clamp(1, 8);
-        let by: Vec<i64> = (0..n_pages).map(|page| if page / chunk % 2 == 0 { 0 } else { 777 }).collect();
+        let by: Vec<i64> = (0..n_pages).map(|page| (page / chunk % 2) as i64 * 777).collect();
         let mut dense = 0.0;
         for (share, turned) in [(100, false), (15, false), (15, true)] {
             let turns = turned.then_some(PageTurns { embedding: &embedding, by: &by });
