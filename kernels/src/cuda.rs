@@ -5,6 +5,8 @@
 //! the processor's forms within the rounding of those types, not to the bit.
 //!
 //! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] copies beside its work.
+//! - [`CudaDevice::rehearse`], [`CudaDevice::capture`] and [`CudaDevice::replay`] run work that comes again and again as one
+//!   [`Graph`].
 //! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
 //! - [`KvPages`] keeps keys and values, [`PagePool`] says which pages are free; [`place`] puts new and cached tokens into
 //!   them and turns keys on the way, [`copy_slots`] moves them within.
@@ -29,7 +31,7 @@ pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
     Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, PAGE_TOKENS,
-    PackedSequences, PagePool, Plain, Real, Uploader, compile_kernels,
+    PackedSequences, PagePool, Plain, Real, Reserve, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};

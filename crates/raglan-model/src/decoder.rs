@@ -29,6 +29,8 @@ use crate::safetensors::SafetensorsFile;
 use crate::weight_file::{Rows, WeightFile};
 use crate::{DecoderConfig, Error, Products, Result};
 
+#[cfg(feature = "cuda")]
+pub use on_device::{DeviceSteps, StepRecording};
 pub use session::Session;
 
 /// What a device does not serve, as its refusal says it.

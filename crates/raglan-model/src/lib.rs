@@ -58,6 +58,8 @@ pub use chat_frame::ChatFrame;
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate};
 pub use context_extension::ContextExtension;
 pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forwarded, Session, View, Want};
+#[cfg(feature = "cuda")]
+pub use decoder::{DeviceSteps, StepRecording};
 pub use decoder_config::{DecoderConfig, Rope};
 #[cfg(feature = "cuda")]
 pub use encoder::DeviceEncoder;

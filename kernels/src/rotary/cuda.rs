@@ -1,7 +1,7 @@
 //! On a device: rotation in place, and cached keys and values put into pages, all layers in one launch.
 
 use crate::device::cuda::{
-    Argument, Buffer, CudaDevice, Kernel, KvPages, Launch, Module, PAGE_TOKENS, Real, check_len, count,
+    Argument, Buffer, CudaDevice, Kernel, KvPages, Launch, Mirrored, Module, PAGE_TOKENS, Real, check_len, count,
 };
 use crate::{Error, Result, RotaryEmbedding, RotaryPairs};
 
@@ -25,7 +25,7 @@ pub(crate) const NO_TURN: u32 = u32::MAX;
 /// Cosines and sines of turns, on a device.
 #[derive(Debug)]
 pub struct RotaryTurns {
-    table: Buffer<f32>,
+    table: Mirrored<f32>,
     n: usize,
     head_dim: usize,
     pairs: RotaryPairs,
@@ -67,17 +67,33 @@ impl RotaryTurns {
         magnitude: f64,
     ) -> Result<Self> {
         let n = positions.len();
-        let head_dim = embedding.head_dim;
-        let mut turns = vec![0.0; n * head_dim];
-        for (turn, position) in turns.chunks_exact_mut(head_dim).zip(positions) {
+        count("turns", n)?;
+        let table = Mirrored::new(device, Self::table(embedding, positions, magnitude))?;
+        Ok(Self { table, n, head_dim: embedding.head_dim, pairs: embedding.pairs })
+    }
+
+    fn table(embedding: &RotaryEmbedding, positions: impl ExactSizeIterator<Item = f64>, magnitude: f64) -> Vec<f32> {
+        let mut turns = vec![0.0; positions.len() * embedding.head_dim];
+        for (turn, position) in turns.chunks_exact_mut(embedding.head_dim).zip(positions) {
             embedding.fill(turn, position, magnitude);
         }
-        count("turns", n)?;
-        Ok(Self { table: device.upload(&turns)?, n, head_dim, pairs: embedding.pairs })
+        turns
+    }
+
+    /// Makes these the turns to as many other positions, in the same place, so that recorded work goes by them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when the positions are not as many, or their heads not as large.
+    pub fn set(&mut self, embedding: &RotaryEmbedding, positions: &[u32]) -> Result<()> {
+        check_len("turns", positions.len(), self.n)?;
+        check_len("components of turns", embedding.head_dim, self.head_dim)?;
+        let positions = positions.iter().map(|&position| f64::from(position));
+        self.table.set(0, &Self::table(embedding, positions, embedding.magnitude()))
     }
 
     pub(crate) fn argument(&self) -> Argument {
-        self.table.argument()
+        self.table.there().argument()
     }
 
     pub(crate) fn neighbours(&self) -> Argument {
@@ -119,7 +135,7 @@ pub fn rotate<T: Real>(
         Argument::U32(turns.head_dim as u32),
         turns.neighbours(),
         turn_of.argument(),
-        turns.table.argument(),
+        turns.table.there().argument(),
         Argument::U32(turns.n as u32),
         Argument::U64(n as u64),
     ];
@@ -131,7 +147,7 @@ pub fn rotate<T: Real>(
 /// Where tokens go in pages, and by which turn: checked once, for all layers.
 #[derive(Debug)]
 pub struct Placement {
-    slots: Buffer<u32>,
+    slots: Mirrored<u32>,
     turn_of: Buffer<u32>,
     n_slots: usize,
 }
@@ -146,11 +162,20 @@ impl Placement {
     pub fn new(device: &CudaDevice, slots: &[u32], turn_of: &[Option<u32>], n_pages: usize) -> Result<Self> {
         check_len("turn_of", turn_of.len(), slots.len())?;
         let n_slots = n_pages * PAGE_TOKENS;
-        if let Some(&slot) = slots.iter().find(|&&slot| slot as usize >= n_slots) {
-            return Err(Error::Row { row: slot as usize, n_rows: n_slots });
-        }
+        check_slots(slots, n_slots)?;
         let turns: Vec<u32> = turn_of.iter().map(|turn| turn.unwrap_or(NO_TURN)).collect();
-        Ok(Self { slots: device.upload(slots)?, turn_of: device.upload(&turns)?, n_slots })
+        Ok(Self { slots: Mirrored::new(device, slots.to_vec())?, turn_of: device.upload(&turns)?, n_slots })
+    }
+
+    /// Sends as many tokens to other slots; where that is written stays the same, so that recorded work goes by it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when the slots are not as many; [`Error::Row`] when a slot is in no page.
+    pub fn set(&mut self, slots: &[u32]) -> Result<()> {
+        check_len("slots", slots.len(), self.len())?;
+        check_slots(slots, self.n_slots)?;
+        self.slots.set(0, slots)
     }
 
     /// How many tokens are placed.
@@ -160,7 +185,14 @@ impl Placement {
 
     /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len() == 0
+    }
+}
+
+fn check_slots(slots: &[u32], n_slots: usize) -> Result<()> {
+    match slots.iter().find(|&&slot| slot as usize >= n_slots) {
+        Some(&slot) => Err(Error::Row { row: slot as usize, n_rows: n_slots }),
+        None => Ok(()),
     }
 }
 
@@ -243,9 +275,9 @@ pub fn place<T: Real>(
         Argument::U32(n_kv_heads as u32),
         Argument::U32(dim as u32),
         turns.neighbours(),
-        placement.slots.argument(),
+        placement.slots.there().argument(),
         placement.turn_of.argument(),
-        turns.table.argument(),
+        turns.table.there().argument(),
         Argument::U32(turns.n as u32),
         Argument::U64(layer_len as u64),
         pages.keys.argument_at(layers.start * layer_len),

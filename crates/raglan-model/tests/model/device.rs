@@ -8,7 +8,7 @@ use raglan_kv::{BlockPrecision, Error as KvError, KV_PAGE, KvBlock, KvCache, Par
 use raglan_model::cuda::CudaDevice;
 use raglan_model::{
     Attending, AttentionPolicy, ContextExtension, DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded,
-    KeySelection, Products, QueryRecord, Result, View, Want,
+    KeySelection, Products, QueryRecord, Result, StepRecording, View, Want,
 };
 
 use crate::small_model::{CONTEXT, SmallModel, VOCAB, distance, prompt};
@@ -171,6 +171,136 @@ fn greedy_texts_in_single_precision_are_those_of_the_processor() {
                 both(device, family, GgmlDType::F32, Products::F32).map(|model| greedy(&model, &prompt(len), 256, 12));
             assert_eq!(written[0], written[1], "{family}, behind {len} tokens");
         }
+    });
+}
+
+/// The same model on a device, twice: with recorded steps, and without.
+fn recording(device: &CudaDevice, family: &'static str, dtype: GgmlDType, products: Products) -> [DecoderModel; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    SmallModel::with_head_dim(family, 32).write_gguf(&path, dtype);
+    let load = || DecoderModel::load_on_device(&path, device, 2, products).unwrap();
+    [load(), load().without_recorded_steps()]
+}
+
+/// How many shapes of steps are recorded, and how many steps were replayed.
+#[track_caller]
+fn recorded(model: &DecoderModel) -> (usize, u64) {
+    let steps = model.device_steps().unwrap();
+    assert_eq!(steps.recording, StepRecording::On);
+    (steps.n_recorded, steps.n_replayed)
+}
+
+#[test]
+fn recorded_steps_give_the_bits_of_those_taken_launch_by_launch() {
+    for_each_device(|device| {
+        for (family, dtype, products) in [
+            ("llama", GgmlDType::F32, Products::F32),
+            ("qwen2", GgmlDType::Q8_0, Products::Stored),
+            ("gemma3", GgmlDType::F32, Products::Bf16),
+        ] {
+            let models = recording(device, family, dtype, products);
+            // Steps over a border of pages.
+            let [with, without] = models.each_ref().map(|model| {
+                let mut session = model.session();
+                let mut logits = vec![session.prefill(&prompt(KV_PAGE as u32 - 4)).unwrap()];
+                logits.extend((0..9).map(|i| session.step(i * 5 % VOCAB as u32).unwrap()));
+                // Cut, and on another way.
+                session.truncate(40);
+                logits.extend((0..3).map(|i| session.step(i * 3 + 1).unwrap()));
+                logits
+            });
+            assert!(with == without, "{family}");
+            assert_eq!(recorded(&models[0]), (1, 10), "{family}: all but the first step and the one that is recorded");
+            let steps = models[1].device_steps().unwrap();
+            assert_eq!((steps.recording, steps.n_recorded, steps.n_replayed), (StepRecording::Off, 0, 0));
+            assert!(format!("{:?}", models[0]).contains("recording: On"));
+        }
+        let [plain, _] = both(device, "llama", GgmlDType::F32, Products::F32);
+        assert_eq!(plain.device_steps(), None);
+    });
+}
+
+#[test]
+fn a_text_that_outgrows_its_room_is_recorded_anew() {
+    // Four pages are room for 256 tokens.
+    let before = prompt(4 * KV_PAGE as u32 - 4);
+    for_each_device(|device| {
+        for family in ["llama", "gemma3"] {
+            let models = recording(device, family, GgmlDType::BF16, Products::Stored);
+            let [with, without] = models.each_ref().map(|model| greedy(model, &before, 256, 10));
+            assert_eq!(with, without, "{family}");
+            // Four steps in the first room, five in the next.
+            assert_eq!(recorded(&models[0]), (2, 2 + 3), "{family}");
+            let [with, without] = models.each_ref().map(|model| greedy(model, &prompt(9), 256, 4));
+            assert_eq!(with, without, "{family}, a shorter text");
+            assert_eq!(recorded(&models[0]), (2, 2 + 3 + 3), "{family}");
+        }
+    });
+}
+
+#[test]
+fn recorded_steps_serve_several_texts_guesses_and_views() {
+    for_each_device(|device| {
+        let models = recording(device, "gemma3", GgmlDType::F32, Products::F32);
+        let [with, without] = models.each_ref().map(|model| {
+            let mut caches: Vec<KvCache> = [70, 12, 20]
+                .map(|len| {
+                    let mut cache = model.cache();
+                    read(model, &mut cache, &prompt(len));
+                    cache
+                })
+                .into();
+            // A beginning that two share until one of them writes.
+            caches.push(caches[0].clone());
+            let mut logits = Vec::new();
+            for round in 0..4 {
+                // Texts change their places, and so their rows.
+                caches.rotate_left(1);
+                let tokens: Vec<[u32; 1]> = (0..4).map(|i| [round * 4 + i]).collect();
+                let places: Vec<([usize; 1], [u32; 1])> =
+                    caches.iter().map(|cache| ([cache.len()], [cache.next_position()])).collect();
+                let sequences = caches.iter_mut().zip(&tokens).zip(&places);
+                let sequences = sequences.map(|((cache, tokens), (slots, positions))| ForwardSequence {
+                    rows: ForwardRows { tokens, positions, slots, ..ForwardRows::default() },
+                    cache,
+                    want: Want { logits: &[0], hidden: &[0], ..Want::default() },
+                    attending: Attending::All,
+                });
+                logits.extend(model.forward(&mut sequences.collect::<Vec<_>>()).unwrap());
+            }
+            for round in 0..4 {
+                // Guesses: all logits of three rows, then those of one.
+                let at = caches[0].len();
+                let slots = [at, at + 1, at + 2];
+                let positions = slots.map(|slot| slot as u32);
+                let all = [0, 1, 2];
+                let wanted = if round % 2 == 0 { &all[..] } else { &all[1..2] };
+                let rows =
+                    ForwardRows { tokens: &[7, round, 9], positions: &positions, slots: &slots, ..<_>::default() };
+                let want = Want { logits: wanted, ..Want::default() };
+                logits.push(forward(model, rows, &mut caches[0], want).unwrap());
+                // A tree of two branches behind one row.
+                let at = caches[1].len();
+                let seen = [vec![0..at, at..at + 1], vec![0..at + 1, at + 1..at + 2], vec![0..at + 1, at + 2..at + 3]];
+                let views: Vec<View<'_>> =
+                    seen.iter().enumerate().map(|(i, slots)| View { rows: i..i + 1, slots }).collect();
+                let (slots, positions) = ([at, at + 1, at + 2], [at as u32, at as u32 + 1, at as u32 + 1]);
+                let rows = ForwardRows {
+                    tokens: &[1, 2, round],
+                    positions: &positions,
+                    slots: &slots,
+                    views: &views,
+                    ..ForwardRows::default()
+                };
+                logits.push(forward(model, rows, &mut caches[1], Want { logits: &all, ..Want::default() }).unwrap());
+                caches[1].keep(at + 1, &[at + 2]).unwrap();
+            }
+            logits
+        });
+        assert!(with.iter().zip(&without).all(|(with, without)| with == without));
+        // Three shapes: four texts, three rows with all logits, three with one. Of the second six came, of the third two.
+        assert_eq!(recorded(&models[0]), (3, 2 + 4));
     });
 }
 

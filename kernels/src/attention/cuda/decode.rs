@@ -3,7 +3,7 @@
 use super::causal::{PagedKeys, QueryTurns};
 use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of, team_keys};
 use crate::attention::{AttentionMask, AttentionShape};
-use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, PAGE_TOKENS, check_len, count, optional};
+use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, Mirrored, PAGE_TOKENS, check_len, count, optional};
 use crate::{Error, Result};
 
 /// Rows of a decoding step that a sequence and a head of keys can have: one tile of the matrix units.
@@ -20,10 +20,10 @@ pub struct DecodePlan {
     pages_of_arena: usize,
     scale: f32,
     mask: AttentionMask,
-    query_positions: Buffer<u32>,
-    pages: Buffer<u32>,
-    n_pages: Buffer<u32>,
-    positions: Buffer<u32>,
+    query_positions: Mirrored<u32>,
+    pages: Mirrored<u32>,
+    n_pages: Mirrored<u32>,
+    positions: Mirrored<u32>,
     turns: Option<QueryTurns>,
     part_out: Buffer<f32>,
     part_lse: Buffer<f32>,
@@ -46,6 +46,36 @@ impl DecodePlan {
         keys: &[PagedKeys<'_>],
         mask: &AttentionMask,
     ) -> Result<Self> {
+        let most_pages = keys.iter().map(|keys| keys.pages.len()).max().unwrap_or(0);
+        let mut plan = Self::with_room(arena, shape, n_queries, keys.len(), most_pages, mask)?;
+        plan.put(arena, positions, keys)?;
+        let embedding = keys.iter().find_map(|keys| keys.turns).map(|turns| turns.embedding);
+        let turns = embedding.map(|embedding| {
+            let by = |page: usize| {
+                let keys: &PagedKeys<'_> = &keys[page / most_pages];
+                keys.turns.and_then(|turns| turns.by.get(page % most_pages).copied()).unwrap_or(0)
+            };
+            QueryTurns::new(arena.keys.device(), embedding, (0..keys.len() * most_pages).map(by), shape.head_dim)
+        });
+        plan.turns = turns.transpose()?;
+        Ok(plan)
+    }
+
+    /// A plan for up to `most_pages` pages a sequence, which sees no key until it is [`set`](Self::set).
+    ///
+    /// Its launches depend on these numbers alone: once recorded they serve whatever is set.
+    ///
+    /// # Errors
+    ///
+    /// As [`DecodePlan::new`].
+    pub fn with_room(
+        arena: &KvPages,
+        shape: &AttentionShape,
+        n_queries: usize,
+        n_sequences: usize,
+        most_pages: usize,
+        mask: &AttentionMask,
+    ) -> Result<Self> {
         let scale = scale_of(shape)?;
         let device = arena.keys.device();
         let group = shape.n_heads / shape.n_kv_heads;
@@ -53,34 +83,12 @@ impl DecodePlan {
         if n_rows > DECODE_ROWS {
             return Err(Error::Unsupported { what: "number of rows of a decoding step", found: n_rows });
         }
-        check_len("positions of queries", positions.len(), keys.len() * n_queries)?;
-        check_queries(positions)?;
-        let most_pages = keys.iter().map(|keys| keys.pages.len()).max().unwrap_or(0);
-        let mut pages = vec![0; keys.len() * most_pages];
-        let mut slots = vec![EMPTY_SLOT; keys.len() * most_pages * PAGE_TOKENS];
-        for (i, keys) in keys.iter().enumerate() {
-            check_pages(keys.pages, arena)?;
-            check_len("positions of keys", keys.positions.len(), keys.pages.len() * PAGE_TOKENS)?;
-            check_len("segments of keys", keys.segments.map_or(0, <[u32]>::len), 0)?;
-            check_len("log_weights", keys.log_weights.map_or(0, <[f32]>::len), 0)?;
-            check_len("turns of pages", keys.turns.map_or(keys.pages.len(), |turns| turns.by.len()), keys.pages.len())?;
-            pages[i * most_pages..][..keys.pages.len()].copy_from_slice(keys.pages);
-            slots[i * most_pages * PAGE_TOKENS..][..keys.positions.len()].copy_from_slice(keys.positions);
-        }
-        let embedding = keys.iter().find_map(|keys| keys.turns).map(|turns| turns.embedding);
-        let turns = embedding.map(|embedding| {
-            let by = |page: usize| {
-                let keys: &PagedKeys<'_> = &keys[page / most_pages];
-                keys.turns.and_then(|turns| turns.by.get(page % most_pages).copied()).unwrap_or(0)
-            };
-            QueryTurns::new(device, embedding, (0..keys.len() * most_pages).map(by), shape.head_dim)
-        });
-        let counts: Vec<u32> = keys.iter().map(|keys| keys.pages.len() as u32).collect();
-        let n_blocks = keys.len() * arena.n_kv_heads();
+        let n_blocks = n_sequences * arena.n_kv_heads();
         let n_splits = n_splits(n_blocks, most_pages, device.limits().n_multiprocessors as usize);
         let n_parts = n_blocks * n_splits * DECODE_ROWS;
+        let n_slots = n_sequences * most_pages * PAGE_TOKENS;
         Ok(Self {
-            n_sequences: keys.len(),
+            n_sequences,
             n_queries,
             group,
             n_splits,
@@ -88,14 +96,49 @@ impl DecodePlan {
             pages_of_arena: arena.n_pages(),
             scale,
             mask: *mask,
-            query_positions: device.upload(positions)?,
-            pages: device.upload(&pages)?,
-            n_pages: device.upload(&counts)?,
-            positions: device.upload(&slots)?,
-            turns: turns.transpose()?,
+            query_positions: Mirrored::new(device, vec![0; n_sequences * n_queries])?,
+            pages: Mirrored::new(device, vec![0; n_sequences * most_pages])?,
+            n_pages: Mirrored::new(device, vec![0; n_sequences])?,
+            positions: Mirrored::new(device, vec![EMPTY_SLOT; n_slots])?,
+            turns: None,
             part_out: device.filled(0, n_parts * arena.head_dim())?,
             part_lse: device.filled(0, n_parts)?,
         })
+    }
+
+    /// Lets the rows be at `positions`, `[n_sequences, n_queries]`, and see these keys, as many sequences' as before. Only
+    /// what changed is uploaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`DecodePlan::new`]; [`Error::Shape`] when a sequence has more pages than there is room for, or pages are turned.
+    /// The plan is as it was then.
+    pub fn set(&mut self, arena: &KvPages, positions: &[u32], keys: &[PagedKeys<'_>]) -> Result<()> {
+        let is_turned = self.turns.is_some() || keys.iter().any(|keys| keys.turns.is_some());
+        check_len("turns of pages", usize::from(is_turned), 0)?;
+        self.put(arena, positions, keys)
+    }
+
+    fn put(&mut self, arena: &KvPages, positions: &[u32], keys: &[PagedKeys<'_>]) -> Result<()> {
+        check_len("sequences", keys.len(), self.n_sequences)?;
+        check_len("positions of queries", positions.len(), self.query_positions.len())?;
+        check_queries(positions)?;
+        check_len("pages of the arena", arena.n_pages(), self.pages_of_arena)?;
+        for keys in keys {
+            check_pages(keys.pages, arena)?;
+            check_len("pages of keys", keys.pages.len().max(self.most_pages), self.most_pages)?;
+            check_len("positions of keys", keys.positions.len(), keys.pages.len() * PAGE_TOKENS)?;
+            check_len("segments of keys", keys.segments.map_or(0, <[u32]>::len), 0)?;
+            check_len("log_weights", keys.log_weights.map_or(0, <[f32]>::len), 0)?;
+            check_len("turns of pages", keys.turns.map_or(keys.pages.len(), |turns| turns.by.len()), keys.pages.len())?;
+        }
+        for (i, keys) in keys.iter().enumerate() {
+            self.pages.set(i * self.most_pages, keys.pages)?;
+            self.positions.set(i * self.most_pages * PAGE_TOKENS, keys.positions)?;
+        }
+        let counts: Vec<u32> = keys.iter().map(|keys| keys.pages.len() as u32).collect();
+        self.n_pages.set(0, &counts)?;
+        self.query_positions.set(0, positions)
     }
 }
 
@@ -145,14 +188,14 @@ pub fn decode_attention(
     };
     let arguments = [
         queries.argument(),
-        plan.query_positions.argument(),
+        plan.query_positions.there().argument(),
         Argument::U32(plan.n_queries as u32),
         arena.keys.argument_at(at),
         arena.values.argument_at(at),
-        plan.pages.argument(),
-        plan.n_pages.argument(),
+        plan.pages.there().argument(),
+        plan.n_pages.there().argument(),
         Argument::U32(plan.most_pages as u32),
-        plan.positions.argument(),
+        plan.positions.there().argument(),
         turn_of,
         turns,
         neighbours,
@@ -184,4 +227,67 @@ pub fn decode_attention(
     ];
     // SAFETY: the arguments are the kernel's; a warp below `n_rows` reads its row's parts and writes its row.
     unsafe { queries.device().launch(&MODULE, "merge_splits", launch, &arguments) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::device::cuda::Real;
+    use crate::device::cuda::emulation::for_each_device;
+
+    #[test]
+    fn a_plan_that_is_set_again_sees_what_a_fresh_one_sees() {
+        let shape = AttentionShape { n_heads: 4, n_kv_heads: 2, head_dim: 32, scale: 0.2 };
+        let mask = AttentionMask { window: Some(90), sinks: 2 };
+        for_each_device(|device| {
+            let mut rng = ChaCha8Rng::seed_from_u64(5);
+            let mut random =
+                |n: usize| -> Vec<F16> { (0..n).map(|_| F16::from_f32(rng.random_range(-1.0..1.0))).collect() };
+            let mut arena = KvPages::new(device, 1, 6, 2, 32).unwrap();
+            let numbers = random(arena.keys.len());
+            arena.keys.write(0, &numbers).unwrap();
+            let numbers = random(arena.values.len());
+            arena.values.write(0, &numbers).unwrap();
+            let queries = device.upload(&random(2 * 4 * 32)).unwrap();
+            let slots: Vec<u32> =
+                (0..4 * PAGE_TOKENS as u32).map(|slot| if slot < 200 { slot } else { EMPTY_SLOT }).collect();
+            let keys = |pages: &'static [u32], first: usize| PagedKeys {
+                pages,
+                positions: &slots[first..first + pages.len() * PAGE_TOKENS],
+                segments: None,
+                log_weights: None,
+                turns: None,
+            };
+            let attend = |plan: &mut DecodePlan| {
+                let mut out = device.filled::<F16>(0xff, queries.len()).unwrap();
+                decode_attention(plan, &queries, &arena, 0, &mut out, None).unwrap();
+                out.download().unwrap()
+            };
+            let plan = || DecodePlan::with_room(&arena, &shape, 1, 2, 4, &mask).unwrap();
+            let mut again = plan();
+            assert!(attend(&mut again).iter().all(|x| x.to_f32() == 0.0), "nothing is seen yet");
+            for (positions, keys) in [
+                ([180, 63], [keys(&[5, 0, 2], 0), keys(&[1], 0)]),
+                ([70, 199], [keys(&[3], 64), keys(&[4, 1, 0, 2], 0)]),
+                ([70, 199], [keys(&[], 0), keys(&[4, 1, 0, 5], 0)]),
+            ] {
+                let mut fresh = plan();
+                for plan in [&mut again, &mut fresh] {
+                    plan.set(&arena, &positions, &keys).unwrap();
+                }
+                assert_eq!(attend(&mut again), attend(&mut fresh));
+            }
+            let before = attend(&mut again);
+            let five = [0; 5 * PAGE_TOKENS];
+            let too_many =
+                PagedKeys { pages: &[0, 1, 2, 3, 4], positions: &five, segments: None, log_weights: None, turns: None };
+            assert!(again.set(&arena, &[0, 0], &[too_many, keys(&[], 0)]).is_err(), "no room");
+            assert!(again.set(&arena, &[0], &[keys(&[0], 0)]).is_err(), "fewer texts");
+            assert!(again.set(&arena, &[0, 0], &[keys(&[1], 0), keys(&[6], 0)]).is_err(), "no such page");
+            assert_eq!(attend(&mut again), before);
+        });
+    }
 }

@@ -1,5 +1,6 @@
 //! Devices by NVIDIA's driver.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::panic;
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::library::{Library, Product};
-use super::{Architecture, Backend, DeviceLimits, Launch, Module, compile};
+use super::{Architecture, Argument, Backend, DeviceLimits, Launch, Module, compile, pointers};
 use crate::{Error, Result};
 
 /// A kernel asks the driver for more shared memory than this.
@@ -198,10 +199,6 @@ impl Driver {
         Ok(Self { context, stream, library: OnceLock::new() })
     }
 
-    pub fn another_stream(&self) -> Result<Self> {
-        Self::on(Arc::clone(&self.context))
-    }
-
     pub(super) fn stream(&self) -> sys::CUstream {
         self.stream
     }
@@ -245,36 +242,6 @@ impl Driver {
         end.wait()?;
         // SAFETY: both events were recorded on this stream and have happened.
         unsafe { result::event::elapsed(start.0, end.0) }.map_err(cuda)
-    }
-
-    pub fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        self.context.current()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is alive.
-        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(cuda)?;
-        let outcome = work();
-        // SAFETY: as before; the recording was begun.
-        let graph = unsafe { result::stream::end_capture(self.stream) };
-        outcome?;
-        let graph = graph.map_err(cuda)?;
-        // SAFETY: the graph was recorded just now, and is destroyed once.
-        unsafe {
-            let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(cuda);
-            result::graph::destroy(graph).map_err(cuda)?;
-            Ok(Graph { context: Arc::clone(&self.context), graph: ready? })
-        }
-    }
-
-    /// # Safety
-    ///
-    /// The buffers of the recorded launches are alive.
-    pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
-        if !Arc::ptr_eq(&self.context, &graph.context) {
-            return Err(Error::Cuda { problem: "the graph is of another device".to_owned() });
-        }
-        self.context.current()?;
-        // SAFETY: graph and stream are alive and of one device; the buffers are, as the caller promises.
-        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(cuda)
     }
 
     /// Memory of the host that the device reads without the processor's help.
@@ -395,17 +362,49 @@ impl Backend for Driver {
         module: &'static Module,
         kernel: &'static str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()> {
         self.context.current()?;
         let function = self.context.function(module, kernel)?;
         let [x, y, z] = launch.grid;
+        let mut values = arguments.to_vec();
+        let mut arguments = pointers(&mut values);
         // SAFETY: the function is loaded; arguments and grid are as the caller promises.
         unsafe {
             let block = (launch.block, 1, 1);
-            result::launch_kernel(function, (x, y, z), block, launch.shared_bytes as u32, self.stream, arguments)
+            result::launch_kernel(function, (x, y, z), block, launch.shared_bytes as u32, self.stream, &mut arguments)
         }
         .map_err(|error| Error::Launch { kernel, problem: error.to_string() })
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        self.context.current()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(cuda)
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Any + Send>> {
+        // SAFETY: the stream is alive; the recording was begun.
+        let graph = unsafe { result::stream::end_capture(self.stream) }.map_err(cuda)?;
+        // SAFETY: the graph was recorded just now, and is destroyed once.
+        unsafe {
+            let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(cuda);
+            result::graph::destroy(graph).map_err(cuda)?;
+            Ok(Box::new(Recorded { context: Arc::clone(&self.context), graph: ready? }))
+        }
+    }
+
+    unsafe fn replay(&self, recorded: &dyn Any) -> Result<()> {
+        let recorded = recorded.downcast_ref::<Recorded>().filter(|of| Arc::ptr_eq(&self.context, &of.context));
+        let recorded = recorded.ok_or_else(|| Error::Cuda { problem: "the graph is of another device".to_owned() })?;
+        self.context.current()?;
+        // SAFETY: graph and stream are alive and of one device; the memory is there, as the caller promises.
+        unsafe { result::graph::launch(recorded.graph, self.stream) }.map_err(cuda)
+    }
+
+    fn another_stream(&self) -> Result<Box<dyn Backend>> {
+        Ok(Box::new(Self::on(Arc::clone(&self.context))?))
     }
 
     fn driver(&self) -> Option<&Driver> {
@@ -451,22 +450,16 @@ impl Drop for Event {
     }
 }
 
-/// Launches that were recorded, to be asked for as one.
-pub struct Graph {
+/// Launches that the driver asks for as one.
+struct Recorded {
     context: Arc<Context>,
     graph: sys::CUgraphExec,
 }
 
 // SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Graph {}
+unsafe impl Send for Recorded {}
 
-impl std::fmt::Debug for Graph {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Graph").finish_non_exhaustive()
-    }
-}
-
-impl Drop for Graph {
+impl Drop for Recorded {
     fn drop(&mut self) {
         // SAFETY: the graph is this one's own. A failure has no remedy.
         let _ = self.context.current().map(|()| unsafe { result::graph::exec_destroy(self.graph) });

@@ -1,16 +1,20 @@
 //! Kernels on the processor, for tests where there is no device: the same sources and the same launches, compiled by
 //! the system's C++ compiler with `emulation.h` before them.
+//!
+//! The first stream does at once what it is asked for; others wait until somebody waits for them, so that what reads
+//! their results too early finds none.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libloading::Library;
 
 #[cfg(test)]
 use super::CudaDevice;
-use super::{Backend, DeviceLimits, Launch, Module, driver};
+use super::{Argument, Backend, DeviceLimits, Launch, Module, driver, pointers};
 use crate::{Error, Result};
 
 /// Bytes before and after a buffer that nobody may write, and that are no numbers.
@@ -39,14 +43,38 @@ pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
 #[cfg(test)]
 pub fn for_each_generation(mut check: impl FnMut(&CudaDevice)) {
     if let Some(hopper) = Emulation::open((9, 0)) {
-        check(&CudaDevice(std::sync::Arc::new(hopper)));
+        check(&CudaDevice::on(Box::new(hopper)));
     }
     for_each_device(check);
 }
 
 pub(super) struct Emulation {
     limits: DeviceLimits,
+    calls: Mutex<Calls>,
 }
+
+/// What a stream was asked for and has not done.
+#[derive(Default)]
+struct Calls {
+    /// Those of a stream that waits.
+    waiting: Option<Vec<Call>>,
+    /// Those that are recorded.
+    recorded: Option<Vec<Call>>,
+}
+
+/// What a stream does.
+#[derive(Clone)]
+enum Call {
+    Fill { address: u64, byte: u8, n_bytes: usize },
+    Copy { from: u64, to: u64, n_bytes: usize },
+    Upload { from: Vec<u8>, address: u64 },
+    Launch { module: &'static Module, kernel: &'static str, launch: Launch, arguments: Vec<Argument> },
+    Replay(Recorded),
+    Free { address: u64, n_bytes: usize },
+}
+
+/// What was recorded.
+type Recorded = Arc<Vec<Call>>;
 
 impl Emulation {
     /// The emulation of a device of this compute capability, if there is a compiler.
@@ -63,8 +91,102 @@ impl Emulation {
             shared_bytes: 227 << 10,
             memory_bytes: 1 << 30,
         };
-        there.then(|| Self { limits: limits() })
+        there.then(|| Self { limits: limits(), calls: Mutex::default() })
     }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        // A kernel that failed leaves the calls behind it undone.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is asked for, or notes it.
+    ///
+    /// # Safety
+    ///
+    /// The memory is there that the call names, and will be until it is done.
+    unsafe fn ask(&self, call: Call) {
+        let mut calls = self.calls();
+        let Calls { waiting, recorded } = &mut *calls;
+        match (recorded, waiting) {
+            (Some(recorded), _) => {
+                let is_recorded = !matches!(call, Call::Upload { .. } | Call::Replay(_) | Call::Free { .. });
+                assert!(is_recorded, "what is recorded makes, drops and uploads no buffer");
+                recorded.push(call);
+            }
+            (None, Some(waiting)) => waiting.push(call),
+            // SAFETY: as the caller promises.
+            (None, None) => unsafe { call.run() },
+        }
+    }
+
+    /// Does what waits.
+    fn catch_up(&self) {
+        let mut calls = self.calls();
+        assert!(calls.recorded.is_none(), "what is recorded waits for nothing");
+        for call in calls.waiting.iter_mut().flat_map(std::mem::take) {
+            // SAFETY: memory is freed by a call behind those that name it.
+            unsafe { call.run() };
+        }
+    }
+}
+
+impl Drop for Emulation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.catch_up();
+        }
+    }
+}
+
+impl Call {
+    /// # Safety
+    ///
+    /// The memory is there that the call names.
+    unsafe fn run(&self) {
+        match self {
+            // SAFETY: the buffer has as many bytes.
+            Self::Fill { address, byte, n_bytes } => unsafe {
+                std::ptr::write_bytes(*address as *mut u8, *byte, *n_bytes);
+            },
+            // SAFETY: both buffers have as many bytes.
+            Self::Copy { from, to, n_bytes } => unsafe {
+                std::ptr::copy(*from as *const u8, *to as *mut u8, *n_bytes);
+            },
+            // SAFETY: the buffer has as many bytes, and is no part of `from`.
+            Self::Upload { from, address } => unsafe {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len());
+            },
+            Self::Launch { module, kernel, launch, arguments } => {
+                let mut libraries = libraries().lock().unwrap_or_else(PoisonError::into_inner);
+                let library = libraries.entry(module.name).or_insert_with(|| compile(module));
+                // SAFETY: the name is of a function of this type, which `compile` wrote.
+                let run = unsafe { library.get::<Run>(format!("run_{kernel}")) }.expect("the module has the kernel");
+                let mut values = arguments.clone();
+                let mut arguments = pointers(&mut values);
+                // SAFETY: arguments and grid are as whoever launched it promised.
+                unsafe { run(launch.grid.as_ptr(), launch.block, launch.shared_bytes, arguments.as_mut_ptr()) };
+            }
+            // SAFETY: as the caller promises.
+            Self::Replay(recorded) => recorded.iter().for_each(|call| unsafe { call.run() }),
+            // SAFETY: as the caller promises, and nothing names it any more.
+            Self::Free { address, n_bytes } => unsafe { give_back(*address, *n_bytes) },
+        }
+    }
+}
+
+/// # Safety
+///
+/// The memory is of [`Emulation::allocate`], and nothing uses it any more.
+unsafe fn give_back(address: u64, n_bytes: usize) {
+    let number = (address as usize - 8) as *const u64;
+    // SAFETY: `allocate` wrote the distance to the memory's beginning there.
+    let before = u64::from_le(unsafe { number.read_unaligned() }) as usize;
+    let start = (address as usize - before) as *mut u8;
+    let length = n_bytes + 3 * MARGIN;
+    // SAFETY: `allocate` leaked a slice of this length that begins there.
+    let memory = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, length)) };
+    let untouched = memory[..before - 8].iter().chain(&memory[before + n_bytes..]).all(|&byte| byte == MARGIN_BYTE);
+    assert!(untouched || std::thread::panicking(), "a kernel wrote outside of its buffers");
 }
 
 type Run = unsafe extern "C" fn(*const u32, u32, usize, *mut *mut c_void);
@@ -112,6 +234,7 @@ impl Backend for Emulation {
     }
 
     fn allocate(&self, n_bytes: usize) -> Result<u64> {
+        assert!(self.calls().recorded.is_none(), "what is recorded makes no buffer");
         if n_bytes > self.limits.memory_bytes {
             return Err(Error::DeviceMemory { needed: n_bytes, free: self.limits.memory_bytes });
         }
@@ -125,42 +248,37 @@ impl Backend for Emulation {
     }
 
     fn free(&self, address: u64, n_bytes: usize) {
-        let number = (address as usize - 8) as *const u64;
-        // SAFETY: `allocate` wrote the distance to the memory's beginning there.
-        let before = u64::from_le(unsafe { number.read_unaligned() }) as usize;
-        let start = (address as usize - before) as *mut u8;
-        let length = n_bytes + 3 * MARGIN;
-        // SAFETY: `allocate` leaked a slice of this length that begins there.
-        let memory = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, length)) };
-        let untouched = memory[..before - 8].iter().chain(&memory[before + n_bytes..]).all(|&byte| byte == MARGIN_BYTE);
-        assert!(untouched || std::thread::panicking(), "a kernel wrote outside of its buffers");
+        // SAFETY: nobody names it any more but calls before this one.
+        unsafe { self.ask(Call::Free { address, n_bytes }) };
     }
 
     fn fill(&self, address: u64, byte: u8, n_bytes: usize) -> Result<()> {
         // SAFETY: the buffer has as many bytes.
-        unsafe { std::ptr::write_bytes(address as *mut u8, byte, n_bytes) };
+        unsafe { self.ask(Call::Fill { address, byte, n_bytes }) };
         Ok(())
     }
 
     fn upload(&self, from: &[u8], address: u64) -> Result<()> {
-        // SAFETY: the buffer has as many bytes, and is no part of `from`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
+        // SAFETY: the buffer has as many bytes.
+        unsafe { self.ask(Call::Upload { from: from.to_vec(), address }) };
         Ok(())
     }
 
     fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
-        // SAFETY: as before.
+        self.catch_up();
+        // SAFETY: the buffer has as many bytes.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     fn copy(&self, from: u64, to: u64, n_bytes: usize) -> Result<()> {
         // SAFETY: both buffers have as many bytes.
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, n_bytes) };
+        unsafe { self.ask(Call::Copy { from, to, n_bytes }) };
         Ok(())
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.catch_up();
         Ok(())
     }
 
@@ -169,15 +287,34 @@ impl Backend for Emulation {
         module: &'static Module,
         kernel: &'static str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()> {
-        let mut libraries = libraries().lock().unwrap_or_else(PoisonError::into_inner);
-        let library = libraries.entry(module.name).or_insert_with(|| compile(module));
-        // SAFETY: the name is of a function of this type, which `compile` wrote.
-        let run = unsafe { library.get::<Run>(format!("run_{kernel}")) }.expect("the module has the kernel");
         // SAFETY: arguments and grid are as the caller promises.
-        unsafe { run(launch.grid.as_ptr(), launch.block, launch.shared_bytes, arguments.as_mut_ptr()) };
+        unsafe { self.ask(Call::Launch { module, kernel, launch, arguments: arguments.to_vec() }) };
         Ok(())
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        self.calls().recorded = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Any + Send>> {
+        let recorded: Recorded = self.calls().recorded.take().expect("the recording was begun").into();
+        Ok(Box::new(recorded))
+    }
+
+    unsafe fn replay(&self, recorded: &dyn Any) -> Result<()> {
+        let recorded = recorded.downcast_ref::<Recorded>();
+        let recorded = recorded.ok_or_else(|| Error::Cuda { problem: "the graph is of another device".to_owned() })?;
+        // SAFETY: as the caller promises.
+        unsafe { self.ask(Call::Replay(Arc::clone(recorded))) };
+        Ok(())
+    }
+
+    fn another_stream(&self) -> Result<Box<dyn Backend>> {
+        let calls = Calls { waiting: Some(Vec::new()), recorded: None };
+        Ok(Box::new(Self { limits: self.limits.clone(), calls: Mutex::new(calls) }))
     }
 
     fn driver(&self) -> Option<&driver::Driver> {

@@ -14,14 +14,18 @@ mod driver;
 pub(crate) mod emulation;
 mod kv_pages;
 mod library;
+mod mirrored;
 mod pages;
 mod pinned;
 mod probe;
+mod recording;
 pub(crate) mod row_norm;
 mod sequences;
+mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -29,14 +33,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use compile::{Architecture, KernelUse, compile_kernels};
-pub use driver::Graph;
 pub use kv_pages::KvPages;
 pub(crate) use library::Product;
+pub(crate) use mirrored::Mirrored;
 pub use pages::{PAGE_TOKENS, PagePool};
 pub use pinned::Uploader;
 pub use probe::cuda_devices;
+pub use recording::{Graph, Reserve};
 pub use sequences::PackedSequences;
 pub(crate) use sequences::TILE_ROWS;
+use stream::{Allocation, Stream};
 
 use crate::{Error, Result};
 
@@ -79,6 +85,16 @@ pub(crate) enum Argument {
 
 /// The sizes of heads that there are kernels of attention for.
 pub const HEAD_DIMS: [usize; 4] = [32, 64, 128, 256];
+
+/// Where each argument is, as drivers take them.
+fn pointers(arguments: &mut [Argument]) -> Vec<*mut c_void> {
+    let pointer = |argument: &mut Argument| match argument {
+        Argument::Address(number) | Argument::U64(number) => std::ptr::from_mut(number).cast(),
+        Argument::U32(number) => std::ptr::from_mut(number).cast(),
+        Argument::F32(number) => std::ptr::from_mut(number).cast(),
+    };
+    arguments.iter_mut().map(pointer).collect()
+}
 
 /// What limits the shape of launches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +145,18 @@ trait Backend: Send + Sync {
         module: &'static Module,
         kernel: &'static str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()>;
+    /// What is asked for after this does not happen, but is taken down; nothing is allocated, freed, uploaded, downloaded
+    /// or waited for meanwhile.
+    fn begin_recording(&self) -> Result<()>;
+    fn end_recording(&self) -> Result<Box<dyn Any + Send>>;
+    /// # Safety
+    ///
+    /// The memory is there that the recorded calls name.
+    unsafe fn replay(&self, recorded: &dyn Any) -> Result<()>;
+    /// Another order of calls on the same device.
+    fn another_stream(&self) -> Result<Box<dyn Backend>>;
     fn driver(&self) -> Option<&driver::Driver>;
 }
 
@@ -138,7 +164,7 @@ trait Backend: Send + Sync {
 ///
 /// Clones are the same stream.
 #[derive(Clone)]
-pub struct CudaDevice(Arc<dyn Backend>);
+pub struct CudaDevice(Arc<Stream>);
 
 impl std::fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -154,14 +180,20 @@ impl CudaDevice {
     /// [`Error::NoDevice`] when there is no driver, no such device or one before compute capability 8.0;
     /// [`Error::Cuda`] when the driver does not answer.
     pub fn open(ordinal: u32, kernels: Option<&Path>) -> Result<Self> {
-        Ok(Self(Arc::new(driver::Driver::open(ordinal, kernels)?)))
+        Ok(Self::on(Box::new(driver::Driver::open(ordinal, kernels)?)))
     }
 
     /// What runs the kernels on the processor, slowly, for tests where there is no device: the same sources, compiled by
     /// the system's C++ compiler. None where there is no such compiler.
+    ///
+    /// What is asked of [another stream](Self::another_stream) of it happens as late as it may.
     #[cfg(any(test, feature = "emulation"))]
     pub fn emulated() -> Option<Self> {
-        emulation::Emulation::open((8, 0)).map(|emulation| Self(Arc::new(emulation)))
+        emulation::Emulation::open((8, 0)).map(|emulation| Self::on(Box::new(emulation)))
+    }
+
+    fn on(backend: Box<dyn Backend>) -> Self {
+        Self(Arc::new(Stream::new(backend)))
     }
 
     /// Another stream on the same device. Work on the two is in no order but that of [`CudaDevice::wait_for`].
@@ -170,10 +202,7 @@ impl CudaDevice {
     ///
     /// [`Error::Cuda`] when the driver has no stream to give.
     pub fn another_stream(&self) -> Result<Self> {
-        match self.0.driver() {
-            Some(driver) => Ok(Self(Arc::new(driver.another_stream()?))),
-            None => Ok(self.clone()),
-        }
+        Ok(Self::on(self.0.backend().another_stream()?))
     }
 
     /// Lets what comes after on this stream begin when all that was asked of `other` is done.
@@ -182,7 +211,7 @@ impl CudaDevice {
     ///
     /// [`Error::Cuda`] when the driver refuses, as it does when the two are not of one device.
     pub fn wait_for(&self, other: &Self) -> Result<()> {
-        match (self.0.driver(), other.0.driver()) {
+        match (self.driver(), other.driver()) {
             (Some(this), Some(other)) => this.wait_for(other),
             _ => other.synchronize(),
         }
@@ -190,7 +219,7 @@ impl CudaDevice {
 
     /// What the device is and has.
     pub fn limits(&self) -> &DeviceLimits {
-        self.0.limits()
+        self.0.backend().limits()
     }
 
     /// Bytes of the device's memory that no process has taken.
@@ -199,7 +228,7 @@ impl CudaDevice {
     ///
     /// [`Error::Cuda`] when the driver does not say.
     pub fn free_bytes(&self) -> Result<usize> {
-        self.0.free_bytes()
+        self.0.backend().free_bytes()
     }
 
     /// Returns when all that was asked is done.
@@ -217,44 +246,13 @@ impl CudaDevice {
     ///
     /// What `work` returns; [`Error::Cuda`] when the clock fails.
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
-        match self.0.driver() {
+        match self.driver() {
             Some(driver) => driver.time(work),
             None => {
                 let start = std::time::Instant::now();
                 work()?;
                 Ok(start.elapsed().as_secs_f32() * 1e3)
             }
-        }
-    }
-
-    /// Records the launches that `work` asks for, which do not happen, to be run as one by [`CudaDevice::replay`].
-    ///
-    /// Their buffers must live until the last replay, and no buffer may be made or dropped in `work`.
-    ///
-    /// # Errors
-    ///
-    /// What `work` returns; [`Error::Cuda`] when the driver cannot record it.
-    pub fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        match self.0.driver() {
-            Some(driver) => driver.capture(work),
-            None => Err(Error::Cuda { problem: "only a device records graphs".to_owned() }),
-        }
-    }
-
-    /// Runs what was recorded.
-    ///
-    /// # Safety
-    ///
-    /// Every buffer that the recorded launches name is alive and of this device.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Cuda`] when the driver refuses.
-    pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
-        match self.0.driver() {
-            // SAFETY: as the caller promises.
-            Some(driver) => unsafe { driver.replay(graph) },
-            None => Err(Error::Cuda { problem: "only a device runs graphs".to_owned() }),
         }
     }
 
@@ -265,7 +263,7 @@ impl CudaDevice {
     /// [`Error::DeviceMemory`] when there is not so much memory.
     pub fn filled<T: Plain>(&self, byte: u8, len: usize) -> Result<Buffer<T>> {
         let buffer = self.allocate(len)?;
-        self.0.fill(buffer.address, byte, buffer.n_bytes())?;
+        self.0.fill(buffer.address(), byte, buffer.n_bytes())?;
         Ok(buffer)
     }
 
@@ -276,15 +274,15 @@ impl CudaDevice {
     /// [`Error::DeviceMemory`] when there is not so much memory.
     pub fn upload<T: Plain>(&self, from: &[T]) -> Result<Buffer<T>> {
         let buffer = self.allocate(from.len())?;
-        self.0.upload(bytes_of(from), buffer.address)?;
+        self.0.upload(bytes_of(from), buffer.address())?;
         Ok(buffer)
     }
 
     /// A buffer with anything in it, for a kernel that writes all of it.
     pub(crate) fn allocate<T: Plain>(&self, len: usize) -> Result<Buffer<T>> {
         let n_bytes = len.checked_mul(size_of::<T>()).ok_or(Error::DeviceMemory { needed: usize::MAX, free: 0 })?;
-        let address = self.0.allocate(n_bytes.max(1))?;
-        Ok(Buffer { device: self.clone(), address, len, numbers: PhantomData })
+        let (memory, reserve) = self.0.allocate(self, n_bytes.max(1))?;
+        Ok(Buffer { memory, reserve, len, numbers: PhantomData })
     }
 
     /// Launches a kernel; nothing when the grid is empty.
@@ -314,17 +312,8 @@ impl CudaDevice {
         if let Some(problem) = problem {
             return Err(Error::Launch { kernel, problem });
         }
-        let mut values = arguments.to_vec();
-        let mut pointers: Vec<*mut c_void> = values
-            .iter_mut()
-            .map(|value| match value {
-                Argument::Address(number) | Argument::U64(number) => std::ptr::from_mut(number).cast(),
-                Argument::U32(number) => std::ptr::from_mut(number).cast(),
-                Argument::F32(number) => std::ptr::from_mut(number).cast(),
-            })
-            .collect();
         // SAFETY: as the caller promises.
-        unsafe { self.0.launch(module, kernel, launch, &mut pointers) }
+        unsafe { self.0.launch(module, kernel, launch, arguments) }
     }
 
     /// Begins a product by NVIDIA's library; false when it is not there or does not serve the shape.
@@ -333,12 +322,13 @@ impl CudaDevice {
     ///
     /// The addresses are of living buffers of this device that are as long as the product's shape says.
     pub(crate) unsafe fn product_by_library(&self, product: &Product) -> bool {
-        // SAFETY: as the caller promises.
-        self.0.driver().is_some_and(|driver| unsafe { driver.product(product) })
+        self.0.name([product.rows, product.weights, product.out].into_iter().chain(product.bias)).is_ok()
+            // SAFETY: as the caller promises.
+            && self.driver().is_some_and(|driver| unsafe { driver.product(product) })
     }
 
     fn driver(&self) -> Option<&driver::Driver> {
-        self.0.driver()
+        self.0.backend().driver()
     }
 }
 
@@ -411,8 +401,9 @@ impl Real for F16 {
 /// Numbers in a device's memory.
 #[derive(Debug)]
 pub struct Buffer<T> {
-    device: CudaDevice,
-    address: u64,
+    memory: Arc<Allocation>,
+    /// Where the memory goes back to, if it is not freed.
+    reserve: Option<Reserve>,
     len: usize,
     numbers: PhantomData<T>,
 }
@@ -430,7 +421,7 @@ impl<T: Plain> Buffer<T> {
 
     /// The device and stream that it was made on.
     pub fn device(&self) -> &CudaDevice {
-        &self.device
+        self.memory.device()
     }
 
     /// The numbers, once all is done that was asked of the buffer's stream.
@@ -455,7 +446,7 @@ impl<T: Plain> Buffer<T> {
             std::ptr::write_bytes(Vec::as_mut_ptr(&mut numbers), 0, range.len());
             numbers.set_len(range.len());
         }
-        self.device.0.download(address, bytes_of_mut(&mut numbers))?;
+        self.device().0.download(address, bytes_of_mut(&mut numbers))?;
         Ok(numbers)
     }
 
@@ -466,7 +457,7 @@ impl<T: Plain> Buffer<T> {
     /// [`Error::Row`] when they do not fit.
     pub fn write(&mut self, at: usize, from: &[T]) -> Result<()> {
         let address = self.at(at, from.len())?;
-        self.device.0.upload(bytes_of(from), address)
+        self.device().0.upload(bytes_of(from), address)
     }
 
     /// Copies the numbers of `from` over those from `at` on.
@@ -476,7 +467,7 @@ impl<T: Plain> Buffer<T> {
     /// [`Error::Row`] when they do not fit.
     pub fn copy_from(&mut self, at: usize, from: &Self) -> Result<()> {
         let address = self.at(at, from.len)?;
-        self.device.0.copy(from.address, address, from.n_bytes())
+        self.device().0.copy(from.address(), address, from.n_bytes())
     }
 
     /// Copies some numbers of `from` over those from `at` on.
@@ -486,7 +477,7 @@ impl<T: Plain> Buffer<T> {
     /// [`Error::Row`] when they are not there or do not fit.
     pub fn copy_range(&mut self, at: usize, from: &Self, range: Range<usize>) -> Result<()> {
         let (to, from) = (self.at(at, range.len())?, from.at(range.start, range.len())?);
-        self.device.0.copy(from, to, range.len() * size_of::<T>())
+        self.device().0.copy(from, to, range.len() * size_of::<T>())
     }
 
     /// Sets every byte.
@@ -495,18 +486,18 @@ impl<T: Plain> Buffer<T> {
     ///
     /// [`Error::Cuda`] when the device does not answer.
     pub fn fill(&mut self, byte: u8) -> Result<()> {
-        self.device.0.fill(self.address, byte, self.n_bytes())
+        self.device().0.fill(self.address(), byte, self.n_bytes())
     }
 
     fn at(&self, at: usize, n: usize) -> Result<u64> {
         match at.checked_add(n) {
-            Some(end) if end <= self.len => Ok(self.address + (at * size_of::<T>()) as u64),
+            Some(end) if end <= self.len => Ok(self.address() + (at * size_of::<T>()) as u64),
             _ => Err(Error::Row { row: at.saturating_add(n), n_rows: self.len }),
         }
     }
 
     pub(crate) fn argument(&self) -> Argument {
-        Argument::Address(self.address)
+        Argument::Address(self.address())
     }
 
     /// The address of the number at `at`, which is in the buffer or its end.
@@ -517,7 +508,11 @@ impl<T: Plain> Buffer<T> {
     /// As [`Buffer::argument_at`], the number itself.
     pub(crate) fn address_at(&self, at: usize) -> u64 {
         assert!(at <= self.len, "the place is in the buffer");
-        self.address + (at * size_of::<T>()) as u64
+        self.address() + (at * size_of::<T>()) as u64
+    }
+
+    fn address(&self) -> u64 {
+        self.memory.address()
     }
 
     fn n_bytes(&self) -> usize {
@@ -527,7 +522,9 @@ impl<T: Plain> Buffer<T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        self.device.0.free(self.address, (self.len * size_of::<T>()).max(1));
+        if let Some(reserve) = &self.reserve {
+            reserve.give_back(Arc::clone(&self.memory));
+        }
     }
 }
 
