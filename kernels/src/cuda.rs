@@ -4,7 +4,7 @@
 //! on a device's stream. Rows are `f32` or [`Bf16`]; cached keys and values are [`F16`]. What they compute agrees with
 //! the processor's forms within the rounding of those types, not to the bit.
 //!
-//! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] copies beside its work.
+//! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] and [`StagedUploads`] copy beside its work.
 //! - [`CudaDevice::rehearse`], [`CudaDevice::capture`] and [`CudaDevice::replay`] run work that comes again and again as one
 //!   [`Graph`].
 //! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
@@ -30,8 +30,8 @@ pub use crate::attention::cuda::{
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
-    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, PAGE_TOKENS,
-    PackedSequences, PagePool, Plain, Real, Reserve, Uploader, compile_kernels,
+    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark, PAGE_TOKENS,
+    PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};
@@ -40,5 +40,5 @@ pub use crate::matrix_product::split::{SplitMatrix, split_product};
 pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
 pub use crate::quantized_score::cuda::{BitVectors, Int8Vectors};
 pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm, rms_norm_in_place};
-pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, copy_slots, place, rotate};
+pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, copy_slots, place, place_some, rotate};
 pub use crate::splade_pool::cuda::splade_head;

@@ -365,6 +365,41 @@ impl KvBlock {
         Ok(Self { layers: Layers::Memory(words.into()), ..self.clone() })
     }
 
+    /// Keys and values of some layers as half floats, keys where they were computed; of the layers' bytes, if they were
+    /// read already, else of the block in memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn halves<'a>(
+        &'a self,
+        layers: Range<usize>,
+        bytes: Option<&'a LayerBytes<'_>>,
+        rotaries: &dyn LayerRotary,
+    ) -> Result<Halves<'a>> {
+        let BlockHeader { shape, precision, start, n_tokens } = self.header;
+        let layout = precision.layout(n_tokens, shape.dim());
+        let n_words = self.layer_words();
+        let bytes: &[u8] = match (bytes, &self.layers) {
+            (Some(bytes), _) => bytes,
+            (None, Layers::Memory(words)) => bytemuck::cast_slice(&words[layers.start * n_words..layers.end * n_words]),
+            (None, Layers::File(_)) => unreachable!("blocks are read before they go to a device"),
+        };
+        let width = size_of::<u16>();
+        if precision == BlockPrecision::F16 {
+            return Ok(Halves {
+                numbers: Cow::Borrowed(bytemuck::cast_slice(bytes)),
+                keys: layout.keys.start / width,
+                values: layout.values.start / width,
+                layer_stride: layout.len / width,
+            });
+        }
+        let half = n_tokens * shape.dim();
+        let mut numbers = vec![0; layers.len() * 2 * half];
+        let parts = numbers.par_chunks_mut((2 * half).max(1)).zip(bytes.par_chunks(layout.len.max(1))).zip(layers);
+        parts.try_for_each(|((numbers, bytes), layer)| {
+            self.load(bytes, start, rotaries.rotary(layer), &mut LayerPages::of(shape, numbers))
+        })?;
+        Ok(Halves { numbers: Cow::Owned(numbers), keys: 0, values: half, layer_stride: 2 * half })
+    }
+
     /// Writes a layer's keys, moved to the position `first`, and its values.
     fn load(&self, bytes: &[u8], first: u32, rotary: &RotaryEmbedding, to: &mut LayerPages<'_>) -> Result<()> {
         let BlockHeader { shape, precision, start, n_tokens } = self.header;
@@ -435,6 +470,18 @@ impl KvBlock {
     }
 }
 
+/// Keys and values of consecutive layers as half floats.
+#[cfg(feature = "cuda")]
+pub(crate) struct Halves<'a> {
+    pub numbers: Cow<'a, [u16]>,
+    /// Where the first layer's keys begin.
+    pub keys: usize,
+    /// Where its values begin.
+    pub values: usize,
+    /// From a layer to the next.
+    pub layer_stride: usize,
+}
+
 /// A layer of a block in bytes.
 pub struct LayerBytes<'a>(Cow<'a, [Words]>);
 
@@ -456,8 +503,7 @@ impl KvCache {
     pub fn append(&mut self, block: &KvBlock, position: u32, rotaries: &dyn LayerRotary) -> Result<()> {
         let slots = self.leave_for(block, position)?;
         if self.is_on_device() {
-            let load = |layer| self.load_layer(layer, &[(block, &block.layer(layer)?, slots.clone())], rotaries);
-            return (0..block.shape().n_layers).try_for_each(load);
+            return self.load(&[(block.clone(), slots)], rotaries);
         }
         let layers = self.layer_pages(slots);
         layers.into_par_iter().enumerate().try_for_each(|(layer, mut pages)| {
@@ -466,7 +512,7 @@ impl KvCache {
     }
 
     /// Leaves room for a block behind what is there, its first token at `position`; gives its slots, which
-    /// [`load_layer`](Self::load_layer) fills.
+    /// [`load`](Self::load) fills, or [`load_layer`](Self::load_layer) layer by layer.
     ///
     /// # Errors
     ///
@@ -477,6 +523,36 @@ impl KvCache {
         let first = self.len();
         self.leave(block.n_tokens(), position)?;
         Ok(first..self.len())
+    }
+
+    /// Takes over blocks into the slots that were left for each.
+    ///
+    /// On a device this returns when they are on their way: one is uploaded while the one before is turned to its place,
+    /// another is read from its file meanwhile, and what the device is asked for later waits for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_layer`](Self::load_layer); [`Error::Io`] and [`Error::Damaged`] when a block's file cannot be read.
+    pub fn load(&mut self, blocks: &[(KvBlock, Range<usize>)], rotaries: &dyn LayerRotary) -> Result<()> {
+        let n_layers = blocks.first().map_or(0, |(block, _)| block.shape().n_layers);
+        #[cfg(feature = "cuda")]
+        if self.is_on_device() {
+            let mut uploading =
+                self.upload(blocks.iter().map(|(block, slots)| (block, slots)), 0..n_layers, rotaries)?;
+            return std::thread::scope(|scope| {
+                let (sender, ahead) = std::sync::mpsc::sync_channel(1);
+                scope.spawn(move || {
+                    let mut read = blocks.iter().map(|(block, _)| block.resident());
+                    read.try_for_each(|block| sender.send(block))
+                });
+                ahead.into_iter().try_for_each(|block| uploading.put(&block?.halves(0..n_layers, None, rotaries)?))
+            });
+        }
+        (0..n_layers).try_for_each(|layer| {
+            let bytes = blocks.iter().map(|(block, _)| block.layer(layer)).collect::<Result<Vec<_>>>()?;
+            let blocks = blocks.iter().zip(&bytes).map(|((block, slots), bytes)| (block, bytes, slots.clone()));
+            self.load_layer(layer, &blocks.collect::<Vec<_>>(), rotaries)
+        })
     }
 
     /// Takes over a layer of some blocks, whose bytes are given, into the slots that were left for each.
@@ -491,37 +567,36 @@ impl KvCache {
         blocks: &[(&KvBlock, &LayerBytes<'_>, Range<usize>)],
         rotaries: &dyn LayerRotary,
     ) -> Result<()> {
-        let fits = |(block, _, slots): &(&KvBlock, &LayerBytes<'_>, Range<usize>)| {
-            slots.len() == block.n_tokens() && slots.end <= self.len()
-        };
-        let in_order = blocks.windows(2).all(|pair| pair[0].2.end <= pair[1].2.start);
-        if !in_order || !blocks.iter().all(fits) {
-            return Err(Error::Slots { problem: "blocks do not fit the slots that were left for them" });
-        }
-        let first: Vec<u32> =
-            blocks.iter().map(|(.., slots)| self.positions().get(slots.start).copied().unwrap_or(0)).collect();
-        let ranges: Vec<Range<usize>> = blocks.iter().map(|(.., slots)| slots.clone()).collect();
         #[cfg(feature = "cuda")]
         if self.is_on_device() {
-            // Keys stay where they were computed until the device turns them.
-            let read = blocks.par_iter().map(|(block, bytes, _)| {
-                let mut numbers = vec![0; 2 * block.n_tokens() * block.shape().dim()];
-                block.load(
-                    bytes,
-                    block.start(),
-                    rotaries.rotary(layer),
-                    &mut LayerPages::of(block.shape(), &mut numbers),
-                )?;
-                Ok((i64::from(block.start()), numbers))
+            let slots = blocks.iter().map(|(block, _, slots)| (*block, slots));
+            let mut uploading = self.upload(slots, layer..layer + 1, rotaries)?;
+            return blocks.iter().try_for_each(|(block, bytes, _)| {
+                uploading.put(&block.halves(layer..layer + 1, Some(bytes), rotaries)?)
             });
-            let read = read.collect::<Result<Vec<_>>>()?;
-            let moved = first.iter().zip(read).map(|(&to, (from, numbers))| (i64::from(to) - from, numbers));
-            return self.upload(layer, &ranges, &moved.collect::<Vec<_>>(), rotaries.rotary(layer));
         }
+        let first = self.check_slots(blocks.iter().map(|(block, _, slots)| (*block, slots)))?;
+        let ranges: Vec<Range<usize>> = blocks.iter().map(|(.., slots)| slots.clone()).collect();
         let pages = self.pages_of_layer(layer, &ranges);
         blocks.par_iter().zip(pages).zip(first).try_for_each(|(((block, bytes, _), mut pages), first)| {
             block.load(bytes, first, rotaries.rotary(layer), &mut pages)
         })
+    }
+
+    /// Where the first token of each block goes, whose slots are there and in order.
+    pub(crate) fn check_slots<'b>(
+        &self,
+        blocks: impl Iterator<Item = (&'b KvBlock, &'b Range<usize>)>,
+    ) -> Result<Vec<u32>> {
+        let mut end = 0;
+        let first = blocks.map(|(block, slots)| {
+            if slots.start < end || slots.len() != block.n_tokens() || slots.end > self.len() {
+                return Err(Error::Slots { problem: "blocks do not fit the slots that were left for them" });
+            }
+            end = slots.end;
+            Ok(self.positions().get(slots.start).copied().unwrap_or(0))
+        });
+        first.collect()
     }
 }
 

@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "cuda")]
-use raglan_kernels::RotaryEmbedding;
-#[cfg(feature = "cuda")]
-use raglan_kernels::cuda::{F16, KvPages, KvSource, PAGE_TOKENS, Placement, Real, RotaryTurns, copy_slots, place};
+use raglan_kernels::cuda::{F16, KvPages, PAGE_TOKENS, Real, StagedUploads, copy_slots};
 use raglan_kernels::{KvRun, KvSlice, to_f16};
 
 use crate::{Error, KvShape, Result};
@@ -51,9 +49,19 @@ struct Arena {
 
 /// An arena on a device. Its pages are all in the pool.
 #[cfg(feature = "cuda")]
-struct DevicePages {
+pub(crate) struct DevicePages {
     pages: Mutex<KvPages>,
     n_pages: usize,
+    /// What blocks go there by, once one did. Whoever holds it may take the pages, but not the other way round.
+    pub(crate) uploads: Mutex<Option<StagedUploads<F16>>>,
+}
+
+#[cfg(feature = "cuda")]
+impl DevicePages {
+    pub(crate) fn pages(&self) -> MutexGuard<'_, KvPages> {
+        // What a panic leaves half written no cache reads: it names what was written.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -142,7 +150,7 @@ impl KvArena {
             precision: KvPrecision::F16,
             budget: AtomicUsize::new(0),
             pool: Mutex::new(Pool { free, n_taken: 0 }),
-            device: Some(DevicePages { pages: Mutex::new(pages), n_pages }),
+            device: Some(DevicePages { pages: Mutex::new(pages), n_pages, uploads: Mutex::default() }),
         }));
         arena.set_budget(n_pages * arena.page_bytes());
         arena
@@ -159,8 +167,12 @@ impl KvArena {
     /// The pages on the device, if they are there. No cache of this arena can grow, or be cut and grow, meanwhile.
     #[cfg(feature = "cuda")]
     pub fn device_pages(&self) -> Option<MutexGuard<'_, KvPages>> {
-        // What a panic leaves half written no cache reads: it names what was written.
-        self.0.device.as_ref().map(|device| device.pages.lock().unwrap_or_else(PoisonError::into_inner))
+        self.on_its_device().map(DevicePages::pages)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_its_device(&self) -> Option<&DevicePages> {
+        self.0.device.as_ref()
     }
 
     /// An empty cache, whose pages will come from here.
@@ -298,9 +310,15 @@ impl KvCache {
         self.arena.is_on_device().then(|| self.pages.iter().filter_map(number).collect())
     }
 
+    /// Where its pages come from.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn arena(&self) -> &KvArena {
+        &self.arena
+    }
+
     /// The number that a device's arena has for a slot.
     #[cfg(feature = "cuda")]
-    fn device_slot(&self, slot: usize) -> u32 {
+    pub(crate) fn device_slot(&self, slot: usize) -> u32 {
         self.pages[slot / KV_PAGE].numbers.device_slot(slot % KV_PAGE)
     }
 
@@ -322,44 +340,6 @@ impl KvCache {
             }
         }
         Ok(())
-    }
-
-    /// Puts the keys of blocks, and behind them the values, into ranges of slots on a device, and moves the keys on by
-    /// positions on the way.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn upload(
-        &mut self,
-        layer: usize,
-        ranges: &[Range<usize>],
-        moved: &[(i64, Vec<u16>)],
-        rotary: &RotaryEmbedding,
-    ) -> Result<()> {
-        let mut pages = self.arena.device_pages().expect("the cache is on a device");
-        let slots: Vec<u32> =
-            ranges.iter().flat_map(|slots| slots.clone().map(|slot| self.device_slot(slot))).collect();
-        let turn_of = moved.iter().zip(ranges).enumerate();
-        let turn_of = turn_of.flat_map(|(i, ((delta, _), slots))| vec![(*delta != 0).then_some(i as u32); slots.len()]);
-        let halves = |half: usize| {
-            moved.iter().flat_map(move |(_, numbers)| {
-                let len = numbers.len() / 2;
-                numbers[half * len..(half + 1) * len].iter().map(|&bits| F16(bits))
-            })
-        };
-        let numbers: Vec<F16> = halves(0).chain(halves(1)).collect();
-        let deltas: Vec<i64> = moved.iter().map(|(delta, _)| *delta).collect();
-        let device = pages.device().clone();
-        let placement = Placement::new(&device, &slots, &turn_of.collect::<Vec<_>>(), pages.n_pages())?;
-        let turns = RotaryTurns::by(&device, rotary, &deltas)?;
-        let numbers = device.upload(&numbers)?;
-        let source = KvSource {
-            keys: &numbers,
-            values: &numbers,
-            key_start: 0,
-            value_start: numbers.len() / 2,
-            token_stride: self.arena.0.dim,
-            layer_stride: 0,
-        };
-        Ok(place(&source, &placement, &turns, &mut pages, layer..layer + 1)?)
     }
 
     /// Where the token behind all that are there stands.

@@ -14,6 +14,8 @@ mod drift;
 mod error;
 mod journal;
 mod prefix_tree;
+#[cfg(feature = "cuda")]
+mod upload;
 
 pub use block::{BlockKey, BlockPrecision, BlockStatistics, KvBlock, KvShape, LayerBytes, LayerRotary, TokensHash};
 pub use block_file::{open_block, write_block};

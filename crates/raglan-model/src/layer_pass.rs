@@ -92,6 +92,15 @@ impl DecoderModel {
 }
 
 impl DecoderModel {
+    /// Takes over blocks into a cache, on the model's threads: [`KvCache::load`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kv`](crate::Error::Kv) when a block does not fit its slots, or its file cannot be read.
+    pub fn load_blocks(&self, cache: &mut KvCache, blocks: &[(KvBlock, Range<usize>)]) -> Result<()> {
+        Ok(self.install(|| cache.load(blocks, self))?)
+    }
+
     /// Takes over a layer of blocks into a cache, on the model's threads: [`KvCache::load_layer`].
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! On a device: rotation in place, and cached keys and values put into pages, all layers in one launch.
 
+use std::ops::Range;
+
 use crate::device::cuda::{
     Argument, Buffer, CudaDevice, Kernel, KvPages, Launch, Mirrored, Module, PAGE_TOKENS, Real, check_len, count,
 };
@@ -216,7 +218,8 @@ pub struct KvSource<'a, T> {
 /// Puts keys and values into the pages of `layers`, and turns the keys on the way: what a forward pass does with a
 /// layer's new keys, and what the reading of a cached chunk does with all layers in one launch.
 ///
-/// Keys are turned in `f32` and rounded once; without a turn, half floats keep every bit.
+/// Keys are turned in `f32` and rounded once; without a turn, half floats keep every bit. It is the stream of the pages
+/// that does it, whichever the source's.
 ///
 /// # Errors
 ///
@@ -226,14 +229,33 @@ pub fn place<T: Real>(
     placement: &Placement,
     turns: &RotaryTurns,
     pages: &mut KvPages,
-    layers: std::ops::Range<usize>,
+    layers: Range<usize>,
+) -> Result<()> {
+    place_some(source, placement, 0..placement.len(), turns, pages, layers)
+}
+
+/// [`place`] for some tokens of the placement only, of which the source has the keys and values, and no others.
+///
+/// # Errors
+///
+/// As [`place`]; [`Error::Row`] when there are no such tokens.
+pub fn place_some<T: Real>(
+    source: &KvSource<'_, T>,
+    placement: &Placement,
+    tokens: Range<usize>,
+    turns: &RotaryTurns,
+    pages: &mut KvPages,
+    layers: Range<usize>,
 ) -> Result<()> {
     let kernel = match T::SUFFIX {
         "f32" => "place_f32",
         "bf16" => "place_bf16",
         _ => "place_f16",
     };
-    let (dim, n_kv_heads, n) = (pages.head_dim(), pages.n_kv_heads(), placement.len());
+    let (dim, n_kv_heads, n) = (pages.head_dim(), pages.n_kv_heads(), tokens.len());
+    if tokens.end > placement.len() {
+        return Err(Error::Row { row: tokens.end, n_rows: placement.len() });
+    }
     if layers.end > pages.n_layers() {
         return Err(Error::Row { row: layers.end, n_rows: pages.n_layers() });
     }
@@ -275,8 +297,8 @@ pub fn place<T: Real>(
         Argument::U32(n_kv_heads as u32),
         Argument::U32(dim as u32),
         turns.neighbours(),
-        placement.slots.there().argument(),
-        placement.turn_of.argument(),
+        placement.slots.there().argument_at(tokens.start),
+        placement.turn_of.argument_at(tokens.start),
         turns.table.there().argument(),
         Argument::U32(turns.n as u32),
         Argument::U64(layer_len as u64),
@@ -286,7 +308,7 @@ pub fn place<T: Real>(
     ];
     // SAFETY: the arguments are the kernel's; slots are in the arena, layers are too, the last token's last layer is in
     // both sources, and the kernel does not read turns that are not there.
-    unsafe { source.keys.device().launch(&MODULE, kernel, launch, &arguments) }
+    unsafe { pages.keys.device().launch(&MODULE, kernel, launch, &arguments) }
 }
 
 /// Copies slots over others in all layers, one pair `(from, to)` after the other, in one launch.

@@ -138,12 +138,19 @@ impl<'m> Assembly<'m> {
         self.model
     }
 
-    /// Loads the first layers of the blocks.
+    /// Loads the first layers of the blocks; to a device all of them, at once.
     ///
     /// # Errors
     ///
     /// [`Error::Model`] when a block's file cannot be read.
     pub fn load(&mut self, n_layers: usize) -> Result<()> {
+        if self.model.is_on_device() {
+            if self.n_loaded == 0 {
+                self.model.load_blocks(&mut self.cache, &self.blocks)?;
+                self.n_loaded = self.model.config().n_layers;
+            }
+            return Ok(());
+        }
         std::thread::scope(|scope| {
             let mut ahead = Ahead::new(scope, &self.blocks, self.n_loaded..n_layers);
             for layer in self.n_loaded..n_layers {

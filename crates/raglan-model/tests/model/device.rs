@@ -3,9 +3,12 @@
 
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
-use raglan_kernels::AttentionMask;
-use raglan_kv::{BlockPrecision, Error as KvError, KV_PAGE, KvBlock, KvCache, ParallelContext};
-use raglan_model::cuda::CudaDevice;
+use raglan_kernels::{AttentionMask, RotaryEmbedding, RotaryPairs, RotaryScaling};
+use raglan_kv::{
+    BlockPrecision, Error as KvError, KV_PAGE, KvArena, KvBlock, KvCache, KvPrecision, KvShape, LayerRotary,
+    ParallelContext, open_block, write_block,
+};
+use raglan_model::cuda::{CudaDevice, KvPages};
 use raglan_model::{
     Attending, AttentionPolicy, ContextExtension, DecoderModel, Error, ForwardRows, ForwardSequence, Forwarded,
     KeySelection, Products, QueryRecord, Result, StepRecording, View, Want,
@@ -495,6 +498,119 @@ fn blocks_are_taken_from_a_device_and_taken_over_at_other_places() {
                 [in_place, read(model, &mut moved, &[7, 3])].concat()
             });
             check_near(&format!("{family}, {precision}"), &got, &want, tolerance);
+        }
+    });
+}
+
+/// Two ways of turning, by layers.
+struct Turning([RotaryEmbedding; 2]);
+
+impl LayerRotary for Turning {
+    fn rotary(&self, layer: usize) -> &RotaryEmbedding {
+        &self.0[usize::from(layer % 6 == 5)]
+    }
+}
+
+#[test]
+fn blocks_of_all_sizes_go_to_a_device_one_behind_the_other() {
+    let shape = KvShape { n_layers: 18, n_kv_heads: 4, head_dim: 128 };
+    let turning =
+        Turning([1e4, 1e6].map(|base| {
+            RotaryEmbedding::new(shape.head_dim, base, RotaryPairs::Halves, &RotaryScaling::None).unwrap()
+        }));
+    let on_processor = KvArena::new(shape, KvPrecision::F16);
+    // The long one takes several pieces, each of many layers; the first stays where it was.
+    let lengths = [9_usize, 64, 1, 210, 65, 3, 70];
+    let folder = tempfile::tempdir().unwrap();
+    let blocks: Vec<KvBlock> = lengths
+        .iter()
+        .enumerate()
+        .map(|(i, &n_tokens)| {
+            let mut cache = on_processor.cache();
+            cache.leave(n_tokens, 31 * i as u32).unwrap();
+            for (layer, slot) in (0..shape.n_layers).flat_map(|layer| (0..n_tokens).map(move |slot| (layer, slot))) {
+                let number =
+                    |j: usize| ((i * 7919 + layer * 104_729 + slot * 1299 + j * 31) % 2003) as f32 / 1001.0 - 1.0;
+                let numbers: Vec<f32> = (0..2 * shape.dim()).map(number).collect();
+                cache.write(layer, slot, &numbers[..shape.dim()], &numbers[shape.dim()..]);
+            }
+            let precision = [BlockPrecision::F16, BlockPrecision::Int8, BlockPrecision::F32][i % 3];
+            let block = KvBlock::from_cache(&cache, 0..n_tokens, shape, precision, &turning).unwrap();
+            if i % 2 == 0 {
+                return block;
+            }
+            let path = folder.path().join(i.to_string());
+            write_block(&path, &block).unwrap();
+            let block = open_block(&path).unwrap();
+            assert!(!block.is_resident());
+            block
+        })
+        .collect();
+    let load = |arena: &KvArena| {
+        let mut cache = arena.cache();
+        let left: Vec<_> = blocks
+            .iter()
+            .map(|block| {
+                let position = cache.next_position();
+                (block.clone(), cache.leave_for(block, position).unwrap())
+            })
+            .collect();
+        cache.load(&left, &turning).unwrap();
+        cache
+    };
+    let taken =
+        |cache: &KvCache| KvBlock::from_cache(cache, 0..cache.len(), shape, BlockPrecision::F32, &turning).unwrap();
+    let want = taken(&load(&on_processor));
+    for_each_device(|device| {
+        let pages = KvPages::new(&device.another_stream().unwrap(), shape.n_layers, 16, 4, shape.head_dim).unwrap();
+        let arena = KvArena::on_device(pages);
+        // The second time in pages and buffers that are full of other numbers.
+        for _ in 0..2 {
+            let mut cache = load(&arena);
+            let got = taken(&cache);
+            for layer in 0..shape.n_layers {
+                let floats = |block: &KvBlock| -> Vec<f32> {
+                    let bytes = block.layer(layer).unwrap();
+                    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+                };
+                for (i, (got, want)) in floats(&got).into_iter().zip(floats(&want)).enumerate() {
+                    // Numbers are below two, and rounded to half floats once or twice.
+                    assert!((got - want).abs() <= 2.0 / 1024.0, "layer {layer}, number {i}: {got} is not {want}");
+                }
+            }
+            let misplaced = |slots| (blocks[2].clone(), slots);
+            for wrong in [vec![misplaced(0..2)], vec![misplaced(999..1000)], vec![misplaced(5..6), misplaced(5..6)]] {
+                assert!(matches!(cache.load(&wrong, &turning), Err(KvError::Slots { .. })));
+            }
+            cache.load(&[], &turning).unwrap();
+            drop((cache, load(&arena)));
+        }
+    });
+}
+
+#[test]
+fn blocks_are_loaded_together_for_what_is_read_behind_them() {
+    let texts = [prompt(20), prompt(KV_PAGE as u32 + 9), prompt(33)];
+    for_each_device(|device| {
+        for family in ["llama", "gemma3"] {
+            let models = both(device, family, GgmlDType::F32, Products::F32);
+            let [want, got] = models.each_ref().map(|model| {
+                let blocks = texts.each_ref().map(|text| {
+                    let mut cache = model.cache();
+                    read(model, &mut cache, text);
+                    KvBlock::from_cache(&cache, 0..text.len(), model.kv_shape(), BlockPrecision::F16, model).unwrap()
+                });
+                let mut cache = model.cache();
+                let left: Vec<_> = [0, 2, 1, 0]
+                    .map(|i| {
+                        let position = cache.next_position();
+                        (blocks[i].clone(), cache.leave_for(&blocks[i], position).unwrap())
+                    })
+                    .into();
+                model.load_blocks(&mut cache, &left).unwrap();
+                read(model, &mut cache, &[7, 3])
+            });
+            check_near(family, &got, &want, NEAR);
         }
     });
 }

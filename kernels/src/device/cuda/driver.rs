@@ -224,15 +224,6 @@ impl Driver {
         library.as_ref().is_some_and(|(library, _)| unsafe { library.product(self, product) }.is_ok())
     }
 
-    pub fn wait_for(&self, other: &Self) -> Result<()> {
-        self.context.current()?;
-        let event = Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        event.record(other)?;
-        // SAFETY: stream and event are alive; the driver keeps what it needs of the event.
-        unsafe { result::stream::wait_event(self.stream, event.0, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
-            .map_err(cuda)
-    }
-
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
         self.context.current()?;
         let (start, end) = (Event::new(TIMED)?, Event::new(TIMED)?);
@@ -242,33 +233,6 @@ impl Driver {
         end.wait()?;
         // SAFETY: both events were recorded on this stream and have happened.
         unsafe { result::event::elapsed(start.0, end.0) }.map_err(cuda)
-    }
-
-    /// Memory of the host that the device reads without the processor's help.
-    pub fn pinned(&self, n_bytes: usize) -> Result<*mut u8> {
-        self.context.current()?;
-        // SAFETY: the memory is freed by `free_pinned` alone.
-        unsafe { result::malloc_host(n_bytes, 0) }.map(<*mut c_void>::cast).map_err(cuda)
-    }
-
-    /// # Safety
-    ///
-    /// The memory is of `pinned`, and nothing uses it any more.
-    pub unsafe fn free_pinned(&self, memory: *mut u8) {
-        // SAFETY: as the caller promises; a failure has no remedy.
-        let _ = self.context.current().map(|()| unsafe { result::free_host(memory.cast()) });
-    }
-
-    /// Begins to copy from pinned memory.
-    ///
-    /// # Safety
-    ///
-    /// `from` is pinned memory that is not changed until an event after this call has happened; `address` has as many
-    /// bytes.
-    pub unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()> {
-        self.context.current()?;
-        // SAFETY: as the caller promises.
-        unsafe { result::memcpy_htod_async(address, from, self.stream) }.map_err(cuda)
     }
 }
 
@@ -403,6 +367,42 @@ impl Backend for Driver {
         unsafe { result::graph::launch(recorded.graph, self.stream) }.map_err(cuda)
     }
 
+    fn mark(&self) -> Result<Box<dyn Any + Send>> {
+        self.context.current()?;
+        let event = Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        event.record(self)?;
+        Ok(Box::new(event))
+    }
+
+    fn wait_for(&self, mark: &dyn Any) -> Result<()> {
+        self.context.current()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: stream and event are alive; the driver keeps what it needs of the event.
+        unsafe { result::stream::wait_event(self.stream, Event::of(mark)?.0, flags) }.map_err(cuda)
+    }
+
+    fn reach(&self, mark: &dyn Any) -> Result<()> {
+        self.context.current()?;
+        Event::of(mark)?.wait()
+    }
+
+    fn pinned(&self, n_bytes: usize) -> Result<*mut u8> {
+        self.context.current()?;
+        // SAFETY: the memory is freed by `free_pinned` alone.
+        unsafe { result::malloc_host(n_bytes, 0) }.map(<*mut c_void>::cast).map_err(cuda)
+    }
+
+    unsafe fn free_pinned(&self, memory: *mut u8, _n_bytes: usize) {
+        // SAFETY: as the caller promises; a failure has no remedy.
+        let _ = self.context.current().map(|()| unsafe { result::free_host(memory.cast()) });
+    }
+
+    unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()> {
+        self.context.current()?;
+        // SAFETY: as the caller promises.
+        unsafe { result::memcpy_htod_async(address, from, self.stream) }.map_err(cuda)
+    }
+
     fn another_stream(&self) -> Result<Box<dyn Backend>> {
         Ok(Box::new(Self::on(Arc::clone(&self.context))?))
     }
@@ -413,7 +413,7 @@ impl Backend for Driver {
 }
 
 /// A point in a stream's work.
-pub struct Event(sys::CUevent);
+struct Event(sys::CUevent);
 
 // SAFETY: an event may be used from any thread.
 unsafe impl Send for Event {}
@@ -423,12 +423,8 @@ impl Event {
         result::event::create(flags).map(Self).map_err(cuda)
     }
 
-    /// The point at which all is done that was asked of the stream so far.
-    pub fn after(driver: &Driver) -> Result<Self> {
-        driver.context.current()?;
-        let event = Self::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        event.record(driver)?;
-        Ok(event)
+    fn of(mark: &dyn Any) -> Result<&Self> {
+        mark.downcast_ref().ok_or_else(|| Error::Cuda { problem: "the mark is of another device".to_owned() })
     }
 
     fn record(&self, driver: &Driver) -> Result<()> {
@@ -437,7 +433,7 @@ impl Event {
     }
 
     /// Returns when it has happened.
-    pub fn wait(&self) -> Result<()> {
+    fn wait(&self) -> Result<()> {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.0) }.map_err(cuda)
     }

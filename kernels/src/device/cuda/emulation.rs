@@ -5,7 +5,7 @@
 //! their results too early finds none.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -50,27 +50,60 @@ pub fn for_each_generation(mut check: impl FnMut(&CudaDevice)) {
 
 pub(super) struct Emulation {
     limits: DeviceLimits,
-    calls: Mutex<Calls>,
+    calls: Arc<Mutex<Calls>>,
 }
 
 /// What a stream was asked for and has not done.
 #[derive(Default)]
 struct Calls {
     /// Those of a stream that waits.
-    waiting: Option<Vec<Call>>,
+    waiting: Option<VecDeque<Call>>,
+    /// How many of those were done.
+    n_done: usize,
     /// Those that are recorded.
     recorded: Option<Vec<Call>>,
+}
+
+/// So many calls of a stream.
+struct Mark {
+    calls: Arc<Mutex<Calls>>,
+    n_done: usize,
 }
 
 /// What a stream does.
 #[derive(Clone)]
 enum Call {
-    Fill { address: u64, byte: u8, n_bytes: usize },
-    Copy { from: u64, to: u64, n_bytes: usize },
-    Upload { from: Vec<u8>, address: u64 },
-    Launch { module: &'static Module, kernel: &'static str, launch: Launch, arguments: Vec<Argument> },
+    Fill {
+        address: u64,
+        byte: u8,
+        n_bytes: usize,
+    },
+    Copy {
+        from: u64,
+        to: u64,
+        n_bytes: usize,
+    },
+    Upload {
+        from: Vec<u8>,
+        address: u64,
+    },
+    /// The address of what it is from, first.
+    UploadPinned {
+        from: u64,
+        address: u64,
+        n_bytes: usize,
+    },
+    Launch {
+        module: &'static Module,
+        kernel: &'static str,
+        launch: Launch,
+        arguments: Vec<Argument>,
+    },
     Replay(Recorded),
-    Free { address: u64, n_bytes: usize },
+    Free {
+        address: u64,
+        n_bytes: usize,
+    },
 }
 
 /// What was recorded.
@@ -91,12 +124,11 @@ impl Emulation {
             shared_bytes: 227 << 10,
             memory_bytes: 1 << 30,
         };
-        there.then(|| Self { limits: limits(), calls: Mutex::default() })
+        there.then(|| Self { limits: limits(), calls: Arc::default() })
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        // A kernel that failed leaves the calls behind it undone.
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        Calls::of(&self.calls)
     }
 
     /// Does what is asked for, or notes it.
@@ -106,27 +138,52 @@ impl Emulation {
     /// The memory is there that the call names, and will be until it is done.
     unsafe fn ask(&self, call: Call) {
         let mut calls = self.calls();
-        let Calls { waiting, recorded } = &mut *calls;
+        let Calls { waiting, recorded, .. } = &mut *calls;
         match (recorded, waiting) {
             (Some(recorded), _) => {
-                let is_recorded = !matches!(call, Call::Upload { .. } | Call::Replay(_) | Call::Free { .. });
+                let is_recorded = matches!(call, Call::Fill { .. } | Call::Copy { .. } | Call::Launch { .. });
                 assert!(is_recorded, "what is recorded makes, drops and uploads no buffer");
                 recorded.push(call);
             }
-            (None, Some(waiting)) => waiting.push(call),
+            (None, Some(waiting)) => waiting.push_back(call),
             // SAFETY: as the caller promises.
             (None, None) => unsafe { call.run() },
         }
     }
 
-    /// Does what waits.
+    /// Does all that waits.
     fn catch_up(&self) {
-        let mut calls = self.calls();
-        assert!(calls.recorded.is_none(), "what is recorded waits for nothing");
-        for call in calls.waiting.iter_mut().flat_map(std::mem::take) {
+        self.calls().catch_up(usize::MAX);
+    }
+}
+
+impl Calls {
+    fn of(calls: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        // A kernel that failed leaves the calls behind it undone.
+        calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what waits, until so many calls are done.
+    fn catch_up(&mut self, n_done: usize) {
+        assert!(self.recorded.is_none(), "what is recorded waits for nothing");
+        let Some(waiting) = &mut self.waiting else { return };
+        while self.n_done < n_done {
+            let Some(call) = waiting.pop_front() else { return };
+            self.n_done += 1;
             // SAFETY: memory is freed by a call behind those that name it.
             unsafe { call.run() };
         }
+    }
+}
+
+impl Mark {
+    /// Lets the stream get that far.
+    fn reach(mark: &dyn Any) -> Result<()> {
+        let mark = mark.downcast_ref::<Self>();
+        let Self { calls, n_done } =
+            mark.ok_or_else(|| Error::Cuda { problem: "the mark is of another device".to_owned() })?;
+        Calls::of(calls).catch_up(*n_done);
+        Ok(())
     }
 }
 
@@ -155,6 +212,10 @@ impl Call {
             // SAFETY: the buffer has as many bytes, and is no part of `from`.
             Self::Upload { from, address } => unsafe {
                 std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len());
+            },
+            // SAFETY: both have as many bytes, and the pinned ones are as they were then.
+            Self::UploadPinned { from, address, n_bytes } => unsafe {
+                std::ptr::copy_nonoverlapping(*from as *const u8, *address as *mut u8, *n_bytes);
             },
             Self::Launch { module, kernel, launch, arguments } => {
                 let mut libraries = libraries().lock().unwrap_or_else(PoisonError::into_inner);
@@ -312,9 +373,39 @@ impl Backend for Emulation {
         Ok(())
     }
 
+    fn mark(&self) -> Result<Box<dyn Any + Send>> {
+        let calls = self.calls();
+        let n_done = calls.n_done + calls.waiting.as_ref().map_or(0, VecDeque::len);
+        Ok(Box::new(Mark { calls: Arc::clone(&self.calls), n_done }))
+    }
+
+    fn wait_for(&self, mark: &dyn Any) -> Result<()> {
+        Mark::reach(mark)
+    }
+
+    fn reach(&self, mark: &dyn Any) -> Result<()> {
+        Mark::reach(mark)
+    }
+
+    fn pinned(&self, n_bytes: usize) -> Result<*mut u8> {
+        Ok(Box::leak(vec![0; n_bytes].into_boxed_slice()).as_mut_ptr())
+    }
+
+    unsafe fn free_pinned(&self, memory: *mut u8, n_bytes: usize) {
+        // SAFETY: `pinned` leaked a slice of this length that begins there.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory, n_bytes)) });
+    }
+
+    unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()> {
+        let (from, n_bytes) = (from.as_ptr() as u64, from.len());
+        // SAFETY: as the caller promises.
+        unsafe { self.ask(Call::UploadPinned { from, address, n_bytes }) };
+        Ok(())
+    }
+
     fn another_stream(&self) -> Result<Box<dyn Backend>> {
-        let calls = Calls { waiting: Some(Vec::new()), recorded: None };
-        Ok(Box::new(Self { limits: self.limits.clone(), calls: Mutex::new(calls) }))
+        let calls = Calls { waiting: Some(VecDeque::new()), ..Calls::default() };
+        Ok(Box::new(Self { limits: self.limits.clone(), calls: Arc::new(Mutex::new(calls)) }))
     }
 
     fn driver(&self) -> Option<&driver::Driver> {

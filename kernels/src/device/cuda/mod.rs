@@ -21,6 +21,7 @@ mod probe;
 mod recording;
 pub(crate) mod row_norm;
 mod sequences;
+mod staged_uploads;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use probe::cuda_devices;
 pub use recording::{Graph, Reserve};
 pub use sequences::PackedSequences;
 pub(crate) use sequences::TILE_ROWS;
+pub use staged_uploads::StagedUploads;
 use stream::{Allocation, Stream};
 
 use crate::{Error, Result};
@@ -155,6 +157,25 @@ trait Backend: Send + Sync {
     ///
     /// The memory is there that the recorded calls name.
     unsafe fn replay(&self, recorded: &dyn Any) -> Result<()>;
+    /// The point behind all that was asked so far.
+    fn mark(&self) -> Result<Box<dyn Any + Send>>;
+    /// Lets what is asked later happen when a point of some stream of the device was reached.
+    fn wait_for(&self, mark: &dyn Any) -> Result<()>;
+    /// Returns when a point of this stream was reached.
+    fn reach(&self, mark: &dyn Any) -> Result<()>;
+    /// Memory of the processor's that is read without its help. It is freed by `free_pinned` alone.
+    fn pinned(&self, n_bytes: usize) -> Result<*mut u8>;
+    /// # Safety
+    ///
+    /// The memory is of `pinned`, as long, and nothing uses it any more.
+    unsafe fn free_pinned(&self, memory: *mut u8, n_bytes: usize);
+    /// Begins to copy from pinned memory.
+    ///
+    /// # Safety
+    ///
+    /// `from` is pinned memory that is not changed until a point behind this call was reached; at `address` are as many
+    /// bytes.
+    unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()>;
     /// Another order of calls on the same device.
     fn another_stream(&self) -> Result<Box<dyn Backend>>;
     fn driver(&self) -> Option<&driver::Driver>;
@@ -211,10 +232,25 @@ impl CudaDevice {
     ///
     /// [`Error::Cuda`] when the driver refuses, as it does when the two are not of one device.
     pub fn wait_for(&self, other: &Self) -> Result<()> {
-        match (self.driver(), other.driver()) {
-            (Some(this), Some(other)) => this.wait_for(other),
-            _ => other.synchronize(),
-        }
+        self.wait_until(&other.mark()?)
+    }
+
+    /// The point behind all that was asked of this stream so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`] when the driver has no events to give.
+    pub fn mark(&self) -> Result<Mark> {
+        Ok(Mark(self.0.mark()?))
+    }
+
+    /// Lets what comes after on this stream begin when that point, of whichever stream of the device, was reached.
+    ///
+    /// # Errors
+    ///
+    /// As [`CudaDevice::wait_for`].
+    pub fn wait_until(&self, mark: &Mark) -> Result<()> {
+        self.0.wait_for(&*mark.0)
     }
 
     /// What the device is and has.
@@ -332,6 +368,15 @@ impl CudaDevice {
     }
 }
 
+/// A point in a stream's work.
+pub struct Mark(Box<dyn Any + Send>);
+
+impl std::fmt::Debug for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mark").finish_non_exhaustive()
+    }
+}
+
 /// Numbers that any bytes stand for, and that have no bytes of no meaning.
 ///
 /// # Safety
@@ -356,6 +401,14 @@ pub struct Bf16(pub u16);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct F16(pub u16);
+
+impl F16 {
+    /// The numbers that these are the bits of.
+    pub fn of_bits(bits: &[u16]) -> &[Self] {
+        // SAFETY: a number is its bits and nothing else.
+        unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
+    }
+}
 
 /// Numbers that kernels take for real ones: [`f32`], [`Bf16`] and [`F16`].
 pub trait Real: Plain {

@@ -1,5 +1,6 @@
 //! The memory of a stream, and what its calls name of it while they are recorded.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -62,12 +63,10 @@ impl Drop for Allocation {
         let Stream { backend, .. } = &*self.device.0;
         let mut state = self.device.0.state();
         state.living.remove(&self.address);
+        // Under the lock, so that nobody begins to record between the two.
         match &mut state.recording {
             Some(recording) => recording.freed.push((self.address, self.n_bytes)),
-            None => {
-                drop(state);
-                backend.free(self.address, self.n_bytes);
-            }
+            None => backend.free(self.address, self.n_bytes),
         }
     }
 }
@@ -157,6 +156,16 @@ impl Stream {
         self.backend.synchronize()
     }
 
+    pub fn mark(&self) -> Result<Box<dyn Any + Send>> {
+        self.not_recording("a mark")?;
+        self.backend.mark()
+    }
+
+    pub fn wait_for(&self, mark: &dyn Any) -> Result<()> {
+        self.not_recording("waiting")?;
+        self.backend.wait_for(mark)
+    }
+
     /// # Safety
     ///
     /// As [`Backend::launch`].
@@ -186,8 +195,11 @@ impl Stream {
 
     /// Records what `work` asks for.
     pub fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        self.backend.begin_recording()?;
-        self.state().recording = Some(Recording::default());
+        {
+            let mut state = self.state();
+            self.backend.begin_recording()?;
+            state.recording = Some(Recording::default());
+        }
         let outcome = work();
         let recorded = self.backend.end_recording();
         let recording = self.state().recording.take();

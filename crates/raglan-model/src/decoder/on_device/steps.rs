@@ -15,6 +15,8 @@ use crate::{DecoderConfig, DecoderModel, Result};
 const MOST_ROWS: usize = 64;
 /// Shapes of steps that are kept. A text that is written has one or two at a time, guesses one for each number of them.
 const MOST_SHAPES: usize = 32;
+/// Rows of all shapes that are kept, whose memory is mostly that of their logits.
+const MOST_ROWS_KEPT: usize = 256;
 /// Pages that a step has room for at least.
 const FEWEST_PAGES: usize = 4;
 
@@ -132,15 +134,23 @@ impl DeviceWeights {
         step.pass.set(model, rows, seeing, pages)?;
         steps.take(&mut step, known.is_some(), self, &model.config, pages)?;
         let forwarded = self.wanted(model, sequences, &step.pass, step.logits.as_ref())?;
-        if steps.kept.len() == MOST_SHAPES {
-            steps.kept.remove(0);
-        }
-        steps.kept.push(step);
+        steps.keep(step);
         Ok(forwarded)
     }
 }
 
 impl Steps {
+    /// Keeps a step as the last one, in place of those that were not taken for longest.
+    fn keep(&mut self, step: Step) {
+        self.kept.push(step);
+        let too_many = |kept: &[Step]| {
+            kept.iter().map(|step| step.shape.n_rows).sum::<usize>() > MOST_ROWS_KEPT || kept.len() > MOST_SHAPES
+        };
+        while too_many(&self.kept) {
+            self.kept.remove(0);
+        }
+    }
+
     /// Takes a step whose contents are set.
     fn take(
         &mut self,
@@ -151,7 +161,10 @@ impl Steps {
         pages: &mut KvPages,
     ) -> Result<()> {
         let device = &weights.device;
-        let refused = |error: raglan_kernels::Error| StepRecording::Refused { problem: error.to_string() };
+        let refused = |error: raglan_kernels::Error| {
+            tracing::warn!(%error, "steps of decoding are taken launch by launch: the driver does not record them");
+            StepRecording::Refused { problem: error.to_string() }
+        };
         if let Some(graph) = &step.graph {
             match device.replay(graph) {
                 Ok(()) => {
