@@ -23,14 +23,14 @@ build)
             --message-format json
         cargo build --release --locked --package raglan-model --package raglan-generate \
             --features raglan-generate/emulation --test model --test generation --bench device_encoders \
-            --message-format json
+            --bench device_first_token --message-format json
     } |
         python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device", "model", "generation",
-                                                                         "device_encoders"):
+                                                                         "device_encoders", "device_first_token"):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
     cp kernels/device-check.sh kernels/device-peer.py "$folder"
@@ -59,6 +59,7 @@ run)
             echo 'skipped: python3 has no PyTorch with a device'
         fi
     done
+    "$folder/device_first_token" || status=$?
     exit "$status"
     ;;
 emulate)
