@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use raglan_kernels::cuda::{
-    Bf16, Buffer, CudaDevice, DeviceBlockMatrix, DeviceMatrix, F16, KvPages, PAGE_TOKENS, RotaryTurns, SplitMatrix,
-    add_bias, add_rms_norm, block_product, convert, gated_apart, matrix_product, rms_norm_in_place, rotate,
-    split_product,
+    Bf16, Buffer, CudaDevice, DeviceBlockMatrix, DeviceMatrix, F16, HEAD_DIMS, KvPages, PAGE_TOKENS, RotaryTurns,
+    SplitMatrix, add_bias, add_rms_norm, block_product, convert, gated_apart, matrix_product, rms_norm_in_place,
+    rotate, split_product,
 };
 use raglan_kernels::{BlockFormat, Output, Result as KernelResult};
 use raglan_kv::KvArena;
@@ -31,8 +31,6 @@ use crate::safetensors::SafetensorsFile;
 use crate::weight_file::WeightFile;
 use crate::{DecoderConfig, DecoderModel, Error, Products, Result};
 
-/// Sizes of heads that there are kernels for.
-const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 /// Rows up to which blocks are multiplied as they are; with more they are widened first, which reads and writes them once
 /// and leaves the rest to the matrix units.
 const FEW_ROWS: usize = 8;
@@ -98,7 +96,7 @@ impl DecoderModel {
     ///
     /// # Errors
     ///
-    /// As for [`load`](Self::load); [`Error::Unsupported`] for heads of other sizes than 32, 64 and 128, and for
+    /// As for [`load`](Self::load); [`Error::Unsupported`] for heads of other sizes than [`HEAD_DIMS`], and for
     /// [`Products::Int8`] and [`Products::Candle`]; [`Error::Kernel`] when the device has not so much memory.
     pub fn load_on_device(
         path: impl AsRef<Path>,
@@ -138,7 +136,7 @@ impl DecoderModel {
             return Err(unsupported(format!("a language model with products `{}` on a CUDA device", products.name())));
         }
         if !HEAD_DIMS.contains(&config.head_dim) {
-            let what = format!("heads of {} numbers on a CUDA device (can be 32, 64, 128)", config.head_dim);
+            let what = format!("heads of {} numbers on a CUDA device (can be {HEAD_DIMS:?})", config.head_dim);
             return Err(unsupported(what));
         }
         let pool = pool(threads, tensors.file)?;

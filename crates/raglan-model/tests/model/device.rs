@@ -35,9 +35,19 @@ fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
 
 /// A small model on the processor and on a device.
 fn both(device: &CudaDevice, family: &'static str, dtype: GgmlDType, products: Products) -> [DecoderModel; 2] {
+    both_with_heads(device, (family, 32), dtype, products)
+}
+
+/// One with heads of this size.
+fn both_with_heads(
+    device: &CudaDevice,
+    (family, head_dim): (&'static str, usize),
+    dtype: GgmlDType,
+    products: Products,
+) -> [DecoderModel; 2] {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    SmallModel::with_head_dim(family, 32).write_gguf(&path, dtype);
+    SmallModel::with_head_dim(family, head_dim).write_gguf(&path, dtype);
     let on_device = DecoderModel::load_on_device(&path, device, 2, products).unwrap();
     [DecoderModel::load(&path, 2, products).unwrap(), on_device]
 }
@@ -96,6 +106,11 @@ fn logits_are_those_of_the_processor() {
             assert!(on_device.is_on_device() && !plain.is_on_device());
             check_near(family, &fresh(&on_device, &tokens), &fresh(&plain, &tokens), NEAR);
             check_near(family, &fresh(&on_device, &tokens[..1]), &fresh(&plain, &tokens[..1]), NEAR);
+        }
+        // The smaller Gemma 3 have the longest heads.
+        let [plain, on_device] = both_with_heads(device, ("gemma3", 256), GgmlDType::F32, Products::F32);
+        for n in [1, 12] {
+            check_near("long heads", &fresh(&on_device, &tokens[..n]), &fresh(&plain, &tokens[..n]), NEAR);
         }
     });
 }
