@@ -13,8 +13,8 @@
 //! - [`bidirectional_attention`] attends within packed sequences; [`causal_attention`] from any rows over pages, by a
 //!   [`CausalPlan`], with [`attention_mass`]; [`decode_attention`] from a few rows of each of many sequences, by a
 //!   [`DecodePlan`].
-//! - [`layer_norm`], [`add_layer_norm`], [`rms_norm`], [`rms_norm_in_place`], [`add_rms_norm`], [`activate`],
-//!   [`add_bias`], [`gated`], [`gated_apart`] and [`rotate`] are the row-wise steps of a transformer.
+//! - [`layer_norm`], [`layer_norm_into`], [`add_layer_norm`], [`rms_norm`], [`rms_norm_in_place`], [`add_rms_norm`],
+//!   [`activate`], [`add_bias`], [`gated`], [`gated_apart`] and [`rotate`] are the row-wise steps of a transformer.
 //! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there;
 //!   [`split_product`] with a [`SplitMatrix`], in single precision. [`convert`] and [`split`] change numbers' width.
 //! - [`block_product`] multiplies with a [`DeviceBlockMatrix`], in the quantised blocks of GGUF files.
@@ -34,7 +34,7 @@ pub use crate::device::cuda::{
     PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
-pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm};
+pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm, layer_norm_into};
 pub use crate::matrix_product::cuda::{DeviceMatrix, matrix_product};
 pub use crate::matrix_product::split::{SplitMatrix, split_product};
 pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};

@@ -17,7 +17,9 @@ use std::path::Path;
 use raglan_kernels::{AttentionShape, Output, layer_norm};
 
 #[cfg(feature = "cuda")]
-pub use self::on_device::DeviceEncoder;
+pub(crate) use self::on_device::Norm as DeviceNorm;
+#[cfg(feature = "cuda")]
+pub use self::on_device::{DeviceEncoder, DeviceHiddenStates};
 pub use self::positions::Positions;
 use self::pre_norm::PreNormLayers;
 pub(crate) use self::weights::Weights;

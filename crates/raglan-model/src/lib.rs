@@ -62,12 +62,14 @@ pub use decoder::{Attending, DecoderModel, ForwardRows, ForwardSequence, Forward
 pub use decoder::{DeviceSteps, StepRecording};
 pub use decoder_config::{DecoderConfig, Rope};
 #[cfg(feature = "cuda")]
-pub use encoder::DeviceEncoder;
+pub use encoder::{DeviceEncoder, DeviceHiddenStates};
 pub use encoder::{EncoderModel, HiddenStates, Positions};
 pub use encoder_config::{Activation, EncoderFamily, EncoderModelConfig, RotaryLayers};
 pub use error::{Error, Result};
 pub use gguf::{GgufFile, GgufTensor, GgufValue};
 pub use heads::{ClassificationHead, MaskedLanguageHead, TermWeights, TokenProjection};
+#[cfg(feature = "cuda")]
+pub use heads::{DeviceMaskedLanguageHead, DeviceTokenProjection};
 pub use key_selection::{KeySelection, KeyTraffic, QueryRecord};
 pub use language_model::LanguageModel;
 pub use layer_pass::LayerPass;

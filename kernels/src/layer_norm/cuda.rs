@@ -23,6 +23,21 @@ pub fn layer_norm<T: Real>(rows: &mut Buffer<T>, scale: &Buffer<f32>, shift: &Bu
     row_norm(&MODULE, rows, None, scale, Some(shift), epsilon, None, rows)
 }
 
+/// The same into `out`, for norms that stand before a map.
+///
+/// # Errors
+///
+/// As [`layer_norm`].
+pub fn layer_norm_into<T: Real>(
+    rows: &Buffer<T>,
+    scale: &Buffer<f32>,
+    shift: &Buffer<f32>,
+    epsilon: f32,
+    out: &mut Buffer<T>,
+) -> Result<()> {
+    row_norm(&MODULE, rows, None, scale, Some(shift), epsilon, None, out)
+}
+
 /// [`add_layer_norm`](crate::add_layer_norm): `rows = layer_norm(rows + residual)`.
 ///
 /// # Errors

@@ -1,15 +1,23 @@
 //! Encoders on NVIDIA devices: the same forward, in bf16 with sums in single precision.
 
+mod pre_norm;
+
+use std::path::Path;
+
 use raglan_kernels::Output;
 use raglan_kernels::cuda::{
     Bf16, Buffer, CudaDevice, DeviceMatrix, Embedding, Length, PackedSequences, Real, RowNorm, add_layer_norm,
-    bidirectional_attention, embed, layer_norm, matrix_product, norm_mean_pool,
+    bidirectional_attention, embed, layer_norm, layer_norm_into, matrix_product, norm_mean_pool,
 };
 
+use self::pre_norm::PreNormLayers;
 use super::{HiddenStates, LayerNames, LayerNorm, Positions, Weights, attention_shape};
 use crate::{EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
 
-/// An encoder of the families BERT, RoBERTa and DistilBERT on a device.
+/// Lengths of heads that attention has kernels for.
+const HEAD_DIMS: [usize; 3] = [32, 64, 128];
+
+/// An encoder on a device.
 ///
 /// Weights and vectors between layers are bf16, sums are `f32`: vectors of texts have a cosine of .9995 or more to those
 /// of [`EncoderModel`](crate::EncoderModel). What a sequence gives depends on no other sequence of the call.
@@ -18,10 +26,18 @@ pub struct DeviceEncoder {
     device: CudaDevice,
     config: EncoderModelConfig,
     words: Embedding,
-    positions: Embedding,
+    /// None where positions are rotations.
+    positions: Option<Embedding>,
     segments: Option<Embedding>,
     norm: Norm,
-    layers: Vec<Layer>,
+    layers: Layers,
+}
+
+/// The layers, by where their norms stand.
+#[derive(Debug)]
+enum Layers {
+    PostNorm(Vec<Layer>),
+    PreNorm(Box<PreNormLayers>),
 }
 
 #[derive(Debug)]
@@ -35,19 +51,23 @@ struct Layer {
 }
 
 #[derive(Debug)]
-struct Norm {
+pub(crate) struct Norm {
     scale: Buffer<f32>,
     shift: Buffer<f32>,
     epsilon: f32,
 }
 
 impl Norm {
-    fn new(device: &CudaDevice, norm: &LayerNorm) -> Result<Self> {
+    pub fn new(device: &CudaDevice, norm: &LayerNorm) -> Result<Self> {
         Ok(Self { scale: device.upload(&norm.scale)?, shift: device.upload(&norm.shift)?, epsilon: norm.epsilon })
     }
 
-    fn apply(&self, rows: &mut Buffer<Bf16>) -> Result<()> {
+    pub fn apply(&self, rows: &mut Buffer<Bf16>) -> Result<()> {
         Ok(layer_norm(rows, &self.scale, &self.shift, self.epsilon)?)
+    }
+
+    fn apply_into(&self, rows: &Buffer<Bf16>, normed: &mut Buffer<Bf16>) -> Result<()> {
+        Ok(layer_norm_into(rows, &self.scale, &self.shift, self.epsilon, normed)?)
     }
 
     /// Of the sums of two.
@@ -56,39 +76,80 @@ impl Norm {
     }
 }
 
-/// Rows on their way through the layers.
-struct Passage {
-    /// `[n_tokens, hidden_size]`
-    rows: Buffer<Bf16>,
-    sequences: PackedSequences,
-    ends: Vec<usize>,
+/// A vector for each token of some sequences, on a device.
+#[derive(Debug)]
+pub struct DeviceHiddenStates {
+    dim: usize,
+    /// `[n_tokens, dim]`, sequence behind sequence.
+    pub(crate) rows: Buffer<Bf16>,
+    pub(crate) sequences: PackedSequences,
+    /// Where each sequence ends, in rows.
+    pub(crate) ends: Vec<usize>,
+}
+
+impl DeviceHiddenStates {
+    /// The length of a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The same where the processor has them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`] when the device fails.
+    pub fn download(self) -> Result<HiddenStates> {
+        let rows = self.rows.download()?.into_iter().map(Real::to_f32).collect();
+        Ok(HiddenStates::new(self.dim, rows, self.ends))
+    }
 }
 
 impl DeviceEncoder {
+    /// Refuses a model, whose `config.json` is at `path`, that there are no kernels for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] when its heads are of another size than theirs.
+    pub fn check(path: &Path, config: &EncoderModelConfig) -> Result<()> {
+        let head_dim = config.head_dim();
+        if HEAD_DIMS.contains(&head_dim) {
+            return Ok(());
+        }
+        let what = format!("heads of {head_dim} numbers on a CUDA device (can be 32, 64, 128)");
+        Err(Error::Unsupported { path: path.to_owned(), what })
+    }
+
     /// Reads the weights of an open file to a device.
     ///
     /// # Errors
     ///
-    /// As for [`EncoderModel::from_safetensors`](crate::EncoderModel::from_safetensors); [`Error::Unsupported`] for
-    /// `ModernBERT`; [`Error::Kernel`] when the device has not so much memory, or no kernels for heads of this size.
+    /// As for [`EncoderModel::from_safetensors`](crate::EncoderModel::from_safetensors), and [`check`](Self::check);
+    /// [`Error::Kernel`] when the device has not so much memory.
     pub fn from_safetensors(device: &CudaDevice, file: &SafetensorsFile, config: EncoderModelConfig) -> Result<Self> {
         config.check().map_err(|problem| Error::Malformed { path: file.path().to_owned(), problem })?;
+        Self::check(file.path(), &config)?;
         let weights = Weights::of_model(file, &config);
-        if config.family == EncoderFamily::ModernBert || config.rotary.is_some() {
-            return Err(weights.unsupported("a model of rotated positions on a CUDA device"));
-        }
         let hidden = config.hidden_size;
         let table = |name: &str, n_rows: usize, skipped: usize| -> Result<Embedding> {
             Ok(Embedding::new(device, &weights.tensor(name, &[n_rows, hidden])?[skipped * hidden..], hidden)?)
         };
         let words = table(weights.words(), config.vocab_size, 0)?;
         let name = "embeddings.position_embeddings.weight";
-        let positions = table(name, config.max_position_embeddings, config.first_position)?;
+        let has_table = config.rotary.is_none();
+        let positions = has_table.then(|| table(name, config.max_position_embeddings, config.first_position));
+        let positions = positions.transpose()?;
         let name = "embeddings.token_type_embeddings.weight";
         let segments = (config.type_vocab_size > 0).then(|| table(name, config.type_vocab_size, 0)).transpose()?;
-        let norm = Norm::new(device, &weights.layer_norm("embeddings.LayerNorm")?)?;
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::load(device, &weights, &config, i));
-        let layers = layers.collect::<Result<_>>()?;
+        let modern = config.family == EncoderFamily::ModernBert;
+        let norm = weights.layer_norm(if modern { "embeddings.norm" } else { "embeddings.LayerNorm" })?;
+        let norm = Norm::new(device, &norm)?;
+        let layers = match &config.rotary {
+            Some(rotary) => Layers::PreNorm(Box::new(PreNormLayers::load(device, &weights, &config, rotary)?)),
+            None => {
+                let layers = (0..config.num_hidden_layers).map(|i| Layer::load(device, &weights, &config, i));
+                Layers::PostNorm(layers.collect::<Result<_>>()?)
+            }
+        };
         Ok(Self { device: device.clone(), words, positions, segments, norm, layers, config })
     }
 
@@ -105,10 +166,18 @@ impl DeviceEncoder {
     /// [`Error::ContextOverflow`] when a sequence has more tokens than there are positions, [`Error::UnknownToken`]
     /// for an id beyond the vocabulary; [`Error::Kernel`] when the device fails.
     pub fn hidden_states(&self, sequences: &[&[u32]]) -> Result<HiddenStates> {
-        let mut passage = self.forward(sequences)?;
-        self.last_norm().apply(&mut passage.rows)?;
-        let rows = passage.rows.download()?.into_iter().map(Real::to_f32).collect();
-        Ok(HiddenStates::new(self.config.hidden_size, rows, passage.ends))
+        self.hidden_states_on_device(sequences)?.download()
+    }
+
+    /// The same, left on the device for a head there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hidden_states`](Self::hidden_states).
+    pub fn hidden_states_on_device(&self, sequences: &[&[u32]]) -> Result<DeviceHiddenStates> {
+        let mut hidden = self.forward(sequences)?;
+        self.last_norm().apply(&mut hidden.rows)?;
+        Ok(hidden)
     }
 
     /// The mean of each sequence's vectors, `[n_sequences, hidden_size]`, of this length. The last norm, the mean and
@@ -118,20 +187,22 @@ impl DeviceEncoder {
     ///
     /// As for [`hidden_states`](Self::hidden_states).
     pub fn mean_vectors(&self, sequences: &[&[u32]], length: Length) -> Result<Vec<f32>> {
-        let passage = self.forward(sequences)?;
+        let hidden = self.forward(sequences)?;
         let Norm { scale, shift, epsilon } = self.last_norm();
         let norm = RowNorm::Layer { scale, shift, epsilon: *epsilon };
-        let dim = self.config.hidden_size;
-        Ok(norm_mean_pool(&passage.rows, &passage.sequences, dim, norm, length)?.download()?)
+        Ok(norm_mean_pool(&hidden.rows, &hidden.sequences, hidden.dim, norm, length)?.download()?)
     }
 
     /// The norm behind the last layer, or behind the embeddings where there are no layers.
     fn last_norm(&self) -> &Norm {
-        self.layers.last().map_or(&self.norm, |layer| &layer.output_norm)
+        match &self.layers {
+            Layers::PostNorm(layers) => layers.last().map_or(&self.norm, |layer| &layer.output_norm),
+            Layers::PreNorm(layers) => layers.norm(),
+        }
     }
 
     /// Everything but the last norm.
-    fn forward(&self, sequences: &[&[u32]]) -> Result<Passage> {
+    fn forward(&self, sequences: &[&[u32]]) -> Result<DeviceHiddenStates> {
         let (mut ids, mut places, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in sequences {
             Positions::Consecutive.check(sequence.len(), &self.config)?;
@@ -144,53 +215,60 @@ impl DeviceEncoder {
         }
         let kinds = vec![0; ids.len()];
         let segments = self.segments.as_ref().map(|segments| (segments, &kinds[..]));
-        let mut rows = embed((&self.words, &ids), Some((&self.positions, &places)), segments)?;
+        let positions = self.positions.as_ref().map(|positions| (positions, &places[..]));
+        let mut rows = embed((&self.words, &ids), positions, segments)?;
         let sequences = PackedSequences::new(&self.device, &ends)?;
-        let (n, dim) = (ids.len(), self.config.hidden_size);
+        match &self.layers {
+            Layers::PostNorm(layers) => self.post_norm_layers(layers, &mut rows, &sequences)?,
+            Layers::PreNorm(layers) => {
+                self.norm.apply(&mut rows)?;
+                layers.forward(&mut rows, &sequences, &places, &self.config)?;
+            }
+        }
+        Ok(DeviceHiddenStates { dim: self.config.hidden_size, rows, sequences, ends })
+    }
+
+    fn post_norm_layers(&self, layers: &[Layer], rows: &mut Buffer<Bf16>, sequences: &PackedSequences) -> Result<()> {
+        let (n, dim) = (sequences.n_tokens(), self.config.hidden_size);
         let shape = attention_shape(&self.config);
-        let mut room = Room {
-            qkv: self.device.filled(0, n * 3 * dim)?,
-            mixed: self.device.filled(0, n * dim)?,
-            narrow: self.device.filled(0, n * dim)?,
-            wide: self.device.filled(0, n * self.config.intermediate_size)?,
-        };
+        let mut qkv = self.device.filled(0, n * 3 * dim)?;
+        let mut mixed = self.device.filled(0, n * dim)?;
+        let mut narrow = self.device.filled(0, n * dim)?;
+        let mut wide = self.device.filled(0, n * self.config.intermediate_size)?;
         let mut norm_before = &self.norm;
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in layers.iter().enumerate() {
             // Each layer's last norm comes with the addition before it; only the last one's is left to the caller.
             match i {
-                0 => norm_before.apply(&mut rows)?,
-                _ => norm_before.apply_to_sums(&mut rows, &room.narrow)?,
+                0 => norm_before.apply(rows)?,
+                _ => norm_before.apply_to_sums(rows, &narrow)?,
             }
-            let Room { qkv, mixed, narrow, wide } = &mut room;
-            matrix_product(&rows, &layer.qkv, Output::Replace, qkv)?;
-            bidirectional_attention(&shape, qkv, &sequences, None, mixed)?;
-            matrix_product(mixed, &layer.attended, Output::Replace, narrow)?;
-            layer.attended_norm.apply_to_sums(&mut rows, narrow)?;
-            matrix_product(&rows, &layer.widen, Output::Activate(self.config.hidden_act.into()), wide)?;
-            let output = if i + 1 == self.layers.len() { Output::Add } else { Output::Replace };
-            matrix_product(wide, &layer.narrow, output, if output == Output::Add { &mut rows } else { narrow })?;
+            matrix_product(rows, &layer.qkv, Output::Replace, &mut qkv)?;
+            bidirectional_attention(&shape, &qkv, sequences, None, &mut mixed)?;
+            matrix_product(&mixed, &layer.attended, Output::Replace, &mut narrow)?;
+            layer.attended_norm.apply_to_sums(rows, &narrow)?;
+            matrix_product(rows, &layer.widen, Output::Activate(self.config.hidden_act.into()), &mut wide)?;
+            if i + 1 == layers.len() {
+                matrix_product(&wide, &layer.narrow, Output::Add, rows)?;
+            } else {
+                matrix_product(&wide, &layer.narrow, Output::Replace, &mut narrow)?;
+            }
             norm_before = &layer.output_norm;
         }
-        Ok(Passage { rows, sequences, ends })
+        Ok(())
     }
 }
 
-/// Room that the layers share.
-struct Room {
-    qkv: Buffer<Bf16>,
-    mixed: Buffer<Bf16>,
-    narrow: Buffer<Bf16>,
-    wide: Buffer<Bf16>,
+/// Linear maps of one input side by side, on a device.
+fn matrix(device: &CudaDevice, weights: &Weights, names: &[String], n_in: usize, n_out: usize) -> Result<DeviceMatrix> {
+    let (numbers, bias) = weights.numbers(names, n_in, n_out)?;
+    Ok(DeviceMatrix::new(device, &numbers, n_in, names.len() * n_out, bias.as_deref())?)
 }
 
 impl Layer {
     fn load(device: &CudaDevice, weights: &Weights, config: &EncoderModelConfig, i: usize) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let names = LayerNames::new(config, i);
-        let matrix = |names: &[String], n_in: usize, n_out: usize| -> Result<DeviceMatrix> {
-            let (numbers, bias) = weights.numbers(names, n_in, n_out)?;
-            Ok(DeviceMatrix::new(device, &numbers, n_in, names.len() * n_out, bias.as_deref())?)
-        };
+        let matrix = |names: &[String], n_in, n_out| matrix(device, weights, names, n_in, n_out);
         let norm = |name: &str| Norm::new(device, &weights.layer_norm(name)?);
         Ok(Self {
             qkv: matrix(&names.qkv, hidden, hidden)?,

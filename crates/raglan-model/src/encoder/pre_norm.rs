@@ -34,6 +34,36 @@ struct PreNormLayer {
     is_local: bool,
 }
 
+/// What the norm behind the last layer is called.
+pub(super) const FINAL_NORM: &str = "final_norm";
+
+/// What a layer's weights are called.
+pub(super) struct PreNormNames {
+    /// None where the file has no such norm.
+    pub attention_norm: Option<String>,
+    pub qkv: String,
+    pub attended: String,
+    pub gated_norm: String,
+    pub widen: String,
+    pub narrow: String,
+}
+
+impl PreNormNames {
+    pub fn new(weights: &Weights, i: usize) -> Self {
+        let name = |part: &str| format!("layers.{i}.{part}");
+        let attention_norm = name("attn_norm");
+        let has_norm = i > 0 || weights.contains(&format!("{attention_norm}.weight"));
+        Self {
+            attention_norm: has_norm.then_some(attention_norm),
+            qkv: name("attn.Wqkv"),
+            attended: name("attn.Wo"),
+            gated_norm: name("mlp_norm"),
+            widen: name("mlp.Wi"),
+            narrow: name("mlp.Wo"),
+        }
+    }
+}
+
 /// How the tokens of some rows see each other.
 #[derive(Clone, Copy)]
 enum Turns<'a> {
@@ -56,16 +86,14 @@ impl PreNormLayers {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let mut layers = Vec::new();
         for (i, &is_local) in rotary.local.iter().enumerate() {
-            let name = |part: &str| format!("layers.{i}.{part}");
-            let attention_norm = name("attn_norm");
-            let has_norm = i > 0 || weights.contains(&format!("{attention_norm}.weight"));
+            let names = PreNormNames::new(weights, i);
             layers.push(PreNormLayer {
-                attention_norm: has_norm.then(|| weights.layer_norm(&attention_norm)).transpose()?,
-                qkv: weights.linear(&[name("attn.Wqkv")], hidden, 3 * hidden, products)?,
-                attended: weights.linear(&[name("attn.Wo")], hidden, hidden, products)?,
-                gated_norm: weights.layer_norm(&name("mlp_norm"))?,
-                widen: weights.linear(&[name("mlp.Wi")], hidden, 2 * inner, products)?,
-                narrow: weights.linear(&[name("mlp.Wo")], inner, hidden, products)?,
+                attention_norm: names.attention_norm.map(|name| weights.layer_norm(&name)).transpose()?,
+                qkv: weights.linear(&[names.qkv], hidden, 3 * hidden, products)?,
+                attended: weights.linear(&[names.attended], hidden, hidden, products)?,
+                gated_norm: weights.layer_norm(&names.gated_norm)?,
+                widen: weights.linear(&[names.widen], hidden, 2 * inner, products)?,
+                narrow: weights.linear(&[names.narrow], inner, hidden, products)?,
                 is_local,
             });
         }
@@ -76,7 +104,7 @@ impl PreNormLayers {
             global: rotation(rotary.global_theta)?,
             global_theta: rotary.global_theta,
             local_radius: rotary.local_radius,
-            norm: weights.layer_norm("final_norm")?,
+            norm: weights.layer_norm(FINAL_NORM)?,
         })
     }
 
@@ -129,7 +157,7 @@ impl PreNormLayers {
     }
 }
 
-fn rotation(config: &EncoderModelConfig, theta: f64, scaling: &RotaryScaling) -> Result<RotaryEmbedding> {
+pub(super) fn rotation(config: &EncoderModelConfig, theta: f64, scaling: &RotaryScaling) -> Result<RotaryEmbedding> {
     Ok(RotaryEmbedding::new(config.head_dim(), theta, RotaryPairs::Halves, scaling)?)
 }
 

@@ -85,11 +85,6 @@ impl<'f> Weights<'f> {
         if absent { Ok(None) } else { self.tensor(name, &[n]).map(Some) }
     }
 
-    #[cfg(feature = "cuda")]
-    pub fn unsupported(&self, what: &str) -> Error {
-        Error::Unsupported { path: self.file.path().to_owned(), what: what.to_owned() }
-    }
-
     pub fn malformed(&self, problem: String) -> Error {
         Error::Malformed { path: self.file.path().to_owned(), problem }
     }

@@ -30,18 +30,19 @@ pub struct MaskedLanguageHead {
     vocab_size: usize,
 }
 
-/// The weights of a text's words, in the order of their ids: all are positive.
-pub type TermWeights = Vec<(u32, f32)>;
+/// What a file has of the head.
+pub(super) struct HeadNumbers {
+    /// `[hidden, hidden]` and its bias.
+    pub dense: (Vec<f32>, Option<Vec<f32>>),
+    pub activation: Activation,
+    pub norm: LayerNorm,
+    /// `[vocab, hidden]`
+    pub words: Vec<f32>,
+    pub words_bias: Vec<f32>,
+}
 
-impl MaskedLanguageHead {
-    /// Reads the head of a masked language model's file, under the names of the model's family: `cls.predictions`
-    /// (BERT), `lm_head` (RoBERTa), `vocab_transform` (DistilBERT), or `head` and `decoder` (`ModernBERT`).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] when a tensor is not there, is of another shape than
-    /// `config` says or holds something that is not a finite number.
-    pub fn from_safetensors(file: &SafetensorsFile, config: &EncoderModelConfig, products: Products) -> Result<Self> {
+impl HeadNumbers {
+    pub fn read(file: &SafetensorsFile, config: &EncoderModelConfig) -> Result<Self> {
         let weights = Weights::of_head(file, config);
         let (dense, norm, decoder, biases): (_, _, _, &[&str]) = match config.family {
             EncoderFamily::Bert => (
@@ -63,26 +64,50 @@ impl MaskedLanguageHead {
         };
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let shape = [vocab, hidden];
-        let decoder = if weights.contains(decoder) {
+        let words = if weights.contains(decoder) {
             weights.tensor(decoder, &shape)?
         } else {
             let model = Weights::of_model(file, config);
             model.tensor(model.words(), &shape)?
         };
-        let bias = match biases.iter().find(|name| weights.contains(name)) {
+        let words_bias = match biases.iter().find(|name| weights.contains(name)) {
             Some(name) => weights.tensor(name, &[vocab])?,
             None => vec![0.0; vocab],
         };
-        let tiles = decoder.par_chunks(TILE * hidden).zip(bias.par_chunks(TILE));
-        let tiles = tiles.map(|(words, bias)| Linear::new(words, Some(bias.to_vec()), hidden, products));
         Ok(Self {
-            dense: weights.linear(&[dense.to_owned()], hidden, hidden, products)?,
+            dense: weights.numbers(&[dense.to_owned()], hidden, hidden)?,
             // RoBERTa's head has this one whatever the layers have.
             activation: if config.family == EncoderFamily::Roberta { Activation::Gelu } else { config.hidden_act },
             norm: weights.layer_norm(norm)?,
+            words,
+            words_bias,
+        })
+    }
+}
+
+/// The weights of a text's words, in the order of their ids: all are positive.
+pub type TermWeights = Vec<(u32, f32)>;
+
+impl MaskedLanguageHead {
+    /// Reads the head of a masked language model's file, under the names of the model's family: `cls.predictions`
+    /// (BERT), `lm_head` (RoBERTa), `vocab_transform` (DistilBERT), or `head` and `decoder` (`ModernBERT`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] when a tensor is not there, is of another shape than
+    /// `config` says or holds something that is not a finite number.
+    pub fn from_safetensors(file: &SafetensorsFile, config: &EncoderModelConfig, products: Products) -> Result<Self> {
+        let numbers = HeadNumbers::read(file, config)?;
+        let (hidden, (dense, bias)) = (config.hidden_size, numbers.dense);
+        let tiles = numbers.words.par_chunks(TILE * hidden).zip(numbers.words_bias.par_chunks(TILE));
+        let tiles = tiles.map(|(words, bias)| Linear::new(words, Some(bias.to_vec()), hidden, products));
+        Ok(Self {
+            dense: Linear::new(&dense, bias, hidden, products)?,
+            activation: numbers.activation,
+            norm: numbers.norm,
             tiles: tiles.collect::<Result<_>>()?,
             hidden_size: hidden,
-            vocab_size: vocab,
+            vocab_size: config.vocab_size,
         })
     }
 

@@ -22,14 +22,9 @@ impl TokenProjection {
     /// [`Error::Io`] when it cannot be read; [`Error::Malformed`] when the tensor is not there, does not map from the
     /// model's hidden states to fewer dimensions or as many, or holds something that is not a finite number.
     pub fn from_safetensors(file: &SafetensorsFile, config: &EncoderModelConfig, products: Products) -> Result<Self> {
-        let weights = Weights::of_head(file, config);
+        let (map, dim) = numbers(file, config)?;
         let hidden_size = config.hidden_size;
-        let dim = match weights.shape("linear.weight") {
-            Some(&[n, _]) if (1..=hidden_size).contains(&n) => n,
-            found => return Err(weights.malformed(format!("no projection: `linear.weight` has shape {found:?}"))),
-        };
-        let map = Linear::new(&weights.tensor("linear.weight", &[dim, hidden_size])?, None, hidden_size, products)?;
-        Ok(Self { map, hidden_size, dim })
+        Ok(Self { map: Linear::new(&map, None, hidden_size, products)?, hidden_size, dim })
     }
 
     /// The length of a vector.
@@ -51,4 +46,14 @@ impl TokenProjection {
         l2_normalize(&mut rows, self.dim)?;
         Ok(HiddenStates::new(self.dim, rows, hidden.ends().to_vec()))
     }
+}
+
+/// The map, `[dim, hidden_size]`, and `dim`.
+pub(super) fn numbers(file: &SafetensorsFile, config: &EncoderModelConfig) -> Result<(Vec<f32>, usize)> {
+    let weights = Weights::of_head(file, config);
+    let dim = match weights.shape("linear.weight") {
+        Some(&[n, _]) if (1..=config.hidden_size).contains(&n) => n,
+        found => return Err(weights.malformed(format!("no projection: `linear.weight` has shape {found:?}"))),
+    };
+    Ok((weights.tensor("linear.weight", &[dim, config.hidden_size])?, dim))
 }

@@ -20,7 +20,7 @@ use crate::smollm2::model_file;
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
 
 /// Calls `check` with every device that there is; says what is skipped.
-fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
+pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
     match CudaDevice::emulated() {
         Some(device) => check(&device),
         None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),

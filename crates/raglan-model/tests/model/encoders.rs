@@ -12,16 +12,16 @@ use raglan_model::{
 };
 use serde_json::{Value, json};
 
-const HIDDEN: usize = 16;
-const INNER: usize = 24;
-const VOCAB: usize = 2500; // More than a tile of the vocabulary.
+pub const HIDDEN: usize = 64;
+const INNER: usize = 48;
+pub const VOCAB: usize = 2500; // More than a tile of the vocabulary.
 const POSITIONS: usize = 200;
-const HEADS: usize = 4;
+const HEADS: usize = 2; // Of 32 dimensions, the fewest that a device has kernels for.
 const LAYERS: usize = 5;
 const CLASSES: usize = 3;
 
 /// A model of random weights, as files and as tensors.
-struct Small {
+pub struct Small {
     folder: tempfile::TempDir,
     tensors: HashMap<String, Tensor>,
     seed: u64,
@@ -37,7 +37,7 @@ impl Small {
     fn put(&mut self, name: &str, shape: &[usize], centre: f32) {
         let random = || {
             self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            centre + (self.seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+            centre + ((self.seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) / 2.0
         };
         let values: Vec<f32> = std::iter::repeat_with(random).take(shape.iter().product()).collect();
         self.tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
@@ -53,7 +53,7 @@ impl Small {
         self.put(&format!("{name}.bias"), &[HIDDEN], 0.0);
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("model.safetensors")
     }
 
@@ -66,19 +66,19 @@ impl Small {
         VarBuilder::from_tensors(self.tensors.clone(), DType::F32, &Device::Cpu)
     }
 
-    fn config(&self) -> EncoderModelConfig {
+    pub fn config(&self) -> EncoderModelConfig {
         EncoderModelConfig::from_file(self.folder.path().join("config.json")).unwrap()
     }
 
-    fn file(&self) -> SafetensorsFile {
+    pub fn file(&self) -> SafetensorsFile {
         SafetensorsFile::open(self.folder.path()).unwrap()
     }
 
-    fn model(&self) -> EncoderModel {
+    pub fn model(&self) -> EncoderModel {
         EncoderModel::load(self.folder.path(), self.config(), Products::Stored).unwrap()
     }
 
-    fn masked_language_head(&self) -> MaskedLanguageHead {
+    pub fn masked_language_head(&self) -> MaskedLanguageHead {
         MaskedLanguageHead::from_safetensors(&self.file(), &self.config(), Products::Stored).unwrap()
     }
 
@@ -115,7 +115,7 @@ fn bert_config(family: &str, pad: usize) -> Value {
     })
 }
 
-fn small_bert() -> Small {
+pub fn small_bert() -> Small {
     let mut small = Small::new(&bert_config("bert", 0));
     bert_layers(&mut small, "bert.");
     small.linear("bert.pooler.dense", HIDDEN, HIDDEN);
@@ -206,12 +206,12 @@ fn small_modernbert(pooling: &str) -> Small {
     small.write()
 }
 
-fn every_family() -> Vec<Small> {
+pub fn every_family() -> Vec<Small> {
     vec![small_bert(), small_roberta("xlm-roberta"), small_distilbert(), small_modernbert("cls")]
 }
 
 /// Lengths of 1, an odd one, and longer than a tile of attention; none has the token for padding.
-fn texts() -> Vec<Vec<u32>> {
+pub fn texts() -> Vec<Vec<u32>> {
     let text = |n: usize, step: usize| (0..n).map(|i| 2 + (i * step % (VOCAB - 2)) as u32).collect();
     vec![text(1, 1), text(7, 411), text(33, 1013), text(170, 97)]
 }
@@ -446,7 +446,7 @@ fn a_raised_base_is_that_of_the_layers_that_see_all() {
     let (ids, long) = (&texts()[2], vec![7; 2 * POSITIONS]);
     let raise = |factor| Positions::RaisedBase { factor };
     let mut config = small.config();
-    config.rotary.as_mut().unwrap().global_theta *= 3.0_f64.powi(2); // 3^(4 / (4 - 2)), with heads of 4
+    config.rotary.as_mut().unwrap().global_theta *= 3.0_f64.powf(32.0 / 30.0); // 3^(d / (d - 2)), with heads of 32
     config.max_position_embeddings *= 3;
     let raised = EncoderModel::from_safetensors(&small.file(), config, Products::Stored).unwrap();
     let texts: [&[u32]; 4] = [ids, &[5, 9], &long, ids];

@@ -7,6 +7,8 @@ mod decoder;
 #[cfg(feature = "emulation")]
 mod device;
 mod encoders;
+#[cfg(feature = "emulation")]
+mod encoders_on_device;
 mod hostile_files;
 mod long_context;
 mod small_model;

@@ -50,6 +50,11 @@ fn check_norms<T: Real>(device: &CudaDevice, n: usize, dim: usize, seed: u64) {
     let mut want = widened(&rows);
     crate::layer_norm(&mut want, &scale, &shift, 1e-5).unwrap();
     check(&got.download().unwrap(), &want, &what);
+    let bits = |numbers: &[T]| widened(numbers).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let (before, mut apart) = (device.upload(&rows).unwrap(), device.filled::<T>(0xff, n * dim).unwrap());
+    cuda::layer_norm_into(&before, &d_scale, &d_shift, 1e-5, &mut apart).unwrap();
+    assert_eq!(bits(&apart.download().unwrap()), bits(&got.download().unwrap()), "{what}, apart");
+    assert_eq!(bits(&before.download().unwrap()), bits(&rows), "{what}, apart");
 
     let mut got = device.upload(&rows).unwrap();
     cuda::add_layer_norm(&mut got, &d_more, &d_scale, &d_shift, 1e-5).unwrap();
@@ -65,7 +70,6 @@ fn check_norms<T: Real>(device: &CudaDevice, n: usize, dim: usize, seed: u64) {
     check(&got.download().unwrap(), &want, &what);
     let mut in_place = device.upload(&rows).unwrap();
     cuda::rms_norm_in_place(&mut in_place, &d_scale, 1e-5).unwrap();
-    let bits = |numbers: &[T]| widened(numbers).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&in_place.download().unwrap()), bits(&got.download().unwrap()), "{what}, in place");
     cuda::add_rms_norm(&mut sums, &d_more, &d_scale, 1e-5, &mut got).unwrap();
     crate::rms_norm(&sum, &scale, 1e-5, &mut want).unwrap();

@@ -1,0 +1,153 @@
+//! Small encoders of every family, and their heads, on a device beside the processor's.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use raglan_model::cuda::{CudaDevice, Length};
+use raglan_model::{
+    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModelConfig, Error, Products,
+    SafetensorsFile, TermWeights, TokenProjection,
+};
+
+use crate::device::for_each_device;
+use crate::encoders::{HIDDEN, Small, VOCAB, every_family, small_bert, texts};
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn encoder(device: &CudaDevice, small: &Small) -> DeviceEncoder {
+    DeviceEncoder::from_safetensors(device, &small.file(), small.config()).unwrap()
+}
+
+/// The texts, one without tokens among them.
+fn with_an_empty_one() -> Vec<Vec<u32>> {
+    let mut texts = texts();
+    texts.insert(2, Vec::new());
+    texts
+}
+
+#[test]
+fn every_family_gives_the_vectors_that_the_processor_gives() {
+    for_each_device(|device| {
+        for small in every_family() {
+            let family = small.config().family;
+            let encoder = encoder(device, &small);
+            let texts = with_an_empty_one();
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let (got, want) = (encoder.hidden_states(&texts).unwrap(), small.model().hidden_states(&texts).unwrap());
+            assert_eq!((got.dim(), got.ends()), (want.dim(), want.ends()));
+            let cosines =
+                got.rows().chunks(HIDDEN).zip(want.rows().chunks(HIDDEN)).map(|(got, want)| cosine(got, want));
+            let least = cosines.fold(1.0, f32::min);
+            println!("{family:?}: the least cosine of a token is {least}");
+            assert!(least >= 0.9995, "{family:?}: {least}");
+            let means = encoder.mean_vectors(&texts, Length::Unit).unwrap();
+            for (mean, tokens) in means.chunks(HIDDEN).zip(want.sequences()) {
+                if tokens.is_empty() {
+                    assert_eq!(mean, [0.0; HIDDEN]);
+                    continue;
+                }
+                let want: Vec<f32> = (0..HIDDEN).map(|d| tokens.iter().skip(d).step_by(HIDDEN).sum()).collect();
+                assert!(cosine(mean, &want) >= 0.9995, "{family:?}");
+            }
+            let alone = encoder.hidden_states(&texts[3..4]).unwrap();
+            assert_eq!(
+                alone.rows(),
+                got.sequences().nth(3).unwrap(),
+                "{family:?}: a text does not depend on the others"
+            );
+            assert!(encoder.hidden_states(&[]).unwrap().rows().is_empty());
+            let limit = encoder.config().max_tokens();
+            let long = vec![5; limit + 1];
+            assert!(matches!(encoder.hidden_states(&[&long]), Err(Error::ContextOverflow { .. })));
+            assert!(matches!(encoder.hidden_states(&[&[VOCAB as u32]]), Err(Error::UnknownToken { .. })));
+        }
+    });
+}
+
+#[track_caller]
+fn check_weights(got: &TermWeights, want: &TermWeights, what: &str) {
+    assert!(got.windows(2).all(|pair| pair[0].0 < pair[1].0) && got.iter().all(|(_, weight)| *weight > 0.0), "{what}");
+    let [got, want] = [got, want].map(|weights| {
+        let mut dense = vec![0.0; VOCAB];
+        weights.iter().for_each(|&(term, weight)| dense[term as usize] = weight);
+        dense
+    });
+    let cosine = cosine(&got, &want);
+    println!("{what}: cosine {cosine}");
+    assert!(cosine >= 0.9995, "{what}: {cosine}");
+    let most = want.iter().copied().fold(0.0, f32::max);
+    for (term, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert!((got - want).abs() <= 0.08 * most, "{what}, word {term}: {got} for {want}");
+    }
+}
+
+#[test]
+fn words_weigh_what_they_weigh_on_the_processor() {
+    for_each_device(|device| {
+        for small in every_family() {
+            let family = small.config().family;
+            let head = DeviceMaskedLanguageHead::from_safetensors(device, &small.file(), &small.config()).unwrap();
+            let encoder = encoder(device, &small);
+            let texts = [&[5, 9, 11, 7, 2][..], &[], &[2499]];
+            let got = head.term_weights(&encoder.hidden_states_on_device(&texts).unwrap()).unwrap();
+            let want = small.masked_language_head().term_weights(&small.model().hidden_states(&texts).unwrap());
+            for (text, (got, want)) in got.iter().zip(&want.unwrap()).enumerate() {
+                match texts[text] {
+                    [] => assert!(got.is_empty() && want.is_empty()),
+                    _ => check_weights(got, want, &format!("{family:?}, text {text}")),
+                }
+            }
+            assert!(head.term_weights(&encoder.hidden_states_on_device(&[]).unwrap()).unwrap().is_empty());
+        }
+    });
+}
+
+#[test]
+fn tokens_are_projected_as_on_the_processor() {
+    for_each_device(|device| {
+        let small = small_bert();
+        let (file, config) = (small.file(), small.config());
+        let head = DeviceTokenProjection::from_safetensors(device, &file, &config).unwrap();
+        let plain = TokenProjection::from_safetensors(&file, &config, Products::F32).unwrap();
+        let texts = with_an_empty_one();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let got = head.project(&encoder(device, &small).hidden_states_on_device(&texts).unwrap()).unwrap();
+        let want = plain.project(&small.model().hidden_states(&texts).unwrap()).unwrap();
+        assert_eq!((got.dim(), got.ends(), head.dim()), (want.dim(), want.ends(), plain.dim()));
+        for (got, want) in got.rows().chunks(got.dim()).zip(want.rows().chunks(got.dim())) {
+            assert!((got.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-5);
+            assert!(cosine(got, want) >= 0.9995, "{}", cosine(got, want));
+        }
+    });
+}
+
+#[test]
+fn heads_of_another_model_or_without_weights_or_kernels_are_refused() {
+    for_each_device(|device| {
+        let small = small_bert();
+        let (file, config) = (small.file(), small.config());
+        let of_half = EncoderModelConfig { hidden_size: HIDDEN / 2, ..config.clone() };
+        assert!(matches!(
+            DeviceTokenProjection::from_safetensors(device, &file, &of_half),
+            Err(Error::Malformed { .. })
+        ));
+        assert!(matches!(
+            DeviceMaskedLanguageHead::from_safetensors(device, &file, &of_half),
+            Err(Error::Malformed { .. })
+        ));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let map = Tensor::ones((6, HIDDEN / 2), DType::F32, &Device::Cpu).unwrap();
+        candle_core::safetensors::save(&HashMap::from([("linear.weight", map)]), &path).unwrap();
+        let other =
+            DeviceTokenProjection::from_safetensors(device, &SafetensorsFile::open(&path).unwrap(), &of_half).unwrap();
+        let hidden = encoder(device, &small).hidden_states_on_device(&[&[1, 2]]).unwrap();
+        assert!(matches!(other.project(&hidden), Err(Error::Rows { .. })));
+        // Heads of 16 dimensions.
+        let narrow = EncoderModelConfig { num_attention_heads: 4, ..config };
+        assert!(matches!(DeviceEncoder::from_safetensors(device, &file, narrow), Err(Error::Unsupported { .. })));
+    });
+}
