@@ -21,16 +21,17 @@ build)
     {
         cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
             --message-format json
-        cargo build --release --locked --package raglan-model --package raglan-generate \
-            --features raglan-generate/emulation --test model --test generation --bench device_encoders \
-            --bench device_first_token --message-format json
+        cargo build --release --locked --package raglan-model --package raglan-embed --package raglan-generate \
+            --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation \
+            --bench device_encoders --bench device_first_token --message-format json
     } |
         python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] in ("raglan_kernels", "device", "model", "generation",
-                                                                         "device_encoders", "device_first_token"):
+    if message.get("executable") and message["target"]["name"] in (
+        "raglan_kernels", "device", "model", "encoders", "generation", "device_encoders", "device_first_token"
+    ):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
     cp kernels/device-check.sh kernels/device-peer.py "$folder"
@@ -48,6 +49,7 @@ run)
     status=0
     "$folder/raglan_kernels" cuda || status=$?
     "$folder/model" device:: || status=$?
+    "$folder/encoders" on_device:: || status=$?
     "$folder/generation" device:: || status=$?
     "$folder/device" || status=$?
     # By turns, so that both have the same machine.
@@ -65,8 +67,8 @@ run)
 emulate)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     cargo test --locked --package raglan-kernels --features cuda --lib cuda
-    cargo test --locked --package raglan-model --package raglan-generate --features raglan-generate/emulation \
-        --test model --test generation device::
+    cargo test --locked --package raglan-model --package raglan-embed --package raglan-generate \
+        --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation device::
     ;;
 *)
     sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

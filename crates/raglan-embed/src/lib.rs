@@ -48,6 +48,8 @@ pub use encoder_config::{EncoderConfig, WeightFormat};
 pub use error::{Error, Result};
 pub use line_windows::{LineWindows, WindowAggregation};
 pub use long_inputs::{ExtendedPositions, LongInputs};
+#[cfg(feature = "cuda")]
+pub use on_device::{OnDevice, check_on_device};
 pub use pooling::Pooling;
 pub use sentence_encoder::SentenceEncoder;
 pub use sparse_encoder::{SparseActivation, SparseEncoder, SparseEncoderConfig};

@@ -1,19 +1,26 @@
-//! Sentence encoders on NVIDIA devices.
+//! Encoders on NVIDIA devices.
 
 use std::path::Path;
 
 use raglan_core::DenseVector;
-use raglan_model::{DeviceEncoder, SafetensorsFile, cuda};
+use raglan_model::{
+    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModelConfig, SafetensorsFile, cuda,
+};
 
 use crate::encoder_config::Engine;
 use crate::sentence_encoder::SentenceModel;
-use crate::{Error, LongInputs, Pooling, Result, SentenceEncoder};
+use crate::sparse_encoder::SparseModel;
+use crate::token_encoder::{TokenModel, projection_file};
+use crate::{Error, LongInputs, Pooling, Result, SentenceEncoder, SparseEncoder, TokenEncoder, TokenHead};
 
 /// How many tokens one forward reads at most, unless a single text has more: enough that no layer waits for work, and
-/// less than 1 GiB of room for models of 768 components.
+/// about 1 GiB of room for models of 768 components.
 const BATCH_TOKENS: usize = 1 << 16;
+/// How many texts have a weight for each word in memory at once: 64 MB with 30,000 words.
+pub(crate) const SPARSE_TEXTS: usize = 512;
 
-impl SentenceEncoder {
+/// Encoders that can compute on a device.
+pub trait OnDevice: Sized {
     /// Moves the model of the folder that this was loaded from to a device.
     ///
     /// Vectors have a cosine of .9995 or more to those of the processor, and are the same to the bit whatever else is in
@@ -21,47 +28,99 @@ impl SentenceEncoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for models in ONNX, and for long texts that are read at other positions;
-    /// [`Error::Model`] when the device has not so much memory or no kernels for such a model.
-    pub fn on_device(mut self, dir: &Path, device: &cuda::CudaDevice) -> Result<Self> {
-        let refused =
-            |what: &str| Error::Unsupported { path: dir.to_owned(), what: format!("{what} on a CUDA device") };
-        let Engine::Kernels(model) = self.config.check(dir)? else { return Err(refused("a model in ONNX")) };
-        if !matches!(self.config.long_inputs, LongInputs::Refuse | LongInputs::Cut | LongInputs::ParallelWindows) {
-            return Err(refused("the reading of long texts at other positions"));
-        }
-        let file = SafetensorsFile::open(dir)?;
-        self.model = SentenceModel::Device(Box::new(DeviceEncoder::from_safetensors(device, &file, *model)?));
-        Ok(self)
-    }
+    /// As for [`check_on_device`]; [`Error::Model`] when the device has not so much memory.
+    fn on_device(self, dir: &Path, device: &cuda::CudaDevice) -> Result<Self>;
+}
 
-    /// One vector for each text in tokens, in order.
-    pub(crate) fn encode_on_device(&self, model: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
-        let mut vectors = Vec::with_capacity(texts.len());
-        for range in batches(texts) {
-            let batch: Vec<&[u32]> = texts[range].iter().map(Vec::as_slice).collect();
-            let dim = model.config().hidden_size;
-            if self.config.pooling == Pooling::Mean {
-                let means = model.mean_vectors(&batch, cuda::Length::Kept)?;
-                for mean in means.chunks_exact(dim) {
-                    vectors.push(self.finished(mean.to_vec())?);
-                }
-            } else {
-                let hidden = model.hidden_states(&batch)?;
-                for tokens in hidden.sequences() {
-                    vectors.push(self.finished(self.config.pooling.pool(tokens, dim))?);
-                }
-            }
-        }
-        Ok(vectors)
+impl OnDevice for SentenceEncoder {
+    fn on_device(mut self, dir: &Path, device: &cuda::CudaDevice) -> Result<Self> {
+        let config = check_on_device(dir, self.config.long_inputs)?;
+        let file = SafetensorsFile::open(dir)?;
+        self.model = SentenceModel::Device(Box::new(DeviceEncoder::from_safetensors(device, &file, config)?));
+        Ok(self)
     }
 }
 
+impl OnDevice for SparseEncoder {
+    fn on_device(mut self, dir: &Path, device: &cuda::CudaDevice) -> Result<Self> {
+        let config = check_on_device(dir, self.config.long_inputs)?;
+        let file = SafetensorsFile::open(dir)?;
+        let head = DeviceMaskedLanguageHead::from_safetensors(device, &file, &config)?;
+        let model = DeviceEncoder::from_safetensors(device, &file, config)?;
+        self.model = SparseModel::Device(Box::new((model, head)));
+        Ok(self)
+    }
+}
+
+impl OnDevice for TokenEncoder {
+    fn on_device(mut self, dir: &Path, device: &cuda::CudaDevice) -> Result<Self> {
+        let config = check_on_device(dir, self.config.long_inputs)?;
+        let file = SafetensorsFile::open(dir)?;
+        let head = match self.config.head {
+            TokenHead::HiddenState => None,
+            TokenHead::Projection => {
+                let file = projection_file(dir, &file)?;
+                Some(DeviceTokenProjection::from_safetensors(device, &file, &config)?)
+            }
+        };
+        let model = DeviceEncoder::from_safetensors(device, &file, config)?;
+        self.model = TokenModel::Device(Box::new((model, head)));
+        Ok(self)
+    }
+}
+
+/// Refuses what an encoder of the model in a folder does not do on a device, before its weights are read; gives the model's
+/// shape.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] for models in ONNX, and for long texts that are read at other positions; [`Error::Model`] when
+/// there are no kernels for such a model.
+pub fn check_on_device(dir: &Path, long_inputs: LongInputs) -> Result<EncoderModelConfig> {
+    let refused = |what: &str| Error::Unsupported { path: dir.to_owned(), what: format!("{what} on a CUDA device") };
+    let Engine::Kernels(model) = Engine::of(dir)? else { return Err(refused("a model in ONNX")) };
+    if let LongInputs::Extended { .. } = long_inputs {
+        return Err(refused("the reading of long texts at other positions"));
+    }
+    DeviceEncoder::check(&dir.join("config.json"), &model)?;
+    Ok(*model)
+}
+
+impl SentenceEncoder {
+    /// One vector for each text in tokens, in order.
+    pub(crate) fn encode_on_device(&self, model: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
+        in_batches(texts, usize::MAX, |batch| {
+            let dim = model.config().hidden_size;
+            if self.config.pooling == Pooling::Mean {
+                let means = model.mean_vectors(batch, cuda::Length::Kept)?;
+                return means.chunks_exact(dim).map(|mean| self.finished(mean.to_vec())).collect();
+            }
+            let hidden = model.hidden_states(batch)?;
+            hidden.sequences().map(|tokens| self.finished(self.config.pooling.pool(tokens, dim))).collect()
+        })
+    }
+}
+
+/// What `encode` makes of each text in tokens, in order. It is called with so many of them at a time as one forward reads,
+/// and at most `most`, and gives one result each.
+pub(crate) fn in_batches<T>(
+    texts: &[Vec<u32>],
+    most: usize,
+    mut encode: impl FnMut(&[&[u32]]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    let mut encoded = Vec::with_capacity(texts.len());
+    for range in batches(texts, most) {
+        let batch: Vec<&[u32]> = texts[range].iter().map(Vec::as_slice).collect();
+        encoded.extend(encode(&batch)?);
+    }
+    Ok(encoded)
+}
+
 /// Texts that are read together, in order.
-pub(crate) fn batches(texts: &[Vec<u32>]) -> Vec<std::ops::Range<usize>> {
+fn batches(texts: &[Vec<u32>], most: usize) -> Vec<std::ops::Range<usize>> {
     let (mut batches, mut start, mut n_tokens) = (Vec::new(), 0, 0);
     for (i, text) in texts.iter().enumerate() {
-        if n_tokens + text.len() > BATCH_TOKENS && i > start {
+        if (n_tokens + text.len() > BATCH_TOKENS || i - start == most) && i > start {
             batches.push(start..i);
             (start, n_tokens) = (i, 0);
         }
@@ -80,8 +139,9 @@ mod tests {
     #[test]
     fn batches_hold_every_text_once_in_order_and_not_too_many_tokens() {
         let texts: Vec<Vec<u32>> = [10, BATCH_TOKENS - 10, 1, 2 * BATCH_TOKENS, 5].map(|n| vec![0; n]).into();
-        assert_eq!(batches(&texts), [0..2, 2..3, 3..4, 4..5]);
-        assert!(batches(&[]).is_empty());
-        assert_eq!(batches(&texts[..1]).last(), Some(&(0..1)));
+        assert_eq!(batches(&texts, usize::MAX), [0..2, 2..3, 3..4, 4..5]);
+        assert!(batches(&[], 1).is_empty());
+        assert_eq!(batches(&texts[..1], usize::MAX).last(), Some(&(0..1)));
+        assert_eq!(batches(&vec![vec![0; 3]; 7], 3), [0..3, 3..6, 6..7]);
     }
 }

@@ -105,14 +105,9 @@ impl SentenceEncoder {
                 .workers
                 .encode(texts, |batch| Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())),
             #[cfg(feature = "cuda")]
-            SentenceModel::Device(model) => {
-                let mut vectors = Vec::with_capacity(texts.len());
-                for range in crate::on_device::batches(texts) {
-                    let batch: Vec<&[u32]> = texts[range].iter().map(Vec::as_slice).collect();
-                    vectors.extend(model.hidden_states(&batch)?.sequences().map(<[f32]>::to_vec));
-                }
-                Ok(vectors)
-            }
+            SentenceModel::Device(model) => crate::on_device::in_batches(texts, usize::MAX, |batch| {
+                Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())
+            }),
             SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {
                 model.encode(&onnx_texts(texts), |tokens| Ok(tokens.to_vec()))
             }

@@ -137,11 +137,17 @@ fn relu() -> String {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SparseEncoder {
-    config: SparseEncoderConfig,
-    model: EncoderModel,
-    head: MaskedLanguageHead,
+    pub(crate) config: SparseEncoderConfig,
+    pub(crate) model: SparseModel,
     reader: TextReader,
     workers: Workers,
+}
+
+/// What gives the weights of words.
+pub(crate) enum SparseModel {
+    Kernels(Box<(EncoderModel, MaskedLanguageHead)>),
+    #[cfg(feature = "cuda")]
+    Device(Box<(raglan_model::DeviceEncoder, raglan_model::DeviceMaskedLanguageHead)>),
 }
 
 impl fmt::Debug for SparseEncoder {
@@ -168,7 +174,8 @@ impl SparseEncoder {
         let file = SafetensorsFile::open(dir)?;
         let head = MaskedLanguageHead::from_safetensors(&file, &model, config.products)?;
         let model = EncoderModel::from_safetensors(&file, model, config.products)?;
-        Ok(Self { config, model, head, reader, workers: Workers::new(threads)? })
+        let model = SparseModel::Kernels(Box::new((model, head)));
+        Ok(Self { config, model, reader, workers: Workers::new(threads)? })
     }
 
     /// How it turns texts into vectors.
@@ -182,16 +189,28 @@ impl SparseEncoder {
     }
 
     fn encode(&self, texts: &[Vec<u32>], min_weight: f32, most: Option<usize>) -> Result<Vec<SparseVector>> {
-        self.workers.encode(texts, |batch| {
-            let (long, max_tokens) = (self.config.long_inputs, self.config.max_tokens);
-            let mut weights = self.head.term_weights(&long.hidden_states(&self.model, batch, max_tokens)?)?;
+        let finished = |mut weights: TermWeights| {
             if self.config.activation == SparseActivation::Log1pTwice {
                 // The logarithm increases: that of the greatest is the greatest.
-                weights.iter_mut().flatten().for_each(|(_, weight)| *weight = weight.ln_1p());
+                weights.iter_mut().for_each(|(_, weight)| *weight = weight.ln_1p());
             }
-            let pruned = weights.into_iter().map(|weights| prune(weights, min_weight, most));
-            pruned.map(|weights| SparseVector::new(weights).map_err(Error::Vector)).collect()
-        })
+            SparseVector::new(prune(weights, min_weight, most)).map_err(Error::Vector)
+        };
+        match &self.model {
+            SparseModel::Kernels(model) => self.workers.encode(texts, |batch| {
+                let (model, head) = &**model;
+                let hidden = self.config.long_inputs.hidden_states(model, batch, self.config.max_tokens)?;
+                head.term_weights(&hidden)?.into_iter().map(finished).collect()
+            }),
+            #[cfg(feature = "cuda")]
+            SparseModel::Device(model) => {
+                let (model, head) = &**model;
+                crate::on_device::in_batches(texts, crate::on_device::SPARSE_TEXTS, |batch| {
+                    let hidden = model.hidden_states_on_device(batch)?;
+                    head.term_weights(&hidden)?.into_iter().map(finished).collect()
+                })
+            }
+        }
     }
 }
 

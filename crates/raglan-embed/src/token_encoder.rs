@@ -187,14 +187,19 @@ struct PyLate {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TokenEncoder {
-    config: TokenEncoderConfig,
-    model: EncoderModel,
-    /// None when vectors are the hidden states.
-    head: Option<TokenProjection>,
+    pub(crate) config: TokenEncoderConfig,
+    pub(crate) model: TokenModel,
     reader: TextReader,
     /// Tokens whose vectors a passage goes without, in order.
     skipped: Vec<u32>,
     workers: Workers,
+}
+
+/// What gives the vectors of tokens; without a head, they are the hidden states.
+pub(crate) enum TokenModel {
+    Kernels(Box<(EncoderModel, Option<TokenProjection>)>),
+    #[cfg(feature = "cuda")]
+    Device(Box<(raglan_model::DeviceEncoder, Option<raglan_model::DeviceTokenProjection>)>),
 }
 
 impl fmt::Debug for TokenEncoder {
@@ -222,16 +227,15 @@ impl TokenEncoder {
         config.long_inputs.check_without_mean(&config_path, &model, config.passage_tokens)?;
         let reader = TextReader::load(dir)?;
         let file = SafetensorsFile::open(dir)?;
-        let dense = dir.join("1_Dense/model.safetensors");
         let head = match config.head {
             TokenHead::HiddenState => None,
-            TokenHead::Projection if !file.tensors().contains_key("linear.weight") && dense.exists() => {
-                let file = SafetensorsFile::open(dense)?;
+            TokenHead::Projection => {
+                let file = projection_file(dir, &file)?;
                 Some(TokenProjection::from_safetensors(&file, &model, config.products)?)
             }
-            TokenHead::Projection => Some(TokenProjection::from_safetensors(&file, &model, config.products)?),
         };
         let model = EncoderModel::from_safetensors(&file, model, config.products)?;
+        let model = TokenModel::Kernels(Box::new((model, head)));
         let mut skipped = Vec::new();
         if config.skips_punctuation {
             for mark in (0..=127).map(char::from).filter(char::is_ascii_punctuation) {
@@ -239,7 +243,7 @@ impl TokenEncoder {
             }
             skipped.sort_unstable();
         }
-        Ok(Self { config, model, head, reader, skipped, workers: Workers::new(threads)? })
+        Ok(Self { config, model, reader, skipped, workers: Workers::new(threads)? })
     }
 
     /// How it turns texts into vectors.
@@ -249,11 +253,26 @@ impl TokenEncoder {
 
     /// The vectors of each text's tokens but those in `skipped`, which is in order.
     fn encode(&self, texts: &[Vec<u32>], max_tokens: usize, skipped: &[u32]) -> Result<Vec<TokenMatrix>> {
-        self.workers.encode(texts, |batch| {
-            let hidden = self.config.long_inputs.hidden_states(&self.model, batch, max_tokens)?;
-            let Some(head) = &self.head else { return self.kept(batch, &hidden, skipped, normalize) };
-            self.kept(batch, &head.project(&hidden)?, skipped, |_| ())
-        })
+        let hidden_states = |batch: &[&[u32]], hidden: &HiddenStates| self.kept(batch, hidden, skipped, normalize);
+        let projected = |batch: &[&[u32]], tokens: &HiddenStates| self.kept(batch, tokens, skipped, |_| ());
+        match &self.model {
+            TokenModel::Kernels(model) => self.workers.encode(texts, |batch| {
+                let (model, head) = &**model;
+                let hidden = self.config.long_inputs.hidden_states(model, batch, max_tokens)?;
+                match head {
+                    None => hidden_states(batch, &hidden),
+                    Some(head) => projected(batch, &head.project(&hidden)?),
+                }
+            }),
+            #[cfg(feature = "cuda")]
+            TokenModel::Device(model) => {
+                let (model, head) = &**model;
+                crate::on_device::in_batches(texts, usize::MAX, |batch| match head {
+                    None => hidden_states(batch, &model.hidden_states(batch)?),
+                    Some(head) => projected(batch, &head.project(&model.hidden_states_on_device(batch)?)?),
+                })
+            }
+        }
     }
 
     /// The rows of those tokens that have vectors, each finished by `finish`.
@@ -275,6 +294,13 @@ impl TokenEncoder {
         });
         texts.collect()
     }
+}
+
+/// The file that has a model's projection: the model's own, or that of the folder `1_Dense`.
+pub(crate) fn projection_file(dir: &Path, model: &SafetensorsFile) -> Result<SafetensorsFile> {
+    let dense = dir.join("1_Dense/model.safetensors");
+    let is_apart = !model.tensors().contains_key("linear.weight") && dense.exists();
+    Ok(SafetensorsFile::open(if is_apart { &dense } else { dir })?)
 }
 
 impl Encoder for TokenEncoder {

@@ -79,9 +79,10 @@ pub struct ModelSettings {
     pub context_extension: ContextExtension,
     /// Which of a prompt's keys answers attend to.
     pub attention: AttentionPolicy,
-    /// Where dense encoders compute. Vectors of either are near enough to search those of the other.
+    /// Where encoders compute: dense, learned sparse and of token vectors. Vectors of either are near enough to search
+    /// those of the other. Cross-encoders compute on the processor.
     pub device: ComputeDevice,
-    /// Where language models compute; as dense encoders where it is not said.
+    /// Where language models compute; as encoders where it is not said.
     pub language_model_device: Option<ComputeDevice>,
     /// How the keys and values of chunks are kept beside their index that a language model's attention judges one by one.
     pub judged_kv: JudgedKv,
@@ -231,6 +232,7 @@ impl Models {
         let config =
             EncoderConfig { products, long_inputs, pooling, truncate_dim, line_windows, onnx_runtime, ..config };
         let weights = config.fits(&files.dir)?; // What does not fit is a setting; its remedy is not another file.
+        self.check_device(&files.dir)?;
         let mut parameters = self.parameters();
         parameters.extend(line_windows.map(|windows| ("line windows".to_owned(), windows.to_string())));
         let mut stamp = ModelStamp {
@@ -325,6 +327,14 @@ impl Models {
         }
     }
 
+    /// Refuses an encoder that does not compute where it is to, before anything else has.
+    fn check_device(&self, dir: &Path) -> Result<()> {
+        match self.settings.device {
+            ComputeDevice::Cpu => Ok(()),
+            ComputeDevice::Cuda => check_on_device(dir, self.settings.long_inputs),
+        }
+    }
+
     /// A learned sparse encoder by name, or by the folder of its files.
     ///
     /// # Errors
@@ -353,13 +363,16 @@ impl Models {
         let config =
             SparseEncoderConfig { products: self.settings.products, long_inputs: self.settings.long_inputs, ..config };
         let config = options.configure(config);
+        self.check_device(&files.dir)?;
         let pooling = SparseOptions::of(&config).to_string();
         let stamp = self.stamp(name, &files, &pooling, config.max_tokens, 0);
         let (dir, threads, bag_dir) = (files.dir.clone(), self.threads, files.dir);
         let (owned, bag_name) = (name.to_owned(), name.to_owned());
+        let (device, kernels) = (self.settings.device, self.kernels());
         let embedder = Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = SparseEncoder::load(&dir, config.clone(), threads);
-            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+            let encoder = encoder.map_err(|error| with_remedy(&owned, error))?;
+            Ok(Arc::new(on_device(encoder, device, &dir, &kernels)?))
         });
         let weights = self.settings.token_weights.clone();
         let load_bag = move || {
@@ -429,15 +442,18 @@ impl Models {
         let config = TokenEncoderConfig::for_files(&files.dir).map_err(|error| with_remedy(name, error))?;
         let config =
             TokenEncoderConfig { products: self.settings.products, long_inputs: self.settings.long_inputs, ..config };
+        self.check_device(&files.dir)?;
         let pooling = match config.head {
             TokenHead::Projection => "tokens, projected",
             TokenHead::HiddenState => "tokens",
         };
         let stamp = self.stamp(name, &files, pooling, config.passage_tokens, 0);
         let (dir, threads, owned) = (files.dir, self.threads, name.to_owned());
+        let (device, kernels) = (self.settings.device, self.kernels());
         Ok(Arc::new(Embedder::new(stamp, counter(name, &dir), move || {
             let encoder = TokenEncoder::load(&dir, config.clone(), threads);
-            Ok(Arc::new(encoder.map_err(|error| with_remedy(&owned, error))?))
+            let encoder = encoder.map_err(|error| with_remedy(&owned, error))?;
+            Ok(Arc::new(on_device(encoder, device, &dir, &kernels)?))
         })))
     }
 
@@ -687,9 +703,20 @@ fn first_device(kernels: &Path) -> Result<raglan_kernels::cuda::CudaDevice> {
     Ok(raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?)
 }
 
+#[cfg(feature = "cuda")]
+fn check_on_device(dir: &Path, long_inputs: LongInputs) -> Result<()> {
+    raglan_embed::check_on_device(dir, long_inputs)?;
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_on_device(_: &Path, _: LongInputs) -> Result<()> {
+    Err(Error::NoCuda)
+}
+
 /// The encoder where it is to compute.
 #[cfg(feature = "cuda")]
-fn on_device(encoder: SentenceEncoder, device: ComputeDevice, dir: &Path, kernels: &Path) -> Result<SentenceEncoder> {
+fn on_device<E: raglan_embed::OnDevice>(encoder: E, device: ComputeDevice, dir: &Path, kernels: &Path) -> Result<E> {
     match device {
         ComputeDevice::Cpu => Ok(encoder),
         ComputeDevice::Cuda => Ok(encoder.on_device(dir, &first_device(kernels)?)?),
@@ -714,7 +741,7 @@ fn load(path: &Path, by: (usize, Products), device: ComputeDevice, _: &Path) -> 
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_device(encoder: SentenceEncoder, device: ComputeDevice, _: &Path, _: &Path) -> Result<SentenceEncoder> {
+fn on_device<E>(encoder: E, device: ComputeDevice, _: &Path, _: &Path) -> Result<E> {
     match device {
         ComputeDevice::Cpu => Ok(encoder),
         ComputeDevice::Cuda => Err(Error::NoCuda),

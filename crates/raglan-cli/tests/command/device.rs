@@ -55,6 +55,41 @@ fn a_language_model_does_not_go_on_in_silence_without_a_device() {
 }
 
 #[test]
+fn an_encoder_does_not_go_on_in_silence_without_a_device() {
+    for (encoder, model) in
+        [("--embedder", "all-minilm-l6-v2"), ("--sparse", "splade-tiny"), ("--late", "all-minilm-l6-v2")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::write(path.join("warranty.txt"), "The warranty lasts twenty-four months from delivery.\n").unwrap();
+        let found = raglan(path, &["models", "path", model]);
+        if !found.status.success() {
+            let told = String::from_utf8_lossy(&found.stderr);
+            assert!(std::env::var_os("RAGLAN_REQUIRE_MODELS").is_none(), "{told}");
+            eprintln!("skipped, for want of the model: {told}");
+            continue;
+        }
+        let refused = |args: &[&str], told: &str| {
+            let index = ["index", ".", "--device", "cuda", encoder, model];
+            let output = raglan(path, &[&index[..], args].concat());
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(2) && error.contains(told), "{encoder}: {error}");
+        };
+        if !cfg!(feature = "cuda") {
+            refused(&[], "without kernels for NVIDIA devices");
+            continue;
+        }
+        refused(&["--long-inputs", "grouped:1024"], "other positions on a CUDA device");
+        let output = raglan(path, &["index", ".", "--device", "cuda", encoder, model]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => eprintln!("there is a device, which encoded"),
+            code => assert!(code == Some(2) && error.contains("no CUDA device"), "{encoder}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn the_doctor_looks_for_the_device_of_the_settings() {
     let folder = tempfile::tempdir().unwrap();
     let gpu = |args: &[&str]| {
