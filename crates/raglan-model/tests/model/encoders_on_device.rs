@@ -1,12 +1,13 @@
-//! Small encoders of every family, and their heads, on a device beside the processor's.
+//! Small encoders of every family, their heads, and a published SPLADE, on a device beside the processor's.
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use raglan_model::cuda::{CudaDevice, Length};
+use raglan_model::registry::ModelCache;
 use raglan_model::{
-    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModelConfig, Error, Products,
-    SafetensorsFile, TermWeights, TokenProjection,
+    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModel, EncoderModelConfig, Error,
+    MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 
 use crate::device::for_each_device;
@@ -68,10 +69,10 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
 }
 
 #[track_caller]
-fn check_weights(got: &TermWeights, want: &TermWeights, what: &str) {
+fn check_weights(got: &TermWeights, want: &TermWeights, vocab: usize, what: &str) {
     assert!(got.windows(2).all(|pair| pair[0].0 < pair[1].0) && got.iter().all(|(_, weight)| *weight > 0.0), "{what}");
     let [got, want] = [got, want].map(|weights| {
-        let mut dense = vec![0.0; VOCAB];
+        let mut dense = vec![0.0; vocab];
         weights.iter().for_each(|&(term, weight)| dense[term as usize] = weight);
         dense
     });
@@ -97,11 +98,33 @@ fn words_weigh_what_they_weigh_on_the_processor() {
             for (text, (got, want)) in got.iter().zip(&want.unwrap()).enumerate() {
                 match texts[text] {
                     [] => assert!(got.is_empty() && want.is_empty()),
-                    _ => check_weights(got, want, &format!("{family:?}, text {text}")),
+                    _ => check_weights(got, want, VOCAB, &format!("{family:?}, text {text}")),
                 }
             }
             assert!(head.term_weights(&encoder.hidden_states_on_device(&[]).unwrap()).unwrap().is_empty());
         }
+    });
+}
+
+#[test]
+fn a_published_splade_weighs_words_as_on_the_processor() {
+    let folder = match ModelCache::new(None, true).unwrap().path("splade-tiny") {
+        Ok(folder) => folder,
+        Err(e) if std::env::var_os("RAGLAN_REQUIRE_MODELS").is_some() => panic!("{e}"),
+        Err(e) => return eprintln!("skipped, for want of the model: {e}"),
+    };
+    let file = SafetensorsFile::open(&folder).unwrap();
+    let config = EncoderModelConfig::from_file(folder.join("config.json")).unwrap();
+    let ids = Tokenizer::from_file(folder.join("tokenizer.json")).unwrap().encode("The capital of France.", true);
+    let ids = ids.unwrap().ids;
+    let head = MaskedLanguageHead::from_safetensors(&file, &config, Products::F32).unwrap();
+    let model = EncoderModel::from_safetensors(&file, config.clone(), Products::F32).unwrap();
+    let want = head.term_weights(&model.hidden_states(&[&ids]).unwrap()).unwrap();
+    for_each_device(|device| {
+        let head = DeviceMaskedLanguageHead::from_safetensors(device, &file, &config).unwrap();
+        let encoder = DeviceEncoder::from_safetensors(device, &file, config.clone()).unwrap();
+        let got = head.term_weights(&encoder.hidden_states_on_device(&[&ids]).unwrap()).unwrap();
+        check_weights(&got[0], &want[0], config.vocab_size, "splade-tiny");
     });
 }
 
