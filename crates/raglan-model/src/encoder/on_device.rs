@@ -6,16 +6,13 @@ use std::path::Path;
 
 use raglan_kernels::Output;
 use raglan_kernels::cuda::{
-    Bf16, Buffer, CudaDevice, DeviceMatrix, Embedding, Length, PackedSequences, Real, RowNorm, add_layer_norm,
-    bidirectional_attention, embed, layer_norm, layer_norm_into, matrix_product, norm_mean_pool,
+    Bf16, Buffer, CudaDevice, DeviceMatrix, Embedding, HEAD_DIMS, Length, PackedSequences, Real, RowNorm,
+    add_layer_norm, bidirectional_attention, embed, layer_norm, layer_norm_into, matrix_product, norm_mean_pool,
 };
 
 use self::pre_norm::PreNormLayers;
 use super::{HiddenStates, LayerNames, LayerNorm, Positions, Weights, attention_shape};
 use crate::{EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
-
-/// Lengths of heads that attention has kernels for.
-const HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
 /// An encoder on a device.
 ///
@@ -115,7 +112,7 @@ impl DeviceEncoder {
         if HEAD_DIMS.contains(&head_dim) {
             return Ok(());
         }
-        let what = format!("heads of {head_dim} numbers on a CUDA device (can be 32, 64, 128)");
+        let what = format!("heads of {head_dim} numbers on a CUDA device (can be {HEAD_DIMS:?})");
         Err(Error::Unsupported { path: path.to_owned(), what })
     }
 
