@@ -96,7 +96,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("line-windows", Word(word::<raglan::embed::LineWindows>), "", "read each chunk in windows of lines, for code: LINES/STEP, the mean of their vectors, or LINES/STEP/max; empty: whole"),
     setting("onnxruntime", Text, "", "library that runs dense encoders in ONNX; empty: ORT_DYLIB_PATH, else the usual places"),
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
-    setting("device", Word(word::<raglan::ComputeDevice>), "cpu", "where encoders and language models compute: cpu, or cuda, the first NVIDIA device; needs a build with `--features cuda`"),
+    setting("device", Word(word::<raglan::ComputeDevice>), "cpu", "where encoders and language models compute: cpu; cuda, the first NVIDIA device, which needs a build with `--features cuda`; auto, that one where it is there, else the processor"),
     setting("generator-device", Word(word::<raglan::ComputeDevice>), "", "where language models compute; empty: as `device`"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),

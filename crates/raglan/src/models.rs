@@ -97,6 +97,19 @@ pub enum ComputeDevice {
     /// On the first NVIDIA device, in a build with the feature `cuda`: encoders in bf16, language models by
     /// [`ModelSettings::products`].
     Cuda,
+    /// As [`Self::Cuda`] in such a build where there is such a device, and else on the processor.
+    Auto,
+}
+
+impl ComputeDevice {
+    /// Whether that is a device on this machine. One that was asked for and is not there fails when it is opened.
+    fn is_cuda(self) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Cuda => true,
+            Self::Auto => is_device_there(),
+        }
+    }
 }
 
 impl FromStr for ComputeDevice {
@@ -106,7 +119,8 @@ impl FromStr for ComputeDevice {
         match text {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
-            _ => Err(format!("`{text}` is neither cpu nor cuda")),
+            "auto" => Ok(Self::Auto),
+            _ => Err(format!("`{text}` is neither cpu nor cuda nor auto")),
         }
     }
 }
@@ -329,9 +343,9 @@ impl Models {
 
     /// Refuses an encoder that does not compute where it is to, before anything else has.
     fn check_device(&self, dir: &Path) -> Result<()> {
-        match self.settings.device {
-            ComputeDevice::Cpu => Ok(()),
-            ComputeDevice::Cuda => check_on_device(dir, self.settings.long_inputs),
+        match self.settings.device.is_cuda() {
+            false => Ok(()),
+            true => check_on_device(dir, self.settings.long_inputs),
         }
     }
 
@@ -558,7 +572,7 @@ impl Models {
         kv: Option<KvSettings>,
     ) -> Result<Arc<LazyGenerator>> {
         let files = self.ensure(name)?;
-        if self.language_model_device() == ComputeDevice::Cuda {
+        if self.language_model_device().is_cuda() {
             if !cfg!(feature = "cuda") {
                 return Err(Error::NoCuda);
             }
@@ -703,6 +717,18 @@ fn first_device(kernels: &Path) -> Result<raglan_kernels::cuda::CudaDevice> {
     Ok(raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?)
 }
 
+/// Whether kernels run on the first device, if there is one; asked once.
+#[cfg(feature = "cuda")]
+fn is_device_there() -> bool {
+    static THERE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *THERE.get_or_init(|| raglan_kernels::cuda::CudaDevice::open(0, None).is_ok())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn is_device_there() -> bool {
+    false
+}
+
 #[cfg(feature = "cuda")]
 fn check_on_device(dir: &Path, long_inputs: LongInputs) -> Result<()> {
     raglan_embed::check_on_device(dir, long_inputs)?;
@@ -717,34 +743,34 @@ fn check_on_device(_: &Path, _: LongInputs) -> Result<()> {
 /// The encoder where it is to compute.
 #[cfg(feature = "cuda")]
 fn on_device<E: raglan_embed::OnDevice>(encoder: E, device: ComputeDevice, dir: &Path, kernels: &Path) -> Result<E> {
-    match device {
-        ComputeDevice::Cpu => Ok(encoder),
-        ComputeDevice::Cuda => Ok(encoder.on_device(dir, &first_device(kernels)?)?),
+    match device.is_cuda() {
+        false => Ok(encoder),
+        true => Ok(encoder.on_device(dir, &first_device(kernels)?)?),
     }
 }
 
 /// A language model where it is to compute, by threads and products.
 #[cfg(feature = "cuda")]
 fn load(path: &Path, by: (usize, Products), device: ComputeDevice, kernels: &Path) -> Result<LanguageModel> {
-    Ok(match device {
-        ComputeDevice::Cpu => LanguageModel::load(path, by.0, by.1)?,
-        ComputeDevice::Cuda => LanguageModel::load_on_device(path, &first_device(kernels)?, by.0, by.1)?,
+    Ok(match device.is_cuda() {
+        false => LanguageModel::load(path, by.0, by.1)?,
+        true => LanguageModel::load_on_device(path, &first_device(kernels)?, by.0, by.1)?,
     })
 }
 
 #[cfg(not(feature = "cuda"))]
 fn load(path: &Path, by: (usize, Products), device: ComputeDevice, _: &Path) -> Result<LanguageModel> {
-    match device {
-        ComputeDevice::Cpu => Ok(LanguageModel::load(path, by.0, by.1)?),
-        ComputeDevice::Cuda => Err(Error::NoCuda),
+    match device.is_cuda() {
+        false => Ok(LanguageModel::load(path, by.0, by.1)?),
+        true => Err(Error::NoCuda),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn on_device<E>(encoder: E, device: ComputeDevice, _: &Path, _: &Path) -> Result<E> {
-    match device {
-        ComputeDevice::Cpu => Ok(encoder),
-        ComputeDevice::Cuda => Err(Error::NoCuda),
+    match device.is_cuda() {
+        false => Ok(encoder),
+        true => Err(Error::NoCuda),
     }
 }
 

@@ -253,7 +253,6 @@ mod tests {
 
     use super::*;
     use crate::device::cuda::Bf16;
-    use crate::device::cuda::emulation::for_each_device;
     use crate::{Output, dequantize_blocks};
 
     const FORMATS: [BlockFormat; 8] = [
@@ -320,18 +319,18 @@ mod tests {
 
     #[test]
     fn a_device_multiplies_with_quantised_weights_as_their_numbers_say() {
-        for_each_device(|device| {
+        if let Some(device) = &CudaDevice::to_test() {
             for (i, format) in FORMATS.into_iter().enumerate() {
                 check::<f32>(device, format, 1, 5, i as u64);
                 check::<Bf16>(device, format, 6, 3, 100 + i as u64);
             }
             check::<f32>(device, BlockFormat::Q4_0, 0, 5, 0);
-        });
+        }
     }
 
     #[test]
     fn a_row_that_is_no_numbers_gives_none_and_wrong_bytes_are_refused() {
-        for_each_device(|device| {
+        if let Some(device) = &CudaDevice::to_test() {
             let matrix = DeviceBlockMatrix::new(device, BlockFormat::Q8_0, &[1; 34], 32, 1).unwrap();
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut rows = vec![1.0; 32];
@@ -347,12 +346,12 @@ mod tests {
             assert!(matches!(refused(BlockFormat::Q4K, 18, 32), Error::Shape { .. }));
             assert!(matches!(refused(BlockFormat::F16, 64, 32), Error::Unsupported { .. }));
             assert!(matches!(refused(BlockFormat::Q8_0, 0, 0), Error::ZeroDimension));
-        });
+        }
     }
 
     #[test]
     fn widened_weights_serve_products_of_many_rows() {
-        for_each_device(|device| {
+        if let Some(device) = &CudaDevice::to_test() {
             let bytes: Vec<u8> = [0x00, 0x3c].into_iter().chain(1..=32).collect(); // d = 1, q = 1..=32
             let matrix =
                 DeviceBlockMatrix::new(device, BlockFormat::Q8_0, &bytes, 32, 1).unwrap().dequantize().unwrap();
@@ -360,6 +359,6 @@ mod tests {
             let mut out = device.filled::<f32>(0xff, 2).unwrap();
             crate::cuda::matrix_product(&rows, &matrix, Output::Replace, &mut out).unwrap();
             assert_eq!(out.download().unwrap(), [528.0, 528.0]); // 32 · 33 / 2
-        });
+        }
     }
 }

@@ -6,7 +6,6 @@ use rand_chacha::ChaCha8Rng;
 use super::cpu;
 use super::cuda::{Length, RowNorm, norm_mean_pool};
 use crate::Error;
-use crate::device::cuda::emulation::for_each_device;
 use crate::device::cuda::{Bf16, CudaDevice, F16, PackedSequences, Real};
 
 fn normalised(rows: &[f32], dim: usize, norm: usize, scale: &[f32], shift: &[f32]) -> Vec<f32> {
@@ -53,18 +52,18 @@ fn check<T: Real>(device: &CudaDevice, dim: usize, ends: &[usize], seed: u64) {
 
 #[test]
 fn a_device_pools_as_the_reference_does() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let ends: [&[usize]; 4] = [&[], &[1], &[9, 9, 10], &[3, 40]];
         for (i, dim) in [4, 32, 384, 516, 768, 1024, 1028, 2048].into_iter().enumerate() {
             check::<f32>(device, dim, ends[i % 4], i as u64);
             check::<Bf16>(device, dim, ends[(i + 1) % 4], 100 + i as u64);
         }
-    });
+    }
 }
 
 #[test]
 fn what_no_kernel_serves_is_refused() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let sequences = PackedSequences::new(device, &[1]).unwrap();
         for dim in [6, 2052] {
             let rows = device.filled::<f32>(0, dim).unwrap();
@@ -78,5 +77,5 @@ fn what_no_kernel_serves_is_refused() {
         let refused = norm_mean_pool(&short, &sequences, 4, RowNorm::None, Length::Kept);
         assert!(matches!(refused, Err(Error::Shape { what: "rows", .. })));
         assert!(PackedSequences::new(device, &[2, 1]).is_err());
-    });
+    }
 }

@@ -194,7 +194,6 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::device::cuda::emulation::for_each_device;
     use crate::{Int8Query, hamming, top_k};
 
     fn check_bytes(device: &CudaDevice, n: usize, dim: usize, k: usize, seed: u64) {
@@ -228,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_device_finds_the_best_that_the_processor_finds() {
-        for_each_device(|device| {
+        if let Some(device) = &CudaDevice::to_test() {
             check_bytes(device, 1, 1, 5, 1);
             check_bytes(device, 3000, 40, 7, 2);
             check_bytes(device, 2500, 16, 1024, 3);
@@ -236,17 +235,17 @@ mod tests {
             check_bits(device, 2600, 3, 10, 5);
             check_bits(device, 1025, 1, 1024, 6);
             check_bits(device, 5, 9, 0, 7);
-        });
+        }
     }
 
     #[test]
     fn more_than_a_block_has_room_for_is_refused() {
-        for_each_device(|device| {
+        if let Some(device) = &CudaDevice::to_test() {
             let vectors = BitVectors::new(device, &[0], 1).unwrap();
             assert!(matches!(vectors.nearest(&[0], 1025), Err(Error::Unsupported { found: 1025, .. })));
             assert!(matches!(BitVectors::new(device, &[0], 2), Err(Error::Shape { .. })));
             assert!(matches!(Int8Vectors::new(device, &[0], &[1.0], 0), Err(Error::ZeroDimension)));
-        });
+        }
     }
 
     #[test]

@@ -53,10 +53,10 @@ pub struct Global {
     /// How exactly models multiply: stored, f32, bf16 or int8
     #[arg(long, global = true, value_name = "KIND")]
     pub precision: Option<String>,
-    /// Where encoders and language models compute: cpu or cuda
+    /// Where encoders and language models compute: cpu, cuda, or auto (cuda where it is there)
     #[arg(long, global = true, value_name = "NAME")]
     pub device: Option<String>,
-    /// Where language models compute, if not where encoders do: cpu or cuda
+    /// Where language models compute, if not where encoders do: cpu, cuda or auto
     #[arg(long, global = true, value_name = "NAME")]
     pub generator_device: Option<String>,
     /// What models multiply with: raglan or candle

@@ -50,8 +50,10 @@ fn a_language_model_does_not_go_on_in_silence_without_a_device() {
             code => assert!(code == Some(2) && error.contains("no CUDA device"), "{error}"),
         }
     }
-    let output = ask(&["--device", "cuda", "--generator-device", "cpu"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for there in [&["--device", "cuda", "--generator-device", "cpu"][..], &["--device", "auto"]] {
+        let output = ask(there);
+        assert!(output.status.success(), "{there:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

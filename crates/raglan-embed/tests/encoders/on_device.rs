@@ -12,19 +12,12 @@ use raglan_model::cuda::CudaDevice;
 
 use crate::small_model::{POSITIONS, write_model_of};
 
-/// Calls `check` with every device that there is, and the folder of a model that has kernels there; says what is skipped.
-fn for_each_device(check: impl Fn(&CudaDevice, &Path)) {
+/// Calls `check` with the device to test, and the folder of a model that has kernels there.
+fn on_device(check: impl Fn(&CudaDevice, &Path)) {
     let dir = tempfile::tempdir().unwrap();
     write_model_of(dir.path(), 64, 2);
-    match CudaDevice::emulated() {
-        Some(device) => check(&device, dir.path()),
-        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
-    }
-    if std::env::var_os("RAGLAN_CUDA").is_some() {
-        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
-        check(&CudaDevice::open(0, folder.as_deref()).unwrap(), dir.path());
-    } else {
-        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
+    if let Some(device) = &CudaDevice::to_test() {
+        check(device, dir.path());
     }
 }
 
@@ -66,7 +59,7 @@ fn check<E: OnDevice + Encoder>(
 
 #[test]
 fn sentences_have_the_processors_vectors() {
-    for_each_device(|device, dir| {
+    on_device(|device, dir| {
         for pooling in [Pooling::Mean, Pooling::Cls] {
             let config = EncoderConfig { pooling, ..EncoderConfig::for_model(dir).unwrap() };
             let load = || SentenceEncoder::load(dir, config.clone(), 1).unwrap();
@@ -86,7 +79,7 @@ fn tokens(dir: &Path, configure: impl Fn(&mut TokenEncoderConfig)) -> TokenEncod
 
 #[test]
 fn tokens_have_the_processors_vectors() {
-    for_each_device(|device, dir| {
+    on_device(|device, dir| {
         let same = |got: &TokenMatrix, want: &TokenMatrix, what: &str| {
             assert_eq!((got.n_tokens(), got.dim()), (want.n_tokens(), want.dim()), "{what}");
             got.rows().zip(want.rows()).for_each(|(got, want)| check_near(got, want, what));
@@ -104,7 +97,7 @@ fn tokens_have_the_processors_vectors() {
 
 #[test]
 fn a_projection_in_a_folder_of_its_own_is_found() {
-    for_each_device(|device, dir| {
+    on_device(|device, dir| {
         let want = tokens(dir, |_| ()).on_device(dir, device).unwrap().encode_passages(&TEXTS).unwrap();
         let apart = tempfile::tempdir().unwrap();
         for file in ["config.json", "tokenizer.json"] {
@@ -130,7 +123,7 @@ fn dense(vector: &SparseVector) -> Vec<f32> {
 
 #[test]
 fn words_have_the_processors_weights() {
-    for_each_device(|device, dir| {
+    on_device(|device, dir| {
         let same = |got: &SparseVector, want: &SparseVector, what: &str| check_near(&dense(got), &dense(want), what);
         for activation in [SparseActivation::Log1p, SparseActivation::Log1pTwice] {
             let config = SparseEncoderConfig { activation, ..SparseEncoderConfig::for_model(dir).unwrap() };
@@ -145,7 +138,7 @@ fn words_have_the_processors_weights() {
 
 #[test]
 fn what_a_device_does_not_serve_is_refused_before_there_is_a_text() {
-    for_each_device(|device, dir| {
+    on_device(|device, dir| {
         let long_inputs = LongInputs::Extended { positions: ExtendedPositions::Grouped, limit: 2 * POSITIONS };
         let config = EncoderConfig { long_inputs, ..EncoderConfig::for_model(dir).unwrap() };
         let sentences = SentenceEncoder::load(dir, config, 1).unwrap().on_device(dir, device).map(|_| ());

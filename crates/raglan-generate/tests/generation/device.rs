@@ -14,19 +14,6 @@ use raglan_model::{AttentionPolicy, Products};
 use crate::byte_model;
 use crate::reuse::context;
 
-fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
-    match CudaDevice::emulated() {
-        Some(device) => check(&device),
-        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
-    }
-    if std::env::var_os("RAGLAN_CUDA").is_some() {
-        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
-        check(&CudaDevice::open(0, folder.as_deref()).unwrap());
-    } else {
-        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
-    }
-}
-
 /// The same model on the processor and on a device.
 fn both(device: &CudaDevice) -> [Arc<LanguageModel>; 2] {
     let folder = tempfile::tempdir().unwrap();
@@ -61,13 +48,13 @@ fn texts(answers: Vec<Answer>) -> Vec<String> {
 
 #[test]
 fn answers_are_those_of_the_processor_with_guesses_and_without() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [plain, on_device] = both(device);
         let want = texts(answers(&generator(&plain, Drafts::Off)));
         for drafts in [Drafts::Off, Drafts::TokenRecycling] {
             assert_eq!(texts(answers(&generator(&on_device, drafts))), want, "{drafts:?}");
         }
-    });
+    }
 }
 
 fn ask(generator: &ChatGenerator, question: &str, order: &[usize]) -> Answer {
@@ -76,7 +63,7 @@ fn ask(generator: &ChatGenerator, question: &str, order: &[usize]) -> Answer {
 
 #[test]
 fn a_prompt_goes_on_from_what_an_earlier_one_began_with() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [plain, on_device] = both(device);
         let folder = tempfile::tempdir().unwrap();
         let keeping = |model| generator(model, Drafts::Off).keeping(keeper("prefix", folder.path()));
@@ -97,12 +84,12 @@ fn a_prompt_goes_on_from_what_an_earlier_one_began_with() {
         }
         // The processor's own would differ in the last bits.
         assert_eq!(ask(&keeping(&plain), "When not?", &[0, 2]).kv.unwrap().hits, 0);
-    });
+    }
 }
 
 #[test]
 fn blocks_are_turned_to_where_a_prompt_shows_their_passages() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for method in ["naive", "link=4", "random=0.2"] {
             let [want, got] = both(device).map(|model| {
                 let folder = tempfile::tempdir().unwrap();
@@ -115,12 +102,12 @@ fn blocks_are_turned_to_where_a_prompt_shows_their_passages() {
             let kv = got.kv.unwrap();
             assert!(kv == want.kv.unwrap() && kv.hits == 3 && kv.reused_tokens > 100, "{method}: {kv:?}");
         }
-    });
+    }
 }
 
 #[test]
 fn what_a_device_does_not_serve_is_an_error() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [_, on_device] = both(device);
         let context = context("When does it close?", &[0, 2, 1]);
         let refused = |generator: &ChatGenerator| {
@@ -136,5 +123,5 @@ fn what_a_device_does_not_serve_is_an_error() {
         refused(&ChatGenerator::new(on_device.clone(), options).unwrap());
         let plain = generator(&on_device, Drafts::Off);
         assert!(raglan_core::Generator::attention(&plain, &context, 0, None).is_err());
-    });
+    }
 }

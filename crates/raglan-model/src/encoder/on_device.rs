@@ -284,14 +284,6 @@ mod tests {
     use crate::encoder::tests::saved_with_heads;
     use crate::{EncoderModel, Products};
 
-    fn device() -> Option<CudaDevice> {
-        let device = CudaDevice::emulated();
-        if device.is_none() {
-            eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler");
-        }
-        device
-    }
-
     fn cosine(a: &[f32], b: &[f32]) -> f32 {
         let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
         product(a, b) / (product(a, a) * product(b, b)).sqrt()
@@ -299,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_device_gives_the_vectors_that_the_processor_gives() {
-        let Some(device) = device() else { return };
+        let Some(device) = CudaDevice::to_test() else { return };
         let saved = saved_with_heads(64, 2);
         let file = SafetensorsFile::open(saved.path()).unwrap();
         let config = saved.config();
@@ -328,7 +320,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        let Some(device) = device() else { return };
+        let Some(device) = CudaDevice::to_test() else { return };
         let saved = saved_with_heads(64, 2);
         let file = SafetensorsFile::open(saved.path()).unwrap();
         let encoder = DeviceEncoder::from_safetensors(&device, &file, saved.config()).unwrap();

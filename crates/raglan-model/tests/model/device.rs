@@ -1,4 +1,4 @@
-//! Decoders on a device beside the processor's. Devices are the emulation of one, and the machine's first where
+//! Decoders on a device beside the processor's. The device is the emulation of one, or the machine's first where
 //! `RAGLAN_CUDA` is set.
 
 use candle_core::DType;
@@ -18,20 +18,6 @@ use crate::small_model::{CONTEXT, SmallModel, VOCAB, distance, prompt};
 use crate::smollm2::model_file;
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
-
-/// Calls `check` with every device that there is; says what is skipped.
-pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
-    match CudaDevice::emulated() {
-        Some(device) => check(&device),
-        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
-    }
-    if std::env::var_os("RAGLAN_CUDA").is_some() {
-        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
-        check(&CudaDevice::open(0, folder.as_deref()).unwrap());
-    } else {
-        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
-    }
-}
 
 /// A small model on the processor and on a device.
 fn both(device: &CudaDevice, family: &'static str, dtype: GgmlDType, products: Products) -> [DecoderModel; 2] {
@@ -100,7 +86,7 @@ const NEAR: f32 = 0.1;
 #[test]
 fn logits_are_those_of_the_processor() {
     let tokens = prompt(30);
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in FAMILIES {
             let [plain, on_device] = both(device, family, GgmlDType::F32, Products::F32);
             assert!(on_device.is_on_device() && !plain.is_on_device());
@@ -112,7 +98,7 @@ fn logits_are_those_of_the_processor() {
         for n in [1, 12] {
             check_near("long heads", &fresh(&on_device, &tokens[..n]), &fresh(&plain, &tokens[..n]), NEAR);
         }
-    });
+    }
 }
 
 #[test]
@@ -122,7 +108,7 @@ fn stored_weights_and_bf16_are_near_single_precision() {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     };
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (family, dtype, products, least) in [
             // Inputs are bytes when a token comes alone.
             ("llama", GgmlDType::Q8_0, Products::Stored, 0.999),
@@ -144,28 +130,28 @@ fn stored_weights_and_bf16_are_near_single_precision() {
                 assert!(cosine >= least, "{family}, {dtype:?}, {products:?}: {cosine}");
             }
         }
-    });
+    }
 }
 
 #[test]
 fn safetensors_go_to_a_device_too() {
     let tokens = prompt(9);
     let folder = tempfile::tempdir().unwrap();
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (family, dtype) in [("qwen2", DType::F32), ("gemma3", DType::BF16)] {
             SmallModel::with_head_dim(family, 32).write_folder(folder.path(), dtype);
             let plain = DecoderModel::load(folder.path(), 2, Products::F32).unwrap();
             let on_device = DecoderModel::load_on_device(folder.path(), device, 2, Products::F32).unwrap();
             check_near(family, &fresh(&on_device, &tokens), &fresh(&plain, &tokens), NEAR);
         }
-    });
+    }
 }
 
 #[test]
 fn a_prefill_in_pieces_and_single_steps_are_those_in_one_piece() {
     // Over a border of pages.
     let tokens = prompt(KV_PAGE as u32 + 12);
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in ["llama", "gemma3"] {
             let [_, model] = both(device, family, GgmlDType::F32, Products::F32);
             let whole = model.session().prefill(&tokens).unwrap();
@@ -178,18 +164,18 @@ fn a_prefill_in_pieces_and_single_steps_are_those_in_one_piece() {
             session.truncate(50);
             check_near(family, &session.prefill(&tokens[50..]).unwrap(), &whole, NEAR);
         }
-    });
+    }
 }
 
 #[test]
 fn greedy_texts_in_single_precision_are_those_of_the_processor() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (family, len) in [("llama", 3), ("qwen3", 17), ("gemma3", 9)] {
             let written =
                 both(device, family, GgmlDType::F32, Products::F32).map(|model| greedy(&model, &prompt(len), 256, 12));
             assert_eq!(written[0], written[1], "{family}, behind {len} tokens");
         }
-    });
+    }
 }
 
 /// The same model on a device, twice: with recorded steps, and without.
@@ -211,7 +197,7 @@ fn recorded(model: &DecoderModel) -> (usize, u64) {
 
 #[test]
 fn recorded_steps_give_the_bits_of_those_taken_launch_by_launch() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (family, dtype, products) in [
             ("llama", GgmlDType::F32, Products::F32),
             ("qwen2", GgmlDType::Q8_0, Products::Stored),
@@ -236,14 +222,14 @@ fn recorded_steps_give_the_bits_of_those_taken_launch_by_launch() {
         }
         let [plain, _] = both(device, "llama", GgmlDType::F32, Products::F32);
         assert_eq!(plain.device_steps(), None);
-    });
+    }
 }
 
 #[test]
 fn a_text_that_outgrows_its_room_is_recorded_anew() {
     // Four pages are room for 256 tokens.
     let before = prompt(4 * KV_PAGE as u32 - 4);
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in ["llama", "gemma3"] {
             let models = recording(device, family, GgmlDType::BF16, Products::Stored);
             let [with, without] = models.each_ref().map(|model| greedy(model, &before, 256, 10));
@@ -254,12 +240,12 @@ fn a_text_that_outgrows_its_room_is_recorded_anew() {
             assert_eq!(with, without, "{family}, a shorter text");
             assert_eq!(recorded(&models[0]), (2, 2 + 3 + 3), "{family}");
         }
-    });
+    }
 }
 
 #[test]
 fn recorded_steps_serve_several_texts_guesses_and_views() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let models = recording(device, "gemma3", GgmlDType::F32, Products::F32);
         let [with, without] = models.each_ref().map(|model| {
             let mut caches: Vec<KvCache> = [70, 12, 20]
@@ -319,7 +305,7 @@ fn recorded_steps_serve_several_texts_guesses_and_views() {
         assert!(with.iter().zip(&without).all(|(with, without)| with == without));
         // Three shapes: four texts, three rows with all logits, three with one. Of the second six came, of the third two.
         assert_eq!(recorded(&models[0]), (3, 2 + 4));
-    });
+    }
 }
 
 #[test]
@@ -330,16 +316,16 @@ fn the_default_model_writes_on_a_device_what_it_writes_on_the_processor() {
     let plain = DecoderModel::load(&path, 2, Products::Stored).unwrap();
     // In slices that blocks serve as they are: the emulation's matrix units are slow.
     let want = greedy(&plain, &tokens, 8, 6);
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let on_device = DecoderModel::load_on_device(&path, device, 2, Products::Stored).unwrap();
         assert_eq!(greedy(&on_device, &tokens, 8, 6), want);
-    });
+    }
 }
 
 #[test]
 fn texts_that_pass_together_get_what_they_get_alone() {
     let texts: [Vec<u32>; 4] = [prompt(70), vec![5], prompt(20), vec![7, 8]];
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [_, model] = both(device, "mistral", GgmlDType::F32, Products::F32);
         // Those of few tokens stand behind others that were read before.
         let read_before = prompt(40);
@@ -372,7 +358,7 @@ fn texts_that_pass_together_get_what_they_get_alone() {
             model.normalize(&mut hidden).unwrap();
             assert!(hidden.iter().all(|x| x.is_finite()));
         }
-    });
+    }
 }
 
 #[test]
@@ -386,7 +372,7 @@ fn hidden_states_segments_masks_and_positions_are_those_of_the_processor() {
     let slots: Vec<usize> = (0..n as usize).collect();
     let mask = AttentionMask { window: Some(60), sinks: 4 };
     let all: Vec<usize> = (0..n as usize).collect();
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in ["llama", "gemma3"] {
             let models = both(device, family, GgmlDType::F32, Products::F32);
             for (segments, mask) in
@@ -401,12 +387,12 @@ fn hidden_states_segments_masks_and_positions_are_those_of_the_processor() {
                 check_near(family, &on_device.hidden, &plain.hidden, NEAR);
             }
         }
-    });
+    }
 }
 
 #[test]
 fn views_see_their_slots_alone() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in ["llama", "gemma3"] {
             let [_, model] = both(device, family, GgmlDType::F32, Products::F32);
             let before = prompt(KV_PAGE as u32 - 2);
@@ -448,12 +434,12 @@ fn views_see_their_slots_alone() {
             let want = fresh(&model, &text);
             check_near(family, &read(&model, &mut drafted, &[2]), &want[(text.len() - 1) * VOCAB..], NEAR);
         }
-    });
+    }
 }
 
 #[test]
 fn clones_share_pages_on_a_device_until_one_of_the_two_goes_another_way() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [_, model] = both(device, "llama", GgmlDType::F32, Products::F32);
         let page = model.kv_arena().page_bytes();
         let tokens = prompt(KV_PAGE as u32 + 7);
@@ -472,14 +458,14 @@ fn clones_share_pages_on_a_device_until_one_of_the_two_goes_another_way() {
             }
             assert_eq!(model.kv_arena().n_bytes_taken(), 0);
         }
-    });
+    }
 }
 
 #[test]
 fn blocks_are_taken_from_a_device_and_taken_over_at_other_places() {
     let (before, passage, other) = (prompt(20), prompt(KV_PAGE as u32 + 9), prompt(70));
     let slots = before.len()..before.len() + passage.len();
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (family, precision, tolerance) in [
             ("llama", BlockPrecision::F16, NEAR),
             ("qwen3", BlockPrecision::F32, NEAR),
@@ -514,7 +500,7 @@ fn blocks_are_taken_from_a_device_and_taken_over_at_other_places() {
             });
             check_near(&format!("{family}, {precision}"), &got, &want, tolerance);
         }
-    });
+    }
 }
 
 /// Two ways of turning, by layers.
@@ -576,7 +562,7 @@ fn blocks_of_all_sizes_go_to_a_device_one_behind_the_other() {
     let taken =
         |cache: &KvCache| KvBlock::from_cache(cache, 0..cache.len(), shape, BlockPrecision::F32, &turning).unwrap();
     let want = taken(&load(&on_processor));
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let pages = KvPages::new(&device.another_stream().unwrap(), shape.n_layers, 16, 4, shape.head_dim).unwrap();
         let arena = KvArena::on_device(pages);
         // The second time in pages and buffers that are full of other numbers.
@@ -600,13 +586,13 @@ fn blocks_of_all_sizes_go_to_a_device_one_behind_the_other() {
             cache.load(&[], &turning).unwrap();
             drop((cache, load(&arena)));
         }
-    });
+    }
 }
 
 #[test]
 fn blocks_are_loaded_together_for_what_is_read_behind_them() {
     let texts = [prompt(20), prompt(KV_PAGE as u32 + 9), prompt(33)];
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for family in ["llama", "gemma3"] {
             let models = both(device, family, GgmlDType::F32, Products::F32);
             let [want, got] = models.each_ref().map(|model| {
@@ -627,12 +613,12 @@ fn blocks_are_loaded_together_for_what_is_read_behind_them() {
             });
             check_near(family, &got, &want, NEAR);
         }
-    });
+    }
 }
 
 #[test]
 fn pages_that_are_spent_are_an_error_that_changes_nothing() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [_, model] = both(device, "llama", GgmlDType::F32, Products::F32);
         // Room for eight texts as long as the context.
         assert_eq!(model.kv_arena().n_pages_left(), 8 * (CONTEXT as usize).div_ceil(KV_PAGE));
@@ -652,13 +638,13 @@ fn pages_that_are_spent_are_an_error_that_changes_nothing() {
         model.kv_arena().set_budget(usize::MAX);
         forward(&model, rows, &mut cache, Want::default()).unwrap();
         assert!(fresh(&model, &prompt(60)) == first);
-    });
+    }
 }
 
 #[test]
 fn an_extended_context_turns_as_on_the_processor() {
     let tokens = prompt(20);
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let models = both(device, "llama", GgmlDType::F32, Products::F32);
         let [plain, on_device] = models.map(|model| model.extended(ContextExtension::Yarn { factor: 4.0 }).unwrap());
         let positions: Vec<u32> = (0..20).map(|i| i * 140).collect();
@@ -667,14 +653,14 @@ fn an_extended_context_turns_as_on_the_processor() {
         let [want, got] = [&plain, &on_device]
             .map(|model| forward(model, rows, &mut model.cache(), Want { logits: &[19], ..<_>::default() }).unwrap());
         check_near("yarn", &got.logits, &want.logits, NEAR);
-    });
+    }
 }
 
 #[test]
 fn what_a_device_does_not_serve_is_refused_before_anything_is_computed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let [plain, model] = both(device, "llama", GgmlDType::F32, Products::F32);
         let rows = ForwardRows { tokens: &[1, 2], positions: &[0, 1], slots: &[0, 1], ..ForwardRows::default() };
         let not_there = |error: Error| assert!(matches!(error, Error::NotOnDevice { .. }), "{error}");
@@ -708,5 +694,5 @@ fn what_a_device_does_not_serve_is_refused_before_anything_is_computed() {
             assert!(matches!(&refused, Error::Unsupported { path: named, .. } if *named == path), "{refused}");
         }
         assert!(load("llama", 64, Products::F32).is_ok());
-    });
+    }
 }

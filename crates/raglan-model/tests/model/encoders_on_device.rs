@@ -10,7 +10,6 @@ use raglan_model::{
     MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 
-use crate::device::for_each_device;
 use crate::encoders::{HIDDEN, Small, VOCAB, every_family, small_bert, texts};
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
@@ -31,7 +30,7 @@ fn with_an_empty_one() -> Vec<Vec<u32>> {
 
 #[test]
 fn every_family_gives_the_vectors_that_the_processor_gives() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for small in every_family() {
             let family = small.config().family;
             let encoder = encoder(device, &small);
@@ -65,7 +64,7 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
             assert!(matches!(encoder.hidden_states(&[&long]), Err(Error::ContextOverflow { .. })));
             assert!(matches!(encoder.hidden_states(&[&[VOCAB as u32]]), Err(Error::UnknownToken { .. })));
         }
-    });
+    }
 }
 
 #[track_caller]
@@ -87,7 +86,7 @@ fn check_weights(got: &TermWeights, want: &TermWeights, vocab: usize, what: &str
 
 #[test]
 fn words_weigh_what_they_weigh_on_the_processor() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for small in every_family() {
             let family = small.config().family;
             let head = DeviceMaskedLanguageHead::from_safetensors(device, &small.file(), &small.config()).unwrap();
@@ -103,7 +102,7 @@ fn words_weigh_what_they_weigh_on_the_processor() {
             }
             assert!(head.term_weights(&encoder.hidden_states_on_device(&[]).unwrap()).unwrap().is_empty());
         }
-    });
+    }
 }
 
 #[test]
@@ -120,17 +119,17 @@ fn a_published_splade_weighs_words_as_on_the_processor() {
     let head = MaskedLanguageHead::from_safetensors(&file, &config, Products::F32).unwrap();
     let model = EncoderModel::from_safetensors(&file, config.clone(), Products::F32).unwrap();
     let want = head.term_weights(&model.hidden_states(&[&ids]).unwrap()).unwrap();
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let head = DeviceMaskedLanguageHead::from_safetensors(device, &file, &config).unwrap();
         let encoder = DeviceEncoder::from_safetensors(device, &file, config.clone()).unwrap();
         let got = head.term_weights(&encoder.hidden_states_on_device(&[&ids]).unwrap()).unwrap();
         check_weights(&got[0], &want[0], config.vocab_size, "splade-tiny");
-    });
+    }
 }
 
 #[test]
 fn tokens_are_projected_as_on_the_processor() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let small = small_bert();
         let (file, config) = (small.file(), small.config());
         let head = DeviceTokenProjection::from_safetensors(device, &file, &config).unwrap();
@@ -144,12 +143,12 @@ fn tokens_are_projected_as_on_the_processor() {
             assert!((got.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-5);
             assert!(cosine(got, want) >= 0.9995, "{}", cosine(got, want));
         }
-    });
+    }
 }
 
 #[test]
 fn heads_of_another_model_or_without_weights_or_kernels_are_refused() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let small = small_bert();
         let (file, config) = (small.file(), small.config());
         let of_half = EncoderModelConfig { hidden_size: HIDDEN / 2, ..config.clone() };
@@ -172,5 +171,5 @@ fn heads_of_another_model_or_without_weights_or_kernels_are_refused() {
         // Heads of 16 dimensions.
         let narrow = EncoderModelConfig { num_attention_heads: 4, ..config };
         assert!(matches!(DeviceEncoder::from_safetensors(device, &file, narrow), Err(Error::Unsupported { .. })));
-    });
+    }
 }

@@ -7,7 +7,7 @@ use super::decode::n_splits;
 use super::visits::{Bounds, Visits};
 use super::*;
 use crate::attention::{AttentionMask, KvRun, KvSlice, QueryRows, cpu};
-use crate::device::cuda::emulation::{for_each_device, for_each_generation};
+use crate::device::cuda::emulation::on_each_generation;
 use crate::device::cuda::{CudaDevice, F16, Real};
 use crate::{RotaryEmbedding, RotaryPairs, RotaryScaling};
 
@@ -45,7 +45,7 @@ fn check_bidirectional(device: &CudaDevice, n_heads: usize, dim: usize, ends: &[
 
 #[test]
 fn a_device_attends_both_ways_as_the_processor_does() {
-    for_each_generation(|device| {
+    on_each_generation(|device| {
         check_bidirectional(device, 2, 32, &[], None);
         check_bidirectional(device, 3, 32, &[1, 1, 18, 90], None);
         check_bidirectional(device, 1, 64, &[5, 205], None);
@@ -222,7 +222,7 @@ const PLAIN: Case = Case {
 
 #[test]
 fn a_device_attends_from_any_rows_as_the_reference_does() {
-    for_each_generation(|device| {
+    on_each_generation(|device| {
         check_causal(device, PLAIN, 1);
         check_causal(device, Case { dim: 32, n_kv_heads: 1, group: 1, n_tokens: 140, segments: true, ..PLAIN }, 2);
         check_causal(device, Case { dim: 128, n_kv_heads: 1, group: 2, n_tokens: 3, weights: true, ..PLAIN }, 3);
@@ -282,19 +282,19 @@ fn check_decode(
 
 #[test]
 fn a_device_decodes_as_the_reference_does() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         check_decode(device, 64, (1, 3), 1, None, 1);
         check_decode(device, 32, (2, 4), 4, None, 2);
         check_decode(device, 128, (1, 1), 2, None, 3);
         check_decode(device, 256, (1, 2), 1, None, 4);
         check_decode(device, 64, (1, 2), 2, Some(RotaryPairs::Halves), 5);
         check_decode(device, 32, (1, 1), 1, Some(RotaryPairs::Neighbours), 6);
-    });
+    }
 }
 
 #[test]
 fn what_kernels_do_not_serve_is_refused() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let shape = AttentionShape { n_heads: 4, n_kv_heads: 1, head_dim: 64, scale: 0.125 };
         let pages = KvPages::new(device, 1, 2, 1, 64).unwrap();
         let positions = vec![0; 64];
@@ -332,7 +332,7 @@ fn what_kernels_do_not_serve_is_refused() {
         let (rows, mut out) = (device.filled::<F16>(0, 256).unwrap(), device.filled::<F16>(0, 256).unwrap());
         let refused = causal_attention(&plan, &rows, &pages, 1, &mut out, None);
         assert_eq!(refused, Err(Error::Row { row: 1, n_rows: 1 }));
-    });
+    }
 }
 
 /// Every pair of a row and a slot that the mask allows is visited, and where no mask is applied all are allowed.

@@ -21,31 +21,11 @@ use crate::{Error, Result};
 const MARGIN: usize = 256;
 const MARGIN_BYTE: u8 = 0xff;
 
-/// Calls `check` with every device that there is to test: the emulation if there is a compiler, and the first of the
-/// machine if `RAGLAN_CUDA` asks for it. What is skipped is said.
+/// Calls `check` with the device [to test](CudaDevice::to_test), and with the emulation of a Hopper.
 #[cfg(test)]
-pub fn for_each_device(mut check: impl FnMut(&CudaDevice)) {
-    match CudaDevice::emulated() {
-        Some(device) => check(&device),
-        None => eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler"),
-    }
-    if std::env::var_os("RAGLAN_CUDA").is_some() {
-        static DEVICE: OnceLock<CudaDevice> = OnceLock::new();
-        let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
-        let open = || CudaDevice::open(0, folder.as_deref()).unwrap_or_else(|error| panic!("{error}"));
-        check(DEVICE.get_or_init(open));
-    } else {
-        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
-    }
-}
-
-/// As [`for_each_device`], and with the emulation of a Hopper besides.
-#[cfg(test)]
-pub fn for_each_generation(mut check: impl FnMut(&CudaDevice)) {
-    if let Some(hopper) = Emulation::open((9, 0)) {
-        check(&CudaDevice::on(Box::new(hopper)));
-    }
-    for_each_device(check);
+pub fn on_each_generation(check: impl Fn(&CudaDevice)) {
+    let hopper = Emulation::open((9, 0)).map(|hopper| CudaDevice::on(Box::new(hopper)));
+    CudaDevice::to_test().iter().chain(&hopper).for_each(check);
 }
 
 pub(super) struct Emulation {

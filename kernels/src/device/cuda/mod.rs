@@ -217,6 +217,29 @@ impl CudaDevice {
         Self(Arc::new(Stream::new(backend)))
     }
 
+    /// The device that tests run on, on a stream of its own: the machine's first if `RAGLAN_CUDA` asks for it, whose
+    /// compiled kernels are kept in the folder that `RAGLAN_CUDA_KERNELS` names, else what is [emulated](Self::emulated).
+    /// What is skipped is said.
+    ///
+    /// # Panics
+    ///
+    /// When the device that was asked for cannot be opened.
+    #[cfg(any(test, feature = "emulation"))]
+    pub fn to_test() -> Option<Self> {
+        static DEVICE: std::sync::OnceLock<CudaDevice> = std::sync::OnceLock::new();
+        if std::env::var_os("RAGLAN_CUDA").is_some() {
+            let folder = std::env::var_os("RAGLAN_CUDA_KERNELS").map(std::path::PathBuf::from);
+            let open = || Self::open(0, folder.as_deref()).unwrap_or_else(|error| panic!("{error}"));
+            return Some(DEVICE.get_or_init(open).another_stream().unwrap_or_else(|error| panic!("{error}")));
+        }
+        eprintln!("skipped on a device: RAGLAN_CUDA is not set");
+        let emulated = Self::emulated();
+        if emulated.is_none() {
+            eprintln!("skipped: the kernels are not emulated, for there is no C++ compiler");
+        }
+        emulated
+    }
+
     /// Another stream on the same device. Work on the two is in no order but that of [`CudaDevice::wait_for`].
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::emulation::for_each_device;
 use super::*;
 use crate::{Activation, RotaryEmbedding, RotaryPairs, RotaryScaling, cuda};
 
@@ -79,14 +78,14 @@ fn check_norms<T: Real>(device: &CudaDevice, n: usize, dim: usize, seed: u64) {
 
 #[test]
 fn a_device_normalises_as_the_processor_does() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for (i, dim) in [1, 7, 32, 384, 1028, 2052].into_iter().enumerate() {
             let n = [9, 1, 17, 3, 2, 1][i];
             check_norms::<f32>(device, n, dim, i as u64);
             check_norms::<Bf16>(device, n, dim, 100 + i as u64);
         }
         check_norms::<f32>(device, 0, 8, 0);
-    });
+    }
 }
 
 fn check_activations<T: Real>(device: &CudaDevice, seed: u64) {
@@ -118,10 +117,10 @@ fn check_activations<T: Real>(device: &CudaDevice, seed: u64) {
 
 #[test]
 fn a_device_activates_as_the_processor_does() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         check_activations::<f32>(device, 1);
         check_activations::<Bf16>(device, 2);
-    });
+    }
 }
 
 fn check_rotation<T: Real>(device: &CudaDevice, pairs: RotaryPairs, seed: u64) {
@@ -149,13 +148,13 @@ fn check_rotation<T: Real>(device: &CudaDevice, pairs: RotaryPairs, seed: u64) {
 
 #[test]
 fn a_device_rotates_as_the_processor_does() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for pairs in [RotaryPairs::Neighbours, RotaryPairs::Halves] {
             check_rotation::<f32>(device, pairs, 1);
             check_rotation::<Bf16>(device, pairs, 2);
             check_rotation::<F16>(device, pairs, 3);
         }
-    });
+    }
 }
 
 /// Cached chunks go into scattered slots: the first moves on by 40, the second back by 3, the last stays.
@@ -204,18 +203,18 @@ fn check_placing<T: Real>(device: &CudaDevice, pairs: RotaryPairs, dim: usize, s
 
 #[test]
 fn cached_keys_are_placed_and_turned_as_the_processor_turns_them() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         for pairs in [RotaryPairs::Neighbours, RotaryPairs::Halves] {
             check_placing::<F16>(device, pairs, 64, 1);
             check_placing::<Bf16>(device, pairs, 32, 2);
             check_placing::<f32>(device, pairs, 128, 3);
         }
-    });
+    }
 }
 
 #[test]
 fn placing_refuses_slots_and_layers_that_are_not_there() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         assert!(matches!(cuda::Placement::new(device, &[64], &[None], 1), Err(Error::Row { row: 64, .. })));
         assert!(cuda::Placement::new(device, &[0], &[], 1).is_err());
         let embedding = RotaryEmbedding::new(32, 1e4, RotaryPairs::Halves, &RotaryScaling::None).unwrap();
@@ -236,12 +235,12 @@ fn placing_refuses_slots_and_layers_that_are_not_there() {
         assert!(cuda::place(&source(40), &placement, &turns, &mut pages, 0..1).is_err(), "past the end");
         assert!(cuda::place(&source(31), &placement, &turns, &mut pages, 0..1).is_err(), "not aligned");
         assert!(matches!(KvPages::new(device, 1, 1, 1, 48), Err(Error::Unsupported { found: 48, .. })));
-    });
+    }
 }
 
 #[test]
 fn numbers_go_there_and_back() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let mut buffer = device.upload(&[1.0_f32, 2.0, 3.0]).unwrap();
         buffer.write(1, &[5.0]).unwrap();
         assert_eq!(buffer.download().unwrap(), [1.0, 5.0, 3.0]);
@@ -266,7 +265,7 @@ fn numbers_go_there_and_back() {
             device.upload::<u8>(&[]).and_then(|_| device.filled::<u64>(0, usize::MAX)),
             Err(Error::DeviceMemory { .. })
         ));
-    });
+    }
 }
 
 #[test]
@@ -279,7 +278,7 @@ fn a_device_that_is_not_there_is_a_typed_error() {
 
 #[test]
 fn slots_are_copied_one_after_the_other_in_all_layers() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let (n_layers, n_pages, n_kv_heads, dim) = (2, 3, 2, 32);
         let mut pages = KvPages::new(device, n_layers, n_pages, n_kv_heads, dim).unwrap();
         let numbers: Vec<F16> = (0..pages.keys.len()).map(|i| F16(i as u16)).collect();
@@ -306,17 +305,17 @@ fn slots_are_copied_one_after_the_other_in_all_layers() {
         assert!(pages.download(2, 0).is_err() && pages.download(0, 3).is_err());
         cuda::copy_slots(&mut pages, &[]).unwrap();
         assert!(matches!(cuda::copy_slots(&mut pages, &[(192, 0)]), Err(Error::Row { row: 192, n_rows: 192 })));
-    });
+    }
 }
 
 #[test]
 fn ranges_are_copied_between_buffers() {
-    for_each_device(|device| {
+    if let Some(device) = &CudaDevice::to_test() {
         let from = device.upload(&[1_u32, 2, 3, 4]).unwrap();
         let mut to = device.filled::<u32>(0, 3).unwrap();
         to.copy_range(1, &from, 2..4).unwrap();
         assert_eq!(to.download().unwrap(), [0, 3, 4]);
         assert!(to.copy_range(2, &from, 0..2).is_err() && to.copy_range(0, &from, 3..5).is_err());
         assert!(device.free_bytes().unwrap() > 0);
-    });
+    }
 }
