@@ -96,6 +96,7 @@ struct Fiber {
     ucontext_t context;
     jmp_buf state;
     bool started = false, done = false;
+    unsigned turn = 0, n_products = 0;
     const unsigned *waits_on = nullptr;
     unsigned waits_while = 0;
     std::unique_ptr<char[]> stack{new char[STACK]};
@@ -109,9 +110,13 @@ struct Fiber {
     std::map<float *, std::vector<float>> results;
 };
 
+// What lanes bring to a collective lies in one of two places by turns: a lane may be one collective ahead of another.
 struct Warp {
     Barrier barrier;
-    uint32_t brought[32][12];
+    uint32_t brought[2][32][12];
+    // Products of tiles that the first lane behind the barrier makes for all, and how many there were.
+    float made[2][32][4];
+    unsigned n_made = 0;
 };
 
 static std::vector<Fiber> fibers;
@@ -148,6 +153,15 @@ static void whole_warp() {
     wait(warp().barrier);
 }
 
+// What all lanes of the warp bring, once all have.
+static uint32_t (&bring(const void *numbers, size_t n_bytes))[32][12] {
+    Fiber &fiber = fibers[current];
+    auto &brought = warp().brought[fiber.turn ^= 1];
+    memcpy(brought[lane()], numbers, n_bytes);
+    whole_warp();
+    return brought;
+}
+
 static void start() {
     body(body_arguments);
     Fiber &fiber = fibers[current];
@@ -171,6 +185,7 @@ static void run_block(bool falling) {
         ++warps[i / 32].barrier.live;
         Fiber &fiber = fibers[i];
         fiber.started = fiber.done = false;
+        fiber.turn = fiber.n_products = 0;
         fiber.waits_on = nullptr;
         fiber.open.clear();
         fiber.groups.clear();
@@ -238,10 +253,7 @@ void launch(void (*kernel)(A...), const unsigned *grid, unsigned block, size_t s
 
 template <class T> T exchange(T value, unsigned from) {
     static_assert(sizeof(T) <= 8, "at most two registers");
-    memcpy(warp().brought[lane()], &value, sizeof(T));
-    whole_warp();
-    memcpy(&value, warp().brought[from % 32], sizeof(T));
-    whole_warp();
+    memcpy(&value, bring(&value, sizeof(T))[from % 32], sizeof(T));
     return value;
 }
 
@@ -275,11 +287,10 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned by) {
     return emulation::exchange(value, from < 32 ? from : emulation::lane());
 }
 static inline unsigned __ballot_sync(unsigned, int predicate) {
-    emulation::warp().brought[emulation::lane()][0] = predicate != 0;
-    emulation::whole_warp();
+    const unsigned own = predicate != 0;
+    const auto &brought = emulation::bring(&own, 4);
     unsigned bits = 0;
-    for (unsigned i = 0; i < 32; ++i) bits |= emulation::warp().brought[i][0] << i;
-    emulation::whole_warp();
+    for (unsigned i = 0; i < 32; ++i) bits |= brought[i][0] << i;
     return bits;
 }
 template <class T, class U> T atomicAdd(T *to, U value) {
@@ -347,25 +358,42 @@ static inline unsigned pack_f16(float low, float high) {
     return float_to_f16_bits(low) | unsigned(float_to_f16_bits(high)) << 16;
 }
 
-template <bool BF16> void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    auto &brought = emulation::warp().brought;
-    uint32_t *mine = brought[emulation::lane()];
-    memcpy(mine, a, 16);
-    mine[4] = b0;
-    mine[5] = b1;
-    emulation::whole_warp();
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned row = emulation::lane() / 4 + i / 2 * 8, col = emulation::lane() % 4 * 2 + i % 2;
-        float sum = c[i];
-        for (unsigned k = 0; k < 16; ++k) {
-            const uint32_t left = brought[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            const uint32_t right = brought[col * 4 + k % 8 / 2][4 + k / 8];
-            sum += emulation::half_value(uint16_t(left >> 16 * (k % 2)), BF16) *
-                   emulation::half_value(uint16_t(right >> 16 * (k % 2)), BF16);
-        }
-        c[i] = sum;
+namespace emulation {
+
+// The product of what the lanes of a warp brought: four registers of rows, two of columns, four sums.
+template <bool BF16> void make_product(const uint32_t (&brought)[32][12], float (&made)[32][4]) {
+    float left[16][16], right[16][8], sums[16][8];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        for (unsigned i = 0; i < 8; ++i)
+            left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] =
+                half_value(uint16_t(brought[lane][i / 2] >> 16 * (i % 2)), BF16);
+        for (unsigned i = 0; i < 4; ++i)
+            right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] =
+                half_value(uint16_t(brought[lane][4 + i / 2] >> 16 * (i % 2)), BF16);
+        for (unsigned i = 0; i < 4; ++i) memcpy(&sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2], &brought[lane][6 + i], 4);
     }
-    emulation::whole_warp();
+    for (unsigned row = 0; row < 16; ++row)
+        for (unsigned k = 0; k < 16; ++k)
+            for (unsigned col = 0; col < 8; ++col) sums[row][col] += left[row][k] * right[k][col];
+    for (unsigned lane = 0; lane < 32; ++lane)
+        for (unsigned i = 0; i < 4; ++i) made[lane][i] = sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+}
+
+} // namespace emulation
+
+template <bool BF16> void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    uint32_t mine[10] = {a[0], a[1], a[2], a[3], b0, b1};
+    memcpy(mine + 6, c, 16);
+    const auto &brought = emulation::bring(mine, sizeof(mine));
+    emulation::Fiber &fiber = emulation::fibers[emulation::current];
+    emulation::Warp &warp = emulation::warp();
+    auto &made = warp.made[fiber.turn];
+    if (warp.n_made == fiber.n_products) {
+        emulation::make_product<BF16>(brought, made);
+        ++warp.n_made;
+    }
+    ++fiber.n_products;
+    memcpy(c, made[emulation::lane()], 16);
 }
 
 static inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
@@ -377,12 +405,8 @@ static inline void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
 }
 
 static inline void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    auto &brought = emulation::warp().brought;
-    uint32_t *mine = brought[emulation::lane()];
-    memcpy(mine, a, 16);
-    mine[4] = b0;
-    mine[5] = b1;
-    emulation::whole_warp();
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    const auto &brought = emulation::bring(mine, sizeof(mine));
     for (unsigned i = 0; i < 4; ++i) {
         const unsigned row = emulation::lane() / 4 + i / 2 * 8, col = emulation::lane() % 4 * 2 + i % 2;
         for (unsigned k = 0; k < 32; k += 4) {
@@ -391,25 +415,21 @@ static inline void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsi
             c[i] = __dp4a(int(left), int(right), c[i]);
         }
     }
-    emulation::whole_warp();
 }
 
 static inline void load_matrices(unsigned (&out)[4], const void *row, bool transposed) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a row of a matrix is not aligned");
-    auto &brought = emulation::warp().brought;
-    memcpy(brought[emulation::lane()], row, 16);
-    emulation::whole_warp();
+    const auto &brought = emulation::bring(row, 16);
     const unsigned lane = emulation::lane();
     for (unsigned i = 0; i < 4; ++i) {
         uint16_t pair[2];
         for (unsigned j = 0; j < 2; ++j) {
             const unsigned line = transposed ? lane % 4 * 2 + j : lane / 4;
             const unsigned at = transposed ? lane / 4 : lane % 4 * 2 + j;
-            memcpy(&pair[j], reinterpret_cast<uint16_t *>(brought[i * 8 + line]) + at, 2);
+            memcpy(&pair[j], reinterpret_cast<const uint16_t *>(brought[i * 8 + line]) + at, 2);
         }
         out[i] = pair[0] | unsigned(pair[1]) << 16;
     }
-    emulation::whole_warp();
 }
 
 static inline void load_matrices(unsigned (&out)[4], const void *row) { load_matrices(out, row, false); }
@@ -486,11 +506,10 @@ static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint
 }
 
 static void finish_product(const Product &product) {
-    auto &brought = warp().brought;
-    uint32_t *mine = brought[lane()];
+    uint32_t mine[6];
     memcpy(mine, product.rows, 16);
     memcpy(mine + 4, &product.operand, 8);
-    whole_warp();
+    const auto &brought = bring(mine, sizeof(mine));
     if (memcmp(brought[0] + 4, mine + 4, 8) != 0) fail("lanes that differ in an operand");
     auto &result = fibers[current].results[product.to];
     if (!product.add) std::fill(result.begin(), result.end(), 0.0f);
@@ -502,7 +521,6 @@ static void finish_product(const Product &product) {
                          half_value(number_of(product, col, k), product.bf16);
         }
     }
-    whole_warp();
 }
 
 } // namespace emulation
