@@ -127,6 +127,8 @@ static unsigned current;
 static void (*body)(void *);
 static void *body_arguments;
 alignas(1024) static unsigned char shared_memory[SHARED];
+// How much of it the launch asked for.
+static size_t shared_bytes;
 
 static void yield() {
     if (!_setjmp(fibers[current].state)) _longjmp(scheduler, 1);
@@ -162,29 +164,33 @@ static uint32_t (&bring(const void *numbers, size_t n_bytes))[32][12] {
     return brought;
 }
 
-static void start() {
-    body(body_arguments);
-    Fiber &fiber = fibers[current];
-    if (!fiber.open.empty() || !fiber.groups.empty()) fail("ends with copies that nobody waited for");
-    if (!fiber.open_products.empty() || !fiber.product_groups.empty()) fail("ends with products that nobody waited for");
-    fiber.done = true;
-    --warp().barrier.live;
-    warp().barrier.release_if_complete();
-    --block_barrier.live;
-    block_barrier.release_if_complete();
-    _longjmp(scheduler, 1);
+// What a fiber does: a thread of each block in turn, for a fiber is dear to make.
+static void run_threads() {
+    for (;;) {
+        body(body_arguments);
+        Fiber &fiber = fibers[current];
+        if (!fiber.open.empty() || !fiber.groups.empty()) fail("ends with copies that nobody waited for");
+        if (!fiber.open_products.empty() || !fiber.product_groups.empty())
+            fail("ends with products that nobody waited for");
+        fiber.done = true;
+        --warp().barrier.live;
+        warp().barrier.release_if_complete();
+        --block_barrier.live;
+        block_barrier.release_if_complete();
+        yield();
+    }
 }
 
-static void run_block(bool falling) {
+static void run_block(bool falling, size_t shared) {
     const unsigned n = blockDim.x;
     warps.assign((n + 31) / 32, Warp());
     block_barrier = Barrier();
     block_barrier.live = n;
-    fibers.resize(n);
+    if (fibers.size() < n) fibers.resize(n);
     for (unsigned i = 0; i < n; ++i) {
         ++warps[i / 32].barrier.live;
         Fiber &fiber = fibers[i];
-        fiber.started = fiber.done = false;
+        fiber.done = false;
         fiber.turn = fiber.n_products = 0;
         fiber.waits_on = nullptr;
         fiber.open.clear();
@@ -193,13 +199,15 @@ static void run_block(bool falling) {
         fiber.open_products.clear();
         fiber.product_groups.clear();
         fiber.results.clear();
+        if (fiber.started) continue;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = STACK;
         fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, start, 0);
+        makecontext(&fiber.context, run_threads, 0);
     }
-    memset(shared_memory, 0xff, SHARED);
+    memset(shared_memory, 0xff, shared);
+    shared_bytes = shared;
     static unsigned n_done, n_ran, i;
     for (n_done = 0; n_done < n;) {
         n_done = n_ran = 0;
@@ -242,7 +250,7 @@ void launch_by(void (*kernel)(A...), const unsigned *grid, unsigned block, size_
         for (unsigned y = 0; y < grid[1]; ++y)
             for (unsigned x = 0; x < grid[0]; ++x) {
                 blockIdx = {x, y, z};
-                run_block(falling);
+                run_block(falling, shared);
             }
 }
 
@@ -485,7 +493,7 @@ static uint16_t number_of(const Product &product, unsigned n, unsigned k) {
     unsigned address = start + along / 8 * stride + along % 8 * row_bytes + across % of_row * 2;
     if (product.transposed) address += across / of_row * leading;
     address ^= (address >> 7 & (turning == 1 ? 7 : 3)) << 4;
-    if (address + 2 > SHARED) fail("an operand beyond shared memory");
+    if (address + 2 > shared_bytes) fail("an operand beyond shared memory");
     uint16_t bits;
     memcpy(&bits, shared_memory + address, 2);
     return bits;
@@ -493,8 +501,8 @@ static uint16_t number_of(const Product &product, unsigned n, unsigned k) {
 
 static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint64_t operand, bool add, bool bf16,
                           bool transposed) {
-    for (const auto &fiber : fibers)
-        if (fiber.unpublished) fail("a product before the copies to its operand were published");
+    for (unsigned i = 0; i < blockDim.x; ++i)
+        if (fibers[i].unpublished) fail("a product before the copies to its operand were published");
     Fiber &fiber = fibers[current];
     if (fiber.results.find(to) == fiber.results.end()) {
         fiber.results[to] = std::vector<float>(to, to + n / 2);
