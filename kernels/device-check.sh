@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks and times the CUDA kernels on a device, and checks the language models that run on them, from programs that are
-# built where there is none.
+# Checks and times the CUDA kernels on a device, and the encoders and language models that run on them, from programs that
+# are built where there is none.
 #
 #   kernels/device-check.sh build FOLDER    tests and timings, and the run-time compiler if a wheel of it was unpacked
 #   kernels/device-check.sh run FOLDER      on the machine with the device: every test, then the tables of figures, beside
@@ -8,7 +8,8 @@
 #   kernels/device-check.sh emulate         the same tests on the processor, and all kernels through the compiler
 #
 # FOLDER holds all that `run` needs. libnvrtc is looked for in FOLDER/lib, in the toolkit's folder, then where the system
-# finds libraries, and so is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in FOLDER/kernels.
+# finds libraries, and so is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in
+# FOLDER/kernels.
 set -euo pipefail
 
 case ${1-} in
@@ -71,7 +72,7 @@ emulate)
         --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation device::
     ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -55,6 +55,14 @@ pub enum Error {
          `generator-device` at cpu"
     )]
     NoCuda,
+    /// No device can be opened to compute on.
+    #[error(
+        "{problem}; `device` and `generator-device` can be cpu, or auto, which takes the processor where there is no device"
+    )]
+    Device {
+        /// What there is instead.
+        problem: String,
+    },
     /// Identifiers ran out.
     #[error("the index has no ids left for {what}; build it anew with `raglan index --rebuild`")]
     Full {

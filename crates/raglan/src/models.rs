@@ -714,7 +714,8 @@ fn reference(name: &str) -> Cow<'_, str> {
 /// The first device; compiled kernels are kept in a folder.
 #[cfg(feature = "cuda")]
 fn first_device(kernels: &Path) -> Result<raglan_kernels::cuda::CudaDevice> {
-    Ok(raglan_kernels::cuda::CudaDevice::open(0, Some(kernels)).map_err(raglan_model::Error::from)?)
+    raglan_kernels::cuda::CudaDevice::open(0, Some(kernels))
+        .map_err(|error| Error::Device { problem: error.to_string() })
 }
 
 /// Whether kernels run on the first device, if there is one; asked once.

@@ -50,7 +50,8 @@ pub fn run(session: &Session, folder: &FolderArgs) -> Result<Outcome> {
         (found, gpu) if !is_wanted => tell("gpu", found, gpu),
         (Some(true), gpu) => tell("gpu", Some(true), gpu),
         (_, gpu) => {
-            let remedy = "the settings compute on it: `raglan --print-config` says which; take `cpu` for them";
+            let remedy =
+                "the settings compute on it: `raglan --print-config` says which; take `cpu` or `auto` for them";
             tell("gpu", Some(false), format!("{gpu}; {remedy}"));
         }
     }
@@ -120,7 +121,7 @@ fn pip() -> String {
 #[cfg(feature = "cuda")]
 fn gpu() -> (Option<bool>, String) {
     match raglan::kernels::device::cuda_devices() {
-        Ok(devices) if devices.is_empty() => (None, "driver found, but no device".to_owned()),
+        Ok(devices) if devices.is_empty() => (None, "no driver with a device found".to_owned()),
         Ok(devices) => (Some(true), devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         Err(error) => (None, error.to_string()),
     }
