@@ -35,10 +35,13 @@ for line in sys.stdin:
     ):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
+    # What is to be carried there is small without symbols.
+    ! command -v strip >/dev/null || find "$folder" -maxdepth 1 -type f -perm -u+x ! -name '*.sh' -exec strip {} +
     cp kernels/device-check.sh kernels/device-peer.py "$folder"
     target=$(cargo metadata --no-deps --format-version 1 |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
     for library in "$target"/nvrtc-*/nvidia/cuda_nvrtc/lib/*.so*; do
+        case $library in *.alt.*) continue ;; esac
         [ ! -e "$library" ] || cp "$library" "$folder/lib"
     done
     ls "$folder"
