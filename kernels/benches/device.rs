@@ -444,21 +444,9 @@ impl Bench {
     }
 }
 
-/// The emulation, where `RAGLAN_CUDA_EMULATED` asks for it: whether this program works, not how fast anything is.
-fn emulated() -> Option<CudaDevice> {
-    #[cfg(feature = "emulation")]
-    if std::env::var_os("RAGLAN_CUDA_EMULATED").is_some() {
-        return CudaDevice::emulated();
-    }
-    None
-}
-
 fn run() -> Result<bool> {
-    let kernels = std::env::var_os("RAGLAN_CUDA_KERNELS");
-    let (device, smaller) = match emulated() {
-        Some(device) => (device, 256),
-        None => (CudaDevice::open(0, kernels.as_deref().map(std::path::Path::new))?, 1),
-    };
+    let (device, is_emulated) = CudaDevice::to_time()?;
+    let smaller = if is_emulated { 256 } else { 1 };
     println!("{:?}", device.limits());
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 | 1);
     println!("seed {seed}; shares are of an H200's {} TFLOP/s and {} TB/s", PEAK_FLOPS / 1e12, PEAK_BYTES / 1e12);

@@ -121,21 +121,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     product(a, b) / (product(a, a) * product(b, b)).sqrt()
 }
 
-/// The emulation, where `RAGLAN_CUDA_EMULATED` asks for it: whether this program works, not how fast anything is.
-fn emulated() -> Option<CudaDevice> {
-    #[cfg(feature = "emulation")]
-    if std::env::var_os("RAGLAN_CUDA_EMULATED").is_some() {
-        return CudaDevice::emulated();
-    }
-    None
-}
-
 fn run() -> Result<bool, Box<dyn Error>> {
-    let kernels = std::env::var_os("RAGLAN_CUDA_KERNELS");
-    let (device, smaller) = match emulated() {
-        Some(device) => (device, true),
-        None => (CudaDevice::open(0, kernels.as_deref().map(Path::new))?, false),
-    };
+    let (device, smaller) = CudaDevice::to_time()?;
     let mut random = Random(std::process::id() as u64 * 0x9e37_79b9 + 1);
     let (n, longest) = if smaller { (5, 12) } else { (32_768, LONGEST) };
     let lengths = lengths(n, longest, &mut random);

@@ -191,21 +191,9 @@ fn time(n_runs: usize, mut work: impl FnMut() -> Result<Vec<f32>>) -> Result<f64
     Ok(times[times.len() / 2])
 }
 
-/// The emulation, where `RAGLAN_CUDA_EMULATED` asks for it: whether this program works, not how fast anything is.
-fn emulated() -> Option<CudaDevice> {
-    #[cfg(feature = "emulation")]
-    if std::env::var_os("RAGLAN_CUDA_EMULATED").is_some() {
-        return CudaDevice::emulated();
-    }
-    None
-}
-
 fn run() -> Result<bool> {
-    let kernels = std::env::var_os("RAGLAN_CUDA_KERNELS");
-    let (device, shape) = match emulated() {
-        Some(device) => (device, Shape::smaller(16)),
-        None => (CudaDevice::open(0, kernels.as_deref().map(Path::new))?, Shape::smaller(1)),
-    };
+    let (device, is_emulated) = CudaDevice::to_time()?;
+    let shape = Shape::smaller(if is_emulated { 16 } else { 1 });
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 | 1);
     println!("{:?}, seed {seed}", device.limits());
     let mut random = Random(seed);

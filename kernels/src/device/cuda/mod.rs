@@ -217,6 +217,24 @@ impl CudaDevice {
         Self(Arc::new(Stream::new(backend)))
     }
 
+    /// The device that timings run on, the machine's first, and whether it is none: where `RAGLAN_CUDA_EMULATED` asks for
+    /// it, in a build with the emulation, that shows whether a program works, not how fast anything is. Compiled kernels
+    /// are kept in the folder that `RAGLAN_CUDA_KERNELS` names.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn to_time() -> Result<(Self, bool)> {
+        #[cfg(any(test, feature = "emulation"))]
+        if std::env::var_os("RAGLAN_CUDA_EMULATED").is_some()
+            && let Some(emulated) = Self::emulated()
+        {
+            return Ok((emulated, true));
+        }
+        let kernels = std::env::var_os("RAGLAN_CUDA_KERNELS");
+        Ok((Self::open(0, kernels.as_deref().map(Path::new))?, false))
+    }
+
     /// The device that tests run on, on a stream of its own: the machine's first if `RAGLAN_CUDA` asks for it, whose
     /// compiled kernels are kept in the folder that `RAGLAN_CUDA_KERNELS` names, else what is [emulated](Self::emulated).
     /// What is skipped is said.
