@@ -7,7 +7,8 @@
 #                                           PyTorch where `python3` has it
 #   kernels/device-check.sh emulate         the same tests on the processor, and all kernels through the compiler
 #
-# FOLDER holds all that `run` needs. libnvrtc is looked for in FOLDER/lib, in the toolkit's folder, then where the system
+# FOLDER holds all that `run` needs, which writes there too. The wheel of the compiler lies in nvrtc-VERSION of the target
+# folder, where `.ci/run` unpacks it. libnvrtc is looked for in FOLDER/lib, in the toolkit's folder, then where the system
 # finds libraries, and so is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in
 # FOLDER/kernels.
 set -euo pipefail
@@ -44,10 +45,12 @@ for line in sys.stdin:
         case $library in *.alt.*) continue ;; esac
         [ ! -e "$library" ] || cp "$library" "$folder/lib"
     done
+    [ -n "$(ls "$folder/lib")" ] || echo "no wheel of libnvrtc was unpacked: it must be on the machine with the device" >&2
     ls "$folder"
     ;;
 run)
     folder=$(cd "${2:?a folder}" && pwd)
+    [ -x "$folder/raglan_kernels" ] || { echo "$folder: nothing was built there" >&2; exit 2; }
     export LD_LIBRARY_PATH=$folder/lib:${CUDA_HOME:-/usr/local/cuda}/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
     status=0
@@ -75,7 +78,7 @@ emulate)
         --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation device::
     ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

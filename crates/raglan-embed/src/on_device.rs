@@ -80,7 +80,9 @@ pub fn check_on_device(dir: &Path, long_inputs: LongInputs) -> Result<EncoderMod
     let refused = |what: &str| Error::Unsupported { path: dir.to_owned(), what: format!("{what} on a CUDA device") };
     let Engine::Kernels(model) = Engine::of(dir)? else { return Err(refused("a model in ONNX")) };
     if let LongInputs::Extended { .. } = long_inputs {
-        return Err(refused("the reading of long texts at other positions"));
+        return Err(refused(
+            "the reading of long texts at other positions (`long-inputs`, which `--device cpu` serves)",
+        ));
     }
     DeviceEncoder::check(&dir.join("config.json"), &model)?;
     Ok(*model)
