@@ -23,8 +23,8 @@ pub(crate) const SPARSE_TEXTS: usize = 512;
 pub trait OnDevice: Sized {
     /// Moves the model of the folder that this was loaded from to a device.
     ///
-    /// Vectors have a cosine of .9995 or more to those of the processor, and are the same to the bit whatever else is in
-    /// the batch as long as products run on our own kernel.
+    /// Vectors are as near to those of the processor as [`DeviceEncoder`] says, and are the same to the bit whatever else
+    /// is in the batch as long as products run on our own kernel.
     ///
     /// # Errors
     ///

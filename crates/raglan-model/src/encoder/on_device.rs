@@ -17,7 +17,8 @@ use crate::{EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
 /// An encoder on a device.
 ///
 /// Weights and vectors between layers are bf16, sums are `f32`: vectors of texts have a cosine of .9995 or more to those
-/// of [`EncoderModel`](crate::EncoderModel). What a sequence gives depends on no other sequence of the call.
+/// of [`EncoderModel`](crate::EncoderModel), but for deep `ModernBERT`s: a token's is .9986 in a random one of 22 layers.
+/// What a sequence gives depends on no other sequence of the call.
 #[derive(Debug)]
 pub struct DeviceEncoder {
     device: CudaDevice,
