@@ -31,7 +31,7 @@ pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
     Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark, PAGE_TOKENS,
-    PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploader, compile_kernels,
+    PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploaded, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm, layer_norm_into};

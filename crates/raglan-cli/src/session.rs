@@ -356,6 +356,7 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         attention: settings.parse("attention")?,
         device: settings.parse("device")?,
         language_model_device: settings.parse_given("generator-device")?,
+        device_kv_bytes: Some(settings.bytes("kv-device")?),
         judged_kv: judged_kv(settings)?,
     })
 }

@@ -109,6 +109,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("kv-drift", Number(0.0, 1e6), "0.5", "mean divergence of the last tests, in nats a token, above which prefix is used instead of the method"),
     setting("kv-disk", Size, "4GiB", "disk that they may take for each language model; with 0 nothing is written"),
     setting("kv-memory", Size, "1GiB", "memory that they may take"),
+    setting("kv-device", Size, "4GiB", "memory of a device that they may take there, so that what is taken over again is not copied there again; at most half of what is free behind the language model"),
     setting("chunker", Word(word::<raglan::ingest::chunk::ChunkerKind>), "structure", "structure, tokens or sentences"),
     setting("chunk-tokens", Whole(1, MANY), "200", "most tokens of a chunk, by the encoder's own count"),
     setting("chunk-overlap", Whole(0, MANY), "0", "tokens that a chunk repeats from the one before"),

@@ -13,6 +13,8 @@ use rayon::prelude::*;
 
 use crate::block_file::{BlockFile, HEADER};
 use crate::cache::LayerPages;
+#[cfg(feature = "cuda")]
+use crate::device_blocks::HalvesPlace;
 use crate::{Error, KV_PAGE, KvCache, KvPrecision, Result};
 
 /// Parts of a layer begin at multiples of this many bytes.
@@ -386,9 +388,11 @@ impl KvBlock {
         if precision == BlockPrecision::F16 {
             return Ok(Halves {
                 numbers: Cow::Borrowed(bytemuck::cast_slice(bytes)),
-                keys: layout.keys.start / width,
-                values: layout.values.start / width,
-                layer_stride: layout.len / width,
+                place: HalvesPlace {
+                    keys: layout.keys.start / width,
+                    values: layout.values.start / width,
+                    layer_stride: layout.len / width,
+                },
             });
         }
         let half = n_tokens * shape.dim();
@@ -397,7 +401,8 @@ impl KvBlock {
         parts.try_for_each(|((numbers, bytes), layer)| {
             self.load(bytes, start, rotaries.rotary(layer), &mut LayerPages::of(shape, numbers))
         })?;
-        Ok(Halves { numbers: Cow::Owned(numbers), keys: 0, values: half, layer_stride: 2 * half })
+        let place = HalvesPlace { keys: 0, values: half, layer_stride: 2 * half };
+        Ok(Halves { numbers: Cow::Owned(numbers), place })
     }
 
     /// Writes a layer's keys, moved to the position `first`, and its values.
@@ -474,12 +479,7 @@ impl KvBlock {
 #[cfg(feature = "cuda")]
 pub(crate) struct Halves<'a> {
     pub numbers: Cow<'a, [u16]>,
-    /// Where the first layer's keys begin.
-    pub keys: usize,
-    /// Where its values begin.
-    pub values: usize,
-    /// From a layer to the next.
-    pub layer_stride: usize,
+    pub place: HalvesPlace,
 }
 
 /// A layer of a block in bytes.
@@ -528,7 +528,9 @@ impl KvCache {
     /// Takes over blocks into the slots that were left for each.
     ///
     /// On a device this returns when they are on their way: one is uploaded while the one before is turned to its place,
-    /// another is read from its file meanwhile, and what the device is asked for later waits for them.
+    /// another is read from its file meanwhile, and what the device is asked for later waits for them. Blocks of which a
+    /// key says what they depend on stay there, as far as [`KvArena::set_block_budget`](crate::KvArena::set_block_budget)
+    /// lets them, and need not be uploaded the next time.
     ///
     /// # Errors
     ///
@@ -537,16 +539,7 @@ impl KvCache {
         let n_layers = blocks.first().map_or(0, |(block, _)| block.shape().n_layers);
         #[cfg(feature = "cuda")]
         if self.is_on_device() {
-            let mut uploading =
-                self.upload(blocks.iter().map(|(block, slots)| (block, slots)), 0..n_layers, rotaries)?;
-            return std::thread::scope(|scope| {
-                let (sender, ahead) = std::sync::mpsc::sync_channel(1);
-                scope.spawn(move || {
-                    let mut read = blocks.iter().map(|(block, _)| block.resident());
-                    read.try_for_each(|block| sender.send(block))
-                });
-                ahead.into_iter().try_for_each(|block| uploading.put(&block?.halves(0..n_layers, None, rotaries)?))
-            });
+            return self.load_on_device(blocks, n_layers, rotaries);
         }
         (0..n_layers).try_for_each(|layer| {
             let bytes = blocks.iter().map(|(block, _)| block.layer(layer)).collect::<Result<Vec<_>>>()?;
@@ -572,7 +565,9 @@ impl KvCache {
             let slots = blocks.iter().map(|(block, _, slots)| (*block, slots));
             let mut uploading = self.upload(slots, layer..layer + 1, rotaries)?;
             return blocks.iter().try_for_each(|(block, bytes, _)| {
-                uploading.put(&block.halves(layer..layer + 1, Some(bytes), rotaries)?)
+                let halves = block.halves(layer..layer + 1, Some(bytes), rotaries)?;
+                let tokens = uploading.next_tokens();
+                uploading.put(&halves, tokens)
             });
         }
         let first = self.check_slots(blocks.iter().map(|(block, _, slots)| (*block, slots)))?;

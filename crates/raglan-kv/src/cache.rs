@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "cuda")]
-use raglan_kernels::cuda::{F16, KvPages, PAGE_TOKENS, Real, StagedUploads, copy_slots};
+use raglan_kernels::cuda::{KvPages, PAGE_TOKENS, Real, copy_slots};
 use raglan_kernels::{KvRun, KvSlice, to_f16};
 
+#[cfg(feature = "cuda")]
+use crate::upload::Uploads;
 use crate::{Error, KvShape, Result};
 
 /// Tokens of a page: half a block of the attention's keys, so that a text wastes little and a shared page is soon copied.
@@ -52,8 +54,8 @@ struct Arena {
 pub(crate) struct DevicePages {
     pages: Mutex<KvPages>,
     n_pages: usize,
-    /// What blocks go there by, once one did. Whoever holds it may take the pages, but not the other way round.
-    pub(crate) uploads: Mutex<Option<StagedUploads<F16>>>,
+    /// Whoever holds it may take the pages, but not the other way round.
+    uploads: Mutex<Uploads>,
 }
 
 #[cfg(feature = "cuda")]
@@ -61,6 +63,11 @@ impl DevicePages {
     pub(crate) fn pages(&self) -> MutexGuard<'_, KvPages> {
         // What a panic leaves half written no cache reads: it names what was written.
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        // Only whole blocks are listed.
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -212,6 +219,27 @@ impl KvArena {
             KvPrecision::F16 => size_of::<u16>(),
         };
         self.page_len() * size
+    }
+
+    /// Sets what blocks may take on a device, where they stay as they were computed beside the pages that they are turned
+    /// into: nothing until that is set. Without a device there is nothing to set.
+    #[cfg(feature = "cuda")]
+    pub fn set_block_budget(&self, n_bytes: usize) {
+        if let Some(device) = self.on_its_device() {
+            device.uploads().blocks.set_budget(n_bytes);
+        }
+    }
+
+    /// What was set so.
+    #[cfg(feature = "cuda")]
+    pub fn block_budget(&self) -> usize {
+        self.on_its_device().map_or(0, |device| device.uploads().blocks.budget())
+    }
+
+    /// Bytes of the blocks that stay on a device.
+    #[cfg(feature = "cuda")]
+    pub fn n_block_bytes(&self) -> usize {
+        self.on_its_device().map_or(0, |device| device.uploads().blocks.n_bytes())
     }
 
     /// How many more pages there are.

@@ -10,6 +10,8 @@ mod block;
 mod block_file;
 mod cache;
 mod chunk_cache;
+#[cfg(feature = "cuda")]
+mod device_blocks;
 mod drift;
 mod error;
 mod journal;

@@ -84,6 +84,9 @@ pub struct ModelSettings {
     pub device: ComputeDevice,
     /// Where language models compute; as encoders where it is not said.
     pub language_model_device: Option<ComputeDevice>,
+    /// Bytes of a device that keys and values of chunks may take to be there when they are taken over again. Half of what
+    /// is free behind a language model is the most, and is it where nothing is said.
+    pub device_kv_bytes: Option<u64>,
     /// How the keys and values of chunks are kept beside their index that a language model's attention judges one by one.
     pub judged_kv: JudgedKv,
 }
@@ -664,6 +667,7 @@ impl Models {
         let name = name.to_owned();
         let extension = self.settings.context_extension;
         let (device, kernels) = (self.language_model_device(), self.kernels());
+        let device = (device, self.settings.device_kv_bytes);
         Ok(move || {
             let model =
                 load(&path, (threads, products), device, &kernels).map_err(|error| with_remedy(&name, error))?;
@@ -750,18 +754,23 @@ fn on_device<E: raglan_embed::OnDevice>(encoder: E, device: ComputeDevice, dir: 
     }
 }
 
-/// A language model where it is to compute, by threads and products.
+/// A language model where it is to compute, by threads and products, with what chunks may take there.
 #[cfg(feature = "cuda")]
-fn load(path: &Path, by: (usize, Products), device: ComputeDevice, kernels: &Path) -> Result<LanguageModel> {
-    Ok(match device.is_cuda() {
-        false => LanguageModel::load(path, by.0, by.1)?,
-        true => LanguageModel::load_on_device(path, &first_device(kernels)?, by.0, by.1)?,
-    })
+fn load(path: &Path, by: (usize, Products), on: (ComputeDevice, Option<u64>), kernels: &Path) -> Result<LanguageModel> {
+    if !on.0.is_cuda() {
+        return Ok(LanguageModel::load(path, by.0, by.1)?);
+    }
+    let model = LanguageModel::load_on_device(path, &first_device(kernels)?, by.0, by.1)?;
+    if let Some(n_bytes) = on.1 {
+        let arena = model.transformer.kv_arena();
+        arena.set_block_budget(arena.block_budget().min(usize::try_from(n_bytes).unwrap_or(usize::MAX)));
+    }
+    Ok(model)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn load(path: &Path, by: (usize, Products), device: ComputeDevice, _: &Path) -> Result<LanguageModel> {
-    match device.is_cuda() {
+fn load(path: &Path, by: (usize, Products), on: (ComputeDevice, Option<u64>), _: &Path) -> Result<LanguageModel> {
+    match on.0.is_cuda() {
         false => Ok(LanguageModel::load(path, by.0, by.1)?),
         true => Err(Error::NoCuda),
     }

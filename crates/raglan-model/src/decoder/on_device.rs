@@ -87,7 +87,8 @@ impl DecoderModel {
     ///
     /// [`Products::Stored`] multiplies by blocks and bf16 as the file has them, and in single precision by all else. Keys
     /// and values are kept in half precision; there is room for those of eight texts as long as the model's context, or for
-    /// what half of the memory holds that is free behind the weights.
+    /// what half of the memory holds that is free behind the weights. Half of the rest is for blocks that stay there
+    /// ([`KvArena::set_block_budget`]), and what is left for passes.
     ///
     /// [`forward`](Self::forward) gives what it gives on the processor, within the rounding of these numbers; a token's
     /// result may differ in its last bits with what else passes. What it does not serve is refused with
@@ -144,7 +145,9 @@ impl DecoderModel {
         let weights = pool.install(|| DeviceWeights::load(device, tensors, &config, products))?;
         let pages =
             KvPages::new(device, config.n_layers, n_pages(device, &config)?, config.n_kv_heads, config.head_dim)?;
-        Self::from_parts(tensors, config, products, Weights::Device(weights), KvArena::on_device(pages), pool)
+        let arena = KvArena::on_device(pages);
+        arena.set_block_budget(device.free_bytes()? / 2);
+        Self::from_parts(tensors, config, products, Weights::Device(weights), arena, pool)
     }
 }
 

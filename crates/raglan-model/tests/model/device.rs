@@ -1,12 +1,14 @@
 //! Decoders on a device beside the processor's. The device is the emulation of one, or the machine's first where
 //! `RAGLAN_CUDA` is set.
 
+use std::path::Path;
+
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use raglan_kernels::{AttentionMask, RotaryEmbedding, RotaryPairs, RotaryScaling};
 use raglan_kv::{
-    BlockPrecision, Error as KvError, KV_PAGE, KvArena, KvBlock, KvCache, KvPrecision, KvShape, LayerRotary,
-    ParallelContext, open_block, write_block,
+    BlockKey, BlockPrecision, BlockStatistics, Error as KvError, KV_PAGE, KvArena, KvBlock, KvCache, KvPrecision,
+    KvShape, LayerRotary, ParallelContext, Result as KvResult, TokensHash, open_block, write_block,
 };
 use raglan_model::cuda::{CudaDevice, KvPages};
 use raglan_model::{
@@ -512,80 +514,138 @@ impl LayerRotary for Turning {
     }
 }
 
+const BLOCKS: KvShape = KvShape { n_layers: 18, n_kv_heads: 4, head_dim: 128 };
+
+fn turning() -> Turning {
+    let turn = |base| RotaryEmbedding::new(BLOCKS.head_dim, base, RotaryPairs::Halves, &RotaryScaling::None).unwrap();
+    Turning([1e4, 1e6].map(turn))
+}
+
+/// Blocks in all precisions, each second one in a file. The long one takes several pieces, each of many layers.
+fn blocks_of_all_sizes(folder: &Path, turning: &Turning) -> Vec<KvBlock> {
+    let on_processor = KvArena::new(BLOCKS, KvPrecision::F16);
+    let lengths = [9_usize, 64, 1, 210, 65, 3, 70];
+    let block = |(i, &n_tokens): (usize, &usize)| {
+        let mut cache = on_processor.cache();
+        cache.leave(n_tokens, 31 * i as u32).unwrap();
+        for (layer, slot) in (0..BLOCKS.n_layers).flat_map(|layer| (0..n_tokens).map(move |slot| (layer, slot))) {
+            let number = |j: usize| ((i * 7919 + layer * 104_729 + slot * 1299 + j * 31) % 2003) as f32 / 1001.0 - 1.0;
+            let numbers: Vec<f32> = (0..2 * BLOCKS.dim()).map(number).collect();
+            cache.write(layer, slot, &numbers[..BLOCKS.dim()], &numbers[BLOCKS.dim()..]);
+        }
+        let precision = [BlockPrecision::F16, BlockPrecision::Int8, BlockPrecision::F32][i % 3];
+        let block = KvBlock::from_cache(&cache, 0..n_tokens, BLOCKS, precision, turning).unwrap();
+        let key = BlockKey { tokens: TokensHash::of(&[i as u32]), ..BlockKey::default() };
+        let block = block.described(key, BlockStatistics::default());
+        if i % 2 == 0 {
+            return block;
+        }
+        let path = folder.join(i.to_string());
+        write_block(&path, &block).unwrap();
+        let block = open_block(&path).unwrap();
+        assert!(!block.is_resident());
+        block
+    };
+    lengths.iter().enumerate().map(block).collect()
+}
+
+/// A sequence of blocks, of which the first begins at `start`; the first of them all stays there if that is 0.
+fn sequence_of(arena: &KvArena, blocks: &[KvBlock], start: u32) -> KvResult<KvCache> {
+    let mut cache = arena.cache();
+    cache.leave(usize::from(start > 0), start.saturating_sub(1))?;
+    let left = blocks.iter().map(|block| {
+        let position = cache.next_position();
+        Ok((block.clone(), cache.leave_for(block, position)?))
+    });
+    let left: Vec<_> = left.collect::<KvResult<_>>()?;
+    cache.load(&left, &turning())?;
+    Ok(cache)
+}
+
+/// What the slots hold behind the first `from`.
+fn numbers_of(cache: &KvCache, from: usize) -> Vec<f32> {
+    let block = KvBlock::from_cache(cache, from..cache.len(), BLOCKS, BlockPrecision::F32, &turning()).unwrap();
+    let layers = (0..BLOCKS.n_layers).map(|layer| {
+        let bytes = block.layer(layer).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>()
+    });
+    layers.flatten().collect()
+}
+
+/// Numbers are below two, and rounded to half floats once or twice.
+#[track_caller]
+fn check_halves(got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= 2.0 / 1024.0, "number {i}: {got} is not {want}");
+    }
+}
+
+fn pages_for_blocks(device: &CudaDevice) -> KvArena {
+    let device = &device.another_stream().unwrap();
+    KvArena::on_device(KvPages::new(device, BLOCKS.n_layers, 16, BLOCKS.n_kv_heads, BLOCKS.head_dim).unwrap())
+}
+
 #[test]
 fn blocks_of_all_sizes_go_to_a_device_one_behind_the_other() {
-    let shape = KvShape { n_layers: 18, n_kv_heads: 4, head_dim: 128 };
-    let turning =
-        Turning([1e4, 1e6].map(|base| {
-            RotaryEmbedding::new(shape.head_dim, base, RotaryPairs::Halves, &RotaryScaling::None).unwrap()
-        }));
-    let on_processor = KvArena::new(shape, KvPrecision::F16);
-    // The long one takes several pieces, each of many layers; the first stays where it was.
-    let lengths = [9_usize, 64, 1, 210, 65, 3, 70];
-    let folder = tempfile::tempdir().unwrap();
-    let blocks: Vec<KvBlock> = lengths
-        .iter()
-        .enumerate()
-        .map(|(i, &n_tokens)| {
-            let mut cache = on_processor.cache();
-            cache.leave(n_tokens, 31 * i as u32).unwrap();
-            for (layer, slot) in (0..shape.n_layers).flat_map(|layer| (0..n_tokens).map(move |slot| (layer, slot))) {
-                let number =
-                    |j: usize| ((i * 7919 + layer * 104_729 + slot * 1299 + j * 31) % 2003) as f32 / 1001.0 - 1.0;
-                let numbers: Vec<f32> = (0..2 * shape.dim()).map(number).collect();
-                cache.write(layer, slot, &numbers[..shape.dim()], &numbers[shape.dim()..]);
-            }
-            let precision = [BlockPrecision::F16, BlockPrecision::Int8, BlockPrecision::F32][i % 3];
-            let block = KvBlock::from_cache(&cache, 0..n_tokens, shape, precision, &turning).unwrap();
-            if i % 2 == 0 {
-                return block;
-            }
-            let path = folder.path().join(i.to_string());
-            write_block(&path, &block).unwrap();
-            let block = open_block(&path).unwrap();
-            assert!(!block.is_resident());
-            block
-        })
-        .collect();
-    let load = |arena: &KvArena| {
-        let mut cache = arena.cache();
-        let left: Vec<_> = blocks
-            .iter()
-            .map(|block| {
-                let position = cache.next_position();
-                (block.clone(), cache.leave_for(block, position).unwrap())
-            })
-            .collect();
-        cache.load(&left, &turning).unwrap();
-        cache
-    };
-    let taken =
-        |cache: &KvCache| KvBlock::from_cache(cache, 0..cache.len(), shape, BlockPrecision::F32, &turning).unwrap();
-    let want = taken(&load(&on_processor));
     if let Some(device) = &CudaDevice::to_test() {
-        let pages = KvPages::new(&device.another_stream().unwrap(), shape.n_layers, 16, 4, shape.head_dim).unwrap();
-        let arena = KvArena::on_device(pages);
+        let folder = tempfile::tempdir().unwrap();
+        let blocks = blocks_of_all_sizes(folder.path(), &turning());
+        let want = numbers_of(&sequence_of(&KvArena::new(BLOCKS, KvPrecision::F16), &blocks, 0).unwrap(), 0);
+        let arena = pages_for_blocks(device);
         // The second time in pages and buffers that are full of other numbers.
         for _ in 0..2 {
-            let mut cache = load(&arena);
-            let got = taken(&cache);
-            for layer in 0..shape.n_layers {
-                let floats = |block: &KvBlock| -> Vec<f32> {
-                    let bytes = block.layer(layer).unwrap();
-                    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-                };
-                for (i, (got, want)) in floats(&got).into_iter().zip(floats(&want)).enumerate() {
-                    // Numbers are below two, and rounded to half floats once or twice.
-                    assert!((got - want).abs() <= 2.0 / 1024.0, "layer {layer}, number {i}: {got} is not {want}");
-                }
-            }
+            let mut cache = sequence_of(&arena, &blocks, 0).unwrap();
+            check_halves(&numbers_of(&cache, 0), &want);
             let misplaced = |slots| (blocks[2].clone(), slots);
             for wrong in [vec![misplaced(0..2)], vec![misplaced(999..1000)], vec![misplaced(5..6), misplaced(5..6)]] {
-                assert!(matches!(cache.load(&wrong, &turning), Err(KvError::Slots { .. })));
+                assert!(matches!(cache.load(&wrong, &turning()), Err(KvError::Slots { .. })));
             }
-            cache.load(&[], &turning).unwrap();
-            drop((cache, load(&arena)));
+            cache.load(&[], &turning()).unwrap();
+            drop((cache, sequence_of(&arena, &blocks, 0)));
         }
+        assert_eq!(arena.n_block_bytes(), 0, "none stays that is not allowed to");
+    }
+}
+
+#[test]
+fn blocks_stay_on_a_device_as_far_as_their_budget_goes() {
+    if let Some(device) = &CudaDevice::to_test() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut blocks = blocks_of_all_sizes(folder.path(), &turning());
+        // One that nobody described, and one that comes twice.
+        blocks[4] = blocks[4].clone().described(BlockKey::default(), BlockStatistics::default());
+        blocks.push(blocks[3].clone());
+        let on_processor = KvArena::new(BLOCKS, KvPrecision::F16);
+        let want = [0, 100]
+            .map(|start| numbers_of(&sequence_of(&on_processor, &blocks, start).unwrap(), usize::from(start > 0)));
+        let arena = pages_for_blocks(device);
+        let check = |start: u32| {
+            let cache = sequence_of(&arena, &blocks, start).unwrap();
+            check_halves(&numbers_of(&cache, usize::from(start > 0)), &want[usize::from(start > 0)]);
+        };
+        // Room for some, from which none goes for others of the same load; and the next load takes those.
+        let token_bytes = 2 * 2 * BLOCKS.dim() * BLOCKS.n_layers;
+        arena.set_block_budget(100 * token_bytes);
+        for start in [0, 100] {
+            check(start);
+            assert_eq!(arena.n_block_bytes(), (9 + 64 + 1 + 3) * token_bytes);
+        }
+        arena.set_block_budget(70 * token_bytes);
+        assert!(arena.n_block_bytes() <= 70 * token_bytes);
+        assert_eq!(arena.block_budget(), 70 * token_bytes);
+        // Room for all: what is there is not read again.
+        arena.set_block_budget(usize::MAX);
+        check(0);
+        assert_eq!(arena.n_block_bytes(), (9 + 64 + 1 + 210 + 3 + 70) * token_bytes);
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            std::fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap().set_len(0).unwrap();
+        }
+        check(100);
+        check(0);
+        arena.set_block_budget(0);
+        assert_eq!(arena.n_block_bytes(), 0);
+        assert!(sequence_of(&arena, &blocks, 0).is_err(), "files that are gone");
     }
 }
 

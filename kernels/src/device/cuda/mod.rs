@@ -43,7 +43,7 @@ pub use probe::cuda_devices;
 pub use recording::{Graph, Reserve};
 pub use sequences::PackedSequences;
 pub(crate) use sequences::TILE_ROWS;
-pub use staged_uploads::StagedUploads;
+pub use staged_uploads::{StagedUploads, Uploaded};
 use stream::{Allocation, Stream};
 
 use crate::{Error, Result};
