@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use raglan_kernels::cuda::{
     Bf16, BitVectors, Buffer, CausalPlan, CudaDevice, DecodePlan, DeviceBlockMatrix, DeviceMatrix, F16, Int8Vectors,
-    KvPages, KvSource, Length, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain, Real, RotaryTurns,
-    RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product, causal_attention,
+    KvPages, KvSource, Length, Narrow, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain, Real,
+    RotaryTurns, RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product, causal_attention,
     decode_attention, matrix_product, norm_mean_pool, place,
 };
 use raglan_kernels::{
@@ -18,7 +18,7 @@ use raglan_kernels::{
     RotaryPairs, RotaryScaling, dequantize_blocks, hamming, l2_normalize, layer_norm, mean_pool, top_k,
 };
 
-/// What an H200 can do, by its data sheet: dense bf16 products a second, and bytes of memory a second.
+/// What an H200 can do, by its data sheet: dense products of f16 or bf16 a second, and bytes of memory a second.
 const PEAK_FLOPS: f64 = 989e12;
 const PEAK_BYTES: f64 = 4.8e12;
 const RUNS: usize = 7;
@@ -47,13 +47,8 @@ impl Random {
         self.many(n, |bits| F16((bits as u16 & 0x83ff) | 0x3800))
     }
 
-    /// The same in bf16.
-    fn narrow(&mut self, n: usize) -> Vec<Bf16> {
-        self.many(n, |bits| Bf16((bits as u16 & 0x807f) | 0x3f00))
-    }
-
     fn floats(&mut self, n: usize) -> Vec<f32> {
-        self.narrow(n).iter().map(|x| x.to_f32()).collect()
+        self.halves(n).iter().map(|x| x.to_f32()).collect()
     }
 }
 
@@ -125,10 +120,10 @@ impl Bench {
                 AttentionShape { n_heads, n_kv_heads: n_heads, head_dim: dim, scale: 1.0 / (dim as f32).sqrt() };
             let ends: Vec<usize> = (1..=count).map(|i| i * length).collect();
             let width = n_heads * dim;
-            let qkv = self.random.narrow(count * length * 3 * width);
+            let qkv = self.random.halves(count * length * 3 * width);
             let rows = self.device.upload(&qkv)?;
             let sequences = PackedSequences::new(&self.device, &ends)?;
-            let mut out = self.poisoned::<Bf16>(count * length * width)?;
+            let mut out = self.poisoned::<F16>(count * length * width)?;
             bidirectional_attention(&shape, &rows, &sequences, None, &mut out)?;
             let what = format!("G1 packed attention, heads of {dim}, {count} x {length} tokens");
             let of = self.random.below(count);
@@ -332,7 +327,7 @@ impl Bench {
     fn pooling_and_norms(&mut self) -> Result<()> {
         let (dim, length, count) = (768, 256 / self.smaller.min(16), 2048 / self.smaller);
         let n = dim * length * count;
-        let rows = self.random.narrow(n);
+        let rows = self.random.halves(n);
         let (scale, shift) = (self.random.floats(dim), self.random.floats(dim));
         let mut on_rows = self.device.upload(&rows)?;
         let (on_scale, on_shift) = (self.device.upload(&scale)?, self.device.upload(&shift)?);
@@ -389,24 +384,30 @@ impl Bench {
     }
 
     fn products(&mut self) -> Result<()> {
-        for (n, n_in, n_out) in [(65_536, 768, 3072), (65_536, 3072, 768), (65_536, 384, 1536), (8192, 4096, 4096)] {
-            let (n, n_out) = (n / self.smaller, n_out / self.smaller);
-            let (rows, weights) = (self.random.narrow(n * n_in), self.random.floats(n_out * n_in));
-            let matrix = DeviceMatrix::new(&self.device, &weights, n_in, n_out, None)?;
-            let input = self.device.upload(&rows)?;
-            let mut out = self.poisoned::<Bf16>(n * n_out)?;
-            matrix_product(&input, &matrix, Output::Replace, &mut out)?;
-            let row = self.random.below(n);
-            let want: Vec<f32> = weights
-                .chunks(n_in)
-                .map(|w| rows[row * n_in..][..n_in].iter().zip(w).map(|(x, w)| x.to_f32() * w).sum())
-                .collect();
-            let got: Vec<f32> = out.download()?[row * n_out..][..n_out].iter().map(|x| x.to_f32()).collect();
-            let what = format!("product of {n} rows, {n_in} to {n_out}, bf16");
-            self.compare(&what, &got, &want, 0.02);
-            let seconds = self.time(|| matrix_product(&input, &matrix, Output::Replace, &mut out))?;
-            self.report(&what, seconds, Some(2.0 * (n * n_in) as f64 * n_out as f64), None, 0.50);
+        for shape in [[65_536, 768, 3072], [65_536, 3072, 768], [65_536, 384, 1536], [8192, 4096, 4096]] {
+            self.product::<F16, F16>(shape, "f16")?;
         }
+        self.product::<Bf16, f32>([8192, 4096, 4096], "bf16")
+    }
+
+    fn product<N: Narrow, T: Real>(&mut self, [n, n_in, n_out]: [usize; 3], name: &str) -> Result<()> {
+        let (n, n_out) = (n / self.smaller, n_out / self.smaller);
+        let rows: Vec<N> = self.random.floats(n * n_in).into_iter().map(N::from_f32).collect();
+        let weights = self.random.floats(n_out * n_in);
+        let matrix = DeviceMatrix::<N>::new(&self.device, &weights, n_in, n_out, None)?;
+        let input = self.device.upload(&rows)?;
+        let mut out = self.poisoned::<T>(n * n_out)?;
+        matrix_product(&input, &matrix, Output::Replace, &mut out)?;
+        let row = self.random.below(n);
+        let want: Vec<f32> = weights
+            .chunks(n_in)
+            .map(|w| rows[row * n_in..][..n_in].iter().zip(w).map(|(x, w)| x.to_f32() * w).sum())
+            .collect();
+        let got: Vec<f32> = out.download()?[row * n_out..][..n_out].iter().map(|x| x.to_f32()).collect();
+        let what = format!("product of {n} rows, {n_in} to {n_out}, {name}");
+        self.compare(&what, &got, &want, 0.02);
+        let seconds = self.time(|| matrix_product(&input, &matrix, Output::Replace, &mut out))?;
+        self.report(&what, seconds, Some(2.0 * (n * n_in) as f64 * n_out as f64), None, 0.50);
         Ok(())
     }
 

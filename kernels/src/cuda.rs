@@ -1,8 +1,8 @@
 //! The kernels' forms for NVIDIA devices.
 //!
 //! They do what the functions of the same names do for slices, with [`Buffer`]s, in the order in which they are called
-//! on a device's stream. Rows are `f32` or [`Bf16`]; cached keys and values are [`F16`]. What they compute agrees with
-//! the processor's forms within the rounding of those types, not to the bit.
+//! on a device's stream. Rows are `f32` or [`F16`], weights [`F16`], [`Bf16`] or in blocks, cached keys and values [`F16`].
+//! What they compute agrees with the processor's forms within the rounding of those types, not to the bit.
 //!
 //! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] and [`StagedUploads`] copy beside its work.
 //! - [`CudaDevice::rehearse`], [`CudaDevice::capture`] and [`CudaDevice::replay`] run work that comes again and again as one
@@ -30,8 +30,8 @@ pub use crate::attention::cuda::{
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
-    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark, PAGE_TOKENS,
-    PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploaded, Uploader, compile_kernels,
+    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark, Narrow,
+    PAGE_TOKENS, PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploaded, Uploader, compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm, layer_norm_into};

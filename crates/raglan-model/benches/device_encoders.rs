@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor};
 use raglan_model::cuda::{CudaDevice, Length};
 use raglan_model::{DeviceEncoder, EncoderModel, EncoderModelConfig, Products, SafetensorsFile};
 
-/// What an H200 multiplies in bf16, by its data sheet.
+/// What an H200 multiplies in half precision, by its data sheet.
 const PEAK_FLOPS: f64 = 989e12;
 /// How many tokens a batch has.
 const BATCH_TOKENS: usize = 1 << 16;
@@ -149,7 +149,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
             let sums: Vec<f32> = (0..shape.hidden).map(|d| tokens.iter().skip(d).step_by(shape.hidden).sum()).collect();
             least = least.min(cosine(mean, &sums));
         }
-        right &= least >= 0.9995;
+        right &= least >= 0.9999;
         let batches = batches(&sentences);
         let mut times = Vec::new();
         for _ in 0..if smaller { 1 } else { RUNS + 1 } {

@@ -17,9 +17,9 @@ use std::path::Path;
 use raglan_kernels::{AttentionShape, Output, layer_norm};
 
 #[cfg(feature = "cuda")]
-pub(crate) use self::on_device::Norm as DeviceNorm;
-#[cfg(feature = "cuda")]
 pub use self::on_device::{DeviceEncoder, DeviceHiddenStates};
+#[cfg(feature = "cuda")]
+pub(crate) use self::on_device::{Norm as DeviceNorm, finite};
 pub use self::positions::Positions;
 use self::pre_norm::PreNormLayers;
 pub(crate) use self::weights::Weights;

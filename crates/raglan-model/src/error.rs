@@ -84,6 +84,12 @@ pub enum Error {
         /// What it is asked for.
         what: &'static str,
     },
+    /// What an encoder computes on a device left the range of half precision.
+    #[error(
+        "the encoder's numbers leave the range of half precision, in which a CUDA device computes; let it compute on the \
+         processor (the setting `device`)"
+    )]
+    BeyondHalves,
     /// Keys and values cannot be kept, or not so.
     #[error(transparent)]
     Kv(#[from] raglan_kv::Error),

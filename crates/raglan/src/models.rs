@@ -97,7 +97,7 @@ pub enum ComputeDevice {
     /// On the processor.
     #[default]
     Cpu,
-    /// On the first NVIDIA device, in a build with the feature `cuda`: encoders in bf16, language models by
+    /// On the first NVIDIA device, in a build with the feature `cuda`: encoders in half precision, language models by
     /// [`ModelSettings::products`].
     Cuda,
     /// As [`Self::Cuda`] in such a build where there is such a device, and else on the processor.

@@ -9,8 +9,8 @@ pub(crate) static MODULE: Module = Module {
     kernels: &[
         Kernel { name: "activate_f32", most_registers: 40 },
         Kernel { name: "gated_f32", most_registers: 40 },
-        Kernel { name: "activate_bf16", most_registers: 40 },
-        Kernel { name: "gated_bf16", most_registers: 40 },
+        Kernel { name: "activate_f16", most_registers: 40 },
+        Kernel { name: "gated_f16", most_registers: 40 },
     ],
 };
 
@@ -51,8 +51,8 @@ pub fn add_bias<T: Real>(values: &mut Buffer<T>, bias: &Buffer<f32>) -> Result<(
 fn finish<T: Real>(values: &mut Buffer<T>, bias: Option<&Buffer<f32>>, activation: Argument) -> Result<()> {
     let kernel = match T::SUFFIX {
         "f32" => "activate_f32",
-        "bf16" => "activate_bf16",
-        _ => return Err(Error::Unsupported { what: "width of numbers to activate, f16 of bits", found: 16 }),
+        "f16" => "activate_f16",
+        _ => return Err(Error::Unsupported { what: "width of numbers to activate, bf16 of bits", found: 16 }),
     };
     let width = bias.map_or(1, Buffer::len);
     if width == 0 {
@@ -114,8 +114,8 @@ fn gate<T: Real>(
 ) -> Result<()> {
     let kernel = match T::SUFFIX {
         "f32" => "gated_f32",
-        "bf16" => "gated_bf16",
-        _ => return Err(Error::Unsupported { what: "width of numbers to activate, f16 of bits", found: 16 }),
+        "f16" => "gated_f16",
+        _ => return Err(Error::Unsupported { what: "width of numbers to activate, bf16 of bits", found: 16 }),
     };
     let arguments = [
         gates,

@@ -45,4 +45,4 @@ __device__ __forceinline__ void gated(const T *gates, const T *up, u32 kind, u64
     }
 typedef float f32;
 KERNELS(f32)
-KERNELS(bf16)
+KERNELS(f16)

@@ -4,29 +4,27 @@
 template <int TEAM> struct WarpGroups {
     static constexpr u32 TOGETHER = 4;
 
-    template <int N, class T, int D, int TILE>
-    __device__ __forceinline__ static void begin_scores(const Rows<T, D, 1, TILE> &rows, const u8 *keys, float (&s)[N / 8][4]) {
+    template <int N, int D, int TILE>
+    __device__ __forceinline__ static void begin_scores(const Rows<D, 1, TILE> &rows, const u8 *keys, float (&s)[N / 8][4]) {
 #pragma unroll
         for (int k = 0; k < D / 16; ++k)
-            begin_product<false>(s, rows.q[0][k], operand<ROW_BYTES<D>>(keys + k / 4 * (N * 128) + k % 4 * 32, 16), k > 0,
-                                 T());
+            begin_product<false>(s, rows.q[0][k], operand<ROW_BYTES<D>>(keys + k / 4 * (N * 128) + k % 4 * 32, 16), k > 0);
         commit_products();
     }
 
-    template <int N, class T, int D, int TILE>
-    __device__ __forceinline__ static void begin_sums(Rows<T, D, 1, TILE> &rows, const u8 *values, const u32 (&p)[N / 16][4]) {
+    template <int N, int D, int TILE>
+    __device__ __forceinline__ static void begin_sums(Rows<D, 1, TILE> &rows, const u8 *values, const u32 (&p)[N / 16][4]) {
 #pragma unroll
         for (int k = 0; k < N / 16; ++k)
-            begin_product<true>(rows.out[0], p[k], operand<ROW_BYTES<D>>(values + k * 16 * ROW_BYTES<D>, N * 128), true,
-                                T());
+            begin_product<true>(rows.out[0], p[k], operand<ROW_BYTES<D>>(values + k * 16 * ROW_BYTES<D>, N * 128), true);
         commit_products();
     }
 
     template <int D> static constexpr int ROW_BYTES = D == 32 ? 64 : 128;
 
     // As `Warps::attend`, with two tiles of keys and two of values.
-    template <int N, class T, int D, int TILE, class Tiles>
-    __device__ __forceinline__ static void attend(Rows<T, D, 1, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
+    template <int N, int D, int TILE, class Tiles>
+    __device__ __forceinline__ static void attend(Rows<D, 1, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
                                                   float scale, bool active) {
         constexpr u32 BYTES = N * D * 2;
         u8 *keys = buffers, *values = buffers + 2 * BYTES;
@@ -109,8 +107,8 @@ template <int TEAM> struct WarpGroups {
 // BLOCKS of a kernel run beside one another on a multiprocessor.
 #define HOPPER(D, BLOCKS)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                          \
-        hopper_bidirectional_##D(const bf16 *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius, bf16 *out) { \
-        bidirectional<WarpGroups<256>, bf16, D, 1, 8>(qkv, tiles, n_heads, scale, radius, out);                        \
+        hopper_bidirectional_##D(const f16 *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius, f16 *out) {   \
+        bidirectional<WarpGroups<256>, D, 1, 8>(qkv, tiles, n_heads, scale, radius, out);                              \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                          \
         hopper_causal_##D(const f16 *queries, const u32 *query_positions, const u32 *query_segments, u32 n_tokens,     \

@@ -2,8 +2,8 @@
 
 #define BIDIRECTIONAL(D, MT, WARPS)                                                                                    \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
-        bidirectional_##D(const bf16 *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius, bf16 *out) {        \
-        bidirectional<Warps<32 * WARPS>, bf16, D, MT, WARPS>(qkv, tiles, n_heads, scale, radius, out);                 \
+        bidirectional_##D(const f16 *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius, f16 *out) {          \
+        bidirectional<Warps<32 * WARPS>, D, MT, WARPS>(qkv, tiles, n_heads, scale, radius, out);                       \
     }
 BIDIRECTIONAL(32, 2, 4)
 BIDIRECTIONAL(64, 2, 4)
@@ -72,7 +72,7 @@ __device__ __forceinline__ void mass(const f16 *queries, const u32 *query_positi
         }
         const bool any = seen.query[0][0] >= least || seen.query[0][1] >= least;
         if (__ballot_sync(WHOLE_WARP, any) == 0) continue;
-        Rows<f16, D, 1, 16, true> rows;
+        Rows<D, 1, 16, true> rows;
         load_queries<D>(rows.q[0], [&](u32 row) -> const f16 * {
             return first + row < n_tokens ? queries + (size_t(first + row) * n_heads + head) * D : nullptr;
         });
@@ -158,7 +158,7 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
                   {turns.of_pages ? turns.of_pages + size_t(sequence) * most_pages : nullptr, turns.table, turns.neighbours},
                   {positions + size_t(sequence) * most_pages * 64, nullptr, nullptr, window, sinks, {}, {}}};
     constexpr u32 WARP_BYTES = 4 * N * D * 2;
-    Rows<f16, D, 1, 16> rows;
+    Rows<D, 1, 16> rows;
     rows.clear();
     const auto token_of = [&](u32 row) { return sequence * n_queries + min(row / group, n_queries - 1); };
     copy_tile<D, 16, 128>(shared + 4 * WARP_BYTES, queries, [&](u32 row) -> const f16 * {

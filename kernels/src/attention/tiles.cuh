@@ -12,9 +12,6 @@ __device__ __forceinline__ void turn_pair(float &x, float &y, float cosine, floa
     x = turned;
 }
 
-__device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, bf16) { mma_bf16(c, a, b0, b1); }
-__device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, f16) { mma_f16(c, a, b0, b1); }
-
 // Where the 16 bytes with components 8 chunk.. of a row lie in a tile of N rows: eight rows that follow one another lie
 // in different banks. Rows of more than 128 bytes are cut into columns of so many, one column after the other.
 template <int D, int N> __device__ __forceinline__ u32 place_of(u32 row, u32 chunk) {
@@ -23,7 +20,7 @@ template <int D, int N> __device__ __forceinline__ u32 place_of(u32 row, u32 chu
 }
 
 // Queries come from a tile of TILE rows in shared memory. They STAY in registers, or are read for each tile of keys.
-template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
+template <int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
     u32 q[MT][STAY ? D / 16 : 1][4];
     const u8 *queries;
     u32 own_row;
@@ -79,8 +76,8 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
                 load_matrices(b, keys + place_of<D, N>(n * 16 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
 #pragma unroll
                 for (int m = 0; m < MT; ++m) {
-                    mma(s[m][2 * n], q[m][at], b[0], b[1], T());
-                    mma(s[m][2 * n + 1], q[m][at], b[2], b[3], T());
+                    mma_f16(s[m][2 * n], q[m][at], b[0], b[1]);
+                    mma_f16(s[m][2 * n + 1], q[m][at], b[2], b[3]);
                 }
             }
         }
@@ -98,9 +95,9 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
 #pragma unroll
                     for (int k = 0; k < D / 16; ++k) {
                         const u32 pair = (k * 16 + i / 2 * 8 + column) / 2;
-                        float x = widen(T{u16(q[m][k][i])}), y = widen(T{u16(q[m][k][i] >> 16)});
+                        float x = widen(f16{u16(q[m][k][i])}), y = widen(f16{u16(q[m][k][i] >> 16)});
                         turn_pair(x, y, by[pair], by[D / 2 + pair]);
-                        q[m][k][i] = pack(x, y, T());
+                        q[m][k][i] = pack_f16(x, y);
                     }
                 } else {
 #pragma unroll
@@ -109,12 +106,12 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
 #pragma unroll
                         for (int j = 0; j < 2; ++j) {
                             const u32 pair = k * 16 + i / 2 * 8 + column + j;
-                            x[j] = widen(T{u16(q[m][k][i] >> 16 * j)});
-                            y[j] = widen(T{u16(q[m][k + D / 32][i] >> 16 * j)});
+                            x[j] = widen(f16{u16(q[m][k][i] >> 16 * j)});
+                            y[j] = widen(f16{u16(q[m][k + D / 32][i] >> 16 * j)});
                             turn_pair(x[j], y[j], by[pair], by[D / 2 + pair]);
                         }
-                        q[m][k][i] = pack(x[0], x[1], T());
-                        q[m][k + D / 32][i] = pack(y[0], y[1], T());
+                        q[m][k][i] = pack_f16(x[0], x[1]);
+                        q[m][k + D / 32][i] = pack_f16(y[0], y[1]);
                     }
                 }
     }
@@ -170,10 +167,10 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
     // The shares of 16 keys as an operand of the matrix units.
     template <int N>
     __device__ __forceinline__ static void pack_shares(const float (&p)[N / 8][4], int k, u32 (&a)[4]) {
-        a[0] = pack(p[2 * k][0], p[2 * k][1], T());
-        a[1] = pack(p[2 * k][2], p[2 * k][3], T());
-        a[2] = pack(p[2 * k + 1][0], p[2 * k + 1][1], T());
-        a[3] = pack(p[2 * k + 1][2], p[2 * k + 1][3], T());
+        a[0] = pack_f16(p[2 * k][0], p[2 * k][1]);
+        a[1] = pack_f16(p[2 * k][2], p[2 * k][3]);
+        a[2] = pack_f16(p[2 * k + 1][0], p[2 * k + 1][1]);
+        a[3] = pack_f16(p[2 * k + 1][2], p[2 * k + 1][3]);
     }
 
     // Adds the values of a tile by their shares.
@@ -190,8 +187,8 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
                 load_matrices_transposed(b, values + place_of<D, N>(k * 16 + lane % 16, 2 * d + lane / 16));
 #pragma unroll
                 for (int m = 0; m < MT; ++m) {
-                    mma(out[m][2 * d], a[m], b[0], b[1], T());
-                    mma(out[m][2 * d + 1], a[m], b[2], b[3], T());
+                    mma_f16(out[m][2 * d], a[m], b[0], b[1]);
+                    mma_f16(out[m][2 * d + 1], a[m], b[2], b[3]);
                 }
             }
         }
@@ -213,12 +210,12 @@ template <class T, int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
     }
 
     // Writes a row's output of this lane.
-    __device__ __forceinline__ void store(int m, int h, T *to) const {
+    __device__ __forceinline__ void store(int m, int h, f16 *to) const {
         const float by = total[m][h] > 0 ? 1.0f / total[m][h] : 0;
 #pragma unroll
         for (int d = 0; d < D / 8; ++d)
             *reinterpret_cast<u32 *>(to + d * 8 + threadIdx.x % 4 * 2) =
-                pack(out[m][d][2 * h] * by, out[m][d][2 * h + 1] * by, T());
+                pack_f16(out[m][d][2 * h] * by, out[m][d][2 * h + 1] * by);
     }
 };
 
@@ -252,8 +249,8 @@ template <int TEAM> struct Warps {
     // Passes tiles of keys and values by the rows of the team, whose warps have rows of their own. `buffers` has room for
     // two tiles of keys and two of values: one is copied while the other is computed with. `tiles` gives the rows of a tile
     // and masks its scores. A warp that is not active only copies.
-    template <int N, class T, int D, int MT, int TILE, class Tiles>
-    __device__ __forceinline__ static void attend(Rows<T, D, MT, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
+    template <int N, int D, int MT, int TILE, class Tiles>
+    __device__ __forceinline__ static void attend(Rows<D, MT, TILE> &rows, u8 *buffers, const Tiles &tiles, u32 n_tiles,
                                                   float scale, bool active) {
         constexpr u32 BYTES = N * D * 2;
         u8 *keys = buffers, *values = buffers + 2 * BYTES;
@@ -294,19 +291,19 @@ template <int TEAM> struct Warps {
 
 // Packed sequences that see both ways.
 
-template <class T, int MT, int N> struct Neighbourhood {
+template <int MT, int N> struct Neighbourhood {
     // Whether half of the rows are often missing.
     static constexpr bool SHORT = true;
     // Whether keys are turned as they are read.
     static constexpr bool TURN = false;
-    const T *keys, *values; // of the sequence's first row
+    const f16 *keys, *values; // of the sequence's first row
     u32 stride, first_key, end, radius, first_row;
-    __device__ __forceinline__ const T *at(const T *from, u32 tile, u32 row) const {
+    __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
         const u32 key = first_key + tile * N + row;
         return key < end ? from + size_t(key) * stride : nullptr;
     }
-    __device__ __forceinline__ const T *key(u32 tile, u32 row) const { return at(keys, tile, row); }
-    __device__ __forceinline__ const T *value(u32 tile, u32 row) const { return at(values, tile, row); }
+    __device__ __forceinline__ const f16 *key(u32 tile, u32 row) const { return at(keys, tile, row); }
+    __device__ __forceinline__ const f16 *value(u32 tile, u32 row) const { return at(values, tile, row); }
     __device__ __forceinline__ bool masked(u32 tile) const {
         return radius != 0xffffffff || first_key + (tile + 1) * N > end;
     }
@@ -326,29 +323,29 @@ template <class T, int MT, int N> struct Neighbourhood {
 };
 
 // `tiles` has three numbers a block: a sequence's start and end, and the tile's first row, of qkv [n, 3 heads D].
-template <class By, class T, int D, int MT, int WARPS>
-__device__ __forceinline__ void bidirectional(const T *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius,
-                                              T *out) {
+template <class By, int D, int MT, int WARPS>
+__device__ __forceinline__ void bidirectional(const f16 *qkv, const u32 *tiles, u32 n_heads, float scale, u32 radius,
+                                              f16 *out) {
     constexpr int N = team_keys<D>(), M = MT * 16 * WARPS;
     DYNAMIC_SHARED(shared);
     const u32 start = tiles[3 * blockIdx.x], end = tiles[3 * blockIdx.x + 1] - start;
     const u32 first_row = tiles[3 * blockIdx.x + 2] - start, head = blockIdx.y, warp = threadIdx.x / 32;
     const u32 width = n_heads * D, stride = 3 * width, lane = threadIdx.x % 32;
-    const T *queries = qkv + size_t(start) * stride + head * D;
-    copy_tile<D, M, 32 * WARPS>(shared, qkv, [&](u32 row) -> const T * {
+    const f16 *queries = qkv + size_t(start) * stride + head * D;
+    copy_tile<D, M, 32 * WARPS>(shared, qkv, [&](u32 row) -> const f16 * {
         return first_row + row < end ? queries + size_t(first_row + row) * stride : nullptr;
     });
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    Rows<T, D, MT, M> rows;
+    Rows<D, MT, M> rows;
     rows.clear();
     rows.load(shared, warp * MT * 16);
     const u32 last_row = min(first_row + M, end) - 1;
     const u32 first_key = radius < first_row ? first_row - radius : 0;
     const u32 end_key = radius < end - 1 - last_row ? last_row + radius + 1 : end;
     const u32 own_row = first_row + warp * MT * 16;
-    const Neighbourhood<T, MT, N> keys{queries + width, queries + 2 * width, stride, first_key, end_key, radius, own_row};
+    const Neighbourhood<MT, N> keys{queries + width, queries + 2 * width, stride, first_key, end_key, radius, own_row};
     By::template attend<N>(rows, shared + M * D * 2, keys, (end_key - first_key + N - 1) / N, scale,
                            first_row + warp / By::TOGETHER * By::TOGETHER * MT * 16 < end);
 #pragma unroll
@@ -441,7 +438,7 @@ __device__ __forceinline__ void causal(const f16 *queries, const u32 *query_posi
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    Rows<f16, D, MT, M> rows;
+    Rows<D, MT, M> rows;
     rows.clear();
     rows.load(shared, warp * MT * 16);
     const size_t head_start = size_t(kv_head) * 64 * D;

@@ -1,4 +1,4 @@
-// Products with weights in blocks of few bits, and their widening to bf16.
+// Products with weights in blocks of few bits, and their widening to half floats.
 //
 // Weights are repacked by fours: of 32 weights of a row, the lower four bits lie in one load of 16 bytes, whose lower
 // halves of bytes are the first 16 weights; each further bit lies in a word of its own, bit i of weight i. Weights of
@@ -119,10 +119,10 @@ __device__ __forceinline__ void product(const uint4 *low, const u32 *high, const
     }
 }
 
-// Weights as bf16, [n_out, n_in]: one thread 32 of them.
+// Weights as half floats, [n_out, n_in]: one thread 32 of them.
 template <int BITS, int KIND>
 __device__ __forceinline__ void dequantize(const uint4 *low, const u32 *high, const u32 *simple, const u16 *parts,
-                                           int offset, u64 n, bf16 *out) {
+                                           int offset, u64 n, f16 *out) {
     const u64 sub = u64(blockIdx.x) * 128 + threadIdx.x;
     if (sub >= n) return;
     u32 q[8];
@@ -157,7 +157,7 @@ __device__ __forceinline__ void dequantize(const uint4 *low, const u32 *high, co
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(128)                                                                  \
         dequantize_##NAME(const uint4 *low, const u32 *high, const u32 *simple, const u16 *parts, u32 offset, u64 n,   \
-                          bf16 *out) {                                                                                 \
+                          f16 *out) {                                                                                  \
         dequantize<BITS, KIND>(low, high, simple, parts, int(offset), n, out);                                         \
     }
 KERNELS(4, 4, SIMPLE)

@@ -18,7 +18,7 @@ fn launch_of(n: usize) -> Result<Launch> {
     Ok(Launch { grid: [count("numbers", n.div_ceil(256))?, 1, 1], block: 256, shared_bytes: 0 })
 }
 
-/// The nearest numbers of another width.
+/// The nearest numbers of another width; those that are too large for `f16` become its largest.
 ///
 /// # Errors
 ///
@@ -73,6 +73,10 @@ mod tests {
             let from = device.upload(&NUMBERS).unwrap();
             let halves: Buffer<F16> = convert(&from).unwrap();
             assert_eq!(halves.download().unwrap(), NUMBERS.map(F16::from_f32));
+            let large = device.upload(&[7e4, -1e30, f32::INFINITY, f32::NAN]).unwrap();
+            let ends = convert::<f32, F16>(&large).unwrap().download().unwrap();
+            assert_eq!(ends[..3], [65504.0, -65504.0, 65504.0].map(F16::from_f32));
+            assert!(ends[3].to_f32().is_nan());
             let narrow: Buffer<Bf16> = convert(&from).unwrap();
             assert_eq!(narrow.download().unwrap(), NUMBERS.map(Bf16::from_f32));
             let back: Buffer<f32> = convert(&halves).unwrap();

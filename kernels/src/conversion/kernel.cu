@@ -1,8 +1,14 @@
 // Numbers in other widths, and numbers as sums of narrower ones: one thread a number.
 
+// What a type does not reach stays at its end, so that one outlier does not make a row of a product infinite.
+__device__ __forceinline__ float within(float x, f16) {
+    return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+}
+template <class B> __device__ __forceinline__ float within(float x, B) { return x; }
+
 template <class A, class B> __device__ __forceinline__ void convert(const A *from, u64 n, B *to) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
-    if (i < n) narrow(widen(from[i]), to[i]);
+    if (i < n) narrow(within(widen(from[i]), B()), to[i]);
 }
 
 #define CONVERT(A, B)                                                                                                  \

@@ -1,6 +1,6 @@
 //! Tokens are looked up where the tables are.
 
-use crate::device::cuda::{Argument, Bf16, Buffer, CudaDevice, Kernel, Launch, Module, Real, check_len, count};
+use crate::device::cuda::{Argument, Buffer, CudaDevice, F16, Kernel, Launch, Module, Real, check_len, count};
 use crate::{Error, Result};
 
 pub(crate) static MODULE: Module = Module {
@@ -9,10 +9,10 @@ pub(crate) static MODULE: Module = Module {
     kernels: &[Kernel { name: "embed", most_registers: 32 }],
 };
 
-/// A table of rows on a device, rounded to bf16.
+/// A table of rows on a device, in half precision.
 #[derive(Debug)]
 pub struct Embedding {
-    rows: Buffer<Bf16>,
+    rows: Buffer<F16>,
     n_rows: usize,
     dim: usize,
 }
@@ -28,7 +28,7 @@ impl Embedding {
             return Err(Error::ZeroDimension);
         }
         check_len("table", rows.len(), rows.len().next_multiple_of(dim))?;
-        let rounded: Vec<Bf16> = rows.iter().map(|&x| Bf16::from_f32(x)).collect();
+        let rounded: Vec<F16> = rows.iter().map(|&x| F16::from_f32(x)).collect();
         Ok(Self { rows: device.upload(&rounded)?, n_rows: rows.len() / dim, dim })
     }
 
@@ -49,7 +49,7 @@ pub fn embed(
     words: (&Embedding, &[u32]),
     positions: Option<(&Embedding, &[u32])>,
     kinds: Option<(&Embedding, &[u32])>,
-) -> Result<Buffer<Bf16>> {
+) -> Result<Buffer<F16>> {
     let device = words.0.rows.device();
     let (dim, n) = (words.0.dim, words.1.len());
     let mut arguments = Vec::new();
@@ -83,7 +83,7 @@ mod tests {
         if let Some(device) = &CudaDevice::to_test() {
             let words = Embedding::new(device, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2).unwrap();
             let places = Embedding::new(device, &[0.5, 0.25, -1.0, -2.0], 2).unwrap();
-            let widened = |rows: Buffer<Bf16>| rows.download().unwrap().iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+            let widened = |rows: Buffer<F16>| rows.download().unwrap().iter().map(|x| x.to_f32()).collect::<Vec<_>>();
             let out = embed((&words, &[2, 0]), Some((&places, &[0, 1])), Some((&places, &[1, 1]))).unwrap();
             assert_eq!(widened(out), [4.5, 4.25, -1.0, -2.0]);
             assert_eq!(widened(embed((&words, &[1]), None, None).unwrap()), [3.0, 4.0]);

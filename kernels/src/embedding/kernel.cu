@@ -2,8 +2,8 @@
 
 // One thread a number.
 extern "C" __global__ void __launch_bounds__(256)
-    embed(const bf16 *words, const u32 *ids, const bf16 *positions, const u32 *places, const bf16 *kinds,
-          const u32 *kind_of, u32 dim, u64 n, bf16 *out) {
+    embed(const f16 *words, const u32 *ids, const f16 *positions, const u32 *places, const f16 *kinds,
+          const u32 *kind_of, u32 dim, u64 n, f16 *out) {
     const u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= n) return;
     const u64 token = i / dim;

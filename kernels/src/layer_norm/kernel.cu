@@ -1,14 +1,16 @@
-// The kernels of row_norm.cuh, which stands before this: by the type of the rows, and by how many are held in registers.
+// The kernels of row_norm.cuh, which stands before this: by the types of the rows and of the result, and by how many columns
+// are held in registers.
 
-#define KERNEL(T, C)                                                                                                   \
+#define KERNEL(NAME, T, U, C)                                                                                          \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        layer_norm_##T##_##C(const T *rows, const T *residual, const float *scale, const float *shift, float epsilon,   \
-                          u32 n, u32 dim, T *sums, T *out) {                                                           \
-        row_norm<T, C, true>(rows, residual, scale, shift, epsilon, n, dim, sums, out);                               \
+        NAME##_##C(const T *rows, const T *residual, const float *scale, const float *shift, float epsilon, u32 n,     \
+                   u32 dim, T *sums, U *out) {                                                                         \
+        row_norm<T, U, C, true>(rows, residual, scale, shift, epsilon, n, dim, sums, out);                             \
     }
-KERNEL(f32, 0)
-KERNEL(f32, 8)
-KERNEL(f32, 16)
-KERNEL(bf16, 0)
-KERNEL(bf16, 8)
-KERNEL(bf16, 16)
+#define KERNELS(NAME, T, U)                                                                                            \
+    KERNEL(NAME, T, U, 0)                                                                                              \
+    KERNEL(NAME, T, U, 8)                                                                                              \
+    KERNEL(NAME, T, U, 16)
+KERNELS(layer_norm_f32, f32, f32)
+KERNELS(layer_norm_f16, f16, f16)
+KERNELS(layer_norm_f32_f16, f32, f16)

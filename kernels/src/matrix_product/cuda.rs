@@ -1,9 +1,9 @@
-//! On a device: weights in bf16, by NVIDIA's library where it is there, else by a kernel of our own.
+//! On a device: weights in bf16 or f16, by NVIDIA's library where it is there, else by a kernel of our own.
 
 use std::ops::Range;
 
 use crate::device::cuda::{
-    Argument, Bf16, Buffer, CudaDevice, Kernel, Launch, Module, Product, Real, check_len, count,
+    Argument, Buffer, CudaDevice, F16, Kernel, Launch, Module, Narrow, Product, Real, check_len, count,
 };
 use crate::{Activation, Error, Output, Result};
 
@@ -11,8 +11,9 @@ pub(crate) static MODULE: Module = Module {
     name: "matrix_product",
     source: concat!(include_str!("../device/cuda/common.cuh"), include_str!("kernel.cu")),
     kernels: &[
-        Kernel { name: "product_bf16", most_registers: 128 },
-        Kernel { name: "product_f32", most_registers: 128 },
+        Kernel { name: "product_bf16_f32", most_registers: 128 },
+        Kernel { name: "product_f16", most_registers: 128 },
+        Kernel { name: "product_f16_f32", most_registers: 128 },
     ],
 };
 
@@ -21,37 +22,37 @@ const TILE: usize = 128;
 /// Numbers that are copied at a time.
 const CHUNK: usize = 8;
 
-/// Weights of a linear layer on a device, rounded to bf16.
+/// Weights of a linear layer on a device, in numbers that the matrix units multiply.
 #[derive(Debug)]
-pub struct DeviceMatrix {
-    weights: Buffer<Bf16>,
-    bias: Option<Bias>,
+pub struct DeviceMatrix<N: Narrow = F16> {
+    weights: Buffer<N>,
+    bias: Option<Bias<N>>,
     n_in: usize,
     n_out: usize,
 }
 
 /// A bias as our kernel adds it, and as the library does.
 #[derive(Debug)]
-struct Bias {
+struct Bias<N> {
     wide: Buffer<f32>,
-    narrow: Buffer<Bf16>,
+    narrow: Buffer<N>,
 }
 
-impl DeviceMatrix {
-    /// Uploads weights, `[n_out, n_in]`, and a bias, `[n_out]`.
+impl<N: Narrow> DeviceMatrix<N> {
+    /// Rounds and uploads weights, `[n_out, n_in]`, and a bias, `[n_out]`.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] when a length does not fit; [`Error::Unsupported`] when `n_in` is no multiple of 8;
     /// [`Error::ZeroDimension`] when it is 0.
     pub fn new(device: &CudaDevice, weights: &[f32], n_in: usize, n_out: usize, bias: Option<&[f32]>) -> Result<Self> {
-        let rounded: Vec<Bf16> = weights.iter().map(|&x| Bf16::from_f32(x)).collect();
-        let bias = bias.map(|bias| -> Result<Bias> {
+        let rounded: Vec<N> = weights.iter().map(|&x| N::from_f32(x)).collect();
+        let bias = bias.map(|bias| -> Result<Bias<N>> {
             check_len("bias", bias.len(), n_out)?;
-            let rounded: Vec<Bf16> = bias.iter().map(|&x| Bf16::from_f32(x)).collect();
+            let rounded: Vec<N> = bias.iter().map(|&x| N::from_f32(x)).collect();
             Ok(Bias { wide: device.upload(bias)?, narrow: device.upload(&rounded)? })
         });
-        let mut this = Self::from_bf16(device.upload(&rounded)?, n_in, n_out)?;
+        let mut this = Self::from_buffer(device.upload(&rounded)?, n_in, n_out)?;
         this.bias = bias.transpose()?;
         Ok(this)
     }
@@ -61,7 +62,7 @@ impl DeviceMatrix {
     /// # Errors
     ///
     /// As [`DeviceMatrix::new`].
-    pub fn from_bf16(weights: Buffer<Bf16>, n_in: usize, n_out: usize) -> Result<Self> {
+    pub fn from_buffer(weights: Buffer<N>, n_in: usize, n_out: usize) -> Result<Self> {
         if n_in == 0 {
             return Err(Error::ZeroDimension);
         }
@@ -73,7 +74,7 @@ impl DeviceMatrix {
     }
 
     /// The weights, `[n_out, n_in]`.
-    pub fn weights(&self) -> &Buffer<Bf16> {
+    pub fn weights(&self) -> &Buffer<N> {
         &self.weights
     }
 
@@ -95,10 +96,11 @@ impl DeviceMatrix {
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] when a length does not fit; [`Error::Unsupported`] when `out` is of half floats.
-pub fn matrix_product<T: Real>(
-    rows: &Buffer<Bf16>,
-    weights: &DeviceMatrix,
+/// [`Error::Shape`] when a length does not fit; [`Error::Unsupported`] when `out` is of bf16, or of another narrow
+/// type than the weights.
+pub fn matrix_product<N: Narrow, T: Real>(
+    rows: &Buffer<N>,
+    weights: &DeviceMatrix<N>,
     output: Output,
     out: &mut Buffer<T>,
 ) -> Result<()> {
@@ -106,9 +108,9 @@ pub fn matrix_product<T: Real>(
 }
 
 /// [`matrix_product`] for some of the outputs only, of which `out` has as many columns.
-pub(crate) fn product_of_outputs<T: Real>(
-    rows: &Buffer<Bf16>,
-    weights: &DeviceMatrix,
+pub(crate) fn product_of_outputs<N: Narrow, T: Real>(
+    rows: &Buffer<N>,
+    weights: &DeviceMatrix<N>,
     outputs: Range<usize>,
     output: Output,
     out: &mut Buffer<T>,
@@ -127,9 +129,15 @@ pub(crate) fn product_of_outputs<T: Real>(
         return crate::activation::cuda::gated(&both, n_out / 2, activation, out);
     }
     check_len("out", out.len(), n * n_out)?;
-    if T::SUFFIX == "f16" {
-        return Err(Error::Unsupported { what: "width of numbers that a product gives, f16 of bits", found: 16 });
-    }
+    let kernel = match (N::SUFFIX, T::SUFFIX) {
+        ("bf16", "f32") => "product_bf16_f32",
+        ("f16", "f16") => "product_f16",
+        ("f16", "f32") => "product_f16_f32",
+        _ => {
+            let what = "kind of narrow numbers that a product gives, of bits";
+            return Err(Error::Unsupported { what, found: 8 * size_of::<T>() });
+        }
+    };
     if n == 0 || n_out == 0 {
         return Ok(());
     }
@@ -142,6 +150,7 @@ pub(crate) fn product_of_outputs<T: Real>(
         bias: weights.bias.as_ref().filter(|_| !activates).map(|bias| bias.narrow.address_at(outputs.start)),
         out: out.address_at(0),
         shape: [n, n_out, n_in],
+        f16: N::SUFFIX == "f16",
         wide: T::SUFFIX == "f32",
         add: output == Output::Add,
     };
@@ -156,17 +165,18 @@ pub(crate) fn product_of_outputs<T: Real>(
             _ => Ok(()),
         };
     }
-    own_product(rows, weights, outputs, n, output, out)
+    own_product(kernel, rows, weights, outputs, output, out)
 }
 
-fn own_product<T: Real>(
-    rows: &Buffer<Bf16>,
-    weights: &DeviceMatrix,
+fn own_product<N: Narrow, T: Real>(
+    kernel: &'static str,
+    rows: &Buffer<N>,
+    weights: &DeviceMatrix<N>,
     outputs: Range<usize>,
-    n: usize,
     output: Output,
     out: &mut Buffer<T>,
 ) -> Result<()> {
+    let n = rows.len() / weights.n_in;
     let (mode, kind) = match output {
         Output::Add => (1, 0),
         Output::Activate(activation) => (2, number(activation)),
@@ -175,7 +185,7 @@ fn own_product<T: Real>(
     let launch = Launch {
         grid: [outputs.len().div_ceil(TILE) as u32, count("rows", n.div_ceil(TILE))?, 1],
         block: 256,
-        shared_bytes: 3 * 2 * TILE * 32 * size_of::<Bf16>(), // Three steps of 32 inputs, of rows and of weights.
+        shared_bytes: 3 * 2 * TILE * 32 * size_of::<N>(), // Three steps of 32 inputs, of rows and of weights.
     };
     let arguments = [
         rows.argument(),
@@ -188,7 +198,6 @@ fn own_product<T: Real>(
         Argument::U32(count("inputs", weights.n_in)?),
         out.argument(),
     ];
-    let kernel = if T::SUFFIX == "f32" { "product_f32" } else { "product_bf16" };
     // SAFETY: the arguments are the kernel's, and the buffers have the lengths that they say.
     unsafe { rows.device().launch(&MODULE, kernel, launch, &arguments) }
 }
@@ -208,6 +217,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::device::cuda::Bf16;
 
     const OUTPUTS: [Output; 6] = [
         Output::Replace,
@@ -218,10 +228,16 @@ mod tests {
         Output::Activate(Activation::Silu),
     ];
 
-    fn check<T: Real>(device: &CudaDevice, n: usize, n_in: usize, n_out: usize, output: Output, biased: bool) {
+    fn check<N: Narrow, T: Real>(
+        device: &CudaDevice,
+        [n, n_in, n_out]: [usize; 3],
+        output: Output,
+        biased: bool,
+        roughness: f32,
+    ) {
         let mut rng = ChaCha8Rng::seed_from_u64((n + n_in + n_out) as u64);
         let mut random =
-            |n: usize| -> Vec<f32> { (0..n).map(|_| Bf16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect() };
+            |n: usize| -> Vec<f32> { (0..n).map(|_| N::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect() };
         let (rows, weights, bias, before) = (random(n * n_in), random(n_out * n_in), random(n_out), random(n * n_out));
         let bias = biased.then_some(&bias[..]);
         let gated = matches!(output, Output::Gated(_));
@@ -247,14 +263,13 @@ mod tests {
             }
         };
         let matrix = DeviceMatrix::new(device, &weights, n_in, n_out, bias).unwrap();
-        let rows: Vec<Bf16> = rows.into_iter().map(Bf16::from_f32).collect();
+        let rows: Vec<N> = rows.into_iter().map(N::from_f32).collect();
         let before: Vec<T> = before[..want.len()].iter().map(|&x| T::from_f32(x)).collect();
         let mut out = match output {
             Output::Add => device.upload(&before).unwrap(),
             _ => device.filled::<T>(0xff, if gated { n * n_out / 2 } else { n * n_out }).unwrap(),
         };
         matrix_product(&device.upload(&rows).unwrap(), &matrix, output, &mut out).unwrap();
-        let roughness = if T::SUFFIX == "f32" { 1e-4 } else { 1e-2 };
         for (i, (got, want)) in out.download().unwrap().iter().zip(&want).enumerate() {
             let got = got.to_f32();
             let tolerance = roughness * (1.0 + want.abs()) * if gated { 3.0 } else { 1.0 };
@@ -266,13 +281,16 @@ mod tests {
     fn a_device_multiplies_as_the_plain_sum_does() {
         if let Some(device) = &CudaDevice::to_test() {
             for (i, &output) in OUTPUTS.iter().enumerate() {
-                check::<f32>(device, 5, 40, 7 + i, output, i % 2 == 0);
-                check::<Bf16>(device, 3, 16, 8 + i, output, i % 2 == 1);
+                check::<Bf16, f32>(device, [5, 40, 7 + i], output, i % 2 == 0, 1e-4);
+                check::<F16, f32>(device, [2, 24, 9 + i], output, i % 2 == 1, 1e-4);
+                check::<F16, F16>(device, [4, 16, 6 + i], output, i % 2 == 0, 1e-3);
             }
-            check::<Bf16>(device, 130, 96, 133, Output::Replace, true);
-            check::<f32>(device, 1, 8, 1, Output::Replace, false);
-            check::<f32>(device, 0, 8, 1, Output::Replace, false);
-            check::<Bf16>(device, 9, 32, 22, Output::Gated(Activation::Silu), false);
+            check::<F16, F16>(device, [130, 96, 133], Output::Replace, true, 1e-3);
+            check::<Bf16, f32>(device, [130, 40, 133], Output::Replace, true, 1e-4);
+            check::<Bf16, f32>(device, [1, 8, 1], Output::Replace, false, 1e-4);
+            check::<Bf16, f32>(device, [0, 8, 1], Output::Replace, false, 1e-4);
+            let gated = Output::Gated(Activation::Silu);
+            check::<F16, F16>(device, [9, 32, 22], gated, false, 1e-3);
         }
     }
 
@@ -280,16 +298,19 @@ mod tests {
     fn lengths_that_do_not_fit_are_refused() {
         if let Some(device) = &CudaDevice::to_test() {
             assert!(matches!(
-                DeviceMatrix::new(device, &[0.0; 6], 6, 1, None),
+                DeviceMatrix::<Bf16>::new(device, &[0.0; 6], 6, 1, None),
                 Err(Error::Unsupported { found: 6, .. })
             ));
-            assert!(matches!(DeviceMatrix::new(device, &[], 0, 1, None), Err(Error::ZeroDimension)));
-            assert!(DeviceMatrix::new(device, &[0.0; 8], 8, 2, None).is_err());
-            assert!(DeviceMatrix::new(device, &[0.0; 8], 8, 1, Some(&[0.0; 2])).is_err());
-            let matrix = DeviceMatrix::new(device, &[0.0; 8], 8, 1, None).unwrap();
+            assert!(matches!(DeviceMatrix::<Bf16>::new(device, &[], 0, 1, None), Err(Error::ZeroDimension)));
+            assert!(DeviceMatrix::<Bf16>::new(device, &[0.0; 8], 8, 2, None).is_err());
+            assert!(DeviceMatrix::<F16>::new(device, &[0.0; 8], 8, 1, Some(&[0.0; 2])).is_err());
+            let matrix = DeviceMatrix::<F16>::new(device, &[0.0; 8], 8, 1, None).unwrap();
             let rows = device.filled(0, 9).unwrap();
             let mut out = device.filled::<f32>(0, 1).unwrap();
             assert!(matches!(matrix_product(&rows, &matrix, Output::Replace, &mut out), Err(Error::Shape { .. })));
+            let (rows, mut out) = (device.filled::<F16>(0, 8).unwrap(), device.filled::<Bf16>(0, 1).unwrap());
+            let refused = matrix_product(&rows, &matrix, Output::Replace, &mut out);
+            assert!(matches!(refused, Err(Error::Unsupported { found: 16, .. })));
         }
     }
 }

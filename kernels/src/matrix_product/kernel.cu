@@ -1,4 +1,4 @@
-// out = finish(a w^T): rows a [m, k] and weights w [n, k] in bf16, both with k side by side, sums in f32.
+// out = finish(a w^T): rows a [m, k] and weights w [n, k] in bf16 or f16, both with k side by side, sums in f32.
 //
 // A block makes 128 by 128 outputs, each of its eight warps 64 by 32. Steps of 32 along k pass by in three buffers:
 // one is computed with while two are copied.
@@ -19,8 +19,8 @@ __device__ __forceinline__ float activation(u32 kind, float x) {
 // Where eight numbers of a row of 32 lie: rows that follow one another lie in different banks.
 __device__ __forceinline__ u32 place_of(u32 row, u32 chunk) { return row * 64 + (chunk ^ (row / 2 & 3)) * 16; }
 
-template <class T>
-__device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const float *bias, u32 mode, u32 kind, u32 m, u32 n,
+template <class N, class T>
+__device__ __forceinline__ void product(const N *a, const N *w, const float *bias, u32 mode, u32 kind, u32 m, u32 n,
                                         u32 k, T *out) {
     constexpr u32 TILE = 128 * 64; // bytes
     DYNAMIC_SHARED(shared);
@@ -66,7 +66,7 @@ __device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const floa
             for (u32 i = 0; i < 4; ++i)
 #pragma unroll
                 for (u32 j = 0; j < 4; ++j)
-                    if (i < n_tiles) mma_bf16(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                    if (i < n_tiles) mma(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1], N());
         }
     }
     wait_copies<0>();
@@ -87,12 +87,11 @@ __device__ __forceinline__ void product(const bf16 *a, const bf16 *w, const floa
             }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-    product_bf16(const bf16 *a, const bf16 *w, const float *bias, u32 mode, u32 kind, u32 m, u32 n, u32 k, bf16 *out) {
-    product(a, w, bias, mode, kind, m, n, k, out);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    product_f32(const bf16 *a, const bf16 *w, const float *bias, u32 mode, u32 kind, u32 m, u32 n, u32 k, float *out) {
-    product(a, w, bias, mode, kind, m, n, k, out);
-}
+#define PRODUCT(NAME, N, T)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        NAME(const N *a, const N *w, const float *bias, u32 mode, u32 kind, u32 m, u32 n, u32 k, T *out) {             \
+        product(a, w, bias, mode, kind, m, n, k, out);                                                                 \
+    }
+PRODUCT(product_bf16_f32, bf16, float)
+PRODUCT(product_f16, f16, f16)
+PRODUCT(product_f16_f32, f16, float)

@@ -12,7 +12,7 @@ const PARTS: usize = 3;
 /// Weights that bf16 holds are one matrix, half floats two, others three.
 #[derive(Debug)]
 pub struct SplitMatrix {
-    parts: Vec<DeviceMatrix>,
+    parts: Vec<DeviceMatrix<Bf16>>,
 }
 
 impl SplitMatrix {
@@ -28,7 +28,7 @@ impl SplitMatrix {
         while parts.is_empty() || parts.len() < PARTS && rest.iter().any(|&x| x != 0.0) {
             let part: Vec<Bf16> = rest.iter().map(|&x| Bf16::from_f32(x)).collect();
             rest.iter_mut().zip(&part).for_each(|(rest, part)| *rest -= part.to_f32());
-            parts.push(DeviceMatrix::from_bf16(device.upload(&part)?, n_in, n_out)?);
+            parts.push(DeviceMatrix::from_buffer(device.upload(&part)?, n_in, n_out)?);
         }
         Ok(Self { parts })
     }

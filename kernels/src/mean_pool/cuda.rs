@@ -10,9 +10,9 @@ pub(crate) static MODULE: Module = Module {
         Kernel { name: "norm_mean_pool_f32_4", most_registers: 64 },
         Kernel { name: "norm_mean_pool_f32_8", most_registers: 128 },
         Kernel { name: "norm_mean_pool_f32_16", most_registers: 255 },
-        Kernel { name: "norm_mean_pool_bf16_4", most_registers: 64 },
-        Kernel { name: "norm_mean_pool_bf16_8", most_registers: 128 },
-        Kernel { name: "norm_mean_pool_bf16_16", most_registers: 255 },
+        Kernel { name: "norm_mean_pool_f16_4", most_registers: 64 },
+        Kernel { name: "norm_mean_pool_f16_8", most_registers: 128 },
+        Kernel { name: "norm_mean_pool_f16_16", most_registers: 255 },
     ],
 };
 
@@ -73,9 +73,9 @@ pub fn norm_mean_pool<T: Real>(
         ("f32", ..=4) => Some("norm_mean_pool_f32_4"),
         ("f32", ..=8) => Some("norm_mean_pool_f32_8"),
         ("f32", ..=16) => Some("norm_mean_pool_f32_16"),
-        ("bf16", ..=4) => Some("norm_mean_pool_bf16_4"),
-        ("bf16", ..=8) => Some("norm_mean_pool_bf16_8"),
-        ("bf16", ..=16) => Some("norm_mean_pool_bf16_16"),
+        ("f16", ..=4) => Some("norm_mean_pool_f16_4"),
+        ("f16", ..=8) => Some("norm_mean_pool_f16_8"),
+        ("f16", ..=16) => Some("norm_mean_pool_f16_16"),
         _ => None,
     };
     let kernel = kernel.ok_or(Error::Unsupported { what: "dimension of pooled rows", found: dim })?;

@@ -56,7 +56,7 @@ fn a_device_pools_as_the_reference_does() {
         let ends: [&[usize]; 4] = [&[], &[1], &[9, 9, 10], &[3, 40]];
         for (i, dim) in [4, 32, 384, 516, 768, 1024, 1028, 2048].into_iter().enumerate() {
             check::<f32>(device, dim, ends[i % 4], i as u64);
-            check::<Bf16>(device, dim, ends[(i + 1) % 4], 100 + i as u64);
+            check::<F16>(device, dim, ends[(i + 1) % 4], 100 + i as u64);
         }
     }
 }
@@ -70,7 +70,7 @@ fn what_no_kernel_serves_is_refused() {
             let refused = norm_mean_pool(&rows, &sequences, dim, RowNorm::None, Length::Kept);
             assert!(matches!(refused, Err(Error::Unsupported { found, .. }) if found == dim));
         }
-        let rows = device.filled::<F16>(0, 4).unwrap();
+        let rows = device.filled::<Bf16>(0, 4).unwrap();
         let refused = norm_mean_pool(&rows, &sequences, 4, RowNorm::None, Length::Kept);
         assert!(matches!(refused, Err(Error::Unsupported { .. })));
         let short = device.filled::<f32>(0, 3).unwrap();

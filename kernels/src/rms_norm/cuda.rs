@@ -11,14 +11,14 @@ pub(crate) static MODULE: Module = Module {
         include_str!("../device/cuda/row_norm.cuh"),
         include_str!("kernel.cu")
     ),
-    kernels: row_norm_kernels!("rms_norm"),
+    kernels: row_norm_kernels!("rms_norm_f32", "rms_norm_f16"),
 };
 
 /// [`rms_norm`](crate::rms_norm) of `rows`, `[n, dim]`, into `out`.
 ///
 /// # Errors
 ///
-/// As [`rms_norm`](crate::rms_norm); [`Error::Unsupported`](crate::Error::Unsupported) for `f16`.
+/// As [`rms_norm`](crate::rms_norm); [`Error::Unsupported`](crate::Error::Unsupported) for `bf16`.
 pub fn rms_norm<T: Real>(rows: &Buffer<T>, scale: &Buffer<f32>, epsilon: f32, out: &mut Buffer<T>) -> Result<()> {
     row_norm(&MODULE, rows, None, scale, None, epsilon, None, out)
 }

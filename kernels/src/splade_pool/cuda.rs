@@ -1,6 +1,6 @@
 //! On a device: the vocabulary passes by in tiles, so that the logits of all terms never stand in memory.
 
-use crate::device::cuda::{Argument, Bf16, Buffer, Kernel, Launch, Module, PackedSequences, check_len, count};
+use crate::device::cuda::{Argument, Buffer, F16, Kernel, Launch, Module, PackedSequences, check_len, count};
 use crate::matrix_product::cuda::{DeviceMatrix, product_of_outputs};
 use crate::{Output, Result};
 
@@ -27,7 +27,7 @@ fn tile_terms(n_tokens: usize, n_terms: usize) -> usize {
 /// # Errors
 ///
 /// [`Error::Shape`](crate::Error::Shape) when a length does not fit.
-pub fn splade_head(rows: &Buffer<Bf16>, head: &DeviceMatrix, sequences: &PackedSequences) -> Result<Buffer<f32>> {
+pub fn splade_head(rows: &Buffer<F16>, head: &DeviceMatrix, sequences: &PackedSequences) -> Result<Buffer<f32>> {
     let (n_tokens, n_terms) = (sequences.n_tokens(), head.n_out());
     check_len("rows", rows.len(), n_tokens * head.n_in())?;
     let device = rows.device();
@@ -74,10 +74,10 @@ mod tests {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
             let (n_in, n_terms, ends) = (16, 200, [3, 3, 10]);
             let mut random = |n: usize| -> Vec<f32> {
-                (0..n).map(|_| Bf16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect()
+                (0..n).map(|_| F16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect()
             };
             let (rows, weights, bias) = (random(10 * n_in), random(n_terms * n_in), random(n_terms));
-            let narrow: Vec<Bf16> = rows.iter().map(|&x| Bf16::from_f32(x)).collect();
+            let narrow: Vec<F16> = rows.iter().map(|&x| F16::from_f32(x)).collect();
             let head = DeviceMatrix::new(device, &weights, n_in, n_terms, Some(&bias)).unwrap();
             let sequences = PackedSequences::new(device, &ends).unwrap();
             let got = splade_head(&device.upload(&narrow).unwrap(), &head, &sequences).unwrap().download().unwrap();

@@ -28,7 +28,7 @@ fn check_near(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
     let cosine = product(got, want) / (product(got, got) * product(want, want)).sqrt();
-    assert!(cosine >= 0.9995, "{what}: {cosine}");
+    assert!(cosine >= 0.9999, "{what}: {cosine}");
     let lengths = (product(got, got) / product(want, want)).sqrt();
     assert!((lengths - 1.0).abs() <= 0.01, "{what}: {lengths} times as long");
 }

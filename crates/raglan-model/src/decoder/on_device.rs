@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use raglan_kernels::cuda::{
-    Bf16, Buffer, CudaDevice, DeviceBlockMatrix, DeviceMatrix, F16, HEAD_DIMS, KvPages, PAGE_TOKENS, RotaryTurns,
-    SplitMatrix, add_bias, add_rms_norm, block_product, convert, gated_apart, matrix_product, rms_norm_in_place,
-    rotate, split_product,
+    Bf16, Buffer, CudaDevice, DeviceBlockMatrix, DeviceMatrix, F16, HEAD_DIMS, KvPages, Narrow, PAGE_TOKENS,
+    RotaryTurns, SplitMatrix, add_bias, add_rms_norm, block_product, convert, gated_apart, matrix_product,
+    rms_norm_in_place, rotate, split_product,
 };
 use raglan_kernels::{BlockFormat, Output, Result as KernelResult};
 use raglan_kv::KvArena;
@@ -75,7 +75,8 @@ struct Linear {
 #[derive(Debug)]
 enum Matrix {
     Blocks(DeviceBlockMatrix),
-    Bf16(DeviceMatrix),
+    Bf16(DeviceMatrix<Bf16>),
+    F16(DeviceMatrix),
     F32(SplitMatrix),
 }
 
@@ -85,7 +86,7 @@ impl DecoderModel {
     /// It has a stream of its own there, so that others' work goes on beside its own. Steps of decoding are recorded when
     /// they come a second time, and replayed from then on; [`device_steps`](Self::device_steps) says how far.
     ///
-    /// [`Products::Stored`] multiplies by blocks and bf16 as the file has them, and in single precision by all else. Keys
+    /// [`Products::Stored`] multiplies by blocks, bf16 and f16 as the file has them, and in single precision by all else. Keys
     /// and values are kept in half precision; there is room for those of eight texts as long as the model's context, or for
     /// what half of the memory holds that is free behind the weights. Half of the rest is for blocks that stay there
     /// ([`KvArena::set_block_budget`]), and what is left for passes.
@@ -348,7 +349,10 @@ impl Linear {
             (Products::Bf16, _) | (Products::Stored, Some(BlockFormat::Bf16)) => {
                 Matrix::Bf16(DeviceMatrix::new(device, &file.numbers(tensor, &shape)?, n_in, n_out, None)?)
             }
-            (Products::Stored, Some(format)) if !matches!(format, BlockFormat::F32 | BlockFormat::F16) => {
+            (Products::Stored, Some(BlockFormat::F16)) => {
+                Matrix::F16(DeviceMatrix::new(device, &file.numbers(tensor, &shape)?, n_in, n_out, None)?)
+            }
+            (Products::Stored, Some(format)) if format != BlockFormat::F32 => {
                 let bytes = file.bytes(tensor, &shape)?;
                 Matrix::Blocks(DeviceBlockMatrix::new(device, format, &bytes, n_in, n_out)?)
             }
@@ -362,13 +366,11 @@ impl Linear {
     }
 
     fn apply(&self, rows: &Buffer<f32>, out: &mut Buffer<f32>) -> KernelResult<()> {
-        let by_units = |weights: &DeviceMatrix, out: &mut Buffer<f32>| {
-            matrix_product(&convert::<f32, Bf16>(rows)?, weights, Output::Replace, out)
-        };
         match &self.matrix {
             Matrix::Blocks(weights) if rows.len() <= FEW_ROWS * self.n_in => block_product(rows, weights, out)?,
-            Matrix::Blocks(weights) => by_units(&weights.dequantize()?, out)?,
-            Matrix::Bf16(weights) => by_units(weights, out)?,
+            Matrix::Blocks(weights) => narrow_product(rows, &weights.dequantize()?, out)?,
+            Matrix::Bf16(weights) => narrow_product(rows, weights, out)?,
+            Matrix::F16(weights) => narrow_product(rows, weights, out)?,
             Matrix::F32(weights) => split_product(rows, weights, out)?,
         }
         if let Some(bias) = &self.bias {
@@ -376,4 +378,9 @@ impl Linear {
         }
         Ok(())
     }
+}
+
+/// The product with rows in the precision of the weights.
+fn narrow_product<N: Narrow>(rows: &Buffer<f32>, weights: &DeviceMatrix<N>, out: &mut Buffer<f32>) -> KernelResult<()> {
+    matrix_product(&convert::<f32, N>(rows)?, weights, Output::Replace, out)
 }

@@ -1,14 +1,14 @@
 //! Heads of encoders on NVIDIA devices.
 
-use raglan_kernels::cuda::{CudaDevice, DeviceMatrix, matrix_product, splade_head};
+use raglan_kernels::cuda::{CudaDevice, DeviceMatrix, Length, RowNorm, matrix_product, norm_mean_pool, splade_head};
 use raglan_kernels::{Output, l2_normalize};
 
 use super::masked_language::{HeadNumbers, TermWeights};
 use super::projection::numbers;
-use crate::encoder::DeviceNorm;
+use crate::encoder::{DeviceNorm, finite};
 use crate::{Activation, DeviceHiddenStates, EncoderModelConfig, Error, HiddenStates, Result, SafetensorsFile};
 
-/// [`TokenProjection`](crate::TokenProjection) on a device: weights in bf16, sums in `f32`.
+/// [`TokenProjection`](crate::TokenProjection) on a device: weights in half precision, sums in `f32`.
 #[derive(Debug)]
 pub struct DeviceTokenProjection {
     device: CudaDevice,
@@ -37,18 +37,19 @@ impl DeviceTokenProjection {
     ///
     /// # Errors
     ///
-    /// [`Error::Rows`] when the hidden states are of another model; [`Error::Kernel`] when the device fails.
+    /// [`Error::Rows`] when the hidden states are of another model; [`Error::BeyondHalves`] when numbers leave the range of
+    /// half precision; [`Error::Kernel`] when the device fails.
     pub fn project(&self, hidden: &DeviceHiddenStates) -> Result<HiddenStates> {
         check(hidden, self.map.n_in())?;
         let mut rows = self.device.filled::<f32>(0, hidden.sequences.n_tokens() * self.dim())?;
         matrix_product(&hidden.rows, &self.map, Output::Replace, &mut rows)?;
-        let mut rows = rows.download()?;
+        let mut rows = finite(rows.download()?)?;
         l2_normalize(&mut rows, self.dim())?;
         Ok(HiddenStates::new(self.dim(), rows, hidden.ends.clone()))
     }
 }
 
-/// [`MaskedLanguageHead`](crate::MaskedLanguageHead) on a device: weights in bf16, logits in `f32`, of which a tile of the
+/// [`MaskedLanguageHead`](crate::MaskedLanguageHead) on a device: weights in half precision, logits in `f32`, of which a tile of the
 /// vocabulary is there at a time.
 #[derive(Debug)]
 pub struct DeviceMaskedLanguageHead {
@@ -85,12 +86,14 @@ impl DeviceMaskedLanguageHead {
     ///
     /// # Errors
     ///
-    /// [`Error::Rows`] when the hidden states are of another model; [`Error::Kernel`] when the device fails.
+    /// As of [`DeviceTokenProjection::project`].
     pub fn term_weights(&self, hidden: &DeviceHiddenStates) -> Result<Vec<TermWeights>> {
         check(hidden, self.dense.n_in())?;
         let mut rows = self.device.filled(0, hidden.rows.len())?;
         matrix_product(&hidden.rows, &self.dense, Output::Activate(self.activation.into()), &mut rows)?;
         self.norm.apply(&mut rows)?;
+        // What is no number is no word's weight, and would pass unnoticed.
+        finite(norm_mean_pool(&rows, &hidden.sequences, hidden.dim(), RowNorm::None, Length::Kept)?.download()?)?;
         let weights = splade_head(&rows, &self.decoder, &hidden.sequences)?.download()?;
         let positive = |weights: &[f32]| {
             let words = (0..).zip(weights.iter().copied());

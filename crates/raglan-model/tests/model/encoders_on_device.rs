@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use raglan_model::cuda::{CudaDevice, Length};
 use raglan_model::registry::ModelCache;
 use raglan_model::{
-    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModel, EncoderModelConfig, Error,
-    MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
+    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderFamily, EncoderModel, EncoderModelConfig,
+    Error, MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 
 use crate::encoders::{HIDDEN, Small, VOCAB, every_family, small_bert, texts};
@@ -42,7 +42,7 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
                 got.rows().chunks(HIDDEN).zip(want.rows().chunks(HIDDEN)).map(|(got, want)| cosine(got, want));
             let least = cosines.fold(1.0, f32::min);
             println!("{family:?}: the least cosine of a token is {least}");
-            assert!(least >= 0.9995, "{family:?}: {least}");
+            assert!(least >= 0.9999, "{family:?}: {least}");
             let means = encoder.mean_vectors(&texts, Length::Unit).unwrap();
             for (mean, tokens) in means.chunks(HIDDEN).zip(want.sequences()) {
                 if tokens.is_empty() {
@@ -50,7 +50,7 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
                     continue;
                 }
                 let want: Vec<f32> = (0..HIDDEN).map(|d| tokens.iter().skip(d).step_by(HIDDEN).sum()).collect();
-                assert!(cosine(mean, &want) >= 0.9995, "{family:?}");
+                assert!(cosine(mean, &want) >= 0.9999, "{family:?}");
             }
             let alone = encoder.hidden_states(&texts[3..4]).unwrap();
             assert_eq!(
@@ -77,10 +77,10 @@ fn check_weights(got: &TermWeights, want: &TermWeights, vocab: usize, what: &str
     });
     let cosine = cosine(&got, &want);
     println!("{what}: cosine {cosine}");
-    assert!(cosine >= 0.9995, "{what}: {cosine}");
+    assert!(cosine >= 0.9999, "{what}: {cosine}");
     let most = want.iter().copied().fold(0.0, f32::max);
     for (term, (got, want)) in got.iter().zip(&want).enumerate() {
-        assert!((got - want).abs() <= 0.08 * most, "{what}, word {term}: {got} for {want}");
+        assert!((got - want).abs() <= 0.02 * most, "{what}, word {term}: {got} for {want}");
     }
 }
 
@@ -141,7 +141,41 @@ fn tokens_are_projected_as_on_the_processor() {
         assert_eq!((got.dim(), got.ends(), head.dim()), (want.dim(), want.ends(), plain.dim()));
         for (got, want) in got.rows().chunks(got.dim()).zip(want.rows().chunks(got.dim())) {
             assert!((got.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-5);
-            assert!(cosine(got, want) >= 0.9995, "{}", cosine(got, want));
+            assert!(cosine(got, want) >= 0.9999, "{}", cosine(got, want));
+        }
+    }
+}
+
+/// Multiplies the tensors whose names end so.
+fn scale(small: &Small, ending: &str, by: f64) {
+    let mut tensors = candle_core::safetensors::load(small.path(), &Device::Cpu).unwrap();
+    let scaled = tensors.iter_mut().filter(|(name, _)| name.ends_with(ending));
+    assert_ne!(scaled.map(|(_, tensor)| *tensor = (&*tensor * by).unwrap()).count(), 0, "{ending}");
+    candle_core::safetensors::save(&tensors, small.path()).unwrap();
+}
+
+#[test]
+fn numbers_beyond_half_precision_are_an_error_but_in_rows_that_layers_add_to() {
+    if let Some(device) = &CudaDevice::to_test() {
+        let texts: [&[u32]; 2] = [&[1, 2, 3], &[4]];
+        let small = small_bert();
+        scale(&small, "0.intermediate.dense.weight", 1e6);
+        let encoder = encoder(device, &small);
+        let beyond = |error: Option<Error>| assert!(matches!(error, Some(Error::BeyondHalves)), "{error:?}");
+        beyond(encoder.hidden_states(&texts).err());
+        beyond(encoder.mean_vectors(&texts, Length::Unit).err());
+        let hidden = encoder.hidden_states_on_device(&texts).unwrap();
+        let (file, config) = (small.file(), small.config());
+        beyond(DeviceTokenProjection::from_safetensors(device, &file, &config).unwrap().project(&hidden).err());
+        beyond(DeviceMaskedLanguageHead::from_safetensors(device, &file, &config).unwrap().term_weights(&hidden).err());
+
+        let small =
+            every_family().into_iter().find(|small| small.config().family == EncoderFamily::ModernBert).unwrap();
+        scale(&small, "0.mlp.Wo.weight", 2e5);
+        let (got, want) = (self::encoder(device, &small).hidden_states(&texts), small.model().hidden_states(&texts));
+        let (got, want) = (got.unwrap(), want.unwrap());
+        for (got, want) in got.rows().chunks(HIDDEN).zip(want.rows().chunks(HIDDEN)) {
+            assert!(cosine(got, want) >= 0.9999, "{}", cosine(got, want));
         }
     }
 }

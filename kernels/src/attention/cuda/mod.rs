@@ -11,7 +11,7 @@ mod visits;
 
 use super::AttentionShape;
 use crate::device::cuda::{
-    Argument, Bf16, Buffer, CudaDevice, HEAD_DIMS, Kernel, KvPages, Launch, Module, PAGE_TOKENS, PackedSequences,
+    Argument, Buffer, CudaDevice, F16, HEAD_DIMS, Kernel, KvPages, Launch, Module, PAGE_TOKENS, PackedSequences,
     TILE_ROWS, check_len, count,
 };
 use crate::{Error, Result};
@@ -116,7 +116,7 @@ fn shared_bytes(dim: usize) -> usize {
     (TILE_ROWS + 4 * team_keys(dim)) * dim * size_of::<u16>()
 }
 
-/// [`bidirectional_attention`](crate::bidirectional_attention) of bf16 rows, with sums in `f32`.
+/// [`bidirectional_attention`](crate::bidirectional_attention) of half floats, with sums in `f32`.
 ///
 /// `qkv` is `[n_tokens, 3 · n_heads · head_dim]`, `out` is `[n_tokens, n_heads · head_dim]`.
 ///
@@ -126,10 +126,10 @@ fn shared_bytes(dim: usize) -> usize {
 /// 128 or 256; [`Error::NotPositive`] when the scale is not.
 pub fn bidirectional_attention(
     shape: &AttentionShape,
-    qkv: &Buffer<Bf16>,
+    qkv: &Buffer<F16>,
     sequences: &PackedSequences,
     radius: Option<usize>,
-    out: &mut Buffer<Bf16>,
+    out: &mut Buffer<F16>,
 ) -> Result<()> {
     let names = ["bidirectional_32", "bidirectional_64", "bidirectional_128", "bidirectional_256"];
     let of_hopper = ["hopper_bidirectional_32", "hopper_bidirectional_64", "hopper_bidirectional_128"];

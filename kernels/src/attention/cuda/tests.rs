@@ -33,14 +33,14 @@ fn check_bidirectional(device: &CudaDevice, n_heads: usize, dim: usize, ends: &[
     let mut rng = ChaCha8Rng::seed_from_u64((dim + ends.len()) as u64);
     let shape = AttentionShape { n_heads, n_kv_heads: n_heads, head_dim: dim, scale: 1.0 / (dim as f32).sqrt() };
     let n = ends.last().copied().unwrap_or(0);
-    let qkv = random::<Bf16>(&mut rng, n * 3 * n_heads * dim);
+    let qkv = random::<F16>(&mut rng, n * 3 * n_heads * dim);
     let mut want = vec![f32::NAN; n * n_heads * dim];
     crate::bidirectional_attention(&shape, &widened(&qkv), ends, radius, &mut want).unwrap();
-    let mut got = device.filled::<Bf16>(0xff, want.len()).unwrap();
+    let mut got = device.filled::<F16>(0xff, want.len()).unwrap();
     let sequences = PackedSequences::new(device, ends).unwrap();
     bidirectional_attention(&shape, &device.upload(&qkv).unwrap(), &sequences, radius, &mut got).unwrap();
     let want: Vec<f64> = want.into_iter().map(f64::from).collect();
-    check(&got.download().unwrap(), &want, 0.02, &format!("heads of {dim}, radius {radius:?}"));
+    check(&got.download().unwrap(), &want, 4e-3, &format!("heads of {dim}, radius {radius:?}"));
 }
 
 #[test]

@@ -133,6 +133,9 @@ __device__ __forceinline__ void narrow(float x, f16 &to) { to.bits = float_to_f1
 __device__ __forceinline__ u32 pack(float low, float high, bf16) { return pack_bf16(low, high); }
 __device__ __forceinline__ u32 pack(float low, float high, f16) { return pack_f16(low, high); }
 
+__device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, bf16) { mma_bf16(c, a, b0, b1); }
+__device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, f16) { mma_f16(c, a, b0, b1); }
+
 // Four numbers side by side, aligned to their size.
 __device__ __forceinline__ void load_4(const float *from, float (&to)[4]) {
     const float4 v = *reinterpret_cast<const float4 *>(from);

@@ -89,7 +89,7 @@ struct Product {
     unsigned n;
     uint32_t rows[4];
     uint64_t operand;
-    bool add, bf16, transposed;
+    bool add, transposed;
 };
 
 struct Fiber {
@@ -499,8 +499,7 @@ static uint16_t number_of(const Product &product, unsigned n, unsigned k) {
     return bits;
 }
 
-static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint64_t operand, bool add, bool bf16,
-                          bool transposed) {
+static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint64_t operand, bool add, bool transposed) {
     for (unsigned i = 0; i < blockDim.x; ++i)
         if (fibers[i].unpublished) fail("a product before the copies to its operand were published");
     Fiber &fiber = fibers[current];
@@ -508,7 +507,7 @@ static void begin_product(float *to, unsigned n, const unsigned (&rows)[4], uint
         fiber.results[to] = std::vector<float>(to, to + n / 2);
         std::fill(to, to + n / 2, NAN);
     }
-    Product product{to, n, {}, operand, add, bf16, transposed};
+    Product product{to, n, {}, operand, add, transposed};
     memcpy(product.rows, rows, 16);
     fiber.open_products.push_back(product);
 }
@@ -525,8 +524,7 @@ static void finish_product(const Product &product) {
         const unsigned row = lane() / 4 + i % 4 / 2 * 8, col = i / 4 * 8 + lane() % 4 * 2 + i % 2;
         for (unsigned k = 0; k < 16; ++k) {
             const uint32_t left = brought[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            result[i] += half_value(uint16_t(left >> 16 * (k % 2)), product.bf16) *
-                         half_value(number_of(product, col, k), product.bf16);
+            result[i] += half_value(uint16_t(left >> 16 * (k % 2)), false) * half_value(number_of(product, col, k), false);
         }
     }
 }

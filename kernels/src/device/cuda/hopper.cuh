@@ -50,33 +50,25 @@ template <int N> __device__ __forceinline__ void settle(u32 (&a)[N][4]) {
     NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, "  \
              "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// c = a b, or c += a b: a [64, 16] by rows in registers; b [16, N] at `operand`, whose tile has a row for each column of b,
-// or, TRANSPOSED, a row for each row of b.
-#define BEGIN_PRODUCT(T, FORMAT, N, NUMBERS, NAMES, A, B, MORE, WAY)                                                   \
+// c = a b, or c += a b, of half floats: a [64, 16] by rows in registers; b [16, N] at `operand`, whose tile has a row for
+// each column of b, or, TRANSPOSED, a row for each row of b.
+#define BEGIN_PRODUCT(N, NUMBERS, NAMES, A, B, MORE, WAY)                                                              \
     template <bool TRANSPOSED>                                                                                         \
-    __device__ __forceinline__ void begin_product(float (&c)[N / 8][4], const u32 (&a)[4], u64 b, bool add, T) {       \
+    __device__ __forceinline__ void begin_product(float (&c)[N / 8][4], const u32 (&a)[4], u64 b, bool add) {          \
         asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, " MORE ", 0;\n"                                           \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." FORMAT "." FORMAT " {" NAMES "}, {" A "}, " B    \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" NAMES "}, {" A "}, " B                  \
                      ", more, 1, 1, " WAY ";\n}\n"                                                                     \
                      : NUMBERS                                                                                         \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(TRANSPOSED)));       \
     }
-#define BEGIN_PRODUCTS(T, FORMAT)                                                                                      \
-    BEGIN_PRODUCT(T, FORMAT, 32, NUMBERS_16(0), NAMES_16, "%16, %17, %18, %19", "%20", "%21", "%22")                   \
-    BEGIN_PRODUCT(T, FORMAT, 64, NUMBERS_32(0), NAMES_32, "%32, %33, %34, %35", "%36", "%37", "%38")                   \
-    BEGIN_PRODUCT(T, FORMAT, 128, NUMBERS_64(0), NAMES_64, "%64, %65, %66, %67", "%68", "%69", "%70")
-BEGIN_PRODUCTS(bf16, "bf16")
-BEGIN_PRODUCTS(f16, "f16")
+BEGIN_PRODUCT(32, NUMBERS_16(0), NAMES_16, "%16, %17, %18, %19", "%20", "%21", "%22")
+BEGIN_PRODUCT(64, NUMBERS_32(0), NAMES_32, "%32, %33, %34, %35", "%36", "%37", "%38")
+BEGIN_PRODUCT(128, NUMBERS_64(0), NAMES_64, "%64, %65, %66, %67", "%68", "%69", "%70")
 
 #else
 
-template <bool TRANSPOSED, int N>
-void begin_product(float (&c)[N][4], const u32 (&a)[4], u64 b, bool add, bf16) {
-    emulation::begin_product(c[0], 8 * N, a, b, add, true, TRANSPOSED);
-}
-template <bool TRANSPOSED, int N>
-void begin_product(float (&c)[N][4], const u32 (&a)[4], u64 b, bool add, f16) {
-    emulation::begin_product(c[0], 8 * N, a, b, add, false, TRANSPOSED);
+template <bool TRANSPOSED, int N> void begin_product(float (&c)[N][4], const u32 (&a)[4], u64 b, bool add) {
+    emulation::begin_product(c[0], 8 * N, a, b, add, TRANSPOSED);
 }
 
 #endif

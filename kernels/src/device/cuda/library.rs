@@ -16,17 +16,19 @@ const SHAPES: usize = 4096;
 /// `out = a · wᵀ`, with what may come before it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product {
-    /// Address of the rows, `[m, k]` of bf16.
+    /// Address of the rows, `[m, k]`.
     pub rows: u64,
-    /// Address of the weights, `[n, k]` of bf16.
+    /// Address of the weights, `[n, k]`.
     pub weights: u64,
-    /// Address of what is added to each row, `[n]` of bf16.
+    /// Address of what is added to each row, `[n]`.
     pub bias: Option<u64>,
     /// Address of the result, `[m, n]`.
     pub out: u64,
     /// Rows, outputs and inputs.
     pub shape: [usize; 3],
-    /// Whether the result is of `f32`, and else of bf16.
+    /// Whether rows, weights and bias are of f16, and else of bf16.
+    pub f16: bool,
+    /// Whether the result is of `f32`, and else as they are.
     pub wide: bool,
     /// Whether the result is added to what is there.
     pub add: bool,
@@ -39,8 +41,8 @@ pub(crate) struct Library {
     algorithms: Mutex<HashMap<Key, sys::cublasLtMatmulAlgo_t>>,
 }
 
-/// What an algorithm depends on: the shape, the type of the result, whether it is added, whether there is a bias.
-type Key = ([usize; 3], bool, bool, bool);
+/// What an algorithm depends on: the shape, both types, whether the result is added, whether there is a bias.
+type Key = ([usize; 3], [bool; 4]);
 
 // SAFETY: the library's handle may be used from any thread; the map is behind a lock.
 unsafe impl Send for Library {}
@@ -68,7 +70,7 @@ impl Library {
     /// The addresses are of living buffers of the driver's device that are as long as the shape says.
     pub unsafe fn product(&self, driver: &Driver, product: &Product) -> Result<(), result::CublasError> {
         let [m, n, k] = product.shape;
-        let narrow = sys::cudaDataType_t::CUDA_R_16BF;
+        let narrow = if product.f16 { sys::cudaDataType_t::CUDA_R_16F } else { sys::cudaDataType_t::CUDA_R_16BF };
         let of_out = if product.wide { sys::cudaDataType_t::CUDA_R_32F } else { narrow };
         // The library counts by columns: a row-major [m, k] is its [k, m]. So it is asked for outᵀ = w · aᵀ.
         let weights = Layout::new(narrow, k, n)?;
@@ -83,7 +85,7 @@ impl Library {
             let of_bias = narrow as u32;
             operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &of_bias)?;
         }
-        let key = (product.shape, product.wide, product.add, product.bias.is_some());
+        let key = (product.shape, [product.f16, product.wide, product.add, product.bias.is_some()]);
         let known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
         let algorithm = match known {
             Some(algorithm) => algorithm,

@@ -462,6 +462,13 @@ pub trait Real: Plain {
     fn to_f32(self) -> f32;
 }
 
+/// Numbers that the matrix units multiply: [`Bf16`] and [`F16`].
+pub trait Narrow: Real {}
+
+impl Narrow for Bf16 {}
+
+impl Narrow for F16 {}
+
 impl Real for f32 {
     const SUFFIX: &'static str = "f32";
     fn from_f32(x: f32) -> Self {

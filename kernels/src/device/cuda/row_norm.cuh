@@ -2,10 +2,10 @@
 //
 // Where C > 0, a row is held in registers, four columns a lane in each of C steps of 128; otherwise columns come one by
 // one and the row is read again for each of its sums, by way of the nearest cache. `sums` receives x where it is not
-// null. It may be `rows`, and so may `out`.
-template <class T, int C, bool LAYER>
+// null. It may be `rows`, and so may `out`, which may else be of another type.
+template <class T, class U, int C, bool LAYER>
 __device__ __forceinline__ void row_norm(const T *rows, const T *residual, const float *scale, const float *shift,
-                                         float epsilon, u32 n, u32 dim, T *sums, T *out) {
+                                         float epsilon, u32 n, u32 dim, T *sums, U *out) {
     const u32 lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
     if (row >= n) return;
     const size_t at = size_t(row) * dim;

@@ -1,7 +1,7 @@
 //! `ModernBERT`'s layers on a device.
 
 use raglan_kernels::cuda::{
-    Bf16, Buffer, CudaDevice, DeviceMatrix, PackedSequences, RotaryTurns, bidirectional_attention, matrix_product,
+    Buffer, CudaDevice, DeviceMatrix, PackedSequences, RotaryTurns, bidirectional_attention, convert, matrix_product,
     rotate,
 };
 use raglan_kernels::{Output, RotaryEmbedding, RotaryScaling};
@@ -75,7 +75,7 @@ impl PreNormLayers {
     /// Replaces the rows, whose tokens stand at `places` in their sequences, by what the layers make of them.
     pub fn forward(
         &self,
-        rows: &mut Buffer<Bf16>,
+        rows: &mut Buffer<f32>,
         sequences: &PackedSequences,
         places: &[u32],
         config: &EncoderModelConfig,
@@ -94,14 +94,11 @@ impl PreNormLayers {
         let mut middle = device.filled(0, n * config.intermediate_size)?;
         for layer in &self.layers {
             let (turns, radius) = if layer.is_local { (&local, Some(self.local_radius)) } else { (&global, None) };
-            let input = match &layer.attention_norm {
-                Some(norm) => {
-                    norm.apply_into(rows, &mut normed)?;
-                    &normed
-                }
-                None => &*rows,
-            };
-            matrix_product(input, &layer.qkv, Output::Replace, &mut qkv)?;
+            match &layer.attention_norm {
+                Some(norm) => norm.apply_into(rows, &mut normed)?,
+                None => normed = convert(rows)?,
+            }
+            matrix_product(&normed, &layer.qkv, Output::Replace, &mut qkv)?;
             // Queries' heads, then keys': one launch.
             rotate(&mut qkv, 3 * dim, 0, 2 * shape.n_heads, &places, turns)?;
             bidirectional_attention(&shape, &qkv, sequences, radius, &mut mixed)?;
