@@ -4,7 +4,8 @@
 //! on a device's stream. Rows are `f32` or [`F16`], weights [`F16`], [`Bf16`] or in blocks, cached keys and values [`F16`].
 //! What they compute agrees with the processor's forms within the rounding of those types, not to the bit.
 //!
-//! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`] and [`StagedUploads`] copy beside its work.
+//! - [`CudaDevice`] is a stream on a device, [`Buffer`] its memory, [`Uploader`], [`StagedUploads`] and
+//!   [`Downloader`] copy beside its work.
 //! - [`CudaDevice::rehearse`], [`CudaDevice::capture`] and [`CudaDevice::replay`] run work that comes again and again as one
 //!   [`Graph`].
 //! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
@@ -30,8 +31,9 @@ pub use crate::attention::cuda::{
 pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
-    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark, Narrow,
-    PAGE_TOKENS, PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploaded, Uploader, compile_kernels,
+    Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, Downloader, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark,
+    Narrow, PAGE_TOKENS, PackedSequences, PagePool, Plain, Real, Reserve, StagedUploads, Uploaded, Uploader,
+    compile_kernels,
 };
 pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm, layer_norm_into};

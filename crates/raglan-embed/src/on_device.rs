@@ -91,12 +91,13 @@ pub fn check_on_device(dir: &Path, long_inputs: LongInputs) -> Result<EncoderMod
 impl SentenceEncoder {
     /// One vector for each text in tokens, in order.
     pub(crate) fn encode_on_device(&self, model: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
+        let dim = model.config().hidden_size;
+        if self.config.pooling == Pooling::Mean {
+            let batches = batches(texts, usize::MAX).into_iter().map(|range| &texts[range]);
+            let means = model.mean_vectors(batches, cuda::Length::Kept)?;
+            return means.chunks_exact(dim).map(|mean| self.finished(mean.to_vec())).collect();
+        }
         in_batches(texts, usize::MAX, |batch| {
-            let dim = model.config().hidden_size;
-            if self.config.pooling == Pooling::Mean {
-                let means = model.mean_vectors(batch, cuda::Length::Kept)?;
-                return means.chunks_exact(dim).map(|mean| self.finished(mean.to_vec())).collect();
-            }
             let hidden = model.hidden_states(batch)?;
             hidden.sequences().map(|tokens| self.finished(self.config.pooling.pool(tokens, dim))).collect()
         })

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use raglan_kernels::Output;
 use raglan_kernels::cuda::{
-    Buffer, CudaDevice, DeviceMatrix, Embedding, F16, HEAD_DIMS, Length, PackedSequences, Real, RowNorm,
+    Buffer, CudaDevice, DeviceMatrix, Downloader, Embedding, F16, HEAD_DIMS, Length, PackedSequences, Real, RowNorm,
     add_layer_norm, bidirectional_attention, convert, embed, layer_norm, layer_norm_into, matrix_product,
     norm_mean_pool,
 };
@@ -204,22 +204,40 @@ impl DeviceEncoder {
         Ok(DeviceHiddenStates { dim: self.config.hidden_size, rows, sequences, ends })
     }
 
-    /// The mean of each sequence's vectors, `[n_sequences, hidden_size]`, of this length. The last norm, the mean and
-    /// the length are made in one pass, and only the means leave the device.
+    /// The mean of each sequence's vectors, `[n_sequences, hidden_size]`, of this length, for batches of sequences that are
+    /// each read by one forward. The last norm, the mean and the length are made in one pass, only the means leave the
+    /// device, and while it computes one batch, the next is prepared.
     ///
     /// # Errors
     ///
     /// As for [`hidden_states`](Self::hidden_states).
-    pub fn mean_vectors(&self, sequences: &[&[u32]], length: Length) -> Result<Vec<f32>> {
+    pub fn mean_vectors<B: AsRef<[S]>, S: AsRef<[u32]>>(
+        &self,
+        batches: impl IntoIterator<Item = B>,
+        length: Length,
+    ) -> Result<Vec<f32>> {
+        let mut downloads = [Downloader::new(&self.device), Downloader::new(&self.device)];
+        let mut all = Vec::new();
+        for batch in batches {
+            let sequences: Vec<&[u32]> = batch.as_ref().iter().map(AsRef::as_ref).collect();
+            downloads[0].begin(&self.mean_pooled(&sequences, length)?)?;
+            // Of the batch before; nothing the first time.
+            downloads.swap(0, 1);
+            all.extend(finite(downloads[0].finish()?)?);
+        }
+        all.extend(finite(downloads[1].finish()?)?);
+        Ok(all)
+    }
+
+    fn mean_pooled(&self, sequences: &[&[u32]], length: Length) -> Result<Buffer<f32>> {
         let (rows, sequences, _) = self.forward(sequences)?;
         let dim = self.config.hidden_size;
         let Norm { scale, shift, epsilon } = self.last_norm();
         let norm = RowNorm::Layer { scale, shift, epsilon: *epsilon };
-        let means = match rows {
+        Ok(match rows {
             Unnormed::Narrow(rows) => norm_mean_pool(&rows, &sequences, dim, norm, length)?,
             Unnormed::Wide(rows) => norm_mean_pool(&rows, &sequences, dim, norm, length)?,
-        };
-        finite(means.download()?)
+        })
     }
 
     /// The norm behind the last layer, or behind the embeddings where there are no layers.
@@ -312,56 +330,5 @@ impl Layer {
             narrow: matrix(&[names.narrow], inner, hidden)?,
             output_norm: norm(&names.output_norm)?,
         })
-    }
-}
-
-#[cfg(all(test, feature = "emulation"))]
-mod tests {
-    use super::*;
-    use crate::encoder::tests::saved_with_heads;
-    use crate::{EncoderModel, Products};
-
-    fn cosine(a: &[f32], b: &[f32]) -> f32 {
-        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
-        product(a, b) / (product(a, a) * product(b, b)).sqrt()
-    }
-
-    #[test]
-    fn a_device_gives_the_vectors_that_the_processor_gives() {
-        let Some(device) = CudaDevice::to_test() else { return };
-        let saved = saved_with_heads(64, 2);
-        let file = SafetensorsFile::open(saved.path()).unwrap();
-        let config = saved.config();
-        let plain = EncoderModel::from_safetensors(&file, config.clone(), Products::F32).unwrap();
-        let encoder = DeviceEncoder::from_safetensors(&device, &file, config).unwrap();
-        let texts: [&[u32]; 4] = [&[1, 2, 3, 4, 5], &[], &[49], &[7; 20]];
-        let (got, want) = (encoder.hidden_states(&texts).unwrap(), plain.hidden_states(&texts).unwrap());
-        assert_eq!(got.ends(), want.ends());
-        for (got, want) in got.rows().chunks(64).zip(want.rows().chunks(64)) {
-            assert!(cosine(got, want) >= 0.9999);
-        }
-        let means = encoder.mean_vectors(&texts, Length::Unit).unwrap();
-        for (mean, tokens) in means.chunks(64).zip(want.sequences()) {
-            if tokens.is_empty() {
-                assert_eq!(mean, [0.0; 64]);
-                continue;
-            }
-            let want: Vec<f32> = (0..64).map(|d| tokens.iter().skip(d).step_by(64).sum()).collect();
-            assert!(cosine(mean, &want) >= 0.9999);
-            assert!((mean.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() <= 1e-5);
-        }
-        let alone = encoder.hidden_states(&texts[3..]).unwrap();
-        assert_eq!(alone.rows(), &got.rows()[6 * 64..], "a sequence does not depend on the others");
-        assert!(encoder.mean_vectors(&[], Length::Unit).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_refused() {
-        let Some(device) = CudaDevice::to_test() else { return };
-        let saved = saved_with_heads(64, 2);
-        let file = SafetensorsFile::open(saved.path()).unwrap();
-        let encoder = DeviceEncoder::from_safetensors(&device, &file, saved.config()).unwrap();
-        assert!(matches!(encoder.hidden_states(&[&[50]]), Err(Error::UnknownToken { id: 50 })));
-        assert!(matches!(encoder.hidden_states(&[&[1; 21]]), Err(Error::ContextOverflow { tokens: 21, limit: 20 })));
     }
 }

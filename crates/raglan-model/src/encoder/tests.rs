@@ -8,19 +8,14 @@ use serde_json::json;
 
 use super::*;
 
-pub(super) struct Saved {
+struct Saved {
     dir: tempfile::TempDir,
     tensors: HashMap<String, Tensor>,
 }
 
 /// A small model of random weights, as files.
 fn saved() -> Saved {
-    saved_with_heads(16, 4)
-}
-
-/// One of another width, in so many heads.
-pub(super) fn saved_with_heads(hidden: usize, n_heads: usize) -> Saved {
-    let (vocab, inner, positions) = (50, 24, 20);
+    let (hidden, n_heads, vocab, inner, positions) = (16, 4, 50, 24, 20);
     let dir = tempfile::tempdir().unwrap();
     let config = json!({
         "model_type": "bert", "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": 2,
@@ -31,13 +26,12 @@ pub(super) fn saved_with_heads(hidden: usize, n_heads: usize) -> Saved {
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let mut tensors = HashMap::new();
     let mut seed = 1u64;
-    let spread = (16.0 / hidden as f32).sqrt(); // Sums are as large whatever the width.
     let mut put = |name: String, shape: &[usize], centre: f32| {
         let n = shape.iter().product();
         let values: Vec<f32> = (0..n)
             .map(|_| {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                centre + ((seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * spread
+                centre + (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
             })
             .collect();
         tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
@@ -71,11 +65,11 @@ pub(super) fn saved_with_heads(hidden: usize, n_heads: usize) -> Saved {
 }
 
 impl Saved {
-    pub(super) fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.dir.path().join("model.safetensors")
     }
 
-    pub(super) fn config(&self) -> EncoderModelConfig {
+    fn config(&self) -> EncoderModelConfig {
         EncoderModelConfig::from_file(self.dir.path().join("config.json")).unwrap()
     }
 

@@ -43,7 +43,7 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
             let least = cosines.fold(1.0, f32::min);
             println!("{family:?}: the least cosine of a token is {least}");
             assert!(least >= 0.9999, "{family:?}: {least}");
-            let means = encoder.mean_vectors(&texts, Length::Unit).unwrap();
+            let means = encoder.mean_vectors([&texts], Length::Unit).unwrap();
             for (mean, tokens) in means.chunks(HIDDEN).zip(want.sequences()) {
                 if tokens.is_empty() {
                     assert_eq!(mean, [0.0; HIDDEN]);
@@ -52,6 +52,9 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
                 let want: Vec<f32> = (0..HIDDEN).map(|d| tokens.iter().skip(d).step_by(HIDDEN).sum()).collect();
                 assert!(cosine(mean, &want) >= 0.9999, "{family:?}");
             }
+            let in_turn = encoder.mean_vectors([&texts[..1], &[], &texts[1..3], &texts[3..]], Length::Unit).unwrap();
+            assert_eq!(in_turn, means, "{family:?}: a text does not depend on its batch");
+            assert!(encoder.mean_vectors([&texts[..0]], Length::Unit).unwrap().is_empty());
             let alone = encoder.hidden_states(&texts[3..4]).unwrap();
             assert_eq!(
                 alone.rows(),
@@ -163,7 +166,7 @@ fn numbers_beyond_half_precision_are_an_error_but_in_rows_that_layers_add_to() {
         let encoder = encoder(device, &small);
         let beyond = |error: Option<Error>| assert!(matches!(error, Some(Error::BeyondHalves)), "{error:?}");
         beyond(encoder.hidden_states(&texts).err());
-        beyond(encoder.mean_vectors(&texts, Length::Unit).err());
+        beyond(encoder.mean_vectors([texts], Length::Unit).err());
         let hidden = encoder.hidden_states_on_device(&texts).unwrap();
         let (file, config) = (small.file(), small.config());
         beyond(DeviceTokenProjection::from_safetensors(device, &file, &config).unwrap().project(&hidden).err());

@@ -403,6 +403,14 @@ impl Backend for Driver {
         unsafe { result::memcpy_htod_async(address, from, self.stream) }.map_err(cuda)
     }
 
+    unsafe fn download_pinned(&self, address: u64, to: *mut u8, n_bytes: usize) -> Result<()> {
+        self.context.current()?;
+        // SAFETY: as the caller promises.
+        let to = unsafe { std::slice::from_raw_parts_mut(to, n_bytes) };
+        // SAFETY: as the caller promises.
+        unsafe { result::memcpy_dtoh_async(to, address, self.stream) }.map_err(cuda)
+    }
+
     fn another_stream(&self) -> Result<Box<dyn Backend>> {
         Ok(Box::new(Self::on(Arc::clone(&self.context))?))
     }

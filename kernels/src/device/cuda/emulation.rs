@@ -67,10 +67,10 @@ enum Call {
         from: Vec<u8>,
         address: u64,
     },
-    /// The address of what it is from, first.
-    UploadPinned {
+    /// From pinned memory or to it.
+    CopyPinned {
         from: u64,
-        address: u64,
+        to: u64,
         n_bytes: usize,
     },
     Launch {
@@ -193,9 +193,9 @@ impl Call {
             Self::Upload { from, address } => unsafe {
                 std::ptr::copy_nonoverlapping(from.as_ptr(), *address as *mut u8, from.len());
             },
-            // SAFETY: both have as many bytes, and the pinned ones are as they were then.
-            Self::UploadPinned { from, address, n_bytes } => unsafe {
-                std::ptr::copy_nonoverlapping(*from as *const u8, *address as *mut u8, *n_bytes);
+            // SAFETY: both have as many bytes, and nobody touches the pinned ones until this is done.
+            Self::CopyPinned { from, to, n_bytes } => unsafe {
+                std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *n_bytes);
             },
             Self::Launch { module, kernel, launch, arguments } => {
                 let mut libraries = libraries().lock().unwrap_or_else(PoisonError::into_inner);
@@ -379,7 +379,13 @@ impl Backend for Emulation {
     unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()> {
         let (from, n_bytes) = (from.as_ptr() as u64, from.len());
         // SAFETY: as the caller promises.
-        unsafe { self.ask(Call::UploadPinned { from, address, n_bytes }) };
+        unsafe { self.ask(Call::CopyPinned { from, to: address, n_bytes }) };
+        Ok(())
+    }
+
+    unsafe fn download_pinned(&self, address: u64, to: *mut u8, n_bytes: usize) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.ask(Call::CopyPinned { from: address, to: to as u64, n_bytes }) };
         Ok(())
     }
 

@@ -38,7 +38,7 @@ pub use kv_pages::KvPages;
 pub(crate) use library::Product;
 pub(crate) use mirrored::Mirrored;
 pub use pages::{PAGE_TOKENS, PagePool};
-pub use pinned::Uploader;
+pub use pinned::{Downloader, Uploader};
 pub use probe::cuda_devices;
 pub use recording::{Graph, Reserve};
 pub use sequences::PackedSequences;
@@ -176,6 +176,13 @@ trait Backend: Send + Sync {
     /// `from` is pinned memory that is not changed until a point behind this call was reached; at `address` are as many
     /// bytes.
     unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()>;
+    /// Begins to copy to pinned memory.
+    ///
+    /// # Safety
+    ///
+    /// At `to` is pinned memory of as many bytes, which nobody touches until a point behind this call was reached; at
+    /// `address` are as many.
+    unsafe fn download_pinned(&self, address: u64, to: *mut u8, n_bytes: usize) -> Result<()>;
     /// Another order of calls on the same device.
     fn another_stream(&self) -> Result<Box<dyn Backend>>;
     fn driver(&self) -> Option<&driver::Driver>;
@@ -541,12 +548,7 @@ impl<T: Plain> Buffer<T> {
     /// [`Error::Row`] when they are not there; else as [`Buffer::download`].
     pub fn download_range(&self, range: Range<usize>) -> Result<Vec<T>> {
         let address = self.at(range.start, range.len())?;
-        let mut numbers = Vec::with_capacity(range.len());
-        // SAFETY: any bytes are numbers of this kind, so zeros are; the capacity is reserved.
-        unsafe {
-            std::ptr::write_bytes(Vec::as_mut_ptr(&mut numbers), 0, range.len());
-            numbers.set_len(range.len());
-        }
+        let mut numbers = zeros(range.len());
         self.device().0.download(address, bytes_of_mut(&mut numbers))?;
         Ok(numbers)
     }
@@ -650,6 +652,16 @@ pub(crate) fn count(what: &'static str, n: usize) -> Result<u32> {
 fn bytes_of<T: Plain>(numbers: &[T]) -> &[u8] {
     // SAFETY: there is no padding, by the contract of `Plain`; a byte needs no alignment.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+}
+
+fn zeros<T: Plain>(len: usize) -> Vec<T> {
+    let mut numbers = Vec::with_capacity(len);
+    // SAFETY: any bytes are numbers of this kind, so zeros are; the capacity is reserved.
+    unsafe {
+        std::ptr::write_bytes(Vec::as_mut_ptr(&mut numbers), 0, len);
+        numbers.set_len(len);
+    }
+    numbers
 }
 
 fn bytes_of_mut<T: Plain>(numbers: &mut [T]) -> &mut [u8] {

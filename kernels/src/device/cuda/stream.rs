@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::pinned::UploadRing;
 use super::{Argument, Backend, CudaDevice, Graph, Launch, Module, Reserve};
 use crate::{Error, Result};
 
@@ -11,7 +13,13 @@ use crate::{Error, Result};
 pub(super) struct Stream {
     backend: Box<dyn Backend>,
     state: Mutex<State>,
+    /// What uploads go by that the driver would wait with.
+    ring: Mutex<UploadRing>,
 }
+
+/// Uploads of more bytes than drivers put aside themselves, and of so few that a ring holds several.
+const BY_RING: RangeInclusive<usize> = (64 << 10) + 1..=RING / 4;
+const RING: usize = 8 << 20;
 
 #[derive(Default)]
 struct State {
@@ -71,9 +79,15 @@ impl Drop for Allocation {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.ring.get_mut().unwrap_or_else(PoisonError::into_inner).free(&*self.backend);
+    }
+}
+
 impl Stream {
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self { backend, state: Mutex::default() }
+        Self { backend, state: Mutex::default(), ring: Mutex::new(UploadRing::new(RING)) }
     }
 
     pub fn backend(&self) -> &dyn Backend {
@@ -143,7 +157,23 @@ impl Stream {
 
     pub fn upload(&self, from: &[u8], address: u64) -> Result<()> {
         self.not_recording("an upload")?;
+        if BY_RING.contains(&from.len()) {
+            // What a panic leaves in there is copied, and not read.
+            let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+            if ring.upload(self, from, address)? {
+                return Ok(());
+            }
+        }
         self.backend.upload(from, address)
+    }
+
+    /// # Safety
+    ///
+    /// As [`Backend::download_pinned`].
+    pub unsafe fn download_pinned(&self, address: u64, to: *mut u8, n_bytes: usize) -> Result<()> {
+        self.not_recording("a download")?;
+        // SAFETY: as the caller promises.
+        unsafe { self.backend.download_pinned(address, to, n_bytes) }
     }
 
     pub fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {

@@ -266,6 +266,12 @@ fn numbers_go_there_and_back() {
         assert!(uploader.upload(&numbers, &mut long, 2).is_err());
         device.wait_for(&stream).unwrap();
         assert_eq!(long.download().unwrap()[1..], numbers);
+        // By the stream's ring, several times around.
+        let large: Vec<u32> = (0..100_000).collect();
+        let uploaded: Vec<Buffer<u32>> = (0..30).map(|i| stream.upload(&large[i..]).unwrap()).collect();
+        for (i, uploaded) in uploaded.iter().enumerate() {
+            assert_eq!(uploaded.download().unwrap(), large[i..]);
+        }
         assert!(matches!(
             device.upload::<u8>(&[]).and_then(|_| device.filled::<u64>(0, usize::MAX)),
             Err(Error::DeviceMemory { .. })
