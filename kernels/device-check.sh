@@ -53,23 +53,34 @@ run)
     [ -x "$folder/raglan_kernels" ] || { echo "$folder: nothing was built there" >&2; exit 2; }
     export LD_LIBRARY_PATH=$folder/lib:${CUDA_HOME:-/usr/local/cuda}/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
-    status=0
-    "$folder/raglan_kernels" cuda || status=$?
-    "$folder/model" device:: || status=$?
-    "$folder/encoders" on_device:: || status=$?
-    "$folder/generation" device:: || status=$?
-    "$folder/device" || status=$?
+    failed=() passed=()
+    # Runs a program; a filter of tests that no test matches is a failure too.
+    check() {
+        local name=$1 output status=0
+        shift
+        output=$(mktemp)
+        "$@" 2>&1 | tee "$output" || status=$?
+        ! grep -q '^running 0 tests$' "$output" || { echo "$name: no test has such a name"; status=1; }
+        rm "$output"
+        [ "$status" -eq 0 ] && passed+=("$name") || failed+=("$name")
+    }
+    check 'tests of kernels' "$folder/raglan_kernels" cuda
+    check 'tests of models' "$folder/model" device::
+    check 'tests of encoders' "$folder/encoders" on_device::
+    check 'tests of generation' "$folder/generation" device::
+    check 'figures of kernels' "$folder/device"
     # By turns, so that both have the same machine.
-    for _ in 1 2; do
-        "$folder/device_encoders" "$folder" || status=$?
+    for turn in 1 2; do
+        check "figures of encoders, $turn" "$folder/device_encoders" "$folder"
         if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-            python3 "$folder/device-peer.py" "$folder/lengths.txt" || status=$?
+            check "figures of PyTorch, $turn" python3 "$folder/device-peer.py" "$folder/lengths.txt"
         else
             echo 'skipped: python3 has no PyTorch with a device'
         fi
     done
-    "$folder/device_first_token" || status=$?
-    exit "$status"
+    check 'figures of first tokens' "$folder/device_first_token"
+    [ ${#passed[@]} -eq 0 ] || printf '== passed: %s\n' "${passed[@]}"
+    [ ${#failed[@]} -eq 0 ] || { printf '== FAILED: %s\n' "${failed[@]}" && exit 1; }
     ;;
 emulate)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -4,6 +4,14 @@
 //! nothing was found or a check failed, and 2 on an error.
 #![forbid(unsafe_code)]
 
+/// Says something on standard error. Where nobody can hear it, the work goes on.
+macro_rules! say {
+    ($($message:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($message)*);
+    }};
+}
+
 mod args;
 mod commands;
 mod output;
@@ -49,13 +57,13 @@ fn main() -> ExitCode {
     let trace = cli.global.trace.clone();
     let outcome = log(&cli.global).and_then(|()| run(cli));
     if let (Some(path), Some(problem)) = (trace, trace_file::problem()) {
-        eprintln!("warning: the trace in `{}` is not whole: {problem}", path.display());
+        say!("warning: the trace in `{}` is not whole: {problem}", path.display());
     }
     match outcome {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
         Ok(Outcome::Interrupted(told)) => {
-            eprintln!("{} interrupted; {told}", console::style("error:").for_stderr().red().bold());
+            say!("{} interrupted; {told}", console::style("error:").for_stderr().red().bold());
             ExitCode::from(2)
         }
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -64,7 +72,7 @@ fn main() -> ExitCode {
                 let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
                 let _ = output::json(&serde_json::json!({ "error": told(&error), "causes": chain }));
             }
-            eprintln!("{} {}", console::style("error:").for_stderr().red().bold(), told(&error));
+            say!("{} {}", console::style("error:").for_stderr().red().bold(), told(&error));
             ExitCode::from(2)
         }
     }
@@ -74,7 +82,8 @@ fn main() -> ExitCode {
 fn log(global: &args::Global) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RAGLAN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false).with_filter(filter);
     let trace = global.trace.as_deref().map(trace_file::layer).transpose()?;
     tracing_subscriber::registry().with(lines).with(trace).init();
     Ok(())
@@ -147,7 +156,7 @@ fn stop_on_ctrl_c() -> Result<()> {
         if progress::STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping in good order; Ctrl-C once more to stop at once");
+        say!("\nstopping in good order; Ctrl-C once more to stop at once");
     })?;
     Ok(())
 }

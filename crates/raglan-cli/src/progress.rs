@@ -33,7 +33,7 @@ impl Bars {
             return;
         }
         if !std::io::stderr().is_terminal() {
-            eprintln!("{message}");
+            say!("{message}");
         }
         let bar = match length {
             Some(length) => ProgressBar::new(length),

@@ -137,6 +137,19 @@ impl Session {
         })
     }
 
+    /// Refuses a device of encoders that is not there, before anything is written.
+    pub fn check_encoder_device(&self) -> Result<()> {
+        let has_any = ["embedder", "sparse", "late"].into_iter().any(|key| self.settings.text(key) != "none");
+        if has_any { self.models.check_encoder_device().with_context(|| self.settings.told("device")) } else { Ok(()) }
+    }
+
+    /// The same for the device of language models, and for what they are asked for there.
+    pub fn check_language_model_device(&self) -> Result<()> {
+        let key = if self.settings.text("generator-device").is_empty() { "device" } else { "generator-device" };
+        let checked = self.models.check_language_model_device(Some(self.settings.parse("kv")?));
+        checked.with_context(|| self.settings.told(key))
+    }
+
     /// How text becomes terms by the settings.
     pub fn analyzer(&self) -> Result<AnalyzerConfig> {
         let settings = &self.settings;
@@ -262,14 +275,14 @@ impl Session {
         let stages = recipe.all_stages();
         let fuses = stages.iter().any(|stage| matches!(stage.spec, StageSpec::Fuse(_)));
         if !fuses && self.settings.is_given("fusion") {
-            eprintln!("{} does nothing here: `{}` has no stage `fuse`", self.settings.told("fusion"), recipe.name());
+            say!("{} does nothing here: `{}` has no stage `fuse`", self.settings.told("fusion"), recipe.name());
         }
         let has_steps = stages.iter().any(|stage| matches!(stage.spec, StageSpec::Steps(_)));
         if !has_steps || stages.iter().any(|stage| matches!(stage.spec, StageSpec::Generate(_))) {
             return;
         }
         for key in OF_GENERATE.into_iter().filter(|key| self.settings.is_given(key)) {
-            eprintln!("{} does nothing here: `{}` answers in steps", self.settings.told(key), recipe.name());
+            say!("{} does nothing here: `{}` answers in steps", self.settings.told(key), recipe.name());
         }
     }
 

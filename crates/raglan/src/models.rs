@@ -575,21 +575,7 @@ impl Models {
         kv: Option<KvSettings>,
     ) -> Result<Arc<LazyGenerator>> {
         let files = self.ensure(name)?;
-        if self.language_model_device().is_cuda() {
-            if !cfg!(feature = "cuda") {
-                return Err(Error::NoCuda);
-            }
-            let refused = [
-                (self.settings.attention != AttentionPolicy::Full, "`attention` other than `full`"),
-                (
-                    kv.as_ref().is_some_and(|kv| kv.method.needs_processor()),
-                    "the methods `blend`, `cache-craft`, `parallel` and `focus` of `kv`",
-                ),
-            ];
-            if let Some((_, what)) = refused.into_iter().find(|(is_asked, _)| *is_asked) {
-                return Err(raglan_model::Error::NotOnDevice { what }.into());
-            }
-        }
+        self.check_language_model_device(kv.as_ref().map(|kv| kv.method))?;
         let load_model = self.loading(name, &files)?;
         let weights = weights(&files);
         let keeper = |mut kv: KvSettings| {
@@ -640,6 +626,38 @@ impl Models {
         name: &str,
     ) -> Result<impl FnOnce() -> Result<LanguageModel> + Send + 'static + use<>> {
         self.loading(name, &self.ensure(name)?)
+    }
+
+    /// Refuses what a language model is asked for and does not serve where it is to compute, or a device that is not there;
+    /// `kv` is how it uses what is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoCuda`], [`Error::Device`], or that of what is not served.
+    pub fn check_language_model_device(&self, kv: Option<ReuseMethod>) -> Result<()> {
+        if !self.language_model_device().is_cuda() {
+            return Ok(());
+        }
+        let refused = [
+            (self.settings.attention != AttentionPolicy::Full, "`attention` other than `full`"),
+            (
+                kv.is_some_and(|method| method.needs_processor()),
+                "the methods `blend`, `cache-craft`, `parallel` and `focus` of `kv`",
+            ),
+        ];
+        match refused.into_iter().find(|(is_asked, _)| *is_asked) {
+            Some((_, what)) if cfg!(feature = "cuda") => Err(raglan_model::Error::NotOnDevice { what }.into()),
+            _ => check_device(),
+        }
+    }
+
+    /// Refuses a device that encoders are to compute on and that is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoCuda`] and [`Error::Device`].
+    pub fn check_encoder_device(&self) -> Result<()> {
+        if self.settings.device.is_cuda() { check_device() } else { Ok(()) }
     }
 
     fn language_model_device(&self) -> ComputeDevice {
@@ -722,11 +740,24 @@ fn first_device(kernels: &Path) -> Result<raglan_kernels::cuda::CudaDevice> {
         .map_err(|error| Error::Device { problem: error.to_string() })
 }
 
-/// Whether kernels run on the first device, if there is one; asked once.
+/// Whether kernels run on the first device, which stays open then, so that models find it soon.
+#[cfg(feature = "cuda")]
+fn check_device() -> Result<()> {
+    use raglan_kernels::cuda::CudaDevice;
+
+    static THERE: std::sync::OnceLock<std::result::Result<CudaDevice, String>> = std::sync::OnceLock::new();
+    let there = THERE.get_or_init(|| CudaDevice::open(0, None).map_err(|error| error.to_string()));
+    there.as_ref().map(|_| ()).map_err(|problem| Error::Device { problem: problem.clone() })
+}
+
 #[cfg(feature = "cuda")]
 fn is_device_there() -> bool {
-    static THERE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *THERE.get_or_init(|| raglan_kernels::cuda::CudaDevice::open(0, None).is_ok())
+    check_device().is_ok()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_device() -> Result<()> {
+    Err(Error::NoCuda)
 }
 
 #[cfg(not(feature = "cuda"))]

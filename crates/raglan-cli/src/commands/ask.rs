@@ -25,6 +25,7 @@ pub const NO_TEXT: &str = "no answer: the model had nothing to say, or the recip
 
 pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     session.check_recipe("ask", &command.set)?;
+    session.check_language_model_device()?;
     let index_folder = match (&command.folder.folder, session.settings.path("index")) {
         (Some(documents), _) => {
             let index = session.index_of(documents)?;
@@ -32,7 +33,7 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
                 let report = match update(session, documents, &index, Start::Continue) {
                     // Whoever writes to it brings it up to date.
                     Err(error) if is_locked(&error) && raglan::store::Passport::read(&index).is_ok() => {
-                        eprintln!("answered from the index as it is: {error:#}");
+                        say!("answered from the index as it is: {error:#}");
                         IndexReport::default()
                     }
                     report => report?,
@@ -42,7 +43,7 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
                 }
                 if !report.skipped.is_empty() && report.new + report.changed > 0 {
                     let skipped = output::count(report.skipped.len(), "file");
-                    eprintln!("{skipped} skipped; `raglan status` says which and why");
+                    say!("{skipped} skipped; `raglan status` says which and why");
                 }
             }
             index
@@ -61,10 +62,11 @@ pub fn run(session: &Session, command: &AskCommand) -> Result<Outcome> {
     if let Some(kv) = kv.as_ref().filter(|kv| kv.method.is_exact())
         && matches!(kv.precision, BlockPrecision::Int8 | BlockPrecision::Bf16)
     {
-        eprintln!(
+        say!(
             "`--kv {}` changes no answer, so nothing is kept from one command to the next in {}: leave `--kv-precision` out, \
              or take another method",
-            kv.method, kv.precision
+            kv.method,
+            kv.precision
         );
     }
     let generator = session.models.generator(session.settings.text("generator"), &recipe, STOP.clone(), kv)?;
@@ -104,7 +106,7 @@ fn show_prompt(
         }))?;
     } else {
         println!("{}", printable(&prompt.text));
-        eprintln!(
+        say!(
             "{}, {} shown, {} left out",
             output::count(prompt.n_tokens, "token"),
             output::count(prompt.shown.len(), "passage"),
@@ -137,7 +139,7 @@ fn converse(
         editor.add_history_entry(&question)?;
         STOP.store(false, Ordering::Relaxed);
         if let Err(error) = ask(session, index, recipe, generator, &question, filter) {
-            eprintln!("{} {error:#}", style("error:").for_stderr().red().bold());
+            say!("{} {error:#}", style("error:").for_stderr().red().bold());
         }
         println!();
     }
@@ -188,13 +190,15 @@ fn remember(generator: &ChatGenerator) {
     match generator.remember() {
         Ok(remembered) => {
             for test in remembered.tests {
-                eprintln!(
+                say!(
                     "tested after the answer: {:.3} nats a token from computing all, the same token at {} of {} places",
-                    test.kl, test.n_agree, test.n_places
+                    test.kl,
+                    test.n_agree,
+                    test.n_places
                 );
             }
         }
-        Err(error) => eprintln!("keys and values were not kept: {error:#}"),
+        Err(error) => say!("keys and values were not kept: {error:#}"),
     }
 }
 
@@ -202,10 +206,10 @@ fn remember(generator: &ChatGenerator) {
 fn tell_fallback(answer: &Answer) {
     let Some(KvFallback { method, reason }) = answer.kv.as_ref().and_then(|kv| kv.instead_of.as_ref()) else { return };
     match reason {
-        KvFallbackReason::Untested => eprintln!(
-            "`{method}` has not been tested on this index: this answer was computed exactly, and tests it now"
-        ),
-        KvFallbackReason::Drift { mean_kl, bound, tests } => eprintln!(
+        KvFallbackReason::Untested => {
+            say!("`{method}` has not been tested on this index: this answer was computed exactly, and tests it now");
+        }
+        KvFallbackReason::Drift { mean_kl, bound, tests } => say!(
             "{} `{method}` changes answers too much here: {mean_kl:.3} nats a token from computing all on average over \
              the last {}, and {bound} are allowed; answered by prefix instead. Take another `--kv`, raise `--kv-drift`, \
              or have it tested anew after `raglan gc --kv`",
@@ -221,7 +225,7 @@ fn tell_missing_template(session: &Session, generator: &ChatGenerator) {
     if !generator.model().template.is_own() {
         TOLD.call_once(|| {
             let name = session.settings.text("generator");
-            eprintln!(
+            say!(
                 "`{name}` has no chat template, so it is probably not instruction-tuned and goes on with the prompt \
                  instead of answering; for good answers take the instruction-tuned model of its family"
             );
@@ -279,12 +283,12 @@ fn print_sources(answer: &Answer) {
     }
     let (t, n) = (&answer.timings, &answer.tokens);
     if !answer.left_out.is_empty() {
-        eprintln!("{} left out", output::count(answer.left_out.len(), "passage"));
+        say!("{} left out", output::count(answer.left_out.len(), "passage"));
     }
     // What comes whole, once it stands, has no speed.
     let speed =
         if t.decode_s < 1e-3 { String::new() } else { format!(" at {:.1} per second", n.answer as f64 / t.decode_s) };
-    eprintln!(
+    say!(
         "first token after {:.2} s (retrieval {:.2}, prompt of {} {:.2}), {}{speed}",
         t.first_token_s,
         t.retrieve_s,
@@ -293,7 +297,7 @@ fn print_sources(answer: &Answer) {
         output::count(n.answer, "token"),
     );
     if let Some(kv) = &answer.kv {
-        eprintln!(
+        say!(
             "keys and values by {}: {} taken over, {} computed ({:.0} % of the passages' anew); passages {} there, {} not",
             kv.method,
             output::count(kv.reused_tokens, "token"),

@@ -24,7 +24,7 @@ pub fn run(session: &Session, command: &CheckCommand) -> Result<Outcome> {
             if json {
                 output::json(&told(&mistake)?)?;
             } else {
-                eprintln!("{mistake}");
+                say!("{mistake}");
             }
             return Ok(Outcome::Nothing);
         }

@@ -64,7 +64,7 @@ fn evaluations(session: &Session) -> Result<Outcome> {
             println!("{name}: {}", bytes(*size));
         }
         for (name, reason) in &left {
-            eprintln!("{name} is left: {reason}");
+            say!("{name} is left: {reason}");
         }
         println!("{} removed, {}", count(removed.len(), "indexed collection"), bytes(total));
     }

@@ -17,7 +17,7 @@ pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
     let index = session.index_of(&command.folder)?;
     let start = if command.rebuild { Start::Rebuild } else { Start::Continue };
     if command.rebuild && index.join("manifest.json").is_file() && raglan::store::Passport::read(&index).is_err() {
-        eprintln!(
+        say!(
             "the old index cannot be read, nor the settings that it was made with: those that are not given now are the \
              usual ones"
         );
@@ -43,6 +43,7 @@ pub fn run(session: &Session, command: &IndexCommand) -> Result<Outcome> {
 
 /// Brings an index up to date, with progress.
 pub fn update(session: &Session, folder: &Path, index: &Path, start: Start) -> Result<IndexReport> {
+    session.check_encoder_device()?;
     let indexer = session.indexer(folder, index)?;
     let report = indexer.update(start, &*session.bars, &STOP);
     session.bars.clear();

@@ -70,5 +70,5 @@ fn print(outcome: &SearchOutcome) {
     print_results(&outcome.results);
     let times: Vec<_> = outcome.stages.iter().map(|s| format!("{} {:.1} ms", s.stage, s.seconds * 1e3)).collect();
     let found = output::count(outcome.results.len(), "passage");
-    eprintln!("{found} in {:.1} ms ({})", outcome.seconds * 1e3, times.join(", "));
+    say!("{found} in {:.1} ms ({})", outcome.seconds * 1e3, times.join(", "));
 }

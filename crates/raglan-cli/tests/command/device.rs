@@ -36,7 +36,9 @@ fn a_language_model_does_not_go_on_in_silence_without_a_device() {
     }
     std::fs::write(path.join("warranty.txt"), "The warranty lasts twenty-four months from delivery.\n").unwrap();
     if !cfg!(feature = "cuda") {
-        refused(&["--device", "cuda"], &["without kernels for NVIDIA devices", "`--features cuda`"]);
+        refused(&["--device", "cuda"], &["without kernels for NVIDIA devices", "`--features cuda`", "--device"]);
+        refused(&["--generator-device", "cuda"], &["without kernels for NVIDIA devices", "--generator-device"]);
+        assert!(!path.join(".raglan").exists(), "nothing is indexed before the device is there");
         refused(&["--generator-device", "cuda", "--attention", "quest=64"], &["without kernels for NVIDIA devices"]);
     } else {
         // What is not served is refused whether there is a device or not.
@@ -75,18 +77,23 @@ fn an_encoder_does_not_go_on_in_silence_without_a_device() {
             let index = ["index", ".", "--device", "cuda", encoder, model];
             let output = raglan(path, &[&index[..], args].concat());
             let error = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.code() == Some(2) && error.contains(told), "{encoder}: {error}");
+            let told = [told, "--device"].iter().all(|part| error.contains(part));
+            assert!(output.status.code() == Some(2) && told, "{encoder}: {error}");
+            assert!(!path.join(".raglan").exists(), "nothing is written before the device is there");
         };
         if !cfg!(feature = "cuda") {
             refused(&[], "without kernels for NVIDIA devices");
             continue;
         }
-        refused(&["--long-inputs", "grouped:1024"], "other positions on a CUDA device");
+        refused(&["--long-inputs", "grouped:1024"], "CUDA device");
         let output = raglan(path, &["index", ".", "--device", "cuda", encoder, model]);
         let error = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
             Some(0) => eprintln!("there is a device, which encoded"),
-            code => assert!(code == Some(2) && error.contains("no CUDA device"), "{encoder}: {error}"),
+            code => {
+                assert!(code == Some(2) && error.contains("no CUDA device"), "{encoder}: {error}");
+                assert!(!path.join(".raglan").exists(), "nothing is written before the device is there");
+            }
         }
     }
 }

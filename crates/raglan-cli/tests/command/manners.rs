@@ -32,6 +32,21 @@ pub fn folder() -> tempfile::TempDir {
     folder
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_nobody_can_hear_does_not_stop_the_work() {
+    let folder = folder();
+    for (args, code) in [(&["index", "."][..], 0), (&["search", "warranty"], 0), (&["search", "-f", "nowhere", "x"], 2)]
+    {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+        command.args(args).current_dir(folder.path()).env("RAGLAN_EMBEDDER", "none").env_remove("RAGLAN_INDEX");
+        let output = command.stderr(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert_eq!(output.stdout.is_empty(), code == 2, "{args:?}");
+    }
+}
+
 #[test]
 fn a_folder_is_indexed_searched_and_brought_up_to_date() {
     let folder = folder();

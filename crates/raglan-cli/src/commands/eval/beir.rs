@@ -43,7 +43,7 @@ pub fn run(session: &mut Session, command: &BeirCommand) -> Result<Outcome> {
     let n_unknown = collection.qrels.iter().count() - queries.len();
     if n_unknown > 0 {
         let (noun, verb) = if n_unknown == 1 { ("query", "is") } else { ("queries", "are") };
-        eprintln!("{n_unknown} judged {noun} {verb} not in queries.jsonl, and left out");
+        say!("{n_unknown} judged {noun} {verb} not in queries.jsonl, and left out");
     }
     queries.truncate(command.limit.unwrap_or(usize::MAX));
     let mut qrels = Qrels::default();
@@ -147,12 +147,12 @@ fn tell_unreachable(collection: &Collection, qrels: &Qrels) {
     };
     let absent = relevant().filter(|(_, id, _)| !ids.contains(id.as_str())).count();
     if absent > 0 {
-        eprintln!("{} not in the corpus, and cannot be found", output::count(absent, "relevant document"));
+        say!("{} not in the corpus, and cannot be found", output::count(absent, "relevant document"));
     }
     let own = relevant().filter(|(query, id, _)| query == id).count();
     if own > 0 {
         let own = output::count(own, "relevant document");
-        eprintln!("{own} with the id of the query itself, and left out of its list, as BEIR does");
+        say!("{own} with the id of the query itself, and left out of its list, as BEIR does");
     }
 }
 

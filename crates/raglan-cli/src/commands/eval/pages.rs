@@ -209,13 +209,13 @@ pub fn open(session: &Session, task: &Task<'_>, args: &PagesArgs, recipe: &Recip
         let some: Vec<&str> = report.skipped.iter().take(3).map(|page| page.path.as_str()).collect();
         let more = if report.skipped.len() > some.len() { ", …" } else { "" };
         let skipped = output::count(report.skipped.len(), "page");
-        eprintln!("{skipped} without text left out: {}{more}", some.join(", "));
+        say!("{skipped} without text left out: {}{more}", some.join(", "));
     }
     let index = Index::open(&folder, |_| Ok(encoders))?.with_models(session.models.clone());
     let others = report.documents.saturating_sub(report.new + report.unchanged);
     if others > 0 {
         let others = output::count(others, "page");
-        eprintln!(
+        say!(
             "`{}` holds {others} more, which are searched too; name another place with `--index DIR`",
             folder.display()
         );

@@ -63,7 +63,7 @@ pub fn run(session: &Session, command: &EvalRunCommand) -> Result<Outcome> {
         println!("{:24}{}", format!("the {n_answered} answered"), row(&|evaluation| evaluation.mean_of_answered));
     }
     if n_answered == 0 {
-        eprintln!("the run has no query of the judgements; do both files write the ids in the same way?");
+        say!("the run has no query of the judgements; do both files write the ids in the same way?");
     }
     Ok(outcome)
 }
