@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use raglan_kernels::cuda::{
     Bf16, BitVectors, Buffer, CausalPlan, CudaDevice, DecodePlan, DeviceBlockMatrix, DeviceMatrix, F16, Int8Vectors,
-    KvPages, KvSource, Length, Narrow, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain, Real,
-    RotaryTurns, RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product, causal_attention,
-    decode_attention, matrix_product, norm_mean_pool, place,
+    KvPages, KvSource, Length, Narrow, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain,
+    QuantizedRows, Real, RotaryTurns, RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product,
+    causal_attention, decode_attention, matrix_product, norm_mean_pool, place,
 };
 use raglan_kernels::{
     AttentionMask, AttentionShape, BlockFormat, Int8Query, KvRun, KvSlice, Output, QueryRows, Result, RotaryEmbedding,
@@ -428,7 +428,7 @@ impl Bench {
             let row = self.random.floats(n_in);
             let input = self.device.upload(&row)?;
             let mut out = self.poisoned::<f32>(n_out)?;
-            block_product(&input, &matrix, &mut out)?;
+            block_product(&QuantizedRows::new(&input)?, &matrix, &mut out)?;
             let of = self.random.below(n_out);
             let row_bytes = n_in / format.block_len() * format.block_bytes();
             let mut weights = vec![0.0; n_in];
@@ -437,7 +437,7 @@ impl Bench {
             let length: f32 = weights.iter().map(|w| w * w).sum::<f32>().sqrt();
             // Inputs are rounded to bytes: a hundredth of what random signs add up to.
             self.compare(&format!("{format:?}"), &[out.download()?[of] / length], &[want / length], 0.02);
-            let seconds = self.time(|| block_product(&input, &matrix, &mut out))?;
+            let seconds = self.time(|| block_product(&QuantizedRows::new(&input)?, &matrix, &mut out))?;
             let what = format!("one row with {n_out} x {n_in} weights in {format:?}");
             self.report(&what, seconds, None, Some(bytes.len() as f64), 0.70);
         }

@@ -18,7 +18,7 @@
 //!   [`activate`], [`add_bias`], [`gated`], [`gated_apart`] and [`rotate`] are the row-wise steps of a transformer.
 //! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there;
 //!   [`split_product`] with a [`SplitMatrix`], in single precision. [`convert`] and [`split`] change numbers' width.
-//! - [`block_product`] multiplies with a [`DeviceBlockMatrix`], in the quantised blocks of GGUF files.
+//! - [`block_product`] multiplies [`QuantizedRows`] with a [`DeviceBlockMatrix`], in the blocks of GGUF files.
 //! - [`embed`] looks tokens up, [`splade_head`] gives a SPLADE model's weights.
 //! - [`Int8Vectors`] and [`BitVectors`] are searched.
 //! - [`compile_kernels`] compiles all of them without a device.
@@ -28,7 +28,7 @@ pub use crate::attention::cuda::{
     CausalPlan, DecodePlan, EMPTY_SLOT, PageTurns, PagedKeys, attention_mass, bidirectional_attention,
     causal_attention, decode_attention,
 };
-pub use crate::block_product::cuda::{DeviceBlockMatrix, block_product};
+pub use crate::block_product::cuda::{DeviceBlockMatrix, QuantizedRows, block_product};
 pub use crate::conversion::cuda::{convert, split};
 pub use crate::device::cuda::{
     Architecture, Bf16, Buffer, CudaDevice, DeviceLimits, Downloader, F16, Graph, HEAD_DIMS, KernelUse, KvPages, Mark,

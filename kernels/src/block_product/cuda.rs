@@ -2,15 +2,14 @@
 
 use super::BlockFormat;
 use super::format::{SubBlock, check_bytes};
-use crate::device::cuda::{Argument, Buffer, CudaDevice, Kernel, Launch, Module, Real, check_len, count};
+use crate::device::cuda::{Argument, Buffer, CudaDevice, Kernel, Launch, Module, check_len, count};
 use crate::matrix_product::cuda::DeviceMatrix;
 use crate::{Error, Result};
 
 macro_rules! kernels {
     ($($name:literal),*) => {
         &[
-            Kernel { name: "quantize_f32", most_registers: 32 },
-            Kernel { name: "quantize_bf16", most_registers: 32 },
+            Kernel { name: "quantize", most_registers: 32 },
             $(
                 Kernel { name: concat!("product_", $name, "_1"), most_registers: 48 },
                 Kernel { name: concat!("product_", $name, "_4"), most_registers: 48 },
@@ -196,6 +195,35 @@ impl Packed {
     }
 }
 
+/// Rows in bytes, each 32 with a scale, as several products with blocks may take them.
+#[derive(Debug)]
+pub struct QuantizedRows {
+    codes: Buffer<i8>,
+    scales: Buffer<f32>,
+    /// Of the two halves of each 32.
+    sums: Buffer<u32>,
+}
+
+impl QuantizedRows {
+    /// Brings rows to bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] when they are not whole blocks; [`Error::DeviceMemory`] when there is not so much memory.
+    pub fn new(rows: &Buffer<f32>) -> Result<Self> {
+        check_len("rows", rows.len(), rows.len().next_multiple_of(SUB))?;
+        let (device, n_subs) = (rows.device(), rows.len() / SUB);
+        let (codes, scales) = (device.allocate::<i8>(rows.len())?, device.allocate::<f32>(n_subs)?);
+        let sums = device.allocate::<u32>(n_subs)?;
+        let launch = Launch { grid: [count("blocks", n_subs.div_ceil(8))?, 1, 1], block: 256, shared_bytes: 0 };
+        let arguments =
+            [rows.argument(), Argument::U64(n_subs as u64), codes.argument(), scales.argument(), sums.argument()];
+        // SAFETY: the arguments are the kernel's; a warp below `n_subs` has 32 numbers and a place for each result.
+        unsafe { device.launch(&MODULE, "quantize", launch, &arguments) }?;
+        Ok(Self { codes, scales, sums })
+    }
+}
+
 /// [`block_product`](crate::block_product): rows, `[n, n_in]`, with quantised weights into `out`, `[n, n_out]`.
 ///
 /// Weights are read once for four rows. With more than some ten rows a product with what
@@ -203,29 +231,15 @@ impl Packed {
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] when a length does not fit; [`Error::Unsupported`] when the rows are of half floats.
-pub fn block_product<T: Real>(rows: &Buffer<T>, weights: &DeviceBlockMatrix, out: &mut Buffer<f32>) -> Result<()> {
+/// [`Error::Shape`] when a length does not fit.
+pub fn block_product(rows: &QuantizedRows, weights: &DeviceBlockMatrix, out: &mut Buffer<f32>) -> Result<()> {
     let (n_in, n_out) = (weights.n_in, weights.n_out);
-    let device = rows.device();
-    check_len("rows", rows.len(), rows.len().next_multiple_of(n_in))?;
-    let n = rows.len() / n_in;
+    check_len("rows", rows.codes.len(), rows.codes.len().next_multiple_of(n_in))?;
+    let n = rows.codes.len() / n_in;
     check_len("out", out.len(), n * n_out)?;
-    let quantize = match T::SUFFIX {
-        "f32" => "quantize_f32",
-        "bf16" => "quantize_bf16",
-        _ => return Err(Error::Unsupported { what: "width of activations, f16 of bits", found: 16 }),
-    };
     if out.is_empty() {
         return Ok(());
     }
-    let n_subs = n * n_in / SUB;
-    let (codes, scales) = (device.allocate::<i8>(n * n_in)?, device.allocate::<f32>(n_subs)?);
-    let sums = device.allocate::<u32>(n_subs)?;
-    let launch = Launch { grid: [count("blocks", n_subs.div_ceil(8))?, 1, 1], block: 256, shared_bytes: 0 };
-    let arguments =
-        [rows.argument(), Argument::U64(n_subs as u64), codes.argument(), scales.argument(), sums.argument()];
-    // SAFETY: the arguments are the kernel's; a warp below `n_subs` has 32 numbers and a place for each result.
-    unsafe { device.launch(&MODULE, quantize, launch, &arguments) }?;
     let (kernel, each) = if n == 1 { (weights.layout.names[0], 1) } else { (weights.layout.names[1], 4) };
     let launch = Launch {
         grid: [count("outputs", n_out.div_ceil(4))?, count("rows", n.div_ceil(each))?, 1],
@@ -234,16 +248,16 @@ pub fn block_product<T: Real>(rows: &Buffer<T>, weights: &DeviceBlockMatrix, out
     };
     let mut arguments = weights.arguments().to_vec();
     arguments.extend([
-        codes.argument(),
-        scales.argument(),
-        sums.argument(),
+        rows.codes.argument(),
+        rows.scales.argument(),
+        rows.sums.argument(),
         Argument::U32(count("rows", n)?),
         Argument::U32((n_in / SUB) as u32),
         Argument::U32(n_out as u32),
         out.argument(),
     ]);
     // SAFETY: the arguments are the kernel's; weights, codes and result are as long as the numbers say.
-    unsafe { device.launch(&MODULE, kernel, launch, &arguments) }
+    unsafe { out.device().launch(&MODULE, kernel, launch, &arguments) }
 }
 
 #[cfg(test)]
@@ -252,7 +266,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::device::cuda::{Bf16, F16};
+    use crate::device::cuda::{F16, Real};
     use crate::{Output, dequantize_blocks};
 
     const FORMATS: [BlockFormat; 8] = [
@@ -283,13 +297,17 @@ mod tests {
         bytes
     }
 
-    fn check<T: Real>(device: &CudaDevice, format: BlockFormat, n: usize, n_out: usize, seed: u64) {
+    fn quantized(device: &CudaDevice, rows: &[f32]) -> QuantizedRows {
+        QuantizedRows::new(&device.upload(rows).unwrap()).unwrap()
+    }
+
+    fn check(device: &CudaDevice, format: BlockFormat, n: usize, n_out: usize, seed: u64) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let n_in = 2 * format.block_len().max(64);
         let bytes = random_blocks(&mut rng, format, n_in * n_out / format.block_len());
         let mut weights = vec![0.0; n_in * n_out];
         dequantize_blocks(format, &bytes, &mut weights).unwrap();
-        let rows: Vec<T> = (0..n * n_in).map(|_| T::from_f32(rng.random_range(-1.0..1.0))).collect();
+        let rows: Vec<f32> = (0..n * n_in).map(|_| rng.random_range(-1.0..1.0)).collect();
         let matrix = DeviceBlockMatrix::new(device, format, &bytes, n_in, n_out).unwrap();
 
         let rounded = matrix.dequantize().unwrap().weights().download().unwrap();
@@ -299,10 +317,10 @@ mod tests {
         }
 
         let mut out = device.filled::<f32>(0xff, n * n_out).unwrap();
-        block_product(&device.upload(&rows).unwrap(), &matrix, &mut out).unwrap();
+        block_product(&quantized(device, &rows), &matrix, &mut out).unwrap();
         let out = out.download().unwrap();
         for r in 0..n {
-            let row: Vec<f64> = rows[r * n_in..][..n_in].iter().map(|x| f64::from(x.to_f32())).collect();
+            let row: Vec<f64> = rows[r * n_in..][..n_in].iter().map(|&x| f64::from(x)).collect();
             for o in 0..n_out {
                 let weights = &weights[o * n_in..][..n_in];
                 let want: f64 = row.iter().zip(weights).map(|(x, &w)| x * f64::from(w)).sum();
@@ -321,10 +339,10 @@ mod tests {
     fn a_device_multiplies_with_quantised_weights_as_their_numbers_say() {
         if let Some(device) = &CudaDevice::to_test() {
             for (i, format) in FORMATS.into_iter().enumerate() {
-                check::<f32>(device, format, 1, 5, i as u64);
-                check::<Bf16>(device, format, 6, 3, 100 + i as u64);
+                check(device, format, 1, 5, i as u64);
+                check(device, format, 6, 3, 100 + i as u64);
             }
-            check::<f32>(device, BlockFormat::Q4_0, 0, 5, 0);
+            check(device, BlockFormat::Q4_0, 0, 5, 0);
         }
     }
 
@@ -336,13 +354,17 @@ mod tests {
                 let mut rows = vec![1.0; 32];
                 rows[7] = bad;
                 let mut out = device.filled::<f32>(0, 1).unwrap();
-                block_product(&device.upload(&rows).unwrap(), &matrix, &mut out).unwrap();
+                block_product(&quantized(device, &rows), &matrix, &mut out).unwrap();
                 assert!(out.download().unwrap()[0].is_nan());
             }
             let refused = |format, n_bytes: usize, n_in| {
                 DeviceBlockMatrix::new(device, format, &vec![0; n_bytes], n_in, 1).map(|_| ()).unwrap_err()
             };
             assert!(matches!(refused(BlockFormat::Q8_0, 33, 32), Error::Shape { .. }));
+            let (part, rows) = (device.upload(&[0.0; 33]).unwrap(), quantized(device, &[0.0; 64]));
+            assert!(matches!(QuantizedRows::new(&part), Err(Error::Shape { .. })));
+            let mut out = device.filled::<f32>(0, 1).unwrap();
+            assert!(matches!(block_product(&rows, &matrix, &mut out), Err(Error::Shape { .. })));
             assert!(matches!(refused(BlockFormat::Q4K, 18, 32), Error::Shape { .. }));
             assert!(matches!(refused(BlockFormat::F16, 64, 32), Error::Unsupported { .. }));
             assert!(matches!(refused(BlockFormat::Q8_0, 0, 0), Error::ZeroDimension));

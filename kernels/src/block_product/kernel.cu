@@ -54,12 +54,12 @@ template <int BITS> __device__ __forceinline__ void load_weights(const uint4 *lo
 
 // Activations of 32 inputs as signed bytes: x = d * code, and the sums of the first and of the last 16 codes. One warp
 // a block of 32.
-template <class T>
-__device__ __forceinline__ void quantize(const T *rows, u64 n, i8 *codes, float *scales, u32 *sums) {
+extern "C" __global__ void __launch_bounds__(256)
+    quantize(const float *rows, u64 n, i8 *codes, float *scales, u32 *sums) {
     const u64 sub = u64(blockIdx.x) * 8 + threadIdx.x / 32;
     const u32 lane = threadIdx.x % 32;
     if (sub >= n) return;
-    const float x = widen(rows[sub * 32 + lane]);
+    const float x = rows[sub * 32 + lane];
     float most = fabsf(x);
     for (int by = 16; by > 0; by /= 2) {
         const float other = __shfl_xor_sync(WHOLE_WARP, most, by);
@@ -72,15 +72,6 @@ __device__ __forceinline__ void quantize(const T *rows, u64 n, i8 *codes, float 
     for (int by = 8; by > 0; by /= 2) sum += __shfl_xor_sync(WHOLE_WARP, sum, by);
     const int last = __shfl_sync(WHOLE_WARP, sum, 16);
     if (lane == 0) scales[sub] = d * (most - most == 0 ? 1 : most - most), sums[sub] = u32(sum & 0xffff) | u32(last) << 16;
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    quantize_f32(const float *rows, u64 n, i8 *codes, float *scales, u32 *sums) {
-    quantize(rows, n, codes, scales, sums);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    quantize_bf16(const bf16 *rows, u64 n, i8 *codes, float *scales, u32 *sums) {
-    quantize(rows, n, codes, scales, sums);
 }
 
 // out[r, o] = sum over i of input[r, i] * weights[o, i] for R rows from 4 * blockIdx.y: one warp an output, one block of

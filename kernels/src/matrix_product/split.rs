@@ -44,7 +44,8 @@ impl SplitMatrix {
     }
 }
 
-/// [`matrix_product`](crate::matrix_product) of rows, `[n, n_in]`, into `out`, `[n, n_out]`, as in single precision.
+/// [`matrix_product`](crate::matrix_product) of rows, `[n, n_in]`, of which [`split`](crate::cuda::split) made these parts,
+/// into `out`, `[n, n_out]`, as in single precision.
 ///
 /// Products of parts that are too small to count are left out, which leaves six of nine, or three where the weights are one
 /// matrix. The smallest are added up first.
@@ -52,8 +53,7 @@ impl SplitMatrix {
 /// # Errors
 ///
 /// [`Error::Shape`](crate::Error::Shape) when a length does not fit.
-pub fn split_product(rows: &Buffer<f32>, weights: &SplitMatrix, out: &mut Buffer<f32>) -> Result<()> {
-    let rows = crate::conversion::cuda::split(rows)?;
+pub fn split_product(rows: &[Buffer<Bf16>; PARTS], weights: &SplitMatrix, out: &mut Buffer<f32>) -> Result<()> {
     let mut output = Output::Replace;
     for order in (0..PARTS).rev() {
         for (weight, part) in weights.parts.iter().enumerate().take(order + 1) {
@@ -71,6 +71,7 @@ mod tests {
 
     use super::*;
     use crate::Error;
+    use crate::conversion::cuda::split;
     use crate::device::cuda::F16;
 
     fn check(device: &CudaDevice, n: usize, n_in: usize, n_out: usize, round: fn(f32) -> f32, n_parts: usize) {
@@ -80,7 +81,7 @@ mod tests {
         let matrix = SplitMatrix::new(device, &weights, n_in, n_out).unwrap();
         assert_eq!((matrix.parts.len(), matrix.n_in(), matrix.n_out()), (n_parts, n_in, n_out));
         let mut out = device.filled::<f32>(0xff, n * n_out).unwrap();
-        split_product(&device.upload(&rows).unwrap(), &matrix, &mut out).unwrap();
+        split_product(&split(&device.upload(&rows).unwrap()).unwrap(), &matrix, &mut out).unwrap();
         let out = out.download().unwrap();
         for r in 0..n {
             for o in 0..n_out {
@@ -112,7 +113,7 @@ mod tests {
             weights[3] = f32::NAN;
             let matrix = SplitMatrix::new(device, &weights, 8, 1).unwrap();
             let mut out = device.filled::<f32>(0, 1).unwrap();
-            split_product(&device.upload(&[1.0; 8]).unwrap(), &matrix, &mut out).unwrap();
+            split_product(&split(&device.upload(&[1.0; 8]).unwrap()).unwrap(), &matrix, &mut out).unwrap();
             assert!(out.download().unwrap()[0].is_nan());
         }
     }

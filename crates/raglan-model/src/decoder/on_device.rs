@@ -4,22 +4,23 @@
 //! of any format is quickly read, and only logits that are wanted come back.
 
 mod attention;
+mod linear;
 mod pass;
 mod steps;
 
 use std::path::Path;
 use std::sync::Mutex;
 
+use raglan_kernels::Result as KernelResult;
 use raglan_kernels::cuda::{
-    Bf16, Buffer, CudaDevice, DeviceBlockMatrix, DeviceMatrix, F16, HEAD_DIMS, KvPages, Narrow, PAGE_TOKENS,
-    RotaryTurns, SplitMatrix, add_bias, add_rms_norm, block_product, convert, gated_apart, matrix_product,
-    rms_norm_in_place, rotate, split_product,
+    Buffer, CudaDevice, F16, HEAD_DIMS, KvPages, PAGE_TOKENS, RotaryTurns, add_rms_norm, gated_apart,
+    rms_norm_in_place, rotate,
 };
-use raglan_kernels::{BlockFormat, Output, Result as KernelResult};
 use raglan_kv::KvArena;
 use rayon::prelude::*;
 
 use attention::{Attention, seeing};
+use linear::{Input, Linear};
 use pass::{Pass, Room, Rows};
 use steps::Steps;
 pub use steps::{DeviceSteps, StepRecording};
@@ -28,12 +29,8 @@ use super::{ForwardSequence, Forwarded, Weights, output_name, pool};
 use crate::decoder_tensors::{DecoderTensors, LayerPart};
 use crate::gguf::GgufFile;
 use crate::safetensors::SafetensorsFile;
-use crate::weight_file::WeightFile;
 use crate::{DecoderConfig, DecoderModel, Error, Products, Result};
 
-/// Rows up to which blocks are multiplied as they are; with more they are widened first, which reads and writes them once
-/// and leaves the rest to the matrix units.
-const FEW_ROWS: usize = 8;
 /// How many texts as long as the model's context there are pages for, if half of the free memory has room for them.
 const TEXTS: usize = 8;
 
@@ -62,22 +59,6 @@ struct Layer {
     up: Linear,
     down: Linear,
     post_ffn_norm: Option<Buffer<f32>>,
-}
-
-/// `y = W x + b` for each row `x`.
-#[derive(Debug)]
-struct Linear {
-    matrix: Matrix,
-    bias: Option<Buffer<f32>>,
-    n_in: usize,
-}
-
-#[derive(Debug)]
-enum Matrix {
-    Blocks(DeviceBlockMatrix),
-    Bf16(DeviceMatrix<Bf16>),
-    F16(DeviceMatrix),
-    F32(SplitMatrix),
 }
 
 impl DecoderModel {
@@ -223,7 +204,7 @@ impl DeviceWeights {
             model.hand_out(logits.download()?, sequences, &mut forwarded);
         } else if !wanted.is_empty() {
             let mut logits = self.device.filled(0, wanted.len() * vocab_size)?;
-            self.output.apply(&self.gather(pass.normed(), &wanted, dim)?, &mut logits)?;
+            self.output.apply(&Input::new(&self.gather(pass.normed(), &wanted, dim)?), &mut logits)?;
             model.hand_out(logits.download()?, sequences, &mut forwarded);
         }
         Ok(forwarded)
@@ -298,15 +279,17 @@ impl Layer {
         turns: &RotaryTurns,
         room: &mut Room,
     ) -> KernelResult<()> {
-        self.query.apply(&room.normed, &mut room.query)?;
-        self.key.apply(&room.normed, &mut room.key)?;
-        self.value.apply(&room.normed, &mut room.value)?;
+        let Room { normed, query, key, value, .. } = room;
+        let normed = Input::new(normed);
+        self.query.apply(&normed, query)?;
+        self.key.apply(&normed, key)?;
+        self.value.apply(&normed, value)?;
         if let Some((query_norm, key_norm)) = &self.query_key_norm {
-            rms_norm_in_place(&mut room.query, query_norm, config.rms_eps)?;
-            rms_norm_in_place(&mut room.key, key_norm, config.rms_eps)?;
+            rms_norm_in_place(query, query_norm, config.rms_eps)?;
+            rms_norm_in_place(key, key_norm, config.rms_eps)?;
         }
         let width = config.n_heads * config.head_dim;
-        rotate(&mut room.query, width, 0, config.n_heads, turn_of, turns)
+        rotate(query, width, 0, config.n_heads, turn_of, turns)
     }
 
     /// Adds what attention gave, and the feed-forward, to the hidden states; their next norm is in `room.normed` then.
@@ -319,68 +302,19 @@ impl Layer {
         room: &mut Room,
     ) -> KernelResult<()> {
         let Room { normed, added, gate, up, inner, .. } = room;
-        self.attention_output.apply(mixed, added)?;
+        self.attention_output.apply(&Input::new(mixed), added)?;
         if let Some(norm) = &self.post_attention_norm {
             rms_norm_in_place(added, norm, config.rms_eps)?;
         }
         add_rms_norm(hidden, added, &self.ffn_norm, config.rms_eps, normed)?;
-        self.gate.apply(normed, gate)?;
-        self.up.apply(normed, up)?;
+        let widened = Input::new(normed);
+        self.gate.apply(&widened, gate)?;
+        self.up.apply(&widened, up)?;
         gated_apart(gate, up, config.activation, inner)?;
-        self.down.apply(inner, added)?;
+        self.down.apply(&Input::new(inner), added)?;
         if let Some(norm) = &self.post_ffn_norm {
             rms_norm_in_place(added, norm, config.rms_eps)?;
         }
         add_rms_norm(hidden, added, next_norm, config.rms_eps, normed)
     }
-}
-
-impl Linear {
-    /// The map of a tensor with `n_out` outputs.
-    fn load(
-        device: &CudaDevice,
-        file: &dyn WeightFile,
-        (tensor, bias): (&str, Option<Vec<f32>>),
-        (n_out, n_in): (usize, usize),
-        products: Products,
-    ) -> Result<Self> {
-        let shape = [n_out, n_in];
-        let matrix = match (products, file.format(tensor)) {
-            (Products::Bf16, _) | (Products::Stored, Some(BlockFormat::Bf16)) => {
-                Matrix::Bf16(DeviceMatrix::new(device, &file.numbers(tensor, &shape)?, n_in, n_out, None)?)
-            }
-            (Products::Stored, Some(BlockFormat::F16)) => {
-                Matrix::F16(DeviceMatrix::new(device, &file.numbers(tensor, &shape)?, n_in, n_out, None)?)
-            }
-            (Products::Stored, Some(format)) if format != BlockFormat::F32 => {
-                let bytes = file.bytes(tensor, &shape)?;
-                Matrix::Blocks(DeviceBlockMatrix::new(device, format, &bytes, n_in, n_out)?)
-            }
-            _ => Matrix::F32(SplitMatrix::new(device, &file.numbers(tensor, &shape)?, n_in, n_out)?),
-        };
-        Ok(Self { matrix, bias: bias.map(|bias| device.upload(&bias)).transpose()?, n_in })
-    }
-
-    fn has_blocks(&self) -> bool {
-        matches!(self.matrix, Matrix::Blocks(_))
-    }
-
-    fn apply(&self, rows: &Buffer<f32>, out: &mut Buffer<f32>) -> KernelResult<()> {
-        match &self.matrix {
-            Matrix::Blocks(weights) if rows.len() <= FEW_ROWS * self.n_in => block_product(rows, weights, out)?,
-            Matrix::Blocks(weights) => narrow_product(rows, &weights.dequantize()?, out)?,
-            Matrix::Bf16(weights) => narrow_product(rows, weights, out)?,
-            Matrix::F16(weights) => narrow_product(rows, weights, out)?,
-            Matrix::F32(weights) => split_product(rows, weights, out)?,
-        }
-        if let Some(bias) = &self.bias {
-            add_bias(out, bias)?;
-        }
-        Ok(())
-    }
-}
-
-/// The product with rows in the precision of the weights.
-fn narrow_product<N: Narrow>(rows: &Buffer<f32>, weights: &DeviceMatrix<N>, out: &mut Buffer<f32>) -> KernelResult<()> {
-    matrix_product(&convert::<f32, N>(rows)?, weights, Output::Replace, out)
 }

@@ -6,8 +6,9 @@ use raglan_kernels::AttentionMask;
 use raglan_kernels::cuda::{Buffer, Graph, KvPages};
 
 use super::attention::{Attention, Seeing};
+use super::linear::{FEW_ROWS, Input};
 use super::pass::{Pass, Rows};
-use super::{DeviceWeights, FEW_ROWS, wanted_logits};
+use super::{DeviceWeights, wanted_logits};
 use crate::decoder::{ForwardSequence, Forwarded, Weights};
 use crate::{DecoderConfig, DecoderModel, Result};
 
@@ -177,7 +178,7 @@ impl Steps {
         let Step { pass, logits, graph, .. } = step;
         let mut work = || {
             pass.run(weights, config, pages)?;
-            logits.as_mut().map_or(Ok(()), |logits| weights.output.apply(pass.normed(), logits))
+            logits.as_mut().map_or(Ok(()), |logits| weights.output.apply(&Input::new(pass.normed()), logits))
         };
         if self.recording != StepRecording::On || !is_known {
             return Ok(work()?);
