@@ -19,7 +19,7 @@
 //! - [`matrix_product`] multiplies rows with a [`DeviceMatrix`], by NVIDIA's library where it is there;
 //!   [`split_product`] with a [`SplitMatrix`], in single precision. [`convert`] and [`split`] change numbers' width.
 //! - [`block_product`] multiplies [`QuantizedRows`] with a [`DeviceBlockMatrix`], in the blocks of GGUF files.
-//! - [`embed`] looks tokens up, [`splade_head`] gives a SPLADE model's weights.
+//! - [`embed`] looks tokens up, [`splade_head`] gives a SPLADE model's weights, [`positive_terms`] those that are not zero.
 //! - [`Int8Vectors`] and [`BitVectors`] are searched.
 //! - [`compile_kernels`] compiles all of them without a device.
 
@@ -43,4 +43,4 @@ pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
 pub use crate::quantized_score::cuda::{BitVectors, Int8Vectors};
 pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm, rms_norm_in_place};
 pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, copy_slots, place, place_some, rotate};
-pub use crate::splade_pool::cuda::splade_head;
+pub use crate::splade_pool::cuda::{positive_terms, splade_head};

@@ -2,12 +2,16 @@
 
 use crate::device::cuda::{Argument, Buffer, F16, Kernel, Launch, Module, PackedSequences, check_len, count};
 use crate::matrix_product::cuda::{DeviceMatrix, product_of_outputs};
-use crate::{Output, Result};
+use crate::{Error, Output, Result};
 
 pub(crate) static MODULE: Module = Module {
     name: "splade_pool",
     source: concat!(include_str!("../device/cuda/common.cuh"), include_str!("kernel.cu")),
-    kernels: &[Kernel { name: "log_relu_max_f32", most_registers: 32 }],
+    kernels: &[
+        Kernel { name: "log_relu_max_f32", most_registers: 32 },
+        Kernel { name: "count_positive", most_registers: 32 },
+        Kernel { name: "take_positive", most_registers: 40 },
+    ],
 };
 
 /// Logits that stand in memory at a time, 64 MiB of `f32`.
@@ -26,7 +30,7 @@ fn tile_terms(n_tokens: usize, n_terms: usize) -> usize {
 ///
 /// # Errors
 ///
-/// [`Error::Shape`](crate::Error::Shape) when a length does not fit.
+/// [`Error::Shape`] when a length does not fit.
 pub fn splade_head(rows: &Buffer<F16>, head: &DeviceMatrix, sequences: &PackedSequences) -> Result<Buffer<f32>> {
     let (n_tokens, n_terms) = (sequences.n_tokens(), head.n_out());
     check_len("rows", rows.len(), n_tokens * head.n_in())?;
@@ -58,6 +62,39 @@ pub fn splade_head(rows: &Buffer<F16>, head: &DeviceMatrix, sequences: &PackedSe
         unsafe { device.launch(&MODULE, "log_relu_max_f32", launch, &arguments) }?;
     }
     Ok(out)
+}
+
+/// The terms of each row of `weights`, `[n, n_terms]`, that weigh more than nothing, in ascending order, with their weights.
+/// Nothing else leaves the device.
+///
+/// # Errors
+///
+/// [`Error::Shape`] when a length does not fit; [`Error::ZeroDimension`]
+/// when there are no terms.
+pub fn positive_terms(weights: &Buffer<f32>, n_terms: usize) -> Result<Vec<Vec<(u32, f32)>>> {
+    if n_terms == 0 {
+        return Err(Error::ZeroDimension);
+    }
+    check_len("weights", weights.len(), weights.len().next_multiple_of(n_terms))?;
+    let (device, n) = (weights.device(), weights.len() / n_terms);
+    let launch = Launch { grid: [count("rows", n)?, 1, 1], block: 256, shared_bytes: 0 };
+    let width = Argument::U32(count("terms", n_terms)?);
+    let counts = device.allocate::<u32>(n)?;
+    // SAFETY: the arguments are the kernel's: rows of this width, a block each, and a number for each.
+    unsafe { device.launch(&MODULE, "count_positive", launch, &[weights.argument(), width, counts.argument()]) }?;
+    let counts = counts.download()?;
+    let mut n_taken = 0;
+    let starts = counts.iter().map(|&n| {
+        n_taken += n as usize;
+        Ok(count("terms that weigh", n_taken)? - n)
+    });
+    let starts = device.upload(&starts.collect::<Result<Vec<u32>>>()?)?;
+    let (terms, taken) = (device.allocate::<u32>(n_taken)?, device.allocate::<f32>(n_taken)?);
+    let arguments = [weights.argument(), width, starts.argument(), terms.argument(), taken.argument()];
+    // SAFETY: the arguments are the kernel's, and there is room for as many as were counted.
+    unsafe { device.launch(&MODULE, "take_positive", launch, &arguments) }?;
+    let mut pairs = terms.download()?.into_iter().zip(taken.download()?);
+    Ok(counts.iter().map(|&n| pairs.by_ref().take(n as usize).collect()).collect())
 }
 
 #[cfg(test)]
@@ -97,6 +134,32 @@ mod tests {
                 }
                 start = end;
             }
+        }
+    }
+
+    #[test]
+    fn terms_that_weigh_are_taken_in_order() {
+        if let Some(device) = &CudaDevice::to_test() {
+            for n_terms in [1, 31, 256, 700] {
+                let n = 3 * n_terms;
+                // The first row has none, the last all; what is no number weighs nothing.
+                let weight = |i: usize| match i / n_terms {
+                    0 => [0.0, -1.0, f32::NAN][i % 3],
+                    1 => (i % 5) as f32 - 2.0,
+                    _ => 1.0 + i as f32,
+                };
+                let weights: Vec<f32> = (0..n).map(weight).collect();
+                let want = weights.chunks(n_terms).map(|row| {
+                    let pairs = (0..).zip(row.iter().copied());
+                    pairs.filter(|(_, weight)| *weight > 0.0).collect::<Vec<(u32, f32)>>()
+                });
+                let want: Vec<_> = want.collect();
+                assert_eq!(positive_terms(&device.upload(&weights).unwrap(), n_terms).unwrap(), want);
+            }
+            assert!(positive_terms(&device.upload(&[]).unwrap(), 7).unwrap().is_empty());
+            let one = device.upload(&[1.0]).unwrap();
+            assert!(matches!(positive_terms(&one, 0), Err(Error::ZeroDimension)));
+            assert!(matches!(positive_terms(&one, 2), Err(Error::Shape { .. })));
         }
     }
 

@@ -1,6 +1,8 @@
 //! Heads of encoders on NVIDIA devices.
 
-use raglan_kernels::cuda::{CudaDevice, DeviceMatrix, Length, RowNorm, matrix_product, norm_mean_pool, splade_head};
+use raglan_kernels::cuda::{
+    CudaDevice, DeviceMatrix, Length, RowNorm, matrix_product, norm_mean_pool, positive_terms, splade_head,
+};
 use raglan_kernels::{Output, l2_normalize};
 
 use super::masked_language::{HeadNumbers, TermWeights};
@@ -81,8 +83,9 @@ impl DeviceMaskedLanguageHead {
     }
 
     /// SPLADE's weights of each sequence, as
-    /// [`MaskedLanguageHead::term_weights`](crate::MaskedLanguageHead::term_weights) gives them. A number for every
-    /// sequence and word of the vocabulary leaves the device, so that a call is of some hundred sequences at most.
+    /// [`MaskedLanguageHead::term_weights`](crate::MaskedLanguageHead::term_weights) gives them. There is a number for every
+    /// sequence and word of the vocabulary on the device meanwhile, so that a call is of some hundred sequences at most; only
+    /// words that weigh leave it.
     ///
     /// # Errors
     ///
@@ -94,12 +97,8 @@ impl DeviceMaskedLanguageHead {
         self.norm.apply(&mut rows)?;
         // What is no number is no word's weight, and would pass unnoticed.
         finite(norm_mean_pool(&rows, &hidden.sequences, hidden.dim(), RowNorm::None, Length::Kept)?.download()?)?;
-        let weights = splade_head(&rows, &self.decoder, &hidden.sequences)?.download()?;
-        let positive = |weights: &[f32]| {
-            let words = (0..).zip(weights.iter().copied());
-            words.filter(|(_, weight)| *weight > 0.0).collect()
-        };
-        Ok(weights.chunks_exact(self.decoder.n_out()).map(positive).collect())
+        let weights = splade_head(&rows, &self.decoder, &hidden.sequences)?;
+        Ok(positive_terms(&weights, self.decoder.n_out())?)
     }
 }
 
