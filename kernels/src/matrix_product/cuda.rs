@@ -31,7 +31,7 @@ pub struct DeviceMatrix<N: Narrow = F16> {
     n_out: usize,
 }
 
-/// A bias as our kernel adds it, and as the library does.
+/// A bias as our kernel adds it and as the library adds it to results in `f32`, and as it adds it to others.
 #[derive(Debug)]
 struct Bias<N> {
     wide: Buffer<f32>,
@@ -144,14 +144,19 @@ pub(crate) fn product_of_outputs<N: Narrow, T: Real>(
     // Our kernel adds the bias and activates itself; the library leaves an activation to a launch of its own, which adds
     // the bias unrounded and takes that of all outputs.
     let activates = matches!(output, Output::Activate(_));
+    let wide = T::SUFFIX == "f32";
+    let bias = weights.bias.as_ref().filter(|_| !activates).map(|bias| match wide {
+        true => bias.wide.address_at(outputs.start),
+        false => bias.narrow.address_at(outputs.start),
+    });
     let product = Product {
         rows: rows.address_at(0),
         weights: weights.weights.address_at(outputs.start * n_in),
-        bias: weights.bias.as_ref().filter(|_| !activates).map(|bias| bias.narrow.address_at(outputs.start)),
+        bias,
         out: out.address_at(0),
         shape: [n, n_out, n_in],
         f16: N::SUFFIX == "f16",
-        wide: T::SUFFIX == "f32",
+        wide,
         add: output == Output::Add,
     };
     let all = n_out == weights.n_out;

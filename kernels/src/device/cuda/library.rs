@@ -20,13 +20,13 @@ pub(crate) struct Product {
     pub rows: u64,
     /// Address of the weights, `[n, k]`.
     pub weights: u64,
-    /// Address of what is added to each row, `[n]`.
+    /// Address of what is added to each row, `[n]`, of the result's type.
     pub bias: Option<u64>,
     /// Address of the result, `[m, n]`.
     pub out: u64,
     /// Rows, outputs and inputs.
     pub shape: [usize; 3],
-    /// Whether rows, weights and bias are of f16, and else of bf16.
+    /// Whether rows and weights are of f16, and else of bf16.
     pub f16: bool,
     /// Whether the result is of `f32`, and else as they are.
     pub wide: bool,
@@ -82,7 +82,7 @@ impl Library {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
             operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
             operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
-            let of_bias = narrow as u32;
+            let of_bias = of_out as u32;
             operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &of_bias)?;
         }
         let key = (product.shape, [product.f16, product.wide, product.add, product.bias.is_some()]);
