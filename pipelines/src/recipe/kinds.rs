@@ -670,6 +670,11 @@ impl StageSpec {
                 if spec.by == Reranking::CrossEncoder && spec.model.is_empty() {
                     return Err(Discord::Missing("model"));
                 }
+                if let Some((key, judges)) = spec.unused() {
+                    let judges: Vec<_> = judges.iter().map(|judge| format!("`{judge}`")).collect();
+                    let problem = format!("is for {}; `{}` does not use it", judges.join(" and "), spec.by);
+                    return Err(Discord::Misfit(key, problem));
+                }
                 if spec.step == 0 {
                     spec.step = spec.window.min(10);
                 }
@@ -749,6 +754,25 @@ pub enum Rescorer {
     SparseInferenceFree,
     /// Late interaction, by the token vectors as they are stored.
     Late,
+}
+
+impl RerankSpec {
+    /// A parameter that is not as usual though the judge does not use it, and the judges that do. Recipes spell usual ones
+    /// whatever judges.
+    fn unused(&self) -> Option<(&'static str, &'static [Reranking])> {
+        use Reranking::{AnswerAttention, First, InContext, Listwise, Pairwise, QueryLikelihood, Setwise};
+        let usual = Self::new(self.by);
+        let parameters: [(_, _, &'static [Reranking]); 6] = [
+            ("keep", self.keep != usual.keep, &[QueryLikelihood, InContext]),
+            ("first_layer", self.first_layer != usual.first_layer, &[InContext, AnswerAttention]),
+            ("n_layers", self.n_layers != usual.n_layers, &[InContext, AnswerAttention]),
+            ("window", self.window != usual.window, &[Listwise, First]),
+            ("children", self.children != usual.children, &[Setwise]),
+            ("top", self.top != usual.top, &[Pairwise, Setwise]),
+        ];
+        let unused = parameters.into_iter().find(|(_, is_changed, judges)| *is_changed && !judges.contains(&self.by));
+        unused.map(|(key, _, judges)| (key, judges))
+    }
 }
 
 /// What judges the passages of a ranking.

@@ -141,6 +141,17 @@ fn judges_have_parameters_with_defaults_and_limits() {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
     assert!(parse("by = 'cross-encoder'\nmodel = 'some/folder'").is_ok());
+    // What is said for another judge is refused, and what is usual may be spelled for any.
+    for (wrong, told) in [
+        ("by = 'yes-no'\nkeep = true", "`keep` is for `query-likelihood` and `in-context`; `yes-no` does not use it"),
+        ("by = 'query-likelihood'\nn_layers = 3", "`n_layers` is for `in-context` and `answer-attention`"),
+        ("by = 'listwise'\nchildren = 3", "`children` is for `setwise`; `listwise` does not use it"),
+    ] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    assert!(parse("by = 'in-context'\nkeep = true\nn_layers = 3").is_ok());
+    assert!(parse("by = 'yes-no'\nkeep = false\nn_layers = 0\nwindow = 20").is_ok());
 }
 
 #[test]
