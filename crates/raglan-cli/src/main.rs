@@ -108,6 +108,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         print!("{}", String::from_utf8_lossy(&script));
         return Ok(Outcome::Success);
     }
+    check_cpu_form()?;
     stop_on_ctrl_c()?;
     let print_config = global.print_config;
     let Some(command) = command else {
@@ -171,6 +172,16 @@ fn told(error: &anyhow::Error) -> String {
         }
     }
     told
+}
+
+/// Refuses a `RAGLAN_CPU` that names no form of the kernels, which would otherwise be as if it were not there.
+fn check_cpu_form() -> Result<()> {
+    use raglan::kernels::device::CpuForm;
+    let Some(asked) = std::env::var_os("RAGLAN_CPU").filter(|name| !name.is_empty()) else { return Ok(()) };
+    let names = CpuForm::ALL.map(CpuForm::name);
+    let is_known = asked.to_str().is_some_and(|asked| names.contains(&asked));
+    anyhow::ensure!(is_known, "setting `RAGLAN_CPU` = `{}` can be {}", asked.display(), names.join(", "));
+    Ok(())
 }
 
 /// `println!` panics when it cannot write. When the reader of a pipe has gone, as with `raglan chunks | head`, that is

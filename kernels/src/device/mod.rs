@@ -35,7 +35,8 @@ pub enum CpuForm {
 }
 
 impl CpuForm {
-    const ALL: [Self; 8] = [
+    /// Every form there is, fastest first, whether this processor runs it or not.
+    pub const ALL: [Self; 8] = [
         Self::Amx,
         Self::Avx512Bf16,
         Self::Avx512Vnni,

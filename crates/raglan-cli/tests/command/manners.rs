@@ -48,6 +48,22 @@ fn what_nobody_can_hear_does_not_stop_the_work() {
 }
 
 #[test]
+fn a_form_of_the_kernels_that_there_is_not_is_refused() {
+    let folder = folder();
+    for (name, code) in [("portable", 0), ("", 0), ("abacus", 2)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raglan"));
+        command.args(["index", "."]).current_dir(folder.path()).env("RAGLAN_EMBEDDER", "none").env("RAGLAN_CPU", name);
+        let output = command.env_remove("RAGLAN_INDEX").output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{name}: {error}");
+        assert!(
+            code == 0 || error.contains("`abacus`") && error.contains("avx2, ") && error.contains("portable"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_folder_is_indexed_searched_and_brought_up_to_date() {
     let folder = folder();
     let path = folder.path();
