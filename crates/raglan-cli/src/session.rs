@@ -20,7 +20,7 @@ use raglan::{
 
 use crate::args::{FilterArgs, Flags, FolderArgs, Global};
 use crate::progress::{Bars, STOP};
-use crate::settings::Settings;
+use crate::settings::{AS_DEVICE, Settings};
 
 /// What a raglan process that reads files for another one is started with.
 pub const READ_WORKER: &str = "read-worker";
@@ -145,7 +145,7 @@ impl Session {
 
     /// The same for the device of language models, and for what they are asked for there.
     pub fn check_language_model_device(&self) -> Result<()> {
-        let key = if self.settings.text("generator-device").is_empty() { "device" } else { "generator-device" };
+        let key = if self.settings.text("generator-device") == AS_DEVICE { "device" } else { "generator-device" };
         let checked = self.models.check_language_model_device(Some(self.settings.parse("kv")?));
         checked.with_context(|| self.settings.told(key))
     }
@@ -368,7 +368,10 @@ fn model_settings(settings: &Settings) -> Result<ModelSettings> {
         context_extension: settings.parse("rope-scaling")?,
         attention: settings.parse("attention")?,
         device: settings.parse("device")?,
-        language_model_device: settings.parse_given("generator-device")?,
+        language_model_device: match settings.text("generator-device") {
+            AS_DEVICE => None,
+            _ => Some(settings.parse("generator-device")?),
+        },
         device_kv_bytes: Some(settings.bytes("kv-device")?),
         judged_kv: judged_kv(settings)?,
     })

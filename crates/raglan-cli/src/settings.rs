@@ -62,6 +62,15 @@ fn long_inputs(text: &str) -> Result<(), String> {
     }
 }
 
+/// Where language models compute when nothing else is said.
+pub const AS_DEVICE: &str = "device";
+
+/// Where language models compute.
+fn generator_device(text: &str) -> Result<(), String> {
+    let there = text == AS_DEVICE || text.parse::<raglan::ComputeDevice>().is_ok();
+    if there { Ok(()) } else { Err(format!("`{text}` is neither device (as `device` says) nor cpu nor cuda nor auto")) }
+}
+
 /// A library of products.
 fn backend(text: &str) -> Result<(), String> {
     if ["raglan", "candle"].contains(&text) { Ok(()) } else { Err(format!("`{text}` is neither raglan nor candle")) }
@@ -97,7 +106,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("onnxruntime", Text, "", "library that runs dense encoders in ONNX; empty: ORT_DYLIB_PATH, else the usual places"),
     setting("precision", Word(word::<raglan::model::Products>), "stored", "how exactly models multiply: stored (as their files hold the weights), f32, bf16 (half the memory; encoders, and language models from safetensors) or int8 (encoders only: faster, vectors a little off)"),
     setting("device", Word(word::<raglan::ComputeDevice>), "cpu", "where encoders and language models compute: cpu; cuda, the first NVIDIA device, which needs a build with `--features cuda`; auto, that one where it is there, else the processor"),
-    setting("generator-device", Word(word::<raglan::ComputeDevice>), "", "where language models compute; empty: as `device`"),
+    setting("generator-device", Word(generator_device), AS_DEVICE, "where language models compute: device (as the setting `device` says), cpu, cuda or auto"),
     setting("backend", Word(backend), "raglan", "what models multiply with: raglan's own kernels, or candle, in f32, to compare"),
     setting("generator", Text, "smollm2-135m-instruct", "language model: a model name, or the path of a GGUF file or a folder of safetensors"),
     setting("rope-scaling", Word(word::<raglan::model::ContextExtension>), "none", "how language models read beyond their context, S times as far: none, linear=S, ntk=S or yarn=S"),

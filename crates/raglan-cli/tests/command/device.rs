@@ -26,7 +26,9 @@ fn a_language_model_does_not_go_on_in_silence_without_a_device() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
         assert!(told.iter().all(|part| error.contains(part)), "{args:?}: {error}");
     };
-    refused(&["--generator-device", "tpu"], &["--generator-device", "neither cpu nor cuda"]);
+    refused(&["--generator-device", "tpu"], &["--generator-device", "nor cpu nor cuda nor auto"]);
+    refused(&["--generator-device", ""], &["--generator-device", "nor cpu nor cuda nor auto"]);
+    refused(&["--device", ""], &["--device", "neither cpu nor cuda nor auto"]);
     let model = raglan(path, &["models", "path", "smollm2-135m-instruct"]);
     if !model.status.success() {
         let told = String::from_utf8_lossy(&model.stderr);
