@@ -111,7 +111,7 @@ impl Judges {
         let JudgedKv { precision, limits } = self.models.settings().judged_kv;
         let name = self.language_model_name(model);
         let weights = weights(&self.models.ensure(name)?);
-        let folder = kept_folder(&self.index, name, &weights);
+        let folder = kept_folder(&self.index, name, &weights)?;
         let blocks = ChunkCache::open((limits.disk_bytes > 0).then_some(folder), limits);
         Ok((Arc::new(blocks.map_err(kept)?), weights, precision))
     }

@@ -76,7 +76,7 @@ impl KvSettings {
 
     /// Reads prompts with what is kept for a model: its name, and what its weights' files hash to.
     pub(crate) fn keeper(&self, model: &str, weights: &str) -> Result<KvKeeper> {
-        let folder = kept_folder(&self.index, model, weights);
+        let folder = kept_folder(&self.index, model, weights)?;
         let switch = SafetySwitch::new(DriftRecord::new(&folder), self.shadow, self.drift)?;
         let limits = limits_of(self.method, self.limits);
         // Nothing is written that would have to go at once.
@@ -261,6 +261,7 @@ fn folders(index: &Path) -> Result<Vec<PathBuf>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         listed => listed,
     };
+    check_place(index)?;
     let unreadable = |source| kept(raglan_kv::Error::Io { path: folder.clone(), source });
     let mut folders = Vec::new();
     for entry in listed.map_err(unreadable)? {
@@ -274,8 +275,19 @@ fn folders(index: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Where the keys and values of a model are kept beside an index.
-pub(crate) fn kept_folder(index: &Path, model: &str, weights: &str) -> PathBuf {
-    index.join(FOLDER).join(folder_name(model, weights))
+pub(crate) fn kept_folder(index: &Path, model: &str, weights: &str) -> Result<PathBuf> {
+    check_place(index)?;
+    Ok(index.join(FOLDER).join(folder_name(model, weights)))
+}
+
+/// Refuses a file where the folder of all models belongs.
+fn check_place(index: &Path) -> Result<()> {
+    let path = index.join(FOLDER);
+    if path.is_file() {
+        let problem = "this is a file where a folder of keys and values belongs";
+        return Err(kept(raglan_kv::Error::Damaged { path, problem }));
+    }
+    Ok(())
 }
 
 /// A model's name as a folder may be called, with what tells its weights from others.
@@ -294,6 +306,27 @@ pub(crate) fn kept(error: raglan_kv::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_named_with_what_to_do() {
+        let index = tempfile::tempdir().unwrap();
+        assert!(kept_kv(index.path()).unwrap().is_empty());
+        let place = index.path().join(FOLDER);
+        fs::write(&place, "notes").unwrap();
+        let told = |error: Error| {
+            let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+            causes.map(ToString::to_string).collect::<String>()
+        };
+        let errors = [
+            kept_kv(index.path()).unwrap_err(),
+            drop_kept_kv(index.path()).unwrap_err(),
+            kept_folder(index.path(), "a", "1").unwrap_err(),
+        ];
+        for error in errors.map(told) {
+            assert!(error.contains(&place.display().to_string()) && error.contains("it can be deleted"), "{error}");
+        }
+        assert_eq!(fs::read(&place).unwrap(), b"notes", "it may be someone's, and is left");
+    }
 
     #[test]
     fn folders_are_named_so_that_every_system_takes_them() {
