@@ -529,8 +529,8 @@ impl KvCache {
     ///
     /// On a device this returns when they are on their way: one is uploaded while the one before is turned to its place,
     /// another is read from its file meanwhile, and what the device is asked for later waits for them. Blocks of which a
-    /// key says what they depend on stay there, as far as [`KvArena::set_block_budget`](crate::KvArena::set_block_budget)
-    /// lets them, and need not be uploaded the next time.
+    /// key says what they depend on stay there, as far as the arena's budget for blocks lets them, and need not be uploaded
+    /// the next time.
     ///
     /// # Errors
     ///

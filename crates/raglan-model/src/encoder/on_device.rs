@@ -3,6 +3,7 @@
 mod pre_norm;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use raglan_kernels::Output;
 use raglan_kernels::cuda::{
@@ -30,6 +31,8 @@ pub struct DeviceEncoder {
     segments: Option<Embedding>,
     norm: Norm,
     layers: Layers,
+    /// What calls that are done brought their means by, for those to come.
+    downloads: Mutex<Vec<[Downloader<f32>; 2]>>,
 }
 
 /// The layers, by where their norms stand.
@@ -163,7 +166,8 @@ impl DeviceEncoder {
                 Layers::PostNorm(layers.collect::<Result<_>>()?)
             }
         };
-        Ok(Self { device: device.clone(), words, positions, segments, norm, layers, config })
+        let downloads = Mutex::default();
+        Ok(Self { device: device.clone(), words, positions, segments, norm, layers, downloads, config })
     }
 
     /// The model's shape.
@@ -216,7 +220,9 @@ impl DeviceEncoder {
         batches: impl IntoIterator<Item = B>,
         length: Length,
     ) -> Result<Vec<f32>> {
-        let mut downloads = [Downloader::new(&self.device), Downloader::new(&self.device)];
+        let kept = || self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept_one = kept().pop();
+        let mut downloads = kept_one.unwrap_or_else(|| [&self.device, &self.device].map(Downloader::new));
         let mut all = Vec::new();
         for batch in batches {
             let sequences: Vec<&[u32]> = batch.as_ref().iter().map(AsRef::as_ref).collect();
@@ -226,6 +232,7 @@ impl DeviceEncoder {
             all.extend(finite(downloads[0].finish()?)?);
         }
         all.extend(finite(downloads[1].finish()?)?);
+        kept().push(downloads);
         Ok(all)
     }
 
