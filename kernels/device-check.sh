@@ -24,15 +24,16 @@ build)
         cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
             --message-format json
         cargo build --release --locked --package raglan-model --package raglan-embed --package raglan-generate \
-            --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation \
-            --bench device_encoders --bench device_first_token --message-format json
+            --package raglan-rerank --features raglan-embed/emulation,raglan-generate/emulation,raglan-rerank/emulation \
+            --test model --test encoders --test generation --test judges --bench device_encoders \
+            --bench device_first_token --message-format json
     } |
         python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message["target"]["name"] in (
-        "raglan_kernels", "device", "model", "encoders", "generation", "device_encoders", "device_first_token"
+        "raglan_kernels", "device", "model", "encoders", "generation", "judges", "device_encoders", "device_first_token"
     ):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
 ' "$folder"
@@ -68,6 +69,7 @@ run)
     check 'tests of models' "$folder/model" device::
     check 'tests of encoders' "$folder/encoders" on_device::
     check 'tests of generation' "$folder/generation" device::
+    check 'tests of judges' "$folder/judges" device::
     check 'figures of kernels' "$folder/device"
     # By turns, so that both have the same machine.
     for turn in 1 2; do
@@ -85,8 +87,9 @@ run)
 emulate)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     cargo test --locked --package raglan-kernels --features cuda --lib cuda
-    cargo test --locked --package raglan-model --package raglan-embed --package raglan-generate \
-        --features raglan-embed/emulation,raglan-generate/emulation --test model --test encoders --test generation device::
+    cargo test --locked --package raglan-model --package raglan-embed --package raglan-generate --package raglan-rerank \
+        --features raglan-embed/emulation,raglan-generate/emulation,raglan-rerank/emulation --test model --test encoders \
+        --test generation --test judges device::
     ;;
 *)
     sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

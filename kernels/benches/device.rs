@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use raglan_kernels::cuda::{
     Bf16, BitVectors, Buffer, CausalPlan, CudaDevice, DecodePlan, DeviceBlockMatrix, DeviceMatrix, F16, Int8Vectors,
-    KvPages, KvSource, Length, Narrow, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain,
+    KvPages, KvSource, Length, Narrow, PAGE_TOKENS, PackedSequences, PageTurns, PagedKeys, Placement, Plain, Pooled,
     QuantizedRows, Real, RotaryTurns, RowNorm, add_layer_norm, attention_mass, bidirectional_attention, block_product,
-    causal_attention, decode_attention, matrix_product, norm_mean_pool, place,
+    causal_attention, decode_attention, matrix_product, norm_pool, place,
 };
 use raglan_kernels::{
     AttentionMask, AttentionShape, BlockFormat, Int8Query, KvRun, KvSlice, Output, QueryRows, Result, RotaryEmbedding,
@@ -334,7 +334,7 @@ impl Bench {
         let ends: Vec<usize> = (1..=count).map(|i| i * length).collect();
         let sequences = PackedSequences::new(&self.device, &ends)?;
         let norm = RowNorm::Layer { scale: &on_scale, shift: &on_shift, epsilon: 1e-5 };
-        let got = norm_mean_pool(&on_rows, &sequences, dim, norm, Length::Unit)?.download()?;
+        let got = norm_pool(&on_rows, &sequences, dim, norm, Pooled::Mean, Length::Unit)?.download()?;
         let of = self.random.below(count);
         let mut sample: Vec<f32> = rows[of * length * dim..][..length * dim].iter().map(|x| x.to_f32()).collect();
         layer_norm(&mut sample, &scale, &shift, 1e-5)?;
@@ -342,7 +342,8 @@ impl Bench {
         mean_pool(&sample, &[length], dim, &mut want)?;
         l2_normalize(&mut want, dim)?;
         self.compare("G5", &got[of * dim..][..dim], &want, 1e-5);
-        let seconds = self.time(|| norm_mean_pool(&on_rows, &sequences, dim, norm, Length::Unit).map(|_| ()))?;
+        let seconds =
+            self.time(|| norm_pool(&on_rows, &sequences, dim, norm, Pooled::Mean, Length::Unit).map(|_| ()))?;
         let what = format!("G5 norm, mean and unit length, {count} x {length} rows of {dim}");
         self.report(&what, seconds, None, Some((n * 2) as f64), 0.60);
         let residual = self.device.upload(&rows)?;

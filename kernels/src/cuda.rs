@@ -8,7 +8,7 @@
 //!   [`Downloader`] copy beside its work.
 //! - [`CudaDevice::rehearse`], [`CudaDevice::capture`] and [`CudaDevice::replay`] run work that comes again and again as one
 //!   [`Graph`].
-//! - [`PackedSequences`] says where sequences end; [`norm_mean_pool`] makes vectors of them.
+//! - [`PackedSequences`] says where sequences end; [`norm_pool`] makes vectors of them.
 //! - [`KvPages`] keeps keys and values, [`PagePool`] says which pages are free; [`place`] puts new and cached tokens into
 //!   them and turns keys on the way, [`copy_slots`] moves them within.
 //! - [`bidirectional_attention`] attends within packed sequences; [`causal_attention`] from any rows over pages, by a
@@ -39,7 +39,7 @@ pub use crate::embedding::cuda::{Embedding, embed};
 pub use crate::layer_norm::cuda::{add_layer_norm, layer_norm, layer_norm_into};
 pub use crate::matrix_product::cuda::{DeviceMatrix, matrix_product};
 pub use crate::matrix_product::split::{SplitMatrix, split_product};
-pub use crate::mean_pool::cuda::{Length, RowNorm, norm_mean_pool};
+pub use crate::mean_pool::cuda::{Length, Pooled, RowNorm, norm_pool};
 pub use crate::quantized_score::cuda::{BitVectors, Int8Vectors};
 pub use crate::rms_norm::cuda::{add_rms_norm, rms_norm, rms_norm_in_place};
 pub use crate::rotary::cuda::{KvSource, Placement, RotaryTurns, copy_slots, place, place_some, rotate};

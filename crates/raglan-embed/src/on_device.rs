@@ -92,15 +92,21 @@ impl SentenceEncoder {
     /// One vector for each text in tokens, in order.
     pub(crate) fn encode_on_device(&self, model: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<DenseVector>> {
         let dim = model.config().hidden_size;
-        if self.config.pooling == Pooling::Mean {
-            let batches = batches(texts, usize::MAX).into_iter().map(|range| &texts[range]);
-            let means = model.mean_vectors(batches, cuda::Length::Kept)?;
-            return means.chunks_exact(dim).map(|mean| self.finished(mean.to_vec())).collect();
-        }
-        in_batches(texts, usize::MAX, |batch| {
-            let hidden = model.hidden_states(batch)?;
-            hidden.sequences().map(|tokens| self.finished(self.config.pooling.pool(tokens, dim))).collect()
-        })
+        let pooled = match self.config.pooling {
+            Pooling::Mean => cuda::Pooled::Mean,
+            Pooling::Cls => cuda::Pooled::First,
+            Pooling::LastToken => cuda::Pooled::Last,
+            // The one that takes every token's vector apart.
+            Pooling::Max => {
+                return in_batches(texts, usize::MAX, |batch| {
+                    let hidden = model.hidden_states(batch)?;
+                    hidden.sequences().map(|tokens| self.finished(Pooling::Max.pool(tokens, dim))).collect()
+                });
+            }
+        };
+        let batches = batches(texts, usize::MAX).into_iter().map(|range| &texts[range]);
+        let vectors = model.pooled_vectors(batches, pooled, cuda::Length::Kept)?;
+        vectors.chunks_exact(dim).map(|vector| self.finished(vector.to_vec())).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use raglan_model::cuda::{CudaDevice, Length};
+use raglan_model::cuda::{CudaDevice, Length, Pooled};
 use raglan_model::{DeviceEncoder, EncoderModel, EncoderModelConfig, Products, SafetensorsFile};
 
 /// What an H200 multiplies in half precision, by its data sheet.
@@ -142,7 +142,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         let encoder = DeviceEncoder::from_safetensors(&device, &file, config.clone())?;
         let plain = EncoderModel::from_safetensors(&file, config, Products::F32)?;
         let some: Vec<&[u32]> = sentences.iter().step_by((n / 4).max(1)).map(Vec::as_slice).collect();
-        let means = encoder.mean_vectors([&some], Length::Unit)?;
+        let means = encoder.pooled_vectors([&some], Pooled::Mean, Length::Unit)?;
         let states = plain.hidden_states(&some)?;
         let mut least = 1.0_f32;
         for (mean, tokens) in means.chunks(shape.hidden).zip(states.sequences()) {
@@ -154,7 +154,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         let mut times = Vec::new();
         for _ in 0..if smaller { 1 } else { RUNS + 1 } {
             let start = Instant::now();
-            encoder.mean_vectors(&batches, Length::Unit)?;
+            encoder.pooled_vectors(&batches, Pooled::Mean, Length::Unit)?;
             times.push(start.elapsed().as_secs_f64());
         }
         times.remove(0);

@@ -143,17 +143,9 @@ impl EncoderModel {
     /// As for [`hidden_states`](Self::hidden_states); [`Error::Rows`] when there is not one type a token, or a type
     /// has no embedding.
     pub fn hidden_states_of_pairs(&self, sequences: &[&[u32]], token_types: &[&[u32]]) -> Result<HiddenStates> {
-        let lengths_fit = sequences.len() == token_types.len()
-            && sequences.iter().zip(token_types).all(|(ids, types)| ids.len() == types.len());
-        if !lengths_fit {
-            return Err(Error::Rows { problem: "there must be one token type a token" });
-        }
+        check_token_types(&self.config, sequences, token_types)?;
         if self.config.type_vocab_size <= 1 {
             return self.hidden_states(sequences);
-        }
-        let limit = self.config.type_vocab_size;
-        if token_types.iter().flat_map(|types| *types).any(|&kind| kind as usize >= limit) {
-            return Err(Error::Rows { problem: "a token type has no embedding" });
         }
         self.forward(sequences, &[], |sequence, token| token_types[sequence][token] as usize)
     }
@@ -197,6 +189,20 @@ impl EncoderModel {
         }
         Ok(HiddenStates { dim, rows, ends })
     }
+}
+
+/// Whether there is a type for each token, with an embedding where a model tells types apart.
+fn check_token_types(config: &EncoderModelConfig, sequences: &[&[u32]], token_types: &[&[u32]]) -> Result<()> {
+    let lengths_fit = sequences.len() == token_types.len()
+        && sequences.iter().zip(token_types).all(|(ids, types)| ids.len() == types.len());
+    if !lengths_fit {
+        return Err(Error::Rows { problem: "there must be one token type a token" });
+    }
+    let limit = config.type_vocab_size;
+    if limit > 1 && token_types.iter().flat_map(|types| *types).any(|&kind| kind as usize >= limit) {
+        return Err(Error::Rows { problem: "a token type has no embedding" });
+    }
+    Ok(())
 }
 
 /// A vector for each token of some sequences.

@@ -11,8 +11,8 @@ use raglan_model::registry::ModelFiles;
 use raglan_model::{ChatModel, LanguageModel};
 use raglan_pipeline::{RerankSpec, Reranking};
 use raglan_rerank::{
-    Budget, Compare, Comparison, CrossEncoder, InContext, Judge, ListReading, Listwise, PassageReranker,
-    QueryLikelihood, WordOverlap, YesNo,
+    Budget, Compare, Comparison, InContext, Judge, ListReading, Listwise, PassageReranker, QueryLikelihood,
+    WordOverlap, YesNo,
 };
 
 use crate::kept_kv::{JudgedKv, kept, kept_folder};
@@ -67,10 +67,7 @@ impl Judges {
         let list = |reading| Ok::<_, Error>(Listwise::new(model()?, reading, window, step, passage_tokens)?);
         Ok(match spec.by {
             Reranking::CrossEncoder => {
-                let files = self.models.ensure(&spec.model)?;
-                let (settings, threads) = (self.models.settings(), self.models.threads());
-                let library = settings.onnx_runtime.as_deref();
-                let judge = CrossEncoder::load(&files.dir, settings.products, threads, library);
+                let judge = self.models.cross_encoder(&self.models.ensure(&spec.model)?.dir);
                 Arc::new(judge.map_err(|error| with_remedy(&spec.model, error))?)
             }
             Reranking::QueryLikelihood => {

@@ -22,6 +22,7 @@ use raglan_model::{
     AttentionPolicy, ChatModel, ContextExtension, DecoderConfig, GgufFile, LanguageModel, Products, Tokenizer,
 };
 use raglan_pipeline::{GenerateSpec, Recipe, StageSpec};
+use raglan_rerank::CrossEncoder;
 use raglan_store::{ModelStamp, Passport};
 
 use crate::embedder::{Embedder, Encoders, GRAPH, LATE, Lazy, NGRAMS, SPARSE, SparseEmbedder};
@@ -79,8 +80,8 @@ pub struct ModelSettings {
     pub context_extension: ContextExtension,
     /// Which of a prompt's keys answers attend to.
     pub attention: AttentionPolicy,
-    /// Where encoders compute: dense, learned sparse and of token vectors. Vectors of either are near enough to search
-    /// those of the other. Cross-encoders compute on the processor.
+    /// Where encoders compute: dense, learned sparse, of token vectors, and cross-encoders. Vectors of either are near enough
+    /// to search those of the other.
     pub device: ComputeDevice,
     /// Where language models compute; as encoders where it is not said.
     pub language_model_device: Option<ComputeDevice>,
@@ -180,16 +181,17 @@ impl Models {
         &self.cache
     }
 
-    /// Sees that the cross-encoders that a recipe names can be had; nothing is fetched or opened.
+    /// Sees that the cross-encoders that a recipe names can be had, and the device for them; nothing is fetched or opened.
     ///
     /// # Errors
     ///
-    /// [`Error::NoCrossEncoder`] of the first that cannot.
+    /// [`Error::NoCrossEncoder`] of the first that cannot; [`Error::NoCuda`] and [`Error::Device`].
     pub fn check_recipe(&self, recipe: &Recipe) -> Result<()> {
         use raglan_model::registry::Error as Registry;
 
         for stage in recipe.all_stages() {
             let Some(name) = stage.spec.cross_encoder() else { continue };
+            self.check_encoder_device()?;
             match self.cache.path(&reference(name)) {
                 // What has a name or an address can be fetched.
                 Ok(_) | Err(Registry::Absent { .. } | Registry::Offline { .. }) => {}
@@ -615,6 +617,15 @@ impl Models {
         write_calibrated(self.cache.dir(), &folder_name(name, &weights(&self.ensure(name)?)), method)
     }
 
+    /// The cross-encoder of a folder, where it is to compute.
+    pub(crate) fn cross_encoder(&self, dir: &Path) -> Result<CrossEncoder> {
+        let ModelSettings { products, device, ref onnx_runtime, .. } = self.settings;
+        match device.is_cuda() {
+            false => Ok(CrossEncoder::load(dir, products, self.threads, onnx_runtime.as_deref())?),
+            true => cross_encoder_on_device(dir, products, self.threads, &self.kernels()),
+        }
+    }
+
     /// What loads a language model by name, or by the path of its GGUF file or of the folder of its `config.json`,
     /// safetensors and tokenizer.
     ///
@@ -805,6 +816,16 @@ fn load(path: &Path, by: (usize, Products), on: (ComputeDevice, Option<u64>), _:
         false => Ok(LanguageModel::load(path, by.0, by.1)?),
         true => Err(Error::NoCuda),
     }
+}
+
+#[cfg(feature = "cuda")]
+fn cross_encoder_on_device(dir: &Path, products: Products, threads: usize, kernels: &Path) -> Result<CrossEncoder> {
+    Ok(CrossEncoder::load_on_device(dir, &first_device(kernels)?, products, threads)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cross_encoder_on_device(_: &Path, _: Products, _: usize, _: &Path) -> Result<CrossEncoder> {
+    Err(Error::NoCuda)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -1,4 +1,4 @@
-//! The last steps of an encoder on a device: norm, mean and unit length in one launch.
+//! The last steps of an encoder on a device: norm, pooling and unit length in one launch.
 
 use crate::device::cuda::{Argument, Buffer, Kernel, Launch, Module, PackedSequences, Real, check_len, count};
 use crate::{Error, Result};
@@ -7,12 +7,12 @@ pub(crate) static MODULE: Module = Module {
     name: "mean_pool",
     source: concat!(include_str!("../device/cuda/common.cuh"), include_str!("kernel.cu")),
     kernels: &[
-        Kernel { name: "norm_mean_pool_f32_4", most_registers: 64 },
-        Kernel { name: "norm_mean_pool_f32_8", most_registers: 128 },
-        Kernel { name: "norm_mean_pool_f32_16", most_registers: 255 },
-        Kernel { name: "norm_mean_pool_f16_4", most_registers: 64 },
-        Kernel { name: "norm_mean_pool_f16_8", most_registers: 128 },
-        Kernel { name: "norm_mean_pool_f16_16", most_registers: 255 },
+        Kernel { name: "norm_pool_f32_4", most_registers: 64 },
+        Kernel { name: "norm_pool_f32_8", most_registers: 128 },
+        Kernel { name: "norm_pool_f32_16", most_registers: 255 },
+        Kernel { name: "norm_pool_f16_4", most_registers: 64 },
+        Kernel { name: "norm_pool_f16_8", most_registers: 128 },
+        Kernel { name: "norm_pool_f16_16", most_registers: 255 },
     ],
 };
 
@@ -39,6 +39,17 @@ pub enum RowNorm<'a> {
     },
 }
 
+/// Which vector stands for a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooled {
+    /// The mean of its rows.
+    Mean,
+    /// Its first row.
+    First,
+    /// Its last row.
+    Last,
+}
+
 /// Whether vectors are brought to unit length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -48,8 +59,9 @@ pub enum Length {
     Unit,
 }
 
-/// [`mean_pool`](crate::mean_pool) of rows that are normalised on the way, and then perhaps
-/// [`l2_normalize`](crate::l2_normalize): the last norm of an encoder, its pooling and the unit length in one launch.
+/// A vector for each sequence of rows that are normalised on the way, by [`mean_pool`](crate::mean_pool) or one of the
+/// rows, and then perhaps [`l2_normalize`](crate::l2_normalize): the last norm of an encoder, its pooling and the unit
+/// length in one launch.
 ///
 /// `rows` is `[n_tokens, dim]`, the result `[n_sequences, dim]`. A sequence without rows gives zeros. `dim` is a
 /// multiple of 4 up to 2048.
@@ -57,11 +69,12 @@ pub enum Length {
 /// # Errors
 ///
 /// [`Error::Shape`] when a length does not fit; [`Error::Unsupported`] for another `dim`.
-pub fn norm_mean_pool<T: Real>(
+pub fn norm_pool<T: Real>(
     rows: &Buffer<T>,
     sequences: &PackedSequences,
     dim: usize,
     norm: RowNorm<'_>,
+    pooled: Pooled,
     length: Length,
 ) -> Result<Buffer<f32>> {
     if dim == 0 {
@@ -70,12 +83,12 @@ pub fn norm_mean_pool<T: Real>(
     // A warp holds 128 columns in each of its steps.
     let kernel = match (T::SUFFIX, dim.div_ceil(128)) {
         _ if !dim.is_multiple_of(4) => None,
-        ("f32", ..=4) => Some("norm_mean_pool_f32_4"),
-        ("f32", ..=8) => Some("norm_mean_pool_f32_8"),
-        ("f32", ..=16) => Some("norm_mean_pool_f32_16"),
-        ("f16", ..=4) => Some("norm_mean_pool_f16_4"),
-        ("f16", ..=8) => Some("norm_mean_pool_f16_8"),
-        ("f16", ..=16) => Some("norm_mean_pool_f16_16"),
+        ("f32", ..=4) => Some("norm_pool_f32_4"),
+        ("f32", ..=8) => Some("norm_pool_f32_8"),
+        ("f32", ..=16) => Some("norm_pool_f32_16"),
+        ("f16", ..=4) => Some("norm_pool_f16_4"),
+        ("f16", ..=8) => Some("norm_pool_f16_8"),
+        ("f16", ..=16) => Some("norm_pool_f16_16"),
         _ => None,
     };
     let kernel = kernel.ok_or(Error::Unsupported { what: "dimension of pooled rows", found: dim })?;
@@ -103,6 +116,11 @@ pub fn norm_mean_pool<T: Real>(
         shift,
         Argument::F32(epsilon),
         Argument::U32(kind),
+        Argument::U32(match pooled {
+            Pooled::Mean => 0,
+            Pooled::First => 1,
+            Pooled::Last => 2,
+        }),
         Argument::U32(u32::from(length == Length::Unit)),
         Argument::U32(dim as u32),
         out.argument(),

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cpu;
-use super::cuda::{Length, RowNorm, norm_mean_pool};
+use super::cuda::{Length, Pooled, RowNorm, norm_pool};
 use crate::Error;
 use crate::device::cuda::{Bf16, CudaDevice, F16, PackedSequences, Real};
 
@@ -16,6 +16,21 @@ fn normalised(rows: &[f32], dim: usize, norm: usize, scale: &[f32], shift: &[f32
             _ => crate::rms_norm::reference(row, scale, 1e-5),
         })
         .map(|x| x as f32)
+        .collect()
+}
+
+fn pool(rows: &[f32], ends: &[usize], dim: usize, pooled: Pooled) -> Vec<f64> {
+    if pooled == Pooled::Mean {
+        return cpu::mean_pool(rows, ends, dim);
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts
+        .zip(ends)
+        .flat_map(|(start, &end)| match (start < end, pooled) {
+            (false, _) => vec![0.0; dim],
+            (true, Pooled::Last) => rows[(end - 1) * dim..][..dim].iter().map(|&x| f64::from(x)).collect(),
+            (true, _) => rows[start * dim..][..dim].iter().map(|&x| f64::from(x)).collect(),
+        })
         .collect()
 }
 
@@ -35,16 +50,24 @@ fn check<T: Real>(device: &CudaDevice, dim: usize, ends: &[usize], seed: u64) {
     let sequences = PackedSequences::new(device, ends).unwrap();
     let rows = device.upload(&rows).unwrap();
     for (i, norm) in norms.into_iter().enumerate() {
-        for length in [Length::Kept, Length::Unit] {
-            let mut want = cpu::mean_pool(&normalised(&rounded, dim, i, &scale, &shift), ends, dim);
+        let normed = normalised(&rounded, dim, i, &scale, &shift);
+        for (pooled, length) in [
+            (Pooled::Mean, Length::Kept),
+            (Pooled::Mean, Length::Unit),
+            (Pooled::First, Length::Kept),
+            (Pooled::First, Length::Unit),
+            (Pooled::Last, Length::Kept),
+        ] {
+            let mut want = pool(&normed, ends, dim, pooled);
             for vector in want.chunks_mut(dim).filter(|_| length == Length::Unit) {
                 let square: f64 = vector.iter().map(|x| x * x).sum();
                 vector.iter_mut().filter(|_| square > 0.0).for_each(|x| *x /= square.sqrt());
             }
-            let got = norm_mean_pool(&rows, &sequences, dim, norm, length).unwrap().download().unwrap();
+            let got = norm_pool(&rows, &sequences, dim, norm, pooled, length).unwrap().download().unwrap();
             assert_eq!(got.len(), want.len());
             for (got, want) in got.iter().zip(&want) {
-                assert!((f64::from(*got) - want).abs() <= 1e-5, "dim {dim}, norm {i}, {length:?}: {got} is not {want}");
+                let is_near = (f64::from(*got) - want).abs() <= 1e-5;
+                assert!(is_near, "dim {dim}, norm {i}, {pooled:?}, {length:?}: {got} is not {want}");
             }
         }
     }
@@ -67,14 +90,14 @@ fn what_no_kernel_serves_is_refused() {
         let sequences = PackedSequences::new(device, &[1]).unwrap();
         for dim in [6, 2052] {
             let rows = device.filled::<f32>(0, dim).unwrap();
-            let refused = norm_mean_pool(&rows, &sequences, dim, RowNorm::None, Length::Kept);
+            let refused = norm_pool(&rows, &sequences, dim, RowNorm::None, Pooled::Mean, Length::Kept);
             assert!(matches!(refused, Err(Error::Unsupported { found, .. }) if found == dim));
         }
         let rows = device.filled::<Bf16>(0, 4).unwrap();
-        let refused = norm_mean_pool(&rows, &sequences, 4, RowNorm::None, Length::Kept);
+        let refused = norm_pool(&rows, &sequences, 4, RowNorm::None, Pooled::Mean, Length::Kept);
         assert!(matches!(refused, Err(Error::Unsupported { .. })));
         let short = device.filled::<f32>(0, 3).unwrap();
-        let refused = norm_mean_pool(&short, &sequences, 4, RowNorm::None, Length::Kept);
+        let refused = norm_pool(&short, &sequences, 4, RowNorm::None, Pooled::Mean, Length::Kept);
         assert!(matches!(refused, Err(Error::Shape { what: "rows", .. })));
         assert!(PackedSequences::new(device, &[2, 1]).is_err());
     }

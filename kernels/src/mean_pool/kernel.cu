@@ -1,4 +1,5 @@
-// Normalises each row, takes the mean of each sequence's rows, and brings it to unit length: rows are read once.
+// Normalises each row, takes the mean of each sequence's rows, its first or its last, and brings it to unit length: rows
+// are read once, and those that are not wanted never.
 //
 // One block a sequence, one warp a row at a time, four columns a lane in each of C steps of 128. Scale and shift are
 // the same for all rows, so they are applied to the mean.
@@ -7,13 +8,18 @@
 #define LAYER_NORM 1
 #define RMS_NORM 2
 
+#define FIRST_ROW 1
+#define LAST_ROW 2
+
 template <class T, int C>
-__device__ __forceinline__ void norm_mean_pool(const T *rows, const u32 *ends, const float *scale, const float *shift,
-                                               float epsilon, u32 norm, u32 unit, u32 dim, float *out) {
+__device__ __forceinline__ void norm_pool(const T *rows, const u32 *ends, const float *scale, const float *shift,
+                                          float epsilon, u32 norm, u32 pooled, u32 unit, u32 dim, float *out) {
     __shared__ float sums[C * 128];
     __shared__ float squares[8];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 start = blockIdx.x == 0 ? 0 : ends[blockIdx.x - 1], end = ends[blockIdx.x];
+    u32 start = blockIdx.x == 0 ? 0 : ends[blockIdx.x - 1], end = ends[blockIdx.x];
+    if (pooled == FIRST_ROW) end = min(end, start + 1);
+    if (pooled == LAST_ROW && end > start) start = end - 1;
     float sum[C][4] = {};
     for (u32 t = start + warp; t < end; t += 8) {
         float x[C][4];
@@ -64,16 +70,16 @@ __device__ __forceinline__ void norm_mean_pool(const T *rows, const u32 *ends, c
     for (u32 d = threadIdx.x; d < dim; d += 256) out[size_t(blockIdx.x) * dim + d] = sums[d] * by;
 }
 
-#define NORM_MEAN_POOL(T, C)                                                                                           \
+#define NORM_POOL(T, C)                                                                                                \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        norm_mean_pool_##T##_##C(const T *rows, const u32 *ends, const float *scale, const float *shift,               \
-                                 float epsilon, u32 norm, u32 unit, u32 dim, float *out) {                             \
-        norm_mean_pool<T, C>(rows, ends, scale, shift, epsilon, norm, unit, dim, out);                                 \
+        norm_pool_##T##_##C(const T *rows, const u32 *ends, const float *scale, const float *shift, float epsilon,     \
+                            u32 norm, u32 pooled, u32 unit, u32 dim, float *out) {                                     \
+        norm_pool<T, C>(rows, ends, scale, shift, epsilon, norm, pooled, unit, dim, out);                              \
     }
 typedef float f32;
-NORM_MEAN_POOL(f32, 4)
-NORM_MEAN_POOL(f32, 8)
-NORM_MEAN_POOL(f32, 16)
-NORM_MEAN_POOL(f16, 4)
-NORM_MEAN_POOL(f16, 8)
-NORM_MEAN_POOL(f16, 16)
+NORM_POOL(f32, 4)
+NORM_POOL(f32, 8)
+NORM_POOL(f32, 16)
+NORM_POOL(f16, 4)
+NORM_POOL(f16, 8)
+NORM_POOL(f16, 16)

@@ -7,14 +7,14 @@ use std::sync::{Mutex, PoisonError};
 
 use raglan_kernels::Output;
 use raglan_kernels::cuda::{
-    Buffer, CudaDevice, DeviceMatrix, Downloader, Embedding, F16, HEAD_DIMS, Length, PackedSequences, Real, RowNorm,
-    add_layer_norm, bidirectional_attention, convert, embed, layer_norm, layer_norm_into, matrix_product,
-    norm_mean_pool,
+    Buffer, CudaDevice, DeviceMatrix, Downloader, Embedding, F16, HEAD_DIMS, Length, PackedSequences, Pooled, Real,
+    RowNorm, add_layer_norm, bidirectional_attention, convert, embed, layer_norm, layer_norm_into, matrix_product,
+    norm_pool,
 };
 
 use self::pre_norm::PreNormLayers;
-use super::{HiddenStates, LayerNames, LayerNorm, Positions, Weights, attention_shape};
-use crate::{EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
+use super::{HiddenStates, LayerNames, LayerNorm, Positions, Weights, attention_shape, check_token_types};
+use crate::{EncodedPair, EncoderFamily, EncoderModelConfig, Error, Result, SafetensorsFile};
 
 /// An encoder on a device.
 ///
@@ -31,7 +31,7 @@ pub struct DeviceEncoder {
     segments: Option<Embedding>,
     norm: Norm,
     layers: Layers,
-    /// What calls that are done brought their means by, for those to come.
+    /// What calls that are done brought their vectors by, for those to come.
     downloads: Mutex<Vec<[Downloader<f32>; 2]>>,
 }
 
@@ -193,7 +193,7 @@ impl DeviceEncoder {
     ///
     /// As for [`hidden_states`](Self::hidden_states).
     pub fn hidden_states_on_device(&self, sequences: &[&[u32]]) -> Result<DeviceHiddenStates> {
-        let (rows, sequences, ends) = self.forward(sequences)?;
+        let (rows, sequences, ends) = self.forward(sequences, &[])?;
         let rows = match rows {
             Unnormed::Narrow(mut rows) => {
                 self.last_norm().apply(&mut rows)?;
@@ -208,25 +208,57 @@ impl DeviceEncoder {
         Ok(DeviceHiddenStates { dim: self.config.hidden_size, rows, sequences, ends })
     }
 
-    /// The mean of each sequence's vectors, `[n_sequences, hidden_size]`, of this length, for batches of sequences that are
-    /// each read by one forward. The last norm, the mean and the length are made in one pass, only the means leave the
-    /// device, and while it computes one batch, the next is prepared.
+    /// A vector for each sequence, `[n_sequences, hidden_size]`, of this length, for batches of sequences that are each read
+    /// by one forward. The last norm, the pooling and the length are made in one pass, only the vectors leave the device,
+    /// and while it computes one batch, the next is prepared. A sequence without tokens gives zeros.
     ///
     /// # Errors
     ///
     /// As for [`hidden_states`](Self::hidden_states).
-    pub fn mean_vectors<B: AsRef<[S]>, S: AsRef<[u32]>>(
+    pub fn pooled_vectors<B: AsRef<[S]>, S: AsRef<[u32]>>(
         &self,
         batches: impl IntoIterator<Item = B>,
+        pooled: Pooled,
         length: Length,
+    ) -> Result<Vec<f32>> {
+        self.brought(batches, |batch| {
+            let sequences: Vec<&[u32]> = batch.as_ref().iter().map(AsRef::as_ref).collect();
+            self.pooled(&sequences, &[], pooled, length)
+        })
+    }
+
+    /// The same of pairs of texts, as a classification head reads them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hidden_states`](Self::hidden_states); [`Error::Rows`] when there is not one type a token, or a type has no
+    /// embedding.
+    pub fn pooled_vectors_of_pairs<B: AsRef<[EncodedPair]>>(
+        &self,
+        batches: impl IntoIterator<Item = B>,
+        pooled: Pooled,
+        length: Length,
+    ) -> Result<Vec<f32>> {
+        self.brought(batches, |batch| {
+            let ids: Vec<&[u32]> = batch.as_ref().iter().map(|pair| &*pair.ids).collect();
+            let types: Vec<&[u32]> = batch.as_ref().iter().map(|pair| &*pair.token_types).collect();
+            check_token_types(&self.config, &ids, &types)?;
+            self.pooled(&ids, &types, pooled, length)
+        })
+    }
+
+    /// What is computed of each batch, one behind the other.
+    fn brought<B>(
+        &self,
+        batches: impl IntoIterator<Item = B>,
+        compute: impl Fn(B) -> Result<Buffer<f32>>,
     ) -> Result<Vec<f32>> {
         let kept = || self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
         let kept_one = kept().pop();
         let mut downloads = kept_one.unwrap_or_else(|| [&self.device, &self.device].map(Downloader::new));
         let mut all = Vec::new();
         for batch in batches {
-            let sequences: Vec<&[u32]> = batch.as_ref().iter().map(AsRef::as_ref).collect();
-            downloads[0].begin(&self.mean_pooled(&sequences, length)?)?;
+            downloads[0].begin(&compute(batch)?)?;
             // Of the batch before; nothing the first time.
             downloads.swap(0, 1);
             all.extend(finite(downloads[0].finish()?)?);
@@ -236,14 +268,14 @@ impl DeviceEncoder {
         Ok(all)
     }
 
-    fn mean_pooled(&self, sequences: &[&[u32]], length: Length) -> Result<Buffer<f32>> {
-        let (rows, sequences, _) = self.forward(sequences)?;
+    fn pooled(&self, ids: &[&[u32]], types: &[&[u32]], pooled: Pooled, length: Length) -> Result<Buffer<f32>> {
+        let (rows, sequences, _) = self.forward(ids, types)?;
         let dim = self.config.hidden_size;
         let Norm { scale, shift, epsilon } = self.last_norm();
         let norm = RowNorm::Layer { scale, shift, epsilon: *epsilon };
         Ok(match rows {
-            Unnormed::Narrow(rows) => norm_mean_pool(&rows, &sequences, dim, norm, length)?,
-            Unnormed::Wide(rows) => norm_mean_pool(&rows, &sequences, dim, norm, length)?,
+            Unnormed::Narrow(rows) => norm_pool(&rows, &sequences, dim, norm, pooled, length)?,
+            Unnormed::Wide(rows) => norm_pool(&rows, &sequences, dim, norm, pooled, length)?,
         })
     }
 
@@ -255,8 +287,8 @@ impl DeviceEncoder {
         }
     }
 
-    /// Everything but the last norm; with the sequences, and where each ends.
-    fn forward(&self, sequences: &[&[u32]]) -> Result<(Unnormed, PackedSequences, Vec<usize>)> {
+    /// Everything but the last norm; with the sequences, and where each ends. Without types, all tokens are of the first.
+    fn forward(&self, sequences: &[&[u32]], types: &[&[u32]]) -> Result<(Unnormed, PackedSequences, Vec<usize>)> {
         let (mut ids, mut places, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in sequences {
             Positions::Consecutive.check(sequence.len(), &self.config)?;
@@ -267,7 +299,10 @@ impl DeviceEncoder {
             places.extend(0..sequence.len() as u32);
             ends.push(ids.len());
         }
-        let kinds = vec![0; ids.len()];
+        let kinds = match types {
+            _ if self.config.type_vocab_size > 1 && !types.is_empty() => types.concat(),
+            _ => vec![0; ids.len()],
+        };
         let segments = self.segments.as_ref().map(|segments| (segments, &kinds[..]));
         let positions = self.positions.as_ref().map(|positions| (positions, &places[..]));
         let mut rows = embed((&self.words, &ids), positions, segments)?;

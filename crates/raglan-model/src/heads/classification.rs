@@ -88,8 +88,7 @@ impl ClassificationHead {
         if hidden.sequences().any(<[f32]>::is_empty) {
             return Err(Error::Rows { problem: "a sequence to classify has no tokens" });
         }
-        let n_sequences = hidden.ends().len();
-        let mut texts = vec![0.0; n_sequences * dim];
+        let mut texts = vec![0.0; hidden.ends().len() * dim];
         if self.reads_mean {
             mean_pool(hidden.rows(), hidden.ends(), dim, &mut texts)?;
         } else {
@@ -97,8 +96,25 @@ impl ClassificationHead {
                 text.copy_from_slice(&tokens[..dim]);
             }
         }
+        self.logits_of_vectors(&texts)
+    }
+
+    /// Whether a text's vector is the mean of those of its tokens, and not that of the first.
+    pub fn reads_mean(&self) -> bool {
+        self.reads_mean
+    }
+
+    /// The classes' logits of texts' vectors, `[n_texts, hidden_size]`, for each as [`logits`](Self::logits) gives them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rows`] when they are no whole vectors of the head's model.
+    pub fn logits_of_vectors(&self, texts: &[f32]) -> Result<Vec<f32>> {
+        if !texts.len().is_multiple_of(self.hidden_size) {
+            return Err(Error::Rows { problem: "the vectors are not of the head's model" });
+        }
         let mut middle = vec![0.0; texts.len()];
-        self.dense.apply(&texts, Output::Replace, &mut middle)?;
+        self.dense.apply(texts, Output::Replace, &mut middle)?;
         match self.nonlinearity {
             Nonlinearity::Tanh => middle.iter_mut().for_each(|x| *x = x.tanh()),
             Nonlinearity::Of(activation) => activate(&mut middle, activation),
@@ -106,7 +122,7 @@ impl ClassificationHead {
         if let Some(norm) = &self.norm {
             norm.apply(&mut middle)?;
         }
-        let mut logits = vec![0.0; n_sequences * self.n_classes];
+        let mut logits = vec![0.0; texts.len() / self.hidden_size * self.n_classes];
         self.classes.apply(&middle, Output::Replace, &mut logits)?;
         Ok(logits)
     }

@@ -1,7 +1,7 @@
 //! Heads of encoders on NVIDIA devices.
 
 use raglan_kernels::cuda::{
-    CudaDevice, DeviceMatrix, Length, RowNorm, matrix_product, norm_mean_pool, positive_terms, splade_head,
+    CudaDevice, DeviceMatrix, Length, Pooled, RowNorm, matrix_product, norm_pool, positive_terms, splade_head,
 };
 use raglan_kernels::{Output, l2_normalize};
 
@@ -96,7 +96,8 @@ impl DeviceMaskedLanguageHead {
         matrix_product(&hidden.rows, &self.dense, Output::Activate(self.activation.into()), &mut rows)?;
         self.norm.apply(&mut rows)?;
         // What is no number is no word's weight, and would pass unnoticed.
-        finite(norm_mean_pool(&rows, &hidden.sequences, hidden.dim(), RowNorm::None, Length::Kept)?.download()?)?;
+        let means = norm_pool(&rows, &hidden.sequences, hidden.dim(), RowNorm::None, Pooled::Mean, Length::Kept)?;
+        finite(means.download()?)?;
         let weights = splade_head(&rows, &self.decoder, &hidden.sequences)?;
         Ok(positive_terms(&weights, self.decoder.n_out())?)
     }

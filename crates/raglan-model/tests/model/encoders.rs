@@ -82,7 +82,7 @@ impl Small {
         MaskedLanguageHead::from_safetensors(&self.file(), &self.config(), Products::Stored).unwrap()
     }
 
-    fn classification_head(&self) -> ClassificationHead {
+    pub fn classification_head(&self) -> ClassificationHead {
         ClassificationHead::from_safetensors(&self.file(), &self.config(), Products::Stored).unwrap()
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use raglan_model::cuda::{CudaDevice, Length};
+use raglan_model::cuda::{CudaDevice, Length, Pooled};
 use raglan_model::registry::ModelCache;
 use raglan_model::{
-    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderFamily, EncoderModel, EncoderModelConfig,
-    Error, MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
+    DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncodedPair, EncoderFamily, EncoderModel,
+    EncoderModelConfig, Error, MaskedLanguageHead, Products, SafetensorsFile, TermWeights, TokenProjection, Tokenizer,
 };
 
 use crate::encoders::{HIDDEN, Small, VOCAB, every_family, small_bert, texts};
@@ -43,7 +43,7 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
             let least = cosines.fold(1.0, f32::min);
             println!("{family:?}: the least cosine of a token is {least}");
             assert!(least >= 0.9999, "{family:?}: {least}");
-            let means = encoder.mean_vectors([&texts], Length::Unit).unwrap();
+            let means = encoder.pooled_vectors([&texts], Pooled::Mean, Length::Unit).unwrap();
             for (mean, tokens) in means.chunks(HIDDEN).zip(want.sequences()) {
                 if tokens.is_empty() {
                     assert_eq!(mean, [0.0; HIDDEN]);
@@ -52,9 +52,22 @@ fn every_family_gives_the_vectors_that_the_processor_gives() {
                 let want: Vec<f32> = (0..HIDDEN).map(|d| tokens.iter().skip(d).step_by(HIDDEN).sum()).collect();
                 assert!(cosine(mean, &want) >= 0.9999, "{family:?}");
             }
-            let in_turn = encoder.mean_vectors([&texts[..1], &[], &texts[1..3], &texts[3..]], Length::Unit).unwrap();
+            let in_turn = encoder
+                .pooled_vectors([&texts[..1], &[], &texts[1..3], &texts[3..]], Pooled::Mean, Length::Unit)
+                .unwrap();
             assert_eq!(in_turn, means, "{family:?}: a text does not depend on its batch");
-            assert!(encoder.mean_vectors([&texts[..0]], Length::Unit).unwrap().is_empty());
+            assert!(encoder.pooled_vectors([&texts[..0]], Pooled::Mean, Length::Unit).unwrap().is_empty());
+            for pooled in [Pooled::First, Pooled::Last] {
+                let vectors = encoder.pooled_vectors([&texts], pooled, Length::Kept).unwrap();
+                for (vector, tokens) in vectors.chunks(HIDDEN).zip(want.sequences()) {
+                    let mut tokens = tokens.chunks(HIDDEN);
+                    let want = if pooled == Pooled::First { tokens.next() } else { tokens.next_back() };
+                    match want {
+                        Some(want) => assert!(cosine(vector, want) >= 0.9999, "{family:?}, {pooled:?}"),
+                        None => assert_eq!(vector, [0.0; HIDDEN]),
+                    }
+                }
+            }
             let alone = encoder.hidden_states(&texts[3..4]).unwrap();
             assert_eq!(
                 alone.rows(),
@@ -149,6 +162,39 @@ fn tokens_are_projected_as_on_the_processor() {
     }
 }
 
+#[test]
+fn pairs_have_the_logits_that_the_processor_gives() {
+    if let Some(device) = &CudaDevice::to_test() {
+        for small in every_family() {
+            let family = small.config().family;
+            let pairs: Vec<EncodedPair> = texts()
+                .into_iter()
+                .map(|ids| EncodedPair { token_types: (0..ids.len()).map(|i| u32::from(i > 1)).collect(), ids })
+                .collect();
+            let ids: Vec<&[u32]> = pairs.iter().map(|pair| &*pair.ids).collect();
+            let types: Vec<&[u32]> = pairs.iter().map(|pair| &*pair.token_types).collect();
+            let head = small.classification_head();
+            let want = head.logits(&small.model().hidden_states_of_pairs(&ids, &types).unwrap()).unwrap();
+            let encoder = encoder(device, &small);
+            let pooled = if head.reads_mean() { Pooled::Mean } else { Pooled::First };
+            let vectors = encoder.pooled_vectors_of_pairs([&pairs], pooled, Length::Kept).unwrap();
+            let got = head.logits_of_vectors(&vectors).unwrap();
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.chunks(head.n_classes()).zip(want.chunks(head.n_classes())) {
+                assert!(cosine(got, want) >= 0.9999, "{family:?}: {got:?} are not {want:?}");
+            }
+            if family == EncoderFamily::Bert {
+                let as_one = encoder.pooled_vectors([&ids], pooled, Length::Kept).unwrap();
+                assert_ne!(vectors, as_one, "types are told apart");
+            }
+            let none = [EncodedPair { ids: vec![1, 2], token_types: vec![0] }];
+            let refused = encoder.pooled_vectors_of_pairs([&none], pooled, Length::Kept);
+            assert!(matches!(refused, Err(Error::Rows { .. })));
+            assert!(matches!(head.logits_of_vectors(&[0.0; HIDDEN + 1]), Err(Error::Rows { .. })));
+        }
+    }
+}
+
 /// Multiplies the tensors whose names end so.
 fn scale(small: &Small, ending: &str, by: f64) {
     let mut tensors = candle_core::safetensors::load(small.path(), &Device::Cpu).unwrap();
@@ -166,7 +212,7 @@ fn numbers_beyond_half_precision_are_an_error_but_in_rows_that_layers_add_to() {
         let encoder = encoder(device, &small);
         let beyond = |error: Option<Error>| assert!(matches!(error, Some(Error::BeyondHalves)), "{error:?}");
         beyond(encoder.hidden_states(&texts).err());
-        beyond(encoder.mean_vectors([texts], Length::Unit).err());
+        beyond(encoder.pooled_vectors([texts], Pooled::Mean, Length::Unit).err());
         let hidden = encoder.hidden_states_on_device(&texts).unwrap();
         let (file, config) = (small.file(), small.config());
         beyond(DeviceTokenProjection::from_safetensors(device, &file, &config).unwrap().project(&hidden).err());

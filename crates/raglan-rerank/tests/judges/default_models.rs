@@ -108,5 +108,8 @@ fn pairs_are_scored_each_by_itself() {
     let hidden = model.hidden_states_of_pairs(&[&pair.ids], &[&pair.token_types]).unwrap();
     assert_eq!(Some(head.logits(&hidden).unwrap()[0]), scores[0]);
     let few = judge.judge(&[task], &Budget { tokens: Some(pair.ids.len()), time: None }).unwrap();
-    assert_eq!(few[0].verdict, Verdict::Scores(vec![None; 5]), "the first batch is more than the budget");
+    let first = Verdict::Scores(vec![scores[0], None, None, None, None]);
+    assert_eq!(few[0].verdict, first, "what the budget has room for is judged");
+    let none = judge.judge(&[task], &Budget { tokens: Some(pair.ids.len() - 1), time: None }).unwrap();
+    assert_eq!(none[0].verdict, Verdict::Scores(vec![None; 5]));
 }

@@ -3,6 +3,8 @@
 #[path = "../../../raglan-generate/tests/generation/byte_model.rs"]
 mod byte_model;
 mod default_models;
+#[cfg(feature = "emulation")]
+mod on_device;
 mod onnx;
 #[path = "../../../raglan-embed/tests/encoders/onnx_model.rs"]
 mod onnx_model;
