@@ -7,10 +7,10 @@
 #                                           PyTorch where `python3` has it
 #   kernels/device-check.sh emulate         the same tests on the processor, and all kernels through the compiler
 #
-# FOLDER holds all that `run` needs, which writes there too. The wheel of the compiler lies in nvrtc-VERSION of the target
-# folder, where `.ci/run` unpacks it. libnvrtc is looked for in FOLDER/lib, in the toolkit's folder, then where the system
-# finds libraries, and so is libcublasLt, without which products run on a kernel of ours. Compiled kernels are kept in
-# FOLDER/kernels.
+# FOLDER holds all that `run` needs, which writes there too, what is printed into FOLDER/log or $OUT. Programs are packed,
+# to be carried. The wheel of the compiler lies in nvrtc-VERSION of the target folder, where `.ci/run` unpacks it. libnvrtc
+# and libcublasLt are looked for in FOLDER/lib, in the toolkit's folder, in the Python packages of NVIDIA, then where the
+# system finds libraries; without the second, products run on a kernel of ours. Compiled kernels are kept in FOLDER/kernels.
 set -euo pipefail
 
 case ${1-} in
@@ -19,6 +19,7 @@ build)
     mkdir -p "$folder/lib"
     folder=$(cd "$folder" && pwd)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    mkdir -p "$folder/programs"
     # The programs' paths, as cargo tells them: those of the tests, the one of the timings.
     {
         cargo build --release --locked --package raglan-kernels --features cuda --lib --tests --bench device \
@@ -36,9 +37,11 @@ for line in sys.stdin:
         "raglan_kernels", "device", "model", "encoders", "generation", "judges", "device_encoders", "device_first_token"
     ):
         shutil.copy(message["executable"], sys.argv[1] + "/" + message["target"]["name"])
-' "$folder"
+' "$folder/programs"
     # What is to be carried there is small without symbols.
-    ! command -v strip >/dev/null || find "$folder" -maxdepth 1 -type f -perm -u+x ! -name '*.sh' -exec strip {} +
+    ! command -v strip >/dev/null || strip "$folder"/programs/*
+    tar -C "$folder" -czf "$folder/programs.tar.gz" programs
+    rm -r "$folder/programs"
     cp kernels/device-check.sh kernels/device-peer.py "$folder"
     target=$(cargo metadata --no-deps --format-version 1 |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
@@ -51,48 +54,70 @@ for line in sys.stdin:
     ;;
 run)
     folder=$(cd "${2:?a folder}" && pwd)
-    [ -x "$folder/raglan_kernels" ] || { echo "$folder: nothing was built there" >&2; exit 2; }
-    export LD_LIBRARY_PATH=$folder/lib:${CUDA_HOME:-/usr/local/cuda}/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    [ -e "$folder/programs.tar.gz" ] || { echo "$folder: nothing was built there" >&2; exit 2; }
+    tar -C "$folder" -xzf "$folder/programs.tar.gz"
+    programs=$folder/programs log=${OUT:-$folder/log} links=$folder/links
+    mkdir -p "$log" "$links"
+    of_python=$(python3 -c '
+import glob, nvidia
+print("\n".join(place for path in nvidia.__path__ for place in glob.glob(path + "/*/lib") + glob.glob(path + "/*/*/lib")))
+' 2>/dev/null || true)
+    mapfile -t places < <(printf '%s\n' "$folder/lib" "${CUDA_HOME:-/usr/local/cuda}/lib64" $of_python)
+    # Programs look for few versions by name, and for the name without one first.
+    for library in libnvrtc libcublasLt; do
+        found=
+        for place in "${places[@]}"; do
+            found=$(ls -1 "$place/$library".so* 2>/dev/null | grep -v '[.]alt[.]' | sort -V | tail -n 1 || true)
+            [ -z "$found" ] || break
+        done
+        [ -z "$found" ] || ln -sfn "$found" "$links/$library.so"
+        echo "$library: ${found:-where the system finds it, if it does}"
+    done
+    ours=$links:$(IFS=:; echo "${places[*]}")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export RAGLAN_CUDA=1 RAGLAN_CUDA_KERNELS=$folder/kernels
     failed=() passed=()
-    # Runs a program; a filter of tests that no test matches is a failure too.
+    # Runs a program, for so long at most; a filter of tests that no test matches is a failure too.
     check() {
         local name=$1 output status=0
         shift
-        output=$(mktemp)
-        "$@" 2>&1 | tee "$output" || status=$?
+        output="$log/${name//[ ,]/-}.txt"
+        timeout 240 "$@" 2>&1 | tee "$output" || status=$?
         ! grep -q '^running 0 tests$' "$output" || { echo "$name: no test has such a name"; status=1; }
-        rm "$output"
         [ "$status" -eq 0 ] && passed+=("$name") || failed+=("$name")
     }
-    check 'tests of kernels' "$folder/raglan_kernels" cuda
-    check 'tests of models' "$folder/model" device::
-    check 'tests of encoders' "$folder/encoders" on_device::
-    check 'tests of generation' "$folder/generation" device::
-    check 'tests of judges' "$folder/judges" device::
-    check 'figures of kernels' "$folder/device"
+    by_ours() { check "$1" env LD_LIBRARY_PATH="$ours" "${@:2}"; }
+    by_ours 'tests of kernels' "$programs/raglan_kernels" cuda split::
+    # A row of a product by our own kernel is the same to the bit among however many, which these tests look at.
+    export RAGLAN_CUDA_LIBRARY=none
+    by_ours 'tests of kernels without the library' "$programs/raglan_kernels" cuda split::
+    by_ours 'tests of models' "$programs/model" device::
+    by_ours 'tests of encoders' "$programs/encoders" on_device::
+    by_ours 'tests of generation' "$programs/generation" device::
+    by_ours 'tests of judges' "$programs/judges" on_device::
+    unset RAGLAN_CUDA_LIBRARY
+    by_ours 'figures of kernels' "$programs/device"
     # By turns, so that both have the same machine.
     for turn in 1 2; do
-        check "figures of encoders, $turn" "$folder/device_encoders" "$folder"
+        by_ours "figures of encoders, $turn" "$programs/device_encoders" "$folder"
         if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
             check "figures of PyTorch, $turn" python3 "$folder/device-peer.py" "$folder/lengths.txt"
         else
             echo 'skipped: python3 has no PyTorch with a device'
         fi
     done
-    check 'figures of first tokens' "$folder/device_first_token"
+    by_ours 'figures of first tokens' "$programs/device_first_token"
     [ ${#passed[@]} -eq 0 ] || printf '== passed: %s\n' "${passed[@]}"
     [ ${#failed[@]} -eq 0 ] || { printf '== FAILED: %s\n' "${failed[@]}" && exit 1; }
     ;;
 emulate)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    cargo test --locked --package raglan-kernels --features cuda --lib cuda
+    cargo test --locked --package raglan-kernels --features cuda --lib -- cuda split::
     cargo test --locked --package raglan-model --package raglan-embed --package raglan-generate --package raglan-rerank \
         --features raglan-embed/emulation,raglan-generate/emulation,raglan-rerank/emulation --test model --test encoders \
         --test generation --test judges device::
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -394,7 +394,7 @@ impl Bench {
     fn product<N: Narrow, T: Real>(&mut self, [n, n_in, n_out]: [usize; 3], name: &str) -> Result<()> {
         let (n, n_out) = (n / self.smaller, n_out / self.smaller);
         let rows: Vec<N> = self.random.floats(n * n_in).into_iter().map(N::from_f32).collect();
-        let weights = self.random.floats(n_out * n_in);
+        let weights: Vec<f32> = self.random.floats(n_out * n_in).into_iter().map(|w| N::from_f32(w).to_f32()).collect();
         let matrix = DeviceMatrix::<N>::new(&self.device, &weights, n_in, n_out, None)?;
         let input = self.device.upload(&rows)?;
         let mut out = self.poisoned::<T>(n * n_out)?;

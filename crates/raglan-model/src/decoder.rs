@@ -288,7 +288,8 @@ impl DecoderModel {
 
     /// Sends tokens of one or more sequences through the model; their keys and values are in the caches then.
     ///
-    /// What a sequence gets does not depend on the others, to the bit. Together they take less time, since the weights
+    /// What a sequence gets does not depend on the others, to the bit (on a device with NVIDIA's library for products, but for
+    /// the last bits). Together they take less time, since the weights
     /// are read once.
     ///
     /// # Errors

@@ -20,7 +20,8 @@ use crate::{EncodedPair, EncoderFamily, EncoderModelConfig, Error, Result, Safet
 ///
 /// Weights and vectors between layers are half floats, sums are `f32`, and so are `ModernBERT`'s rows, to which every layer
 /// adds. Vectors of texts have a cosine of .9999 or more to those of [`EncoderModel`](crate::EncoderModel). What a sequence
-/// gives depends on no other sequence of the call.
+/// gives does not depend on the other sequences of the call, to the bit where products run on our own kernel: NVIDIA's library
+/// chooses another for other numbers of rows, unless the environment says `RAGLAN_CUDA_LIBRARY=none`.
 #[derive(Debug)]
 pub struct DeviceEncoder {
     device: CudaDevice,

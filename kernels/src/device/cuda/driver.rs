@@ -13,6 +13,9 @@ use super::library::{Library, Product};
 use super::{Architecture, Argument, Backend, DeviceLimits, Launch, Module, compile, pointers};
 use crate::{Error, Result};
 
+/// The environment variable that leaves all products to our own kernel, whose rows do not depend on how many there are.
+const BY_LIBRARY: &str = "RAGLAN_CUDA_LIBRARY";
+
 /// A kernel asks the driver for more shared memory than this.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 
@@ -28,6 +31,10 @@ struct Context {
     architecture: String,
     driver_version: i32,
     folder: Option<PathBuf>,
+    /// Where its memory comes from.
+    pool: sys::CUmemoryPool,
+    /// Whether products go to NVIDIA's library where that is there.
+    by_library: bool,
     loaded: Mutex<Loaded>,
 }
 
@@ -122,19 +129,24 @@ unsafe impl Sync for Driver {}
 impl Driver {
     pub fn open(ordinal: u32, kernels: Option<&Path>) -> Result<Self> {
         let none = |problem: &str| Error::NoDevice { problem: problem.to_owned() };
+        let by_library = match std::env::var(BY_LIBRARY).as_deref() {
+            Ok("none") => false,
+            Err(std::env::VarError::NotPresent) | Ok("") => true,
+            _ => return Err(none(&format!("{BY_LIBRARY} can be `none`, and is something else"))),
+        };
         // cudarc panics when it does not find the library, so it is looked for first.
         // SAFETY: loading the driver's library runs only its own initialisation.
         if !unsafe { sys::is_culib_present() } {
             return Err(none("the driver's library, libcuda, is not found"));
         }
         // It panics too when the library lacks a function, as one of an old driver may.
-        match panic::catch_unwind(|| Self::open_by_library(ordinal, kernels)) {
+        match panic::catch_unwind(|| Self::open_by_driver(ordinal, kernels, by_library)) {
             Ok(opened) => opened,
             Err(_) => Err(none("the driver is too old: its library lacks a function that is needed")),
         }
     }
 
-    fn open_by_library(ordinal: u32, kernels: Option<&Path>) -> Result<Self> {
+    fn open_by_driver(ordinal: u32, kernels: Option<&Path>, by_library: bool) -> Result<Self> {
         use sys::CUdevice_attribute as Attribute;
         match result::init() {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
@@ -168,9 +180,15 @@ impl Driver {
             // SAFETY: the device comes from the driver.
             memory_bytes: unsafe { result::device::total_mem(device) }.map_err(cuda)?,
         };
+        if attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0 {
+            let problem = format!("{} has no memory pools, as some devices that are shared have none", limits.name);
+            return Err(Error::NoDevice { problem });
+        }
         let mut driver_version = 0;
         // SAFETY: the number lives through the call.
         unsafe { sys::cuDriverGetVersion(&raw mut driver_version) }.result().map_err(cuda)?;
+        // SAFETY: the device comes from the driver.
+        let pool = unsafe { result::device::get_default_mem_pool(device) }.map_err(cuda)?;
         // SAFETY: the device comes from the driver; it is released when the context is dropped.
         let handle = unsafe { result::primary_ctx::retain(device) }.map_err(cuda)?;
         let context = Arc::new(Context {
@@ -180,16 +198,15 @@ impl Driver {
             architecture,
             driver_version,
             folder: kernels.map(Path::to_owned),
+            pool,
+            by_library,
             loaded: Mutex::default(),
         });
         context.current()?;
-        // SAFETY: the device comes from the driver; the number lives through the call.
-        unsafe {
-            let pool = result::device::get_default_mem_pool(device).map_err(cuda)?;
-            let mut all = u64::MAX; // What is freed stays with the process, to be had again at once.
-            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-            sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()).result().map_err(cuda)?;
-        }
+        let mut all = u64::MAX; // What is freed stays with the process, to be had again at once.
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the pool is the device's; the number lives through the call.
+        unsafe { sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()) }.result().map_err(cuda)?;
         Self::on(context)
     }
 
@@ -213,6 +230,9 @@ impl Driver {
             return false;
         }
         let library = self.library.get_or_init(|| {
+            if !self.context.by_library {
+                return None;
+            }
             let workspace = self.allocate(Library::WORKSPACE).ok()?;
             let library = Library::load(workspace);
             if library.is_none() {
@@ -226,13 +246,13 @@ impl Driver {
 
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
         self.context.current()?;
-        let (start, end) = (Event::new(TIMED)?, Event::new(TIMED)?);
+        let (start, end) = (Event::new(&self.context, TIMED)?, Event::new(&self.context, TIMED)?);
         start.record(self)?;
         work()?;
         end.record(self)?;
         end.wait()?;
         // SAFETY: both events were recorded on this stream and have happened.
-        unsafe { result::event::elapsed(start.0, end.0) }.map_err(cuda)
+        unsafe { result::event::elapsed(start.event, end.event) }.map_err(cuda)
     }
 }
 
@@ -241,6 +261,7 @@ const TIMED: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
 impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(Some((library, workspace))) = self.library.take() {
+            let _ = self.context.current();
             drop(library);
             self.free(workspace, Library::WORKSPACE);
         }
@@ -256,7 +277,19 @@ impl Backend for Driver {
 
     fn free_bytes(&self) -> Result<usize> {
         self.context.current()?;
-        result::mem_get_info().map(|(free, _)| free).map_err(cuda)
+        let (free, _) = result::mem_get_info().map_err(cuda)?;
+        // What was freed, and stays with the process, is free for it.
+        let of_pool = |attribute| -> Result<u64> {
+            let mut n_bytes = 0_u64;
+            // SAFETY: the pool is the device's; the number lives through the call.
+            unsafe { sys::cuMemPoolGetAttribute(self.context.pool, attribute, (&raw mut n_bytes).cast()) }
+                .result()
+                .map_err(cuda)?;
+            Ok(n_bytes)
+        };
+        let reserved = of_pool(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let used = of_pool(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        Ok(free + reserved.saturating_sub(used) as usize)
     }
 
     fn allocate(&self, n_bytes: usize) -> Result<u64> {
@@ -291,8 +324,10 @@ impl Backend for Driver {
             return Ok(());
         }
         self.context.current()?;
-        // SAFETY: the buffer has as many bytes. The driver has read pageable memory when the call returns.
-        unsafe { result::memcpy_htod_async(address, from, self.stream) }.map_err(cuda)
+        // SAFETY: the buffer has as many bytes, and `from` is borrowed until the copy is done, below.
+        let begun = unsafe { result::memcpy_htod_async(address, from, self.stream) }.map_err(cuda);
+        self.synchronize()?;
+        begun
     }
 
     fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
@@ -355,13 +390,14 @@ impl Backend for Driver {
         unsafe {
             let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(cuda);
             result::graph::destroy(graph).map_err(cuda)?;
-            Ok(Box::new(Recorded { context: Arc::clone(&self.context), graph: ready? }))
+            Ok(Box::new(Recorded { context: Arc::clone(&self.context), stream: self.stream, graph: ready? }))
         }
     }
 
     unsafe fn replay(&self, recorded: &dyn Any) -> Result<()> {
-        let recorded = recorded.downcast_ref::<Recorded>().filter(|of| Arc::ptr_eq(&self.context, &of.context));
-        let recorded = recorded.ok_or_else(|| Error::Cuda { problem: "the graph is of another device".to_owned() })?;
+        // On another stream, what is freed on this one might be in use.
+        let recorded = recorded.downcast_ref::<Recorded>().filter(|of| of.stream == self.stream);
+        let recorded = recorded.ok_or_else(|| Error::Cuda { problem: "the graph is of another stream".to_owned() })?;
         self.context.current()?;
         // SAFETY: graph and stream are alive and of one device; the memory is there, as the caller promises.
         unsafe { result::graph::launch(recorded.graph, self.stream) }.map_err(cuda)
@@ -369,7 +405,7 @@ impl Backend for Driver {
 
     fn mark(&self) -> Result<Box<dyn Any + Send>> {
         self.context.current()?;
-        let event = Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        let event = Event::new(&self.context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
         event.record(self)?;
         Ok(Box::new(event))
     }
@@ -378,7 +414,7 @@ impl Backend for Driver {
         self.context.current()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: stream and event are alive; the driver keeps what it needs of the event.
-        unsafe { result::stream::wait_event(self.stream, Event::of(mark)?.0, flags) }.map_err(cuda)
+        unsafe { result::stream::wait_event(self.stream, Event::of(mark)?.event, flags) }.map_err(cuda)
     }
 
     fn reach(&self, mark: &dyn Any) -> Result<()> {
@@ -421,14 +457,20 @@ impl Backend for Driver {
 }
 
 /// A point in a stream's work.
-struct Event(sys::CUevent);
+struct Event {
+    event: sys::CUevent,
+    /// It is nothing without its context, which may have nobody else.
+    context: Arc<Context>,
+}
 
 // SAFETY: an event may be used from any thread.
 unsafe impl Send for Event {}
 
 impl Event {
-    fn new(flags: sys::CUevent_flags) -> Result<Self> {
-        result::event::create(flags).map(Self).map_err(cuda)
+    /// One of the context, which is current.
+    fn new(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
+        let event = result::event::create(flags).map_err(cuda)?;
+        Ok(Self { event, context: Arc::clone(context) })
     }
 
     fn of(mark: &dyn Any) -> Result<&Self> {
@@ -437,26 +479,28 @@ impl Event {
 
     fn record(&self, driver: &Driver) -> Result<()> {
         // SAFETY: event and stream are alive.
-        unsafe { result::event::record(self.0, driver.stream) }.map_err(cuda)
+        unsafe { result::event::record(self.event, driver.stream) }.map_err(cuda)
     }
 
     /// Returns when it has happened.
     fn wait(&self) -> Result<()> {
         // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.0) }.map_err(cuda)
+        unsafe { result::event::synchronize(self.event) }.map_err(cuda)
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: the event is this one's own. A failure has no remedy.
-        let _ = unsafe { result::event::destroy(self.0) };
+        let _ = self.context.current().map(|()| unsafe { result::event::destroy(self.event) });
     }
 }
 
 /// Launches that the driver asks for as one.
 struct Recorded {
     context: Arc<Context>,
+    /// The one that it was recorded on, which its memory keeps alive.
+    stream: sys::CUstream,
     graph: sys::CUgraphExec,
 }
 

@@ -12,6 +12,8 @@ use super::driver::Driver;
 const WORKSPACE: usize = 32 << 20;
 /// Shapes whose best algorithm is remembered.
 const SHAPES: usize = 4096;
+/// What the addresses of operands are multiples of.
+const ALIGNMENT: u32 = 16;
 
 /// `out = a · wᵀ`, with what may come before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +40,16 @@ pub(crate) struct Product {
 pub(crate) struct Library {
     handle: sys::cublasLtHandle_t,
     workspace: u64,
-    algorithms: Mutex<HashMap<Key, sys::cublasLtMatmulAlgo_t>>,
+    /// None of shapes that it does not serve. The lock is held while a product is begun, too: what one leaves in the workspace
+    /// between two of its launches is not for another.
+    algorithms: Mutex<HashMap<Key, Option<sys::cublasLtMatmulAlgo_t>>>,
 }
 
 /// What an algorithm depends on: the shape, both types, whether the result is added, whether there is a bias.
 type Key = ([usize; 3], [bool; 4]);
+
+/// What the library says of shapes that it has nothing for.
+const NOT_SERVED: result::CublasError = result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
 
 // SAFETY: the library's handle may be used from any thread; the map is behind a lock.
 unsafe impl Send for Library {}
@@ -70,6 +77,10 @@ impl Library {
     /// The addresses are of living buffers of the driver's device that are as long as the shape says.
     pub unsafe fn product(&self, driver: &Driver, product: &Product) -> Result<(), result::CublasError> {
         let [m, n, k] = product.shape;
+        let addresses = [product.rows, product.weights, product.out, product.bias.unwrap_or(0)];
+        if addresses.iter().any(|address| !address.is_multiple_of(u64::from(ALIGNMENT))) {
+            return Err(NOT_SERVED);
+        }
         let narrow = if product.f16 { sys::cudaDataType_t::CUDA_R_16F } else { sys::cudaDataType_t::CUDA_R_16BF };
         let of_out = if product.wide { sys::cudaDataType_t::CUDA_R_32F } else { narrow };
         // The library counts by columns: a row-major [m, k] is its [k, m]. So it is asked for outᵀ = w · aᵀ.
@@ -86,9 +97,9 @@ impl Library {
             operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &of_bias)?;
         }
         let key = (product.shape, [product.f16, product.wide, product.add, product.bias.is_some()]);
-        let known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        let algorithm = match known {
-            Some(algorithm) => algorithm,
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        let algorithm = match algorithms.get(&key) {
+            Some(&known) => known,
             None => {
                 let preference = Preference::new()?;
                 // SAFETY: all descriptions are alive.
@@ -102,15 +113,19 @@ impl Library {
                         out.0,
                         preference.0,
                     )
-                }?;
-                let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+                };
+                let found = match found {
+                    Err(NOT_SERVED) => None,
+                    found => Some(found?.algo),
+                };
                 if algorithms.len() >= SHAPES {
                     algorithms.clear();
                 }
-                algorithms.insert(key, found.algo);
-                found.algo
+                algorithms.insert(key, found);
+                found
             }
         };
+        let algorithm = algorithm.ok_or(NOT_SERVED)?;
         let (one, beta) = (1_f32, if product.add { 1_f32 } else { 0.0 });
         // SAFETY: the descriptions are alive; the buffers are as long as they say, as the caller promises; the workspace
         // is of this stream alone.
@@ -186,12 +201,30 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
     fn new() -> Result<Self, result::CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+
         let this = Self(result::create_matmul_pref()?);
-        let most = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let n_bytes = WORKSPACE;
-        // SAFETY: the description is alive; the attribute is a number of bytes.
-        unsafe { result::set_matmul_pref_attribute(this.0, most, (&raw const n_bytes).cast(), size_of::<usize>()) }?;
+        this.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+        for operand in [
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            this.set(operand, &ALIGNMENT)?;
+        }
         Ok(this)
+    }
+
+    fn set<T>(
+        &self,
+        attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+        value: &T,
+    ) -> Result<(), result::CublasError> {
+        // SAFETY: the description is alive; the value is of the attribute's type, as the callers above have it.
+        unsafe {
+            result::set_matmul_pref_attribute(self.0, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
+        }
     }
 }
 

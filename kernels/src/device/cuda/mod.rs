@@ -2,7 +2,7 @@
 //!
 //! Nothing of a toolkit is needed to build; a driver is needed to open a device, and NVIDIA's run-time compiler
 //! (`libnvrtc`, of the toolkit or of the Python package `nvidia-cuda-nvrtc-cu12`) for the first launch of each kernel.
-//! Compiled kernels are kept in a folder, by source, architecture and compiler, and need no compiler afterwards.
+//! Compiled kernels are kept in a folder, by source, architecture and driver, and need no compiler afterwards.
 //!
 //! [`CudaDevice`] is a stream on a device: what is asked of it happens in order, after the call returned. A
 //! [`Buffer`] is memory on the device. The operations stand beside their forms for processors and are collected in
@@ -244,7 +244,8 @@ impl CudaDevice {
 
     /// The device that tests run on, on a stream of its own: the machine's first if `RAGLAN_CUDA` asks for it, whose
     /// compiled kernels are kept in the folder that `RAGLAN_CUDA_KERNELS` names, else what is [emulated](Self::emulated).
-    /// What is skipped is said.
+    /// What is skipped is said. Tests that compare rows among others with rows alone, to the bit, want
+    /// `RAGLAN_CUDA_LIBRARY=none`.
     ///
     /// # Panics
     ///

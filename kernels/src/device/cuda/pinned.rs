@@ -1,6 +1,5 @@
 //! Copies that run beside the device's work, by way of memory that is read and written without the processor.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -88,7 +87,8 @@ impl Uploader {
         Ok(this)
     }
 
-    /// Begins to overwrite the numbers of `to` from `at` on; `from` may be changed when this returns.
+    /// Begins to overwrite the numbers of `to` from `at` on; `from` may be changed when this returns. Where the buffer is of
+    /// another stream, the caller sees that it is not dropped before the copy is done.
     ///
     /// # Errors
     ///
@@ -104,15 +104,23 @@ impl Uploader {
             }
             // SAFETY: the half's last copy is done.
             let pinned = unsafe { half.memory.bytes(0..part.len()) };
-            pinned.par_chunks_mut(PART).zip(part.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
+            copy(part, pinned);
             // SAFETY: the half is not written again before the mark below; `at` found the numbers in the buffer.
-            unsafe { backend.upload_pinned(pinned, address) }?;
+            unsafe { self.stream.0.upload_pinned(pinned, address) }?;
             half.copied = Some(self.stream.mark()?);
             address += part.len() as u64;
             self.next ^= 1;
         }
         Ok(())
     }
+}
+
+/// Copies within memory, by several threads where that is much.
+fn copy(from: &[u8], to: &mut [u8]) {
+    if from.len() <= PART {
+        return to.copy_from_slice(from);
+    }
+    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 impl Drop for Uploader {
@@ -196,43 +204,58 @@ impl<T: Plain> Drop for Downloader<T> {
     }
 }
 
-/// Pinned memory that uploads of one stream go by, one behind the other, and from the beginning again where it ends.
+/// Pinned memory that uploads of one stream go by, one behind the other, in segments that are used in turn.
 #[derive(Debug)]
 pub(super) struct UploadRing {
     memory: Pinned,
+    /// Of a segment.
     n_bytes: usize,
-    /// Behind the last upload.
+    /// The segment that is filled, and where its next upload begins.
+    segment: usize,
     next: usize,
-    /// The parts that are copied from still, the oldest first.
-    under_way: VecDeque<(Range<usize>, Mark)>,
+    /// When the segments' last uploads are done; none of one that is filled, or was not yet.
+    copied: [Option<Mark>; SEGMENTS],
 }
 
+const SEGMENTS: usize = 4;
+/// Where uploads begin, in bytes of the ring: at lines of the processor's cache.
+const LINE: usize = 64;
+
 impl UploadRing {
-    /// One of so many bytes, which are pinned when the first are uploaded.
+    /// One of so many bytes a segment, which are pinned when the first are uploaded.
     pub const fn new(n_bytes: usize) -> Self {
-        Self { memory: Pinned::NONE, n_bytes, next: 0, under_way: VecDeque::new() }
+        Self { memory: Pinned::NONE, n_bytes, segment: 0, next: 0, copied: [const { None }; SEGMENTS] }
     }
 
-    /// Begins an upload of at most as many bytes as the ring has; says no where there is not so much memory to pin.
+    /// Begins an upload; says no where there is not so much memory to pin.
     pub fn upload(&mut self, stream: &Stream, from: &[u8], address: u64) -> Result<bool> {
         if self.memory.n_bytes == 0 {
-            let Ok(memory) = Pinned::new(stream.backend(), self.n_bytes) else { return Ok(false) };
+            let Ok(memory) = Pinned::new(stream.backend(), SEGMENTS * self.n_bytes) else { return Ok(false) };
             self.memory = memory;
         }
-        let start = if self.next + from.len() > self.n_bytes { 0 } else { self.next };
-        let part = start..start + from.len();
-        while self.under_way.iter().any(|(other, _)| other.start < part.end && part.start < other.end) {
-            let (_, mark) = self.under_way.pop_front().expect("one of them is in the way");
-            stream.backend().reach(&*mark.0)?;
+        for (i, part) in from.chunks(self.n_bytes).enumerate() {
+            self.upload_part(stream, part, address + (i * self.n_bytes) as u64)?;
         }
-        // SAFETY: nothing is under way there.
-        let pinned = unsafe { self.memory.bytes(part.clone()) };
-        pinned.copy_from_slice(from);
-        // SAFETY: the part is not written again before the mark below; the caller's buffer is as long.
-        unsafe { stream.backend().upload_pinned(pinned, address) }?;
-        self.next = part.end;
-        self.under_way.push_back((part, Mark(stream.mark()?)));
         Ok(true)
+    }
+
+    /// Begins an upload of at most as many bytes as a segment has.
+    fn upload_part(&mut self, stream: &Stream, from: &[u8], address: u64) -> Result<()> {
+        if self.next + from.len() > self.n_bytes {
+            self.copied[self.segment] = Some(Mark(stream.mark()?));
+            let following = (self.segment + 1) % SEGMENTS;
+            if let Some(mark) = &self.copied[following] {
+                stream.backend().reach(&*mark.0)?;
+            }
+            (self.copied[following], self.segment, self.next) = (None, following, 0);
+        }
+        let start = self.segment * self.n_bytes + self.next;
+        // SAFETY: what was copied from there is waited for before the segment is filled again, above.
+        let pinned = unsafe { self.memory.bytes(start..start + from.len()) };
+        copy(from, pinned);
+        self.next = (self.next + from.len()).next_multiple_of(LINE);
+        // SAFETY: the part is not written again before the segment's mark; the caller's buffer is as long.
+        unsafe { stream.upload_pinned(pinned, address) }
     }
 
     /// Frees the memory.
@@ -276,8 +299,8 @@ mod tests {
     fn uploads_by_a_ring_do_not_overtake_one_another() {
         if let Some(device) = &CudaDevice::to_test() {
             let device = device.another_stream().unwrap();
-            let mut ring = UploadRing::new(100);
-            let lengths = [40, 40, 40, 0, 100, 1, 60, 60, 20, 99, 3];
+            let mut ring = UploadRing::new(200);
+            let lengths = [40, 40, 40, 0, 200, 1, 60, 700, 1, 120, 20, 199, 3, 9, 400, 5];
             let mut want = Vec::new();
             let all = device.filled::<u8>(0xff, lengths.iter().sum()).unwrap();
             for (i, length) in lengths.into_iter().enumerate() {

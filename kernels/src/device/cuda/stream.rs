@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::pinned::UploadRing;
@@ -13,13 +13,12 @@ use crate::{Error, Result};
 pub(super) struct Stream {
     backend: Box<dyn Backend>,
     state: Mutex<State>,
-    /// What uploads go by that the driver would wait with.
+    /// What uploads go by: a driver may read memory that is not pinned when it likes to, or wait for its other work.
     ring: Mutex<UploadRing>,
 }
 
-/// Uploads of more bytes than drivers put aside themselves, and of so few that a ring holds several.
-const BY_RING: RangeInclusive<usize> = (64 << 10) + 1..=RING / 4;
-const RING: usize = 8 << 20;
+/// Bytes of a segment of it.
+const SEGMENT: usize = 2 << 20;
 
 #[derive(Default)]
 struct State {
@@ -87,7 +86,7 @@ impl Drop for Stream {
 
 impl Stream {
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self { backend, state: Mutex::default(), ring: Mutex::new(UploadRing::new(RING)) }
+        Self { backend, state: Mutex::default(), ring: Mutex::new(UploadRing::new(SEGMENT)) }
     }
 
     pub fn backend(&self) -> &dyn Backend {
@@ -157,14 +156,21 @@ impl Stream {
 
     pub fn upload(&self, from: &[u8], address: u64) -> Result<()> {
         self.not_recording("an upload")?;
-        if BY_RING.contains(&from.len()) {
-            // What a panic leaves in there is copied, and not read.
-            let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-            if ring.upload(self, from, address)? {
-                return Ok(());
-            }
+        // What a panic leaves in there is copied, and not read.
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        match ring.upload(self, from, address)? {
+            true => Ok(()),
+            false => self.backend.upload(from, address),
         }
-        self.backend.upload(from, address)
+    }
+
+    /// # Safety
+    ///
+    /// As [`Backend::upload_pinned`].
+    pub unsafe fn upload_pinned(&self, from: &[u8], address: u64) -> Result<()> {
+        self.not_recording("an upload")?;
+        // SAFETY: as the caller promises.
+        unsafe { self.backend.upload_pinned(from, address) }
     }
 
     /// # Safety
@@ -217,10 +223,10 @@ impl Stream {
     /// Runs `work`, whose buffers come from `reserve`, and go back there.
     pub fn with_reserve(&self, reserve: &Reserve, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.state().reserve = Some(reserve.clone());
-        let outcome = work();
+        let outcome = panic::catch_unwind(AssertUnwindSafe(work));
         let reserve = self.state().reserve.take();
         drop(reserve);
-        outcome
+        outcome.unwrap_or_else(|cause| panic::resume_unwind(cause))
     }
 
     /// Records what `work` asks for.
@@ -230,13 +236,15 @@ impl Stream {
             self.backend.begin_recording()?;
             state.recording = Some(Recording::default());
         }
-        let outcome = work();
+        // A panic ends the recording too, and the stream goes on.
+        let outcome = panic::catch_unwind(AssertUnwindSafe(work));
         let recorded = self.backend.end_recording();
         let recording = self.state().recording.take();
         let Recording { mut named, freed } = recording.expect("the recording was begun above");
         for (address, n_bytes) in freed {
             self.backend.free(address, n_bytes);
         }
+        let outcome = outcome.unwrap_or_else(|cause| panic::resume_unwind(cause));
         named.sort_unstable_by_key(|memory| memory.address);
         named.dedup_by_key(|memory| memory.address);
         outcome?;
