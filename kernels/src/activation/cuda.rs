@@ -17,7 +17,8 @@ pub(crate) static MODULE: Module = Module {
 /// The kernel's number of what changes nothing.
 const IDENTITY: Argument = Argument::U32(4);
 
-fn number(activation: Activation) -> Argument {
+/// The kernels' number of an activation.
+pub(crate) fn number(activation: Activation) -> Argument {
     Argument::U32(match activation {
         Activation::Gelu => 0,
         Activation::GeluTanh => 1,

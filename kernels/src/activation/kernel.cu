@@ -1,21 +1,5 @@
 // Activations, plain with a bias and gated: one thread a number, for these follow a product whose result is in the cache.
 
-#define GELU 0
-#define GELU_TANH 1
-#define RELU 2
-#define SILU 3
-#define IDENTITY 4
-
-__device__ __forceinline__ float activation(u32 kind, float x) {
-    switch (kind) {
-    case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case RELU: return fmaxf(x, 0.0f);
-    case IDENTITY: return x;
-    default: return x / (1.0f + expf(-x));
-    }
-}
-
 // values[r, o] = activation(values[r, o] + bias[o]); no bias where it is null.
 template <class T>
 __device__ __forceinline__ void activate(T *values, const float *bias, u32 kind, u64 n, u32 width) {

@@ -88,6 +88,7 @@ template <int TEAM> struct WarpGroups {
             weigh(tile + 1);
             wait_products<0>();
             settle(rows.out[0]);
+            settle(p); // Its new numbers are not made before the products are done with the old.
             rows.rescale(factor);
             pack();
         }

@@ -114,8 +114,12 @@ MASS(64)
 MASS(128)
 MASS(256)
 
-// Few rows of each of many sequences: the keys are cut into splits, and a block's four warps take tiles of N keys in
-// turn, each with an output of its own. What they have is merged, and what the splits have, by a kernel after.
+// Few rows of each of many sequences: the keys are cut into splits, and a block's warps take tiles of N keys in turn, each
+// with an output of its own. What they have is merged, and what the splits have, by a kernel after. Two blocks or more
+// have room on a multiprocessor, and one in the 99 KB of the devices with the least.
+
+template <int D> __device__ __forceinline__ constexpr int decode_keys() { return D > 64 ? 16 : 32; }
+template <int D> __device__ __forceinline__ constexpr int decode_warps() { return D > 128 ? 2 : 4; }
 
 template <int D, int N> struct Part {
     static constexpr bool TURN = true;
@@ -124,7 +128,7 @@ template <int D, int N> struct Part {
     u32 page_len, first;
     Turns turns;
     Mask<1, N> seen;
-    __device__ __forceinline__ u32 part(u32 tile) const { return first + 4 * tile; }
+    __device__ __forceinline__ u32 part(u32 tile) const { return first + decode_warps<D>() * tile; }
     __device__ __forceinline__ u32 page(u32 tile) const { return part(tile) * N / 64; }
     __device__ __forceinline__ const f16 *at(const f16 *from, u32 tile, u32 row) const {
         return from + size_t(pages[page(tile)]) * page_len + (part(tile) * N % 64 + row) * D;
@@ -142,9 +146,9 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
                                        const f16 *values, const u32 *pages, const u32 *n_pages, u32 most_pages,
                                        const u32 *positions, Turns turns, u32 n_kv_heads, u32 group, float scale,
                                        u32 window, u32 sinks, float *part_out, float *part_lse) {
-    constexpr int N = team_keys<D>() / 2;
+    constexpr int N = decode_keys<D>(), WARPS = decode_warps<D>();
     DYNAMIC_SHARED(shared);
-    __shared__ float mosts[4][16], totals[4][16];
+    __shared__ float mosts[WARPS][16], totals[WARPS][16];
     const u32 split = blockIdx.x, n_splits = gridDim.x, kv_head = blockIdx.y, sequence = blockIdx.z;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_heads = n_kv_heads * group;
     const u32 n_parts = 64 / N * n_pages[sequence], each = (n_parts + n_splits - 1) / n_splits;
@@ -161,19 +165,19 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
     Rows<D, 1, 16> rows;
     rows.clear();
     const auto token_of = [&](u32 row) { return sequence * n_queries + min(row / group, n_queries - 1); };
-    copy_tile<D, 16, 128>(shared + 4 * WARP_BYTES, queries, [&](u32 row) -> const f16 * {
+    copy_tile<D, 16, 32 * WARPS>(shared + WARPS * WARP_BYTES, queries, [&](u32 row) -> const f16 * {
         const size_t cell = size_t(token_of(row)) * n_heads + kv_head * group + row % group;
         return row < n_queries * group ? queries + cell * D : nullptr;
     });
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    rows.load(shared + 4 * WARP_BYTES, 0);
+    rows.load(shared + WARPS * WARP_BYTES, 0);
     for (int h = 0; h < 2; ++h) {
         tiles.seen.query[0][h] = query_positions[token_of(h * 8 + lane / 4)];
         tiles.seen.query_segment[0][h] = 0xffffffff;
     }
-    const u32 n_tiles = start + warp < end ? (end - start - warp + 3) / 4 : 0;
+    const u32 n_tiles = start + warp < end ? (end - start - warp + WARPS - 1) / WARPS : 0;
     Warps<32>::attend<N>(rows, shared + warp * WARP_BYTES, tiles, n_tiles, scale, true);
     // Every warp leaves what it has, relative to its own greatest, where its tiles were.
     float *own = reinterpret_cast<float *>(shared + warp * WARP_BYTES);
@@ -187,23 +191,23 @@ __device__ __forceinline__ void decode(const f16 *queries, const u32 *query_posi
     }
     __syncthreads();
     const size_t part = (size_t(sequence) * n_kv_heads + kv_head) * n_splits + split;
-    for (u32 i = threadIdx.x; i < n_queries * group * D; i += 128) {
+    for (u32 i = threadIdx.x; i < n_queries * group * D; i += 32 * WARPS) {
         const u32 row = i / D;
         float most = negative_infinity(), total = 0, sum = 0;
-        for (int w = 0; w < 4; ++w) most = fmaxf(most, mosts[w][row]);
+        for (int w = 0; w < WARPS; ++w) most = fmaxf(most, mosts[w][row]);
         const float origin = most == negative_infinity() ? 0 : most;
-        for (int w = 0; w < 4; ++w) {
+        for (int w = 0; w < WARPS; ++w) {
             const float factor = exp2_fast(mosts[w][row] - origin);
             total += totals[w][row] * factor;
             sum += reinterpret_cast<const float *>(shared + w * WARP_BYTES)[i] * factor;
         }
-        part_out[part * 16 * D + i] = total > 0 ? sum / total : 0;
-        if (i % D == 0) part_lse[part * 16 + row] = total > 0 ? most + log2f(total) : negative_infinity();
+        part_out[part * 16 * D + i] = total == 0 ? 0 : sum / total;
+        if (i % D == 0) part_lse[part * 16 + row] = total == 0 ? negative_infinity() : most + log2f(total);
     }
 }
 
 #define DECODE(D)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(128)                                                                  \
+    extern "C" __global__ void __launch_bounds__(32 * decode_warps<D>())                                              \
         decode_##D(const f16 *queries, const u32 *query_positions, u32 n_queries, const f16 *keys, const f16 *values,  \
                    const u32 *pages, const u32 *n_pages, u32 most_pages, const u32 *positions, const u32 *turn_of,     \
                    const float *turns, u32 neighbours, u32 n_kv_heads, u32 group, float scale, u32 window, u32 sinks,  \
@@ -231,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(128)
     for (u32 split = lane; split < n_splits; split += 32) total += exp2_fast(lses[split * 16] - origin);
     total = warp_sum(total);
     const size_t cell = (size_t(sequence) * n_queries + row / group) * n_kv_heads * group + part % n_kv_heads * group + row % group;
-    const float by = total > 0 ? 1.0f / total : 0;
+    const float by = total == 0 ? 0 : 1.0f / total;
     for (u32 d = lane; d < dim; d += 32) {
         float sum = 0;
         for (u32 split = 0; split < n_splits; ++split)
@@ -239,5 +243,5 @@ extern "C" __global__ void __launch_bounds__(128)
                    exp2_fast(lses[split * 16] - origin);
         narrow(sum * by, out[cell * dim + d]);
     }
-    if (lse && lane == 0) lse[cell] = total > 0 ? (most + log2f(total)) * LN_2 : negative_infinity();
+    if (lse && lane == 0) lse[cell] = total == 0 ? negative_infinity() : (most + log2f(total)) * LN_2;
 }

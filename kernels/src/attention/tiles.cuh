@@ -204,14 +204,14 @@ template <int D, int MT, int TILE, bool STAY = D <= 128> struct Rows {
             }
     }
 
-    // The log-sum-exp of a row, in base 2.
+    // The log-sum-exp of a row, in base 2. What is no number stays, here and in the output.
     __device__ __forceinline__ float log_sum(int m, int h) const {
-        return total[m][h] > 0 ? most[m][h] + log2f(total[m][h]) : negative_infinity();
+        return total[m][h] == 0 ? negative_infinity() : most[m][h] + log2f(total[m][h]);
     }
 
     // Writes a row's output of this lane.
     __device__ __forceinline__ void store(int m, int h, f16 *to) const {
-        const float by = total[m][h] > 0 ? 1.0f / total[m][h] : 0;
+        const float by = total[m][h] == 0 ? 0 : 1.0f / total[m][h];
 #pragma unroll
         for (int d = 0; d < D / 8; ++d)
             *reinterpret_cast<u32 *>(to + d * 8 + threadIdx.x % 4 * 2) =
@@ -238,8 +238,9 @@ template <int TEAM> __device__ __forceinline__ void team_barrier() {
     else __syncthreads();
 }
 
-// Keys of a tile that a team takes together. Long heads leave registers for half as many.
-template <int D> __device__ __forceinline__ constexpr int team_keys() { return D > 128 ? 32 : 64; }
+// Keys of a tile that a team takes together: as many as leave room for two tiles of keys and of values in the 99 KB that a
+// block has on the devices with the least.
+template <int D> __device__ __forceinline__ constexpr int team_keys() { return D > 128 ? 16 : 64; }
 
 // Attention by TEAM threads, each warp by its own instructions.
 template <int TEAM> struct Warps {

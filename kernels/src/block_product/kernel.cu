@@ -66,7 +66,8 @@ extern "C" __global__ void __launch_bounds__(256)
         most = other > most || other != other ? other : most; // what is no number stays
     }
     const float d = most / 127.0f;
-    const int code = d > 0 ? int(rintf(x / d)) : 0;
+    // Of numbers that are barely there, `d` may be much too small.
+    const int code = d > 0 ? max(-127, min(127, int(rintf(x / d)))) : 0;
     codes[sub * 32 + lane] = i8(code);
     int sum = code;
     for (int by = 8; by > 0; by /= 2) sum += __shfl_xor_sync(WHOLE_WARP, sum, by);

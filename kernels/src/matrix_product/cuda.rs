@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use crate::activation::cuda::number;
 use crate::device::cuda::{
     Argument, Buffer, CudaDevice, F16, Kernel, Launch, Module, Narrow, Product, Real, check_len, count,
 };
-use crate::{Activation, Error, Output, Result};
+use crate::{Error, Output, Result};
 
 pub(crate) static MODULE: Module = Module {
     name: "matrix_product",
@@ -183,9 +184,9 @@ fn own_product<N: Narrow, T: Real>(
 ) -> Result<()> {
     let n = rows.len() / weights.n_in;
     let (mode, kind) = match output {
-        Output::Add => (1, 0),
+        Output::Add => (1, Argument::U32(0)),
         Output::Activate(activation) => (2, number(activation)),
-        Output::Replace | Output::Gated(_) => (0, 0),
+        Output::Replace | Output::Gated(_) => (0, Argument::U32(0)),
     };
     let launch = Launch {
         grid: [outputs.len().div_ceil(TILE) as u32, count("rows", n.div_ceil(TILE))?, 1],
@@ -197,7 +198,7 @@ fn own_product<N: Narrow, T: Real>(
         weights.weights.argument_at(outputs.start * weights.n_in),
         weights.bias.as_ref().map_or(Argument::Address(0), |bias| bias.wide.argument_at(outputs.start)),
         Argument::U32(mode),
-        Argument::U32(kind),
+        kind,
         Argument::U32(count("rows", n)?),
         Argument::U32(count("outputs", outputs.len())?),
         Argument::U32(count("inputs", weights.n_in)?),
@@ -207,21 +208,13 @@ fn own_product<N: Narrow, T: Real>(
     unsafe { rows.device().launch(&MODULE, kernel, launch, &arguments) }
 }
 
-fn number(activation: Activation) -> u32 {
-    match activation {
-        Activation::Gelu => 0,
-        Activation::GeluTanh => 1,
-        Activation::Relu => 2,
-        Activation::Silu => 3,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::Activation;
     use crate::device::cuda::Bf16;
 
     const OUTPUTS: [Output; 6] = [
@@ -316,6 +309,27 @@ mod tests {
             let (rows, mut out) = (device.filled::<F16>(0, 8).unwrap(), device.filled::<Bf16>(0, 1).unwrap());
             let refused = matrix_product(&rows, &matrix, Output::Replace, &mut out);
             assert!(matches!(refused, Err(Error::Unsupported { found: 16, .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_by_every_activation() {
+        if let Some(device) = &CudaDevice::to_test() {
+            let rows: Vec<F16> = (0..16).map(|i| F16::from_f32(if i == 3 { f32::NAN } else { 0.5 })).collect();
+            let rows = device.upload(&rows).unwrap();
+            let matrix = DeviceMatrix::<F16>::new(device, &[1.0; 8], 8, 1, None).unwrap();
+            for output in OUTPUTS {
+                let mut out = device.filled::<f32>(0, 2).unwrap();
+                matrix_product(&rows, &matrix, output, &mut out).unwrap();
+                let out = out.download().unwrap();
+                assert!(out[0].is_nan() && out[1].is_finite(), "{output:?}: {out:?}");
+            }
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
+                let mut values = device.upload(&[f32::NAN, -1.0]).unwrap();
+                crate::cuda::activate(&mut values, None, activation).unwrap();
+                let values = values.download().unwrap();
+                assert!(values[0].is_nan() && values[1].is_finite(), "{activation:?}: {values:?}");
+            }
         }
     }
 }

@@ -7,15 +7,6 @@
 #define ADD 1
 #define ACTIVATE 2
 
-__device__ __forceinline__ float activation(u32 kind, float x) {
-    switch (kind) {
-    case 0: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case 1: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case 2: return fmaxf(x, 0.0f);
-    default: return x / (1.0f + expf(-x));
-    }
-}
-
 // Where eight numbers of a row of 32 lie: rows that follow one another lie in different banks.
 __device__ __forceinline__ u32 place_of(u32 row, u32 chunk) { return row * 64 + (chunk ^ (row / 2 & 3)) * 16; }
 

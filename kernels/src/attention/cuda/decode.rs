@@ -1,7 +1,7 @@
 //! Few rows over many keys, which blocks share.
 
 use super::causal::{PagedKeys, QueryTurns};
-use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of, team_keys};
+use super::{EMPTY_SLOT, MODULE, by_head_dim, check_pages, check_queries, scale_of};
 use crate::attention::{AttentionMask, AttentionShape};
 use crate::device::cuda::{Argument, Buffer, F16, KvPages, Launch, Mirrored, PAGE_TOKENS, check_len, count, optional};
 use crate::{Error, Result};
@@ -180,11 +180,13 @@ pub fn decode_attention(
     let kernel = by_head_dim(["decode_32", "decode_64", "decode_128", "decode_256"], dim)?;
     let at = layer * arena.layer_len();
     let [turn_of, turns, neighbours] = QueryTurns::arguments(plan.turns.as_ref());
+    // As the kernel has them.
+    let (n_warps, n_keys) = (if dim > 128 { 2 } else { 4 }, if dim > 64 { 16 } else { 32 });
     let launch = Launch {
         grid: [plan.n_splits as u32, n_kv_heads as u32, count("sequences", plan.n_sequences)?],
-        block: 128,
-        // Each of four warps has two tiles of keys, half as long as those of teams, and of values.
-        shared_bytes: (4 * 4 * team_keys(dim) / 2 + DECODE_ROWS) * dim * size_of::<F16>(),
+        block: 32 * n_warps as u32,
+        // Each warp has two tiles of keys and two of values.
+        shared_bytes: (n_warps * 4 * n_keys + DECODE_ROWS) * dim * size_of::<F16>(),
     };
     let arguments = [
         queries.argument(),

@@ -106,9 +106,9 @@ fn scale_of(shape: &AttentionShape) -> Result<f32> {
     Ok(shape.scale * std::f32::consts::LOG2_E)
 }
 
-/// Keys of a tile that a block takes together.
+/// Keys of a tile that a block takes together, as the kernels have it.
 fn team_keys(dim: usize) -> usize {
-    if dim > 128 { PAGE_TOKENS / 2 } else { PAGE_TOKENS }
+    if dim > 128 { PAGE_TOKENS / 4 } else { PAGE_TOKENS }
 }
 
 /// Shared memory of a tile of rows and two tiles of keys and values each.

@@ -293,6 +293,34 @@ fn a_device_decodes_as_the_reference_does() {
 }
 
 #[test]
+fn what_is_no_number_is_not_taken_for_a_row_that_sees_nothing() {
+    on_each_generation(|device| {
+        let (dim, n_heads) = (64, 2);
+        let shape = AttentionShape { n_heads, n_kv_heads: 1, head_dim: dim, scale: 0.125 };
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let arena = arena(device, &mut rng, 4, 1, dim);
+        let sequence = Paged::new(&mut rng, &[3, 1, 0], 100, false, false);
+        let mut rows = random::<F16>(&mut rng, n_heads * dim);
+        rows[7] = F16::from_f32(f32::NAN);
+        let rows = device.upload(&rows).unwrap();
+        let check = |out: &Buffer<F16>, lse: &Buffer<f32>| {
+            let (out, lse) = (widened(&out.download().unwrap()), lse.download().unwrap());
+            assert!(out[..dim].iter().all(|x| x.is_nan()) && lse[0].is_nan(), "{out:?} {lse:?}");
+            assert!(out[dim..].iter().all(|x| x.is_finite()) && lse[1].is_finite(), "{out:?} {lse:?}");
+        };
+        let mut out = device.filled::<F16>(0, n_heads * dim).unwrap();
+        let mut lse = device.filled::<f32>(0, n_heads).unwrap();
+        let none = AttentionMask { window: None, sinks: 0 };
+        let plan = CausalPlan::new(&arena.pages, &shape, &[100], None, &sequence.keys(), &none).unwrap();
+        causal_attention(&plan, &rows, &arena.pages, 0, &mut out, Some(&mut lse)).unwrap();
+        check(&out, &lse);
+        let mut plan = DecodePlan::new(&arena.pages, &shape, 1, &[100], &[sequence.keys()], &none).unwrap();
+        decode_attention(&mut plan, &rows, &arena.pages, 0, &mut out, Some(&mut lse)).unwrap();
+        check(&out, &lse);
+    });
+}
+
+#[test]
 fn what_kernels_do_not_serve_is_refused() {
     if let Some(device) = &CudaDevice::to_test() {
         let shape = AttentionShape { n_heads: 4, n_kv_heads: 1, head_dim: 64, scale: 0.125 };

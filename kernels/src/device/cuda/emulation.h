@@ -412,19 +412,6 @@ static inline void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
     mma_16x8x16<false>(c, a, b0, b1);
 }
 
-static inline void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
-    const auto &brought = emulation::bring(mine, sizeof(mine));
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned row = emulation::lane() / 4 + i / 2 * 8, col = emulation::lane() % 4 * 2 + i % 2;
-        for (unsigned k = 0; k < 32; k += 4) {
-            const uint32_t left = brought[row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
-            const uint32_t right = brought[col * 4 + k % 16 / 4][4 + k / 16];
-            c[i] = __dp4a(int(left), int(right), c[i]);
-        }
-    }
-}
-
 static inline void load_matrices(unsigned (&out)[4], const void *row, bool transposed) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a row of a matrix is not aligned");
     const auto &brought = emulation::bring(row, 16);
