@@ -27,6 +27,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "cuda"))]
+mod batches;
 mod encoder_config;
 mod error;
 mod late_chunking;

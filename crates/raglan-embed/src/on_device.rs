@@ -7,15 +7,13 @@ use raglan_model::{
     DeviceEncoder, DeviceMaskedLanguageHead, DeviceTokenProjection, EncoderModelConfig, SafetensorsFile, cuda,
 };
 
+use crate::batches::{batches, in_batches};
 use crate::encoder_config::Engine;
 use crate::sentence_encoder::SentenceModel;
 use crate::sparse_encoder::SparseModel;
 use crate::token_encoder::{TokenModel, projection_file};
 use crate::{Error, LongInputs, Pooling, Result, SentenceEncoder, SparseEncoder, TokenEncoder, TokenHead};
 
-/// How many tokens one forward reads at most, unless a single text has more: enough that no layer waits for work, and
-/// about 1 GiB of room for models of 768 components.
-const BATCH_TOKENS: usize = 1 << 16;
 /// How many texts have a weight for each word in memory at once: 64 MB with 30,000 words.
 pub(crate) const SPARSE_TEXTS: usize = 512;
 
@@ -107,50 +105,5 @@ impl SentenceEncoder {
         let batches = batches(texts, usize::MAX).into_iter().map(|range| &texts[range]);
         let vectors = model.pooled_vectors(batches, pooled, cuda::Length::Kept)?;
         vectors.chunks_exact(dim).map(|vector| self.finished(vector.to_vec())).collect()
-    }
-}
-
-/// What `encode` makes of each text in tokens, in order. It is called with so many of them at a time as one forward reads,
-/// and at most `most`, and gives one result each.
-pub(crate) fn in_batches<T>(
-    texts: &[Vec<u32>],
-    most: usize,
-    mut encode: impl FnMut(&[&[u32]]) -> Result<Vec<T>>,
-) -> Result<Vec<T>> {
-    let mut encoded = Vec::with_capacity(texts.len());
-    for range in batches(texts, most) {
-        let batch: Vec<&[u32]> = texts[range].iter().map(Vec::as_slice).collect();
-        encoded.extend(encode(&batch)?);
-    }
-    Ok(encoded)
-}
-
-/// Texts that are read together, in order.
-fn batches(texts: &[Vec<u32>], most: usize) -> Vec<std::ops::Range<usize>> {
-    let (mut batches, mut start, mut n_tokens) = (Vec::new(), 0, 0);
-    for (i, text) in texts.iter().enumerate() {
-        if (n_tokens + text.len() > BATCH_TOKENS || i - start == most) && i > start {
-            batches.push(start..i);
-            (start, n_tokens) = (i, 0);
-        }
-        n_tokens += text.len();
-    }
-    if start < texts.len() {
-        batches.push(start..texts.len());
-    }
-    batches
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_hold_every_text_once_in_order_and_not_too_many_tokens() {
-        let texts: Vec<Vec<u32>> = [10, BATCH_TOKENS - 10, 1, 2 * BATCH_TOKENS, 5].map(|n| vec![0; n]).into();
-        assert_eq!(batches(&texts, usize::MAX), [0..2, 2..3, 3..4, 4..5]);
-        assert!(batches(&[], 1).is_empty());
-        assert_eq!(batches(&texts[..1], usize::MAX).last(), Some(&(0..1)));
-        assert_eq!(batches(&vec![vec![0; 3]; 7], 3), [0..3, 3..6, 6..7]);
     }
 }

@@ -105,7 +105,7 @@ impl SentenceEncoder {
                 .workers
                 .encode(texts, |batch| Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())),
             #[cfg(feature = "cuda")]
-            SentenceModel::Device(model) => crate::on_device::in_batches(texts, usize::MAX, |batch| {
+            SentenceModel::Device(model) => crate::batches::in_batches(texts, usize::MAX, |batch| {
                 Ok(model.hidden_states(batch)?.sequences().map(<[f32]>::to_vec).collect())
             }),
             SentenceModel::Onnx(model) if model.gives() == OnnxOutput::Tokens => {

@@ -205,7 +205,7 @@ impl SparseEncoder {
             #[cfg(feature = "cuda")]
             SparseModel::Device(model) => {
                 let (model, head) = &**model;
-                crate::on_device::in_batches(texts, crate::on_device::SPARSE_TEXTS, |batch| {
+                crate::batches::in_batches(texts, crate::on_device::SPARSE_TEXTS, |batch| {
                     let hidden = model.hidden_states_on_device(batch)?;
                     head.term_weights(&hidden)?.into_iter().map(finished).collect()
                 })

@@ -267,7 +267,7 @@ impl TokenEncoder {
             #[cfg(feature = "cuda")]
             TokenModel::Device(model) => {
                 let (model, head) = &**model;
-                crate::on_device::in_batches(texts, usize::MAX, |batch| match head {
+                crate::batches::in_batches(texts, usize::MAX, |batch| match head {
                     None => hidden_states(batch, &model.hidden_states(batch)?),
                     Some(head) => projected(batch, &head.project(&model.hidden_states_on_device(batch)?)?),
                 })

@@ -163,6 +163,26 @@ fn tokens_are_projected_as_on_the_processor() {
 }
 
 #[test]
+fn threads_that_share_a_device_do_not_disturb_one_another() {
+    if let Some(device) = &CudaDevice::to_test() {
+        let small = small_bert();
+        let (encoder, texts) = (&encoder(device, &small), &texts());
+        let read = |i: usize| encoder.hidden_states(&[&texts[i % texts.len()]]).unwrap();
+        let want: Vec<_> = (0..texts.len()).map(read).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let want = &want;
+                scope.spawn(move || {
+                    for i in thread..thread + 2 * texts.len() {
+                        assert_eq!(read(i), want[i % texts.len()], "text {i}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn pairs_have_the_logits_that_the_processor_gives() {
     if let Some(device) = &CudaDevice::to_test() {
         for small in every_family() {
