@@ -450,6 +450,7 @@ fn run() -> Result<bool> {
     let (device, is_emulated) = CudaDevice::to_time()?;
     let smaller = if is_emulated { 256 } else { 1 };
     println!("{:?}", device.limits());
+    println!("products by {}", if device.has_library() { "libcublasLt" } else { "our own kernel" });
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 | 1);
     println!("seed {seed}; shares are of an H200's {} TFLOP/s and {} TB/s", PEAK_FLOPS / 1e12, PEAK_BYTES / 1e12);
     let mut bench = Bench { device, random: Random(seed), failed: false, smaller };

@@ -151,6 +151,15 @@ fn a_cross_encoder_is_the_users_own_and_its_place_is_asked_for() {
     let output = raglan(path, &[&["run"], &with_mine[..], &["goods"]].concat());
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && told.contains("mine"), "{told}");
+    // So is the device that is to compute it, and before that.
+    let output = raglan(path, &[&["run", "--device", "cuda"], &with_mine[..], &["goods"]].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    let is_asked_for = told.contains("without kernels for NVIDIA devices") || told.contains("no CUDA device");
+    assert!(output.status.code() == Some(2) && (is_asked_for || told.contains("mine")), "{told}");
+    if !cfg!(feature = "cuda") {
+        let lacks = json(path, &[&["check", "--device", "cuda"], &with_mine[..]].concat())["lacks"].to_string();
+        assert!(is_asked_for && lacks.contains("--features cuda"), "{told} {lacks}");
+    }
     // One that is fetched by its address need not be here yet.
     let hub = [name, "--set", "judged.model=hf:owner/repo/model.safetensors"];
     assert_eq!(json(path, &[&["check"], &hub[..]].concat())["lacks"], Value::Null);

@@ -226,9 +226,13 @@ impl Driver {
     ///
     /// As [`Library::product`].
     pub unsafe fn product(&self, product: &Product) -> bool {
-        if self.context.current().is_err() {
-            return false;
-        }
+        // SAFETY: as the caller promises.
+        self.library().is_some_and(|library| unsafe { library.product(self, product) }.is_ok())
+    }
+
+    /// The library for products on this stream, if it is there.
+    pub fn library(&self) -> Option<&Library> {
+        self.context.current().ok()?;
         let library = self.library.get_or_init(|| {
             if !self.context.by_library {
                 return None;
@@ -240,8 +244,7 @@ impl Driver {
             }
             Some((library?, workspace))
         });
-        // SAFETY: as the caller promises.
-        library.as_ref().is_some_and(|(library, _)| unsafe { library.product(self, product) }.is_ok())
+        library.as_ref().map(|(library, _)| library)
     }
 
     pub fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {

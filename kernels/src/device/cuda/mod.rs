@@ -401,6 +401,11 @@ impl CudaDevice {
         unsafe { self.0.launch(module, kernel, launch, arguments) }
     }
 
+    /// Whether products are computed by NVIDIA's library, `libcublasLt`, where it serves their shapes.
+    pub fn has_library(&self) -> bool {
+        self.driver().is_some_and(|driver| driver.library().is_some())
+    }
+
     /// Begins a product by NVIDIA's library; false when it is not there or does not serve the shape.
     ///
     /// # Safety
